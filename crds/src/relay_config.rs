@@ -1,0 +1,193 @@
+//! `relay.yaml`: what a relay pod is told once, at its start. What changes while it runs (routes, secrets) comes in
+//! files of its own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::presence_route::{SaslMechanism, signature_header};
+
+/// The file's content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RelayConfig {
+    /// The path that events are posted to.
+    #[serde(default = "default_path")]
+    pub path: String,
+    /// The header that carries an event's signature.
+    #[serde(default = "signature_header")]
+    pub signature_header: String,
+    /// The Kafka cluster.
+    pub kafka: KafkaConfig,
+    /// Bounds on time and memory.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The path that a relay serves unless it is told another.
+pub fn default_path() -> String {
+    "/eventbridge/presence".into()
+}
+
+/// How the relay finds Kafka and is let in. Secrets stay in files, which may change while the relay runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Brokers to find the cluster by, each HOST:PORT.
+    pub bootstrap_servers: Vec<String>,
+    /// TLS, when the brokers want it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<KafkaTlsConfig>,
+    /// SASL, when the brokers want it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<KafkaSaslConfig>,
+    /// Further librdkafka properties; see [`refused_property`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, String>,
+}
+
+/// TLS towards the brokers, by files in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KafkaTlsConfig {
+    /// The CA of the brokers. Default: the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// The relay's certificate and private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ClientCertificateFiles>,
+}
+
+/// A certificate and its private key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientCertificateFiles {
+    /// The certificate.
+    pub certificate_file: PathBuf,
+    /// The private key, unencrypted.
+    pub private_key_file: PathBuf,
+}
+
+/// SASL towards the brokers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KafkaSaslConfig {
+    /// The mechanism.
+    pub mechanism: SaslMechanism,
+    /// The file with the user's name.
+    pub username_file: PathBuf,
+    /// The user's name where that file does not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The file with the password.
+    pub password_file: PathBuf,
+}
+
+/// Bounds. Times are in milliseconds, sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// The largest event.
+    pub max_body_bytes: usize,
+    /// How long a sender may take to send an event.
+    pub body_timeout_ms: u64,
+    /// How long Kafka may take to acknowledge an event, with all retries. The sender waits this long, so it stays
+    /// below the 5 s after which Amazon EventBridge gives up.
+    pub publish_timeout_ms: u64,
+    /// How many events are worked on at once; beyond, 503.
+    pub max_in_flight: usize,
+    /// How many bytes of events are held at once; beyond, 503.
+    pub max_in_flight_bytes: usize,
+    /// How many acknowledged ids are remembered, so that a repetition is not published again.
+    pub remembered_ids: usize,
+    /// For how long they are remembered.
+    pub remember_ms: u64,
+    /// How long the relay goes on answering after SIGTERM, so that every proxy has heard that it is leaving.
+    pub drain_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 1 << 20,
+            body_timeout_ms: 10_000,
+            publish_timeout_ms: 4_000,
+            max_in_flight: 4_096,
+            max_in_flight_bytes: 64 << 20,
+            remembered_ids: 100_000,
+            remember_ms: 600_000,
+            drain_ms: 5_000,
+        }
+    }
+}
+
+/// Why the relay's promises rest on a librdkafka property, so that a manifest cannot set it; `None` when it can.
+///
+/// Names are those of librdkafka's CONFIGURATION.md.
+pub fn refused_property(name: &str) -> Option<&'static str> {
+    match name {
+        "acks" | "request.required.acks" => {
+            Some("an answer of 200 promises that all in-sync replicas have the event")
+        }
+        "enable.idempotence"
+        | "max.in.flight"
+        | "max.in.flight.requests.per.connection"
+        | "retries"
+        | "message.send.max.retries"
+        | "enable.gapless.guarantee"
+        | "transactional.id" => {
+            Some("no duplicates and the order of a key's events rest on the idempotent producer")
+        }
+        "message.timeout.ms" | "delivery.timeout.ms" | "request.timeout.ms" => {
+            Some("the relay answers within its own publish deadline")
+        }
+        "partitioner" => Some("records are partitioned as Java clients do it, so that topics co-partition"),
+        "bootstrap.servers" | "metadata.broker.list" => Some("spec.kafka.bootstrapServers sets it"),
+        "linger.ms" | "queue.buffering.max.ms" => Some("the relay decides when waiting for a batch pays"),
+        "queue.buffering.max.messages"
+        | "queue.buffering.max.kbytes"
+        | "queue.buffering.backpressure.threshold" => Some("the relay bounds what is in flight itself"),
+        "allow.auto.create.topics" => Some("a misspelt topic must show, not appear"),
+        "statistics.interval.ms" | "enabled_events" | "debug" | "log_level" | "plugin.library.paths" => {
+            Some("the relay observes its producer itself")
+        }
+        other if other.starts_with("ssl.") => Some("spec.kafka.tls sets it"),
+        other if other.starts_with("sasl.") || other == "security.protocol" => {
+            Some("spec.kafka.tls and spec.kafka.sasl set it")
+        }
+        other if other.ends_with("_cb") || other == "opaque" => Some("it is not text"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_brokers_are_enough() {
+        let config: RelayConfig = serde_saphyr::from_str("kafka: {bootstrapServers: [kafka:9092]}").unwrap();
+        assert_eq!(config.path, "/eventbridge/presence");
+        assert_eq!(config.limits, Limits::default());
+    }
+
+    #[test]
+    fn a_misspelt_field_is_refused_by_name() {
+        let error =
+            serde_saphyr::from_str::<RelayConfig>("kafka: {bootstrapServer: [kafka:9092]}").unwrap_err();
+        assert!(error.to_string().contains("bootstrapServer"), "{error}");
+    }
+
+    #[test]
+    fn the_properties_that_the_promises_rest_on_are_refused() {
+        for name in
+            ["acks", "enable.idempotence", "ssl.ca.location", "sasl.password", "partitioner", "linger.ms"]
+        {
+            assert!(refused_property(name).is_some(), "{name}");
+        }
+        for name in ["compression.type", "socket.keepalive.enable", "client.id", "message.max.bytes"] {
+            assert!(refused_property(name).is_none(), "{name}");
+        }
+    }
+}

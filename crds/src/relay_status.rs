@@ -1,0 +1,62 @@
+//! What a relay answers on `GET /status` of its admin port, and the operator reads.
+
+use serde::{Deserialize, Serialize};
+
+/// One relay's own account of itself. It never holds a secret or a part of an event.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayStatus {
+    /// The relay's version.
+    pub version: String,
+    /// The routing table that is being served.
+    pub routing: RoutingReport,
+    /// The signing secrets that are being accepted.
+    pub secrets: SecretsReport,
+    /// The connection to Kafka.
+    pub kafka: KafkaReport,
+    /// Topics that the table names and Kafka does not have, sorted.
+    #[serde(default)]
+    pub missing_topics: Vec<String>,
+    /// Events that are being worked on now.
+    pub in_flight: u64,
+    /// Whether the relay is on its way out.
+    pub draining: bool,
+}
+
+/// The routing table that is being served, and what is wrong with a newer one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutingReport {
+    /// The revision that is being served.
+    pub revision: String,
+    /// How many routes it has.
+    pub routes: usize,
+    /// Why the newest file is not served, when it does not compile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The signing secrets that are being accepted, and what is wrong with newer ones.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretsReport {
+    /// The revision that came with the secrets, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// How many secrets are active.
+    pub active: usize,
+    /// Why newer files are not used, when they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The connection to Kafka.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaReport {
+    /// Whether a broker answered lately.
+    pub reachable: bool,
+    /// What the newest failure was, while it lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}

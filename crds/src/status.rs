@@ -1,0 +1,106 @@
+//! What the operator reports: facts that it has seen, and when.
+
+// The schema derive copies each type into a private module, where `pub` is out of reach.
+#![allow(unreachable_pub)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The observed state of a `PresenceRoute`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PresenceRouteStatus {
+    /// The generation of the spec that everything below speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Accepted, SecretsResolved, RelayAvailable, RoutingLive, Registered and Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The registration at Genesys Cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration: Option<RegistrationStatus>,
+    /// The routing table, and who serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<RoutingStatus>,
+    /// The signing secrets, and where a rotation stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing: Option<SigningStatus>,
+    /// The relay pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayPodsStatus>,
+}
+
+/// The registration at Genesys Cloud as it was last seen there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistrationStatus {
+    /// The id that Genesys Cloud gave it.
+    pub id: String,
+    /// The URL that it calls.
+    pub url: String,
+    /// The event types that it sends, sorted.
+    pub event_types: Vec<String>,
+    /// When Genesys Cloud last confirmed all of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_verified_time: Option<Time>,
+}
+
+/// The routing table, and who serves it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutingStatus {
+    /// The content hash of the newest table.
+    pub revision: String,
+    /// How many routes it has.
+    pub routes: i32,
+    /// How many relay pods report that they serve it.
+    pub live_replicas: i32,
+    /// Topics that a route names and Kafka does not have, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_topics: Vec<String>,
+}
+
+/// Where the signing secrets stand. Revisions, never secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SigningStatus {
+    /// The revision of the set of secrets that the relays are to accept.
+    pub revision: String,
+    /// Stable, or the step of the rotation that is under way.
+    pub phase: SigningPhase,
+    /// When the old secret goes, while it is still accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retire_time: Option<Time>,
+}
+
+/// The steps of a rotation, in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SigningPhase {
+    /// One secret, known to the relays and to Genesys Cloud.
+    #[default]
+    Stable,
+    /// The new secret stands beside the old one; waiting for every relay to accept both.
+    Distributing,
+    /// Every relay accepts both; Genesys Cloud is being given the new one.
+    Registering,
+    /// Genesys Cloud signs with the new one; the old one is accepted until `retireTime`.
+    Retiring,
+}
+
+/// The relay pods, for people and for the scale subresource.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayPodsStatus {
+    /// How many pods there are.
+    pub replicas: i32,
+    /// How many of them are ready.
+    pub ready_replicas: i32,
+    /// The label selector of the pods, as text.
+    pub selector: String,
+    /// The version that the pods report, or several joined by a comma during a rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
