@@ -1,0 +1,45 @@
+# Which versions the harness runs and where it keeps them. Sourced by every script here.
+# A version is part of its folder's name, so that a new version is built beside the old one
+# and a half-made folder never carries the final name.
+# shellcheck shell=bash disable=SC2034
+
+KUBERNETES_VERSION=v1.34.4
+ETCD_VERSION=v3.6.6
+COREDNS_VERSION=v1.13.1
+HELM_VERSION=v3.19.2
+HELM_UNITTEST_VERSION=v1.0.3
+KAFKA_VERSION=4.1.1
+LOG4J_VERSION=2.24.3
+
+HARNESS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+CACHE=${PRESENCEROUTE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/presenceroute}
+
+KUBERNETES_BIN=$CACHE/kubernetes-$KUBERNETES_VERSION
+ETCD_BIN=$CACHE/etcd-$ETCD_VERSION
+HELM_BIN=$CACHE/helm-$HELM_VERSION
+HELM_UNITTEST_BIN=$CACHE/helm-unittest-$HELM_UNITTEST_VERSION
+KAFKA_LIB=$CACHE/kafka-$KAFKA_VERSION
+# Built from a source file of ours: its checksum stands in the name too.
+COREDNS_BIN=$CACHE/coredns-$COREDNS_VERSION-$(cksum < "$HARNESS/coredns/main.go" | cut -d ' ' -f 1)
+HARNESS_IMAGES=$CACHE/images-$(cat "$HARNESS/images/pause.c" "$HARNESS/../../deploy/image-archive" | cksum | cut -d ' ' -f 1)
+PAUSE_IMAGE=presenceroute/pause:harness
+BUSYBOX_IMAGE=presenceroute/busybox:harness
+
+# What `up` leaves behind for `down`, and nothing else. One cluster and one Kafka a machine.
+CLUSTER_STATE=$CACHE/state/cluster
+KAFKA_STATE=$CACHE/state/kafka
+
+# Half of what is needed lies in /usr/sbin, which is not on everybody's PATH.
+PATH=$PATH:/usr/sbin:/sbin
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+# fail WHAT [LOG]: the reason, the end of the log that tells more, and out.
+fail() {
+    say "error: $1"
+    if [ -n "${2:-}" ] && [ -s "$2" ]; then
+        printf -- '--- last lines of %s\n' "$2" >&2
+        tail -n 25 "$2" >&2
+    fi
+    exit 1
+}
