@@ -1,0 +1,267 @@
+//! A stand-in for the part of Genesys Cloud that PresenceRoute meets: OAuth tokens, event-bridge
+//! registrations, and the signed delivery of events with its documented retries. It validates what it is
+//! sent, shows faults on request, and tells what each call and each delivery got.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+//! use genesys_simulator::{Config, DeliveryPlan, Simulator};
+//!
+//! let simulator = Simulator::new(Config { listen: "127.0.0.1:0".parse()?, ..Config::default() })?;
+//! let running = simulator.start().await?;
+//! // ... something registers at http://{running.address()} ...
+//! let delivery = simulator.deliver(DeliveryPlan { count: Some(100), ..DeliveryPlan::default() })?;
+//! let summary = delivery.finished().await;
+//! running.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod control;
+mod delivery;
+mod event;
+mod eventbridges;
+mod faults;
+mod moment;
+mod problem;
+mod rate_limit;
+mod requests;
+mod server;
+mod signature;
+mod token;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use http::HeaderName;
+use reqwest::Client;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, CreatedStatus, DuplicateNames, OauthClient};
+pub use delivery::{
+    Attempt, Delivery, DeliveryPlan, DeliverySummary, EventRecord, LatencySummary, Outcome, PlanError,
+    REMEMBERED_BODY_BYTES, REMEMBERED_EVENTS, REMEMBERED_RUNS, RunState, SignWith,
+};
+pub use event::{Event, Generator};
+pub use eventbridges::{Registration, RetryPolicy};
+pub use faults::{ActiveRule, Delay, Effect, Fault, FaultRule, Match, Side};
+pub use moment::Moment;
+pub use requests::{REMEMBERED_REQUESTS, RequestCounts, RequestRecord};
+pub use server::Running;
+pub use signature::{fingerprint, sign};
+
+use problem::Problem;
+use rate_limit::RateLimit;
+use requests::RequestLog;
+use token::Tokens;
+
+/// One simulated organisation. Clones are the same organisation.
+#[derive(Clone)]
+pub struct Simulator {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) signature_header: HeaderName,
+    pub(crate) client: Client,
+    pub(crate) tokens: Mutex<Tokens>,
+    pub(crate) rate_limit: Mutex<RateLimit>,
+    pub(crate) registrations: Mutex<eventbridges::Registrations>,
+    pub(crate) faults: Mutex<faults::Faults>,
+    pub(crate) requests: Mutex<RequestLog>,
+    pub(crate) ledger: Mutex<delivery::Ledger>,
+}
+
+impl std::fmt::Debug for Simulator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulator").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+/// Why a simulator could not be made or started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The file of certificate authorities is of no use.
+    #[error("cannot use the CA file {}: {cause}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The HTTP client for deliveries cannot be made.
+    #[error("cannot set up the client for deliveries: {0}")]
+    Client(#[source] reqwest::Error),
+    /// Not the name of a header.
+    #[error("{0:?} cannot be the name of the signature header")]
+    SignatureHeader(String),
+    /// Not a path of its own.
+    #[error("{0:?} cannot be a path of the API: begin with /, leave out {{}}, /control and the other's path")]
+    Path(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+impl Simulator {
+    /// An organisation with no registrations.
+    ///
+    /// # Errors
+    /// Every [`StartError`] but `Listen`.
+    pub fn new(config: Config) -> Result<Self, StartError> {
+        let signature_header = config
+            .signature_header
+            .parse()
+            .map_err(|_| StartError::SignatureHeader(config.signature_header.clone()))?;
+        check_path(&config.token_path, &config.event_bridges_path)?;
+        check_path(&config.event_bridges_path, &config.token_path)?;
+        let client = delivery::client(&config)?;
+        let rate_limit = RateLimit::new(config.rate_limit_per_minute);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                signature_header,
+                client,
+                tokens: Mutex::default(),
+                rate_limit: Mutex::new(rate_limit),
+                registrations: Mutex::default(),
+                faults: Mutex::default(),
+                requests: Mutex::default(),
+                ledger: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The API and the control API as one service, for who has a server of their own. A fault that cuts the
+    /// connection needs [`Simulator::start`]; here it is a 502.
+    pub fn router(&self) -> Router {
+        self.api().merge(control::router(self.clone()))
+    }
+
+    fn api(&self) -> Router {
+        let config = &self.inner.config;
+        let collection = config.event_bridges_path.trim_end_matches('/');
+        Router::new()
+            .route(&config.token_path, post(token::issue))
+            .route(collection, get(eventbridges::list).post(eventbridges::create))
+            .route(
+                &format!("{collection}/{{id}}"),
+                get(eventbridges::read).put(eventbridges::replace).delete(eventbridges::delete),
+            )
+            .method_not_allowed_fallback(async || {
+                Problem::method_not_allowed("there is no such method here", None)
+            })
+            .fallback(async || Problem::not_found("there is no such path"))
+            .layer(from_fn_with_state(self.clone(), faults::befall))
+            .layer(from_fn_with_state(self.clone(), requests::record))
+            .with_state(self.clone())
+    }
+
+    /// Listens where the configuration says, and serves until [`Running::stop`].
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] where an address is taken or not this machine's.
+    pub async fn start(&self) -> Result<Running, StartError> {
+        let config = &self.inner.config;
+        let stop = CancellationToken::new();
+        let (listener, address) = bind(config.listen).await?;
+        tracing::info!(%address, "the Genesys API listens");
+        let (control_address, servers) = match config.control_listen {
+            None => (address, vec![tokio::spawn(server::serve(listener, self.router(), stop.clone()))]),
+            Some(control_listen) => {
+                let (control_listener, control_address) = bind(control_listen).await?;
+                tracing::info!(address = %control_address, "the control API listens");
+                let api = self.api().route("/livez", get("ok"));
+                let control = control::router(self.clone());
+                let servers = vec![
+                    tokio::spawn(server::serve(listener, api, stop.clone())),
+                    tokio::spawn(server::serve(control_listener, control, stop.clone())),
+                ];
+                (control_address, servers)
+            }
+        };
+        Ok(Running { simulator: self.clone(), address, control_address, stop, servers })
+    }
+
+    /// All registrations, in the order of their creation.
+    #[must_use]
+    pub fn registrations(&self) -> Vec<Arc<Registration>> {
+        locked(&self.inner.registrations).all().cloned().collect()
+    }
+
+    /// Counts of the calls to the API.
+    #[must_use]
+    pub fn request_counts(&self) -> RequestCounts {
+        locked(&self.inner.requests).counts()
+    }
+
+    /// The last calls to the API that came after the one with that sequence number, oldest first; 0 for all.
+    #[must_use]
+    pub fn requests(&self, since: u64) -> Vec<RequestRecord> {
+        locked(&self.inner.requests).since(since)
+    }
+
+    /// Replaces the fault rules; an empty list ends all faults.
+    pub fn set_faults(&self, rules: Vec<FaultRule>) {
+        locked(&self.inner.faults).set(rules);
+    }
+
+    /// The fault rules and what each has done since it was set.
+    #[must_use]
+    pub fn faults(&self) -> Vec<ActiveRule> {
+        locked(&self.inner.faults).rules()
+    }
+
+    /// Makes every token given out so far invalid, and says how many there were.
+    pub fn expire_tokens(&self) -> usize {
+        locked(&self.inner.tokens).expire(std::time::Instant::now())
+    }
+
+    /// Stops every delivery and forgets everything: registrations, tokens, budgets, faults, logs, runs.
+    pub fn reset(&self) {
+        delivery::stop_all(self);
+        locked(&self.inner.ledger).clear();
+        locked(&self.inner.registrations).clear();
+        *locked(&self.inner.tokens) = Tokens::default();
+        locked(&self.inner.rate_limit).reset();
+        locked(&self.inner.faults).set(Vec::new());
+        *locked(&self.inner.requests) = RequestLog::default();
+    }
+}
+
+fn check_path(path: &str, other: &str) -> Result<(), StartError> {
+    let trimmed = path.trim_end_matches('/');
+    let is_free = !trimmed.is_empty() && trimmed != "/livez" && !trimmed.starts_with("/control");
+    let is_plain = path.starts_with('/') && !path.contains(['{', '}', '*', '?', '#', ' ']);
+    // The token path must be neither the collection nor one of the registrations in it.
+    let is_apart = !trimmed
+        .strip_prefix(other.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if is_free && is_plain && is_apart { Ok(()) } else { Err(StartError::Path(path.to_owned())) }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |cause| StartError::Listen { address, cause };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let taken = listener.local_addr().map_err(failed)?;
+    Ok((listener, taken))
+}
+
+/// Locks, also where another task panicked while it held the lock: every change under these locks is
+/// complete before anything can panic.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,329 @@
+//! What became of each event, and each run's counts. Bounded: the counts are kept for the last runs, the
+//! events one by one for the last outcomes, oldest out first.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::latency::Latencies;
+use crate::locked;
+use crate::moment::Moment;
+
+/// How many outcomes are remembered one by one, over all runs.
+pub const REMEMBERED_EVENTS: usize = 100_000;
+
+/// How many bytes the remembered events' bodies may have together; beyond, the oldest events go earlier.
+pub const REMEMBERED_BODY_BYTES: usize = 256 * 1024 * 1024;
+
+/// How many runs are remembered; one that still goes on is never forgotten.
+pub const REMEMBERED_RUNS: usize = 1_000;
+
+const UNREAD_OUTCOMES: usize = 4_096;
+
+/// One event, delivered to one registration or not.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventRecord {
+    /// The run that it belongs to.
+    pub delivery_id: Uuid,
+    /// The event's id; `None` where an event that was sent as it is has none.
+    pub id: Option<String>,
+    /// The event's type, likewise.
+    pub event_type: Option<String>,
+    /// The registration that it was for.
+    pub registration_id: Uuid,
+    /// The lowercase-hex SHA-256 of the body, the same in every attempt.
+    pub body_sha256: String,
+    /// The body, byte for byte.
+    #[serde(skip)]
+    pub body: Bytes,
+    /// Every try, in order; at least one.
+    pub attempts: Vec<Attempt>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// One try.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// When it began.
+    pub at: Moment,
+    /// The answer's status; `None` where there was no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why there was no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The first 256 characters of an answer that was not a success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// From the first byte sent to the last byte of the answer, in milliseconds.
+    pub latency_ms: f64,
+}
+
+/// How a delivery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Answered 2xx.
+    Delivered,
+    /// Answered in a way that is not tried again.
+    Dropped,
+    /// Tried again as often as the registration allows, and no better.
+    Exhausted,
+    /// Still to be tried again when its run was stopped.
+    Abandoned,
+}
+
+/// Whether a run goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// Events are made, or outcomes are awaited.
+    Running,
+    /// Every event that was to be made has its outcome.
+    Done,
+    /// It was stopped before.
+    Stopped,
+}
+
+/// How a run stands.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliverySummary {
+    /// The run.
+    pub id: Uuid,
+    /// Whether it goes on.
+    pub state: RunState,
+    /// When it began.
+    pub started: Moment,
+    /// When its last outcome was known.
+    pub finished: Option<Moment>,
+    /// What its events follow from: a plan with this seed makes the same ids.
+    pub seed: u64,
+    /// Events made.
+    pub events: u64,
+    /// Events that no registration wanted.
+    pub unmatched: u64,
+    /// Deliveries begun: one for each event and registration that wants it.
+    pub deliveries: u64,
+    /// Deliveries on the wire or waiting for a retry.
+    pub in_flight: u64,
+    /// Tries, the repeated ones among them.
+    pub attempts: u64,
+    /// Deliveries by how they ended; every outcome is named.
+    pub outcomes: BTreeMap<Outcome, u64>,
+    /// Tries by status; those without an answer are under `none`.
+    pub statuses: BTreeMap<String, u64>,
+    /// Deliveries that ended, by event type; those without one are under the empty text.
+    pub event_types: BTreeMap<String, u64>,
+    /// How long tries took; `None` before the first.
+    pub latency_ms: Option<LatencySummary>,
+}
+
+/// How long tries took, in milliseconds. Quantiles are right to 1 part in 64.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LatencySummary {
+    /// The median.
+    pub p50: f64,
+    /// What 99 in 100 do not exceed.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) id: Uuid,
+    pub(super) stop: CancellationToken,
+    seed: u64,
+    started: Moment,
+    state: watch::Sender<RunState>,
+    tally: Mutex<Tally>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    finished: Option<Moment>,
+    events: u64,
+    unmatched: u64,
+    deliveries: u64,
+    attempts: u64,
+    outcomes: BTreeMap<Outcome, u64>,
+    statuses: BTreeMap<Option<u16>, u64>,
+    event_types: BTreeMap<String, u64>,
+    latencies: Latencies,
+}
+
+impl Run {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            id: Uuid::new_v4(),
+            stop: CancellationToken::new(),
+            seed,
+            started: Moment::now(),
+            state: watch::Sender::new(RunState::Running),
+            tally: Mutex::default(),
+        }
+    }
+
+    pub(super) fn count_event(&self) {
+        locked(&self.tally).events += 1;
+    }
+
+    pub(super) fn count_unmatched(&self) {
+        locked(&self.tally).unmatched += 1;
+    }
+
+    pub(super) fn count_started(&self) {
+        locked(&self.tally).deliveries += 1;
+    }
+
+    pub(super) fn count_attempt(&self, status: Option<u16>, latency: Duration) {
+        let mut tally = locked(&self.tally);
+        tally.attempts += 1;
+        *tally.statuses.entry(status).or_default() += 1;
+        tally.latencies.add(latency);
+    }
+
+    fn count_outcome(&self, record: &EventRecord) {
+        let mut tally = locked(&self.tally);
+        *tally.outcomes.entry(record.outcome).or_default() += 1;
+        let event_type = record.event_type.as_deref().unwrap_or_default();
+        match tally.event_types.get_mut(event_type) {
+            Some(count) => *count += 1,
+            None => {
+                tally.event_types.insert(event_type.to_owned(), 1);
+            }
+        }
+    }
+
+    pub(super) fn finish(&self, state: RunState) {
+        locked(&self.tally).finished = Some(Moment::now());
+        self.state.send_replace(state);
+    }
+
+    pub(super) async fn finished(&self) {
+        // The sender is this run's own, so the wait cannot end for want of it.
+        let _ = self.state.subscribe().wait_for(|state| *state != RunState::Running).await;
+    }
+
+    fn is_running(&self) -> bool {
+        *self.state.borrow() == RunState::Running
+    }
+
+    pub(super) fn summary(&self) -> DeliverySummary {
+        let state = *self.state.borrow();
+        let tally = locked(&self.tally);
+        let every = [Outcome::Delivered, Outcome::Dropped, Outcome::Exhausted, Outcome::Abandoned];
+        let count = |outcome: &Outcome| tally.outcomes.get(outcome).copied().unwrap_or_default();
+        let outcomes: BTreeMap<_, _> = every.into_iter().map(|outcome| (outcome, count(&outcome))).collect();
+        DeliverySummary {
+            id: self.id,
+            state,
+            started: self.started,
+            finished: tally.finished,
+            seed: self.seed,
+            events: tally.events,
+            unmatched: tally.unmatched,
+            deliveries: tally.deliveries,
+            in_flight: tally.deliveries - outcomes.values().sum::<u64>(),
+            attempts: tally.attempts,
+            outcomes,
+            statuses: tally
+                .statuses
+                .iter()
+                .map(|(status, count)| {
+                    (status.map_or("none".to_owned(), |status| status.to_string()), *count)
+                })
+                .collect(),
+            event_types: tally.event_types.clone(),
+            latency_ms: latency_summary(&tally.latencies),
+        }
+    }
+}
+
+fn latency_summary(latencies: &Latencies) -> Option<LatencySummary> {
+    Some(LatencySummary {
+        p50: milliseconds(latencies.quantile(0.5)?),
+        p99: milliseconds(latencies.quantile(0.99)?),
+        max: milliseconds(latencies.longest()?),
+    })
+}
+
+/// To the microsecond.
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1_000.0
+}
+
+/// All runs and the outcomes of their events.
+pub(crate) struct Ledger {
+    runs: VecDeque<Arc<Run>>,
+    events: VecDeque<Arc<EventRecord>>,
+    body_bytes: usize,
+    pub(super) outcomes: broadcast::Sender<Arc<EventRecord>>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            runs: VecDeque::new(),
+            events: VecDeque::new(),
+            body_bytes: 0,
+            outcomes: broadcast::Sender::new(UNREAD_OUTCOMES),
+        }
+    }
+}
+
+impl Ledger {
+    pub(super) fn add(&mut self, run: Arc<Run>) {
+        if self.runs.len() >= REMEMBERED_RUNS
+            && let Some(oldest) = self.runs.iter().position(|run| !run.is_running())
+        {
+            self.runs.remove(oldest);
+        }
+        self.runs.push_back(run);
+    }
+
+    pub(super) fn run(&self, id: Uuid) -> Option<Arc<Run>> {
+        self.runs.iter().find(|run| run.id == id).cloned()
+    }
+
+    pub(super) fn runs(&self) -> Vec<Arc<Run>> {
+        self.runs.iter().cloned().collect()
+    }
+
+    pub(super) fn events(&self, run: Uuid) -> Vec<Arc<EventRecord>> {
+        self.events.iter().filter(|event| event.delivery_id == run).cloned().collect()
+    }
+
+    /// Notes an outcome; one of a run that was forgotten meanwhile is not kept.
+    pub(super) fn record(&mut self, run: &Run, record: EventRecord) {
+        run.count_outcome(&record);
+        let record = Arc::new(record);
+        // Nobody need be listening.
+        let _ = self.outcomes.send(Arc::clone(&record));
+        if !self.runs.iter().any(|known| known.id == run.id) {
+            return;
+        }
+        self.body_bytes += record.body.len();
+        self.events.push_back(record);
+        while self.events.len() > REMEMBERED_EVENTS || self.body_bytes > REMEMBERED_BODY_BYTES {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.body_bytes -= oldest.body.len();
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.runs.clear();
+        self.events.clear();
+        self.body_bytes = 0;
+    }
+}

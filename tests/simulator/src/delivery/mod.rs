@@ -1,0 +1,302 @@
+//! Delivers events to the registrations, as Genesys does: signed, retried, dropped. A plan becomes a run;
+//! the run makes events at its pace and hands each to `send`; `ledger` keeps what became of them.
+
+mod latency;
+mod ledger;
+mod plan;
+mod send;
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use secrecy::SecretString;
+use serde::Deserialize;
+use tokio::sync::{Semaphore, broadcast};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+pub use ledger::{
+    Attempt, DeliverySummary, EventRecord, LatencySummary, Outcome, REMEMBERED_BODY_BYTES, REMEMBERED_EVENTS,
+    REMEMBERED_RUNS, RunState,
+};
+pub use plan::{DeliveryPlan, PlanError, SignWith};
+pub(crate) use send::client;
+
+pub(crate) use ledger::Ledger;
+
+use crate::Simulator;
+use crate::event::Generator;
+use crate::eventbridges::Registration;
+use crate::locked;
+use crate::moment::Moment;
+use crate::signature;
+use ledger::Run;
+use plan::{CheckedPlan, Content};
+use send::Outgoing;
+
+/// Deliveries on their way, those waiting for a retry among them; a run that has so many waits.
+const OUTSTANDING: usize = 10_000;
+
+/// How long a run with no pace of its own waits when nobody wants its events.
+const NOBODY_WANTS: Duration = Duration::from_millis(100);
+
+/// A run: what became of a plan. It goes on whether or not this handle is kept.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    run: Arc<Run>,
+    simulator: Simulator,
+}
+
+impl Delivery {
+    /// The run's id, as the control API knows it.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.run.id
+    }
+
+    /// How the run stands.
+    #[must_use]
+    pub fn summary(&self) -> DeliverySummary {
+        self.run.summary()
+    }
+
+    /// Waits until every event has its outcome, and says how the run went.
+    pub async fn finished(&self) -> DeliverySummary {
+        self.run.finished().await;
+        self.run.summary()
+    }
+
+    /// Makes no more events and retries no more deliveries; those on the wire get their answer.
+    pub fn stop(&self) {
+        self.run.stop.cancel();
+    }
+
+    /// The events whose outcome is known and still remembered, in the order of their outcomes.
+    #[must_use]
+    pub fn events(&self) -> Vec<Arc<EventRecord>> {
+        locked(&self.simulator.inner.ledger).events(self.run.id)
+    }
+}
+
+impl Simulator {
+    /// Starts to deliver events by that plan. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`PlanError::Invalid`] names what the plan has wrong; [`PlanError::NoRegistration`] where no enabled
+    /// registration is there to get an event.
+    pub fn deliver(&self, plan: DeliveryPlan) -> Result<Delivery, PlanError> {
+        let plan = plan.check()?;
+        if self.candidates(&plan).is_empty() {
+            return Err(PlanError::NoRegistration);
+        }
+        let run = Arc::new(Run::new(plan.seed));
+        locked(&self.inner.ledger).add(Arc::clone(&run));
+        tracing::info!(delivery = %run.id, seed = plan.seed, "delivering");
+        tokio::spawn(drive(self.clone(), Arc::clone(&run), plan));
+        Ok(Delivery { run, simulator: self.clone() })
+    }
+
+    /// The run of that id, while it is remembered.
+    #[must_use]
+    pub fn delivery(&self, id: Uuid) -> Option<Delivery> {
+        let run = locked(&self.inner.ledger).run(id)?;
+        Some(Delivery { run, simulator: self.clone() })
+    }
+
+    /// All remembered runs, oldest first.
+    #[must_use]
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        let runs = locked(&self.inner.ledger).runs();
+        runs.into_iter().map(|run| Delivery { run, simulator: self.clone() }).collect()
+    }
+
+    /// Every event of every run from now on, as its outcome becomes known. A receiver that falls more than
+    /// 4096 events behind loses the oldest and is told how many.
+    #[must_use]
+    pub fn outcomes(&self) -> broadcast::Receiver<Arc<EventRecord>> {
+        locked(&self.inner.ledger).outcomes.subscribe()
+    }
+
+    /// The enabled registrations that the plan is about, whatever event types they want.
+    fn candidates(&self, plan: &CheckedPlan) -> Vec<Arc<Registration>> {
+        let named = |registration: &Registration| {
+            plan.registration
+                .as_ref()
+                .is_none_or(|wanted| *wanted == registration.name || *wanted == registration.id.to_string())
+        };
+        locked(&self.inner.registrations)
+            .all()
+            .filter(|registration| registration.enabled && named(registration))
+            .cloned()
+            .collect()
+    }
+}
+
+/// One event, made and not yet sent.
+struct Made {
+    id: Option<String>,
+    event_type: Option<String>,
+    body: Bytes,
+}
+
+/// Makes the plan's events at their pace, sends each to those who want it, and waits for all outcomes.
+async fn drive(simulator: Simulator, run: Arc<Run>, plan: CheckedPlan) {
+    let deliveries = TaskTracker::new();
+    tokio::select! {
+        () = produce(&simulator, &run, &plan, &deliveries) => {}
+        () = run.stop.cancelled() => {}
+        () = over(plan.longest) => {}
+    }
+    deliveries.close();
+    deliveries.wait().await;
+    let state = if run.stop.is_cancelled() { RunState::Stopped } else { RunState::Done };
+    run.finish(state);
+    tracing::info!(delivery = %run.id, ?state, "delivery ended");
+}
+
+async fn over(longest: Option<Duration>) {
+    match longest {
+        Some(longest) => sleep(longest).await,
+        None => pending().await,
+    }
+}
+
+async fn produce(simulator: &Simulator, run: &Arc<Run>, plan: &CheckedPlan, deliveries: &TaskTracker) {
+    let generator = Generator::new(plan.seed, plan.source.clone(), plan.attributes.clone());
+    let wire = Arc::new(Semaphore::new(plan.concurrency));
+    let outstanding = Arc::new(Semaphore::new(OUTSTANDING));
+    let start = Instant::now();
+    for index in 0..plan.count.unwrap_or(u64::MAX) {
+        if let Some(rate) = plan.rate_per_second {
+            sleep_until(start + Duration::from_secs_f64(index as f64 / rate)).await;
+        }
+        // The event is made once there is room to send it, so that its timestamp is that of its sending.
+        let (Ok(mut room), Ok(mut slot)) =
+            (Arc::clone(&outstanding).acquire_owned().await, Arc::clone(&wire).acquire_owned().await)
+        else {
+            return;
+        };
+        let candidates = simulator.candidates(plan);
+        let Some(event) = make(plan, &generator, index, &candidates) else {
+            return;
+        };
+        run.count_event();
+        let mut targets =
+            candidates.iter().filter(|target| plan.reaches(target, event.event_type.as_deref()));
+        let Some(mut target) = targets.next() else {
+            drop((room, slot));
+            run.count_unmatched();
+            if plan.rate_per_second.is_none() && plan.count.is_none() {
+                sleep(NOBODY_WANTS).await;
+            }
+            continue;
+        };
+        loop {
+            let outgoing = outgoing(simulator, plan, &event, target);
+            run.count_started();
+            deliveries.spawn(send::deliver(
+                simulator.clone(),
+                Arc::clone(run),
+                outgoing,
+                Arc::clone(&wire),
+                slot,
+                room,
+            ));
+            let Some(next) = targets.next() else { break };
+            target = next;
+            let (Ok(next_room), Ok(next_slot)) =
+                (Arc::clone(&outstanding).acquire_owned().await, Arc::clone(&wire).acquire_owned().await)
+            else {
+                return;
+            };
+            (room, slot) = (next_room, next_slot);
+        }
+    }
+}
+
+/// The event of that index; `None` after the last of a list.
+fn make(
+    plan: &CheckedPlan,
+    generator: &Generator,
+    index: u64,
+    candidates: &[Arc<Registration>],
+) -> Option<Made> {
+    #[derive(Deserialize)]
+    struct Head {
+        id: Option<String>,
+        #[serde(rename = "eventType")]
+        event_type: Option<String>,
+    }
+    match &plan.content {
+        Content::Listed(events) => {
+            let text = events.get(usize::try_from(index).ok()?)?.get();
+            // What is sent as it is need not be an event at all.
+            let head = serde_json::from_str(text).unwrap_or(Head { id: None, event_type: None });
+            Some(Made {
+                id: head.id,
+                event_type: head.event_type,
+                body: Bytes::copy_from_slice(text.as_bytes()),
+            })
+        }
+        Content::Generated(types) => {
+            let event_type = match types {
+                Some(types) => nth_type(types.iter(), index),
+                None => nth_type(candidates.iter().flat_map(|target| &target.event_types), index),
+            };
+            let event = generator.event(index, &event_type, Moment::now().as_milliseconds());
+            Some(Made {
+                id: Some(event.id.to_string()),
+                event_type: Some(event_type),
+                // An event is text, numbers and a map with text keys: it always has a JSON form.
+                body: serde_json::to_vec(&event).unwrap_or_default().into(),
+            })
+        }
+    }
+}
+
+/// Takes turns among the distinct types, in their order.
+fn nth_type<'a>(types: impl Iterator<Item = &'a String>, index: u64) -> String {
+    let mut distinct: Vec<&String> = Vec::new();
+    for kind in types {
+        if !distinct.contains(&kind) {
+            distinct.push(kind);
+        }
+    }
+    let turn = index.checked_rem(distinct.len() as u64).unwrap_or_default();
+    usize::try_from(turn)
+        .ok()
+        .and_then(|turn| distinct.get(turn))
+        .map(|kind| (*kind).clone())
+        .unwrap_or_default()
+}
+
+/// Fixes address, body and signature once for all tries, from the registration as it stands now.
+fn outgoing(simulator: &Simulator, plan: &CheckedPlan, event: &Made, target: &Registration) -> Outgoing {
+    let sign = |secret: &SecretString| Some(signature::sign(secret, &event.body));
+    Outgoing {
+        id: event.id.clone(),
+        event_type: event.event_type.clone(),
+        registration: target.id,
+        endpoint: target.endpoint.clone(),
+        body: event.body.clone(),
+        signature: match &plan.sign_with {
+            SignWith::Registration => sign(&target.secret),
+            SignWith::Secret(secret) => sign(secret),
+            SignWith::Nothing => None,
+        },
+        max_retries: target.retry_policy.max_retries,
+        first_delay: simulator.inner.config.retry_base_delay,
+        multiplier: target.retry_policy.backoff_multiplier.as_f64().unwrap_or(1.0),
+    }
+}
+
+/// Stops every run.
+pub(crate) fn stop_all(simulator: &Simulator) {
+    let stops: Vec<CancellationToken> =
+        locked(&simulator.inner.ledger).runs().iter().map(|run| run.stop.clone()).collect();
+    stops.iter().for_each(CancellationToken::cancel);
+}

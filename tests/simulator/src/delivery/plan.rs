@@ -1,0 +1,221 @@
+//! What to deliver: as a person writes it, and checked.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::eventbridges::Registration;
+
+const DEFAULT_CONCURRENCY: usize = 32;
+const MOST_CONCURRENT: usize = 1_024;
+const FASTEST_PER_SECOND: f64 = 100_000.0;
+const DEFAULT_LONGEST: Duration = Duration::from_secs(3_600);
+const DEFAULT_SOURCE: &str = "genesys-cloud";
+
+/// Which events to deliver, to whom, and how fast. What is left out has the default that is named.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DeliveryPlan {
+    /// How many events; without it, until the run is stopped or `max_seconds` are over.
+    pub count: Option<u64>,
+    /// How many events a second, above 0 and up to 100000; by default as many as `concurrency` allows.
+    pub rate_per_second: Option<f64>,
+    /// How many deliveries may be on the wire at once, 1 to 1024; 32 by default. One that waits for its retry
+    /// is not on the wire.
+    pub concurrency: Option<usize>,
+    /// The event types, taken in turn; by default those that the enabled registrations want.
+    pub event_types: Option<Vec<String>>,
+    /// The id or the name of the only registration to deliver to. With `event_types` or `events` it gets them
+    /// even where it does not want the type.
+    pub registration: Option<String>,
+    /// Attributes that replace or join the generated ones.
+    pub attributes: Option<Map<String, Value>>,
+    /// The events' `source`; `genesys-cloud` by default.
+    pub source: Option<String>,
+    /// What ids and attributes follow from; by default another one each run, so that ids do not come twice.
+    pub seed: Option<u64>,
+    /// What the deliveries are signed with.
+    pub sign_with: SignWith,
+    /// Whole events to send byte for byte, once each in their order, instead of generated ones.
+    pub events: Option<Vec<Box<RawValue>>>,
+    /// No event is made later than this many seconds after the start; 3600 where there is no `count`.
+    pub max_seconds: Option<u64>,
+}
+
+/// What a run's deliveries are signed with.
+#[derive(Clone, Debug, Default)]
+pub enum SignWith {
+    /// The registration's secret.
+    #[default]
+    Registration,
+    /// This secret, whatever the registration says.
+    Secret(SecretString),
+    /// Nothing: there is no signature header.
+    Nothing,
+}
+
+impl<'de> Deserialize<'de> for SignWith {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Word(String),
+            Secret { secret: String },
+        }
+        match Written::deserialize(deserializer) {
+            Ok(Written::Word(word)) if word == "registration" => Ok(Self::Registration),
+            Ok(Written::Word(word)) if word == "nothing" => Ok(Self::Nothing),
+            Ok(Written::Secret { secret }) if !secret.is_empty() => Ok(Self::Secret(secret.into())),
+            _ => Err(D::Error::custom(
+                "\"signWith\" must be \"registration\", \"nothing\" or {\"secret\": \"...\"}",
+            )),
+        }
+    }
+}
+
+/// Why a plan was not begun.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// The plan contradicts itself or leaves its ranges.
+    #[error("{0}")]
+    Invalid(String),
+    /// Nobody would get anything.
+    #[error("no enabled registration is there to deliver to; create one, or name another")]
+    NoRegistration,
+}
+
+/// A plan that can be carried out.
+#[derive(Debug)]
+pub(super) struct CheckedPlan {
+    pub(super) count: Option<u64>,
+    pub(super) rate_per_second: Option<f64>,
+    pub(super) concurrency: usize,
+    pub(super) content: Content,
+    pub(super) registration: Option<String>,
+    pub(super) attributes: Map<String, Value>,
+    pub(super) source: String,
+    pub(super) seed: u64,
+    pub(super) sign_with: SignWith,
+    pub(super) longest: Option<Duration>,
+}
+
+/// Where a plan's events come from.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Generated, of these types or of those that are wanted.
+    Generated(Option<Vec<String>>),
+    /// Written out.
+    Listed(Vec<Box<RawValue>>),
+}
+
+impl DeliveryPlan {
+    pub(super) fn check(self) -> Result<CheckedPlan, PlanError> {
+        let invalid = |message: &str| Err(PlanError::Invalid(message.to_owned()));
+        if self.count == Some(0) {
+            return invalid("\"count\" must be at least 1; leave it out for an endless run");
+        }
+        if self.rate_per_second.is_some_and(|rate| !(rate > 0.0 && rate <= FASTEST_PER_SECOND)) {
+            return invalid("\"ratePerSecond\" must be above 0 and at most 100000");
+        }
+        let concurrency = self.concurrency.unwrap_or(DEFAULT_CONCURRENCY);
+        if !(1..=MOST_CONCURRENT).contains(&concurrency) {
+            return invalid("\"concurrency\" must be 1 to 1024");
+        }
+        if self.event_types.as_ref().is_some_and(Vec::is_empty) {
+            return invalid("\"eventTypes\" must not be empty; leave it out for those that are wanted");
+        }
+        let (count, content) = match self.events {
+            None => (self.count, Content::Generated(self.event_types)),
+            Some(events) if events.is_empty() => return invalid("\"events\" must not be empty"),
+            Some(_)
+                if self.count.is_some()
+                    || self.event_types.is_some()
+                    || self.attributes.is_some()
+                    || self.source.is_some() =>
+            {
+                return invalid(
+                    "\"events\" are sent as they are: leave out \"count\", \"eventTypes\", \"attributes\" and \"source\"",
+                );
+            }
+            Some(events) => (Some(events.len() as u64), Content::Listed(events)),
+        };
+        let longest = match (self.max_seconds, count) {
+            (Some(seconds), _) => Some(Duration::from_secs(seconds)),
+            (None, None) => Some(DEFAULT_LONGEST),
+            (None, Some(_)) => None,
+        };
+        Ok(CheckedPlan {
+            count,
+            rate_per_second: self.rate_per_second,
+            concurrency,
+            content,
+            registration: self.registration,
+            attributes: self.attributes.unwrap_or_default(),
+            source: self.source.unwrap_or_else(|| DEFAULT_SOURCE.to_owned()),
+            seed: self.seed.unwrap_or_else(random_seed),
+            sign_with: self.sign_with,
+            longest,
+        })
+    }
+}
+
+/// 32 bits, so that every JSON reader gives the number back as it is.
+fn random_seed() -> u64 {
+    Uuid::new_v4().as_u64_pair().0 >> 32
+}
+
+impl CheckedPlan {
+    /// Whether an event of that type goes to that candidate.
+    pub(super) fn reaches(&self, candidate: &Registration, event_type: Option<&str>) -> bool {
+        let insisted = self.registration.is_some() && !matches!(self.content, Content::Generated(None));
+        insisted || event_type.is_some_and(|kind| candidate.wants(kind))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(plan: Value) -> Result<CheckedPlan, PlanError> {
+        serde_json::from_str::<DeliveryPlan>(&plan.to_string()).unwrap().check()
+    }
+
+    #[test]
+    fn an_endless_run_ends_after_an_hour() {
+        assert_eq!(check(json!({})).unwrap().longest, Some(Duration::from_secs(3_600)));
+        assert_eq!(check(json!({"count": 1})).unwrap().longest, None);
+    }
+
+    #[test]
+    fn what_contradicts_itself_or_leaves_its_range_is_refused() {
+        for plan in [
+            json!({"count": 0}),
+            json!({"ratePerSecond": 0}),
+            json!({"concurrency": 0}),
+            json!({"eventTypes": []}),
+            json!({"events": []}),
+            json!({"events": [{}], "count": 1}),
+        ] {
+            assert!(matches!(check(plan.clone()), Err(PlanError::Invalid(_))), "{plan}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_field_is_not_ignored() {
+        assert!(serde_json::from_str::<DeliveryPlan>(r#"{"cuont": 1}"#).is_err());
+    }
+
+    #[test]
+    fn a_plan_does_not_print_its_secret() {
+        let plan: DeliveryPlan = serde_json::from_str(r#"{"signWith": {"secret": "s3cret"}}"#).unwrap();
+        assert!(!format!("{plan:?}").contains("s3cret"));
+    }
+}

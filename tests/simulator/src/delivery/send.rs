@@ -1,0 +1,222 @@
+//! One event to one endpoint: sent, tried again with growing waits, given up. Every try has the same bytes
+//! and the same signature. An endpoint's `Retry-After` is not heeded: the contract knows only the
+//! registration's own policy. Redirects are not followed.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, StatusCode};
+use reqwest::{Certificate, Client, Response, Url};
+use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::ledger::{Attempt, EventRecord, Outcome, Run, milliseconds};
+use crate::config::Config;
+use crate::locked;
+use crate::moment::Moment;
+use crate::{Simulator, StartError};
+
+/// However large the multiplier, no wait is longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// How much of an answer is read at all, and how much of a refusal is kept.
+const READ_BYTES: usize = 64 * 1024;
+const KEPT_CHARACTERS: usize = 256;
+
+/// A delivery, fixed for all its tries.
+pub(super) struct Outgoing {
+    pub(super) id: Option<String>,
+    pub(super) event_type: Option<String>,
+    pub(super) registration: Uuid,
+    pub(super) endpoint: Url,
+    pub(super) body: Bytes,
+    pub(super) signature: Option<String>,
+    pub(super) max_retries: u32,
+    pub(super) first_delay: Duration,
+    pub(super) multiplier: f64,
+}
+
+/// The client for all endpoints. It trusts the platform's authorities and those of the configured file.
+///
+/// # Errors
+/// [`StartError::CaFile`] where that file cannot be read or is not PEM; [`StartError::Client`] where TLS
+/// cannot be set up.
+pub(crate) fn client(config: &Config) -> Result<Client, StartError> {
+    // Another part of the same process may have installed it before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let authorities = match &config.ca_file {
+        None => Vec::new(),
+        Some(path) => {
+            let unusable = |cause: String| StartError::CaFile { path: path.clone(), cause };
+            let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+            Certificate::from_pem_bundle(&pem)
+                .ok()
+                .filter(|authorities| !authorities.is_empty())
+                .ok_or_else(|| unusable("there is no PEM certificate in it".to_owned()))?
+        }
+    };
+    let builder =
+        || Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(config.delivery_timeout);
+    builder().tls_certs_merge(authorities.clone()).build().or_else(|error| {
+        // A minimal image has no authorities of its own: http endpoints must work there all the same.
+        tracing::warn!(%error, "no certificate authorities on this system; https endpoints need a CA file");
+        builder().tls_certs_only(authorities).build().map_err(StartError::Client)
+    })
+}
+
+/// Delivers, and notes the outcome. `slot` is the place on the wire for the first try, `room` the place
+/// among the outstanding deliveries.
+pub(super) async fn deliver(
+    simulator: Simulator,
+    run: Arc<Run>,
+    outgoing: Outgoing,
+    wire: Arc<Semaphore>,
+    slot: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
+) {
+    let mut attempts = Vec::new();
+    let mut slot = Some(slot);
+    let mut wait = outgoing.first_delay;
+    let outcome = loop {
+        let (attempt, latency) = send(&simulator, &outgoing).await;
+        drop(slot.take());
+        run.count_attempt(attempt.status, latency);
+        let verdict = Verdict::of(attempt.status);
+        attempts.push(attempt);
+        match verdict {
+            Verdict::Delivered => break Outcome::Delivered,
+            Verdict::Refused => break Outcome::Dropped,
+            Verdict::TryAgain if attempts.len() > outgoing.max_retries as usize => break Outcome::Exhausted,
+            Verdict::TryAgain => {}
+        }
+        let again = async {
+            sleep(wait.min(LONGEST_WAIT)).await;
+            Arc::clone(&wire).acquire_owned().await.ok()
+        };
+        slot = tokio::select! {
+            slot = again => slot,
+            () = run.stop.cancelled() => break Outcome::Abandoned,
+        };
+        wait = wait.mul_f64(outgoing.multiplier).min(LONGEST_WAIT);
+    };
+    tracing::debug!(
+        delivery = %run.id,
+        event = outgoing.id,
+        event_type = outgoing.event_type,
+        attempts = attempts.len(),
+        ?outcome,
+        "event",
+    );
+    let record = EventRecord {
+        delivery_id: run.id,
+        id: outgoing.id,
+        event_type: outgoing.event_type,
+        registration_id: outgoing.registration,
+        body_sha256: hex::encode(Sha256::digest(&outgoing.body)),
+        body: outgoing.body,
+        attempts,
+        outcome,
+    };
+    locked(&simulator.inner.ledger).record(&run, record);
+    drop(room);
+}
+
+/// What an answer, or none, means for a delivery.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Delivered,
+    Refused,
+    TryAgain,
+}
+
+impl Verdict {
+    fn of(status: Option<u16>) -> Self {
+        match status {
+            Some(200..=299) => Self::Delivered,
+            None | Some(408 | 429 | 500..) => Self::TryAgain,
+            Some(_) => Self::Refused,
+        }
+    }
+}
+
+async fn send(simulator: &Simulator, outgoing: &Outgoing) -> (Attempt, Duration) {
+    let at = Moment::now();
+    let start = Instant::now();
+    let answer = post(simulator, outgoing).await;
+    let latency = start.elapsed();
+    let (status, error, answer) = match answer {
+        Ok((status, answer)) => (Some(status.as_u16()), None, answer),
+        Err(error) => (None, Some(explain(error)), None),
+    };
+    (Attempt { at, status, error, answer, latency_ms: milliseconds(latency) }, latency)
+}
+
+async fn post(
+    simulator: &Simulator,
+    outgoing: &Outgoing,
+) -> Result<(StatusCode, Option<String>), reqwest::Error> {
+    let mut request = simulator
+        .inner
+        .client
+        .post(outgoing.endpoint.clone())
+        .header(CONTENT_TYPE, "application/json")
+        .body(outgoing.body.clone());
+    if let Some(signature) = &outgoing.signature {
+        let header: &HeaderName = &simulator.inner.signature_header;
+        request = request.header(header, signature);
+    }
+    let response = request.send().await?;
+    let status = response.status();
+    let text = read(response).await?;
+    Ok((status, (!status.is_success() && !text.is_empty()).then_some(text)))
+}
+
+/// Reads the answer to its end, so that the connection can be used again, unless it is too long.
+async fn read(mut response: Response) -> Result<String, reqwest::Error> {
+    let mut read = 0;
+    let mut kept = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        read += chunk.len();
+        let room = (KEPT_CHARACTERS * 4).saturating_sub(kept.len());
+        kept.extend(chunk.iter().take(room));
+        if read > READ_BYTES {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&kept).chars().take(KEPT_CHARACTERS).collect())
+}
+
+/// The whole chain of causes; reqwest's own line says only that sending failed.
+fn explain(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut causes = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        causes.push(inner.to_string());
+        cause = inner.source();
+    }
+    causes.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contract_says_what_is_tried_again() {
+        for status in [200, 201, 204] {
+            assert_eq!(Verdict::of(Some(status)), Verdict::Delivered, "{status}");
+        }
+        for status in [Some(408), Some(429), Some(500), Some(503), Some(599), None] {
+            assert_eq!(Verdict::of(status), Verdict::TryAgain, "{status:?}");
+        }
+        for status in [301, 400, 401, 403, 404, 405, 413] {
+            assert_eq!(Verdict::of(Some(status)), Verdict::Refused, "{status}");
+        }
+    }
+}
