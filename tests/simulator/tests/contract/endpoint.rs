@@ -1,0 +1,74 @@
+//! An endpoint that answers by a script and keeps what it got.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Received {
+    pub(crate) fn signature(&self) -> Option<&str> {
+        self.headers.get("x-genesys-event-signature").map(|value| value.to_str().unwrap())
+    }
+}
+
+pub(crate) struct Endpoint {
+    pub(crate) url: String,
+    received: Arc<Mutex<Vec<Received>>>,
+    arrival: Arc<Notify>,
+    server: JoinHandle<()>,
+}
+
+impl Endpoint {
+    /// Answers these statuses in turn, and the last of them for ever.
+    pub(crate) async fn answering(statuses: impl Into<Vec<u16>>) -> Self {
+        let statuses = statuses.into();
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let arrival = Arc::new(Notify::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/eventbridge/presence", listener.local_addr().unwrap());
+        let answer = {
+            let (received, arrival) = (Arc::clone(&received), Arc::clone(&arrival));
+            async move |headers: HeaderMap, body: Bytes| {
+                let mut received = received.lock().unwrap();
+                received.push(Received { headers, body });
+                arrival.notify_waiters();
+                let status = statuses[(received.len() - 1).min(statuses.len() - 1)];
+                StatusCode::from_u16(status).unwrap()
+            }
+        };
+        let router = Router::new().fallback(answer);
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { url, received, arrival, server }
+    }
+
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+
+    /// Waits until so many deliveries have come.
+    pub(crate) async fn has_received(&self, count: usize) {
+        loop {
+            let arrival = self.arrival.notified();
+            if self.received.lock().unwrap().len() >= count {
+                return;
+            }
+            arrival.await;
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}

@@ -1,0 +1,13 @@
+//! What the simulator promises, proved over real HTTP: one file a part of the contract.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod control;
+mod delivery;
+mod endpoint;
+mod faults;
+mod organisation;
+mod rate_limit;
+mod registrations;
+mod secrets;
+mod start;
+mod token;
