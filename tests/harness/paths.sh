@@ -21,7 +21,7 @@ HELM_UNITTEST_BIN=$CACHE/helm-unittest-$HELM_UNITTEST_VERSION
 KAFKA_LIB=$CACHE/kafka-$KAFKA_VERSION
 # Built from a source file of ours: its checksum stands in the name too.
 COREDNS_BIN=$CACHE/coredns-$COREDNS_VERSION-$(cksum < "$HARNESS/coredns/main.go" | cut -d ' ' -f 1)
-HARNESS_IMAGES=$CACHE/images-$(cat "$HARNESS/images/pause.c" "$HARNESS/../../deploy/image-archive" | cksum | cut -d ' ' -f 1)
+HARNESS_IMAGES=$CACHE/images-$(cat "$HARNESS/images/pause.c" "$HARNESS/tools" "$HARNESS/../../deploy/image-archive" | cksum | cut -d ' ' -f 1)
 PAUSE_IMAGE=presenceroute/pause:harness
 BUSYBOX_IMAGE=presenceroute/busybox:harness
 
