@@ -65,6 +65,10 @@ wait_for() {
     done
 }
 
+# What runs was started by these very scripts with these very versions; otherwise 'up' starts it anew.
+recipe() { cat "$HARNESS/${0##*/}" "$HARNESS/paths.sh" | cksum; }
+recipe_is_current() { [ "$(cat "$STATE/recipe" 2> /dev/null)" = "$(recipe)" ]; }
+
 # One run at a time: two that bring the same thing up or down would undo each other.
 lock() {
     mkdir -p "$CACHE/state"
