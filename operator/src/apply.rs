@@ -1,0 +1,250 @@
+//! The fourth step: the cluster is made to hold exactly the objects that were built.
+//!
+//! Server-side apply with one field manager; an object that already says what it should is not written. What carries
+//! the route's label and is not wanted any more is deleted.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource, ResourceExt};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::build::{ROUTE_LABEL, http_route};
+
+/// The field manager of everything that the operator writes.
+pub const FIELD_MANAGER: &str = "presenceroute-operator";
+/// The hash of an object as it was built. Where it differs, something was added to or taken from what we want.
+const CONTENT_HASH_ANNOTATION: &str = "presenceroute.io/content-hash";
+
+/// Why the cluster could not be brought in line.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// An object was refused.
+    #[error("{kind} {name:?} cannot be applied: {source}")]
+    Apply {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// What the API server says.
+        source: kube::Error,
+    },
+    /// An object that is not wanted any more could not be deleted.
+    #[error("{kind} {name:?} is not wanted any more and cannot be deleted: {source}")]
+    Delete {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// What the API server says.
+        source: kube::Error,
+    },
+    /// The Gateway API is not installed.
+    #[error(
+        "spec.endpoint.gateway needs the Gateway API, which this cluster does not have; install its CRDs and restart \
+         the operator, or expose the endpoint by an Ingress"
+    )]
+    NoGatewayApi,
+}
+
+/// The kinds of a route's children that every cluster has.
+pub fn child_kinds() -> Vec<ApiResource> {
+    vec![
+        ApiResource::erase::<ServiceAccount>(&()),
+        ApiResource::erase::<Secret>(&()),
+        ApiResource::erase::<ConfigMap>(&()),
+        ApiResource::erase::<Service>(&()),
+        ApiResource::erase::<PodDisruptionBudget>(&()),
+        ApiResource::erase::<Deployment>(&()),
+        ApiResource::erase::<HorizontalPodAutoscaler>(&()),
+        ApiResource::erase::<NetworkPolicy>(&()),
+        ApiResource::erase::<Ingress>(&()),
+    ]
+}
+
+/// What the operator's watches know of all children of all routes.
+pub struct Children {
+    kinds: Vec<(ApiResource, Store<DynamicObject>)>,
+}
+
+impl Children {
+    /// Takes the caches that the watches fill, one a kind.
+    pub fn new(kinds: Vec<(ApiResource, Store<DynamicObject>)>) -> Self {
+        Self { kinds }
+    }
+
+    fn kind_of(&self, object: &DynamicObject) -> Option<&(ApiResource, Store<DynamicObject>)> {
+        let types = object.types.as_ref()?;
+        self.kinds.iter().find(|(kind, _)| kind.kind == types.kind && kind.api_version == types.api_version)
+    }
+
+    /// Waits until every watch has brought what there is, so that nothing is taken for missing.
+    pub async fn ready(&self) {
+        for (_, store) in &self.kinds {
+            // An error means that the watch's stream was dropped: the controller is on its way out.
+            let _ = store.wait_until_ready().await;
+        }
+    }
+
+    /// One child as it was last seen.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<std::sync::Arc<DynamicObject>> {
+        let (resource, store) = self.kinds.iter().find(|(resource, _)| resource.kind == kind)?;
+        store.get(&ObjectRef::new_with(name, resource.clone()).within(namespace))
+    }
+}
+
+/// Writes what differs, in the given order, then deletes what is left over.
+pub async fn apply(
+    client: &Client,
+    children: &Children,
+    namespace: &str,
+    route: &str,
+    wanted: Vec<DynamicObject>,
+    keep: &[&str],
+) -> Result<(), ApplyError> {
+    for object in &wanted {
+        let Some((resource, store)) = children.kind_of(object) else { return Err(ApplyError::NoGatewayApi) };
+        let object = with_content_hash(object.clone());
+        let live = store.get(&ObjectRef::from_obj_with(&object, resource.clone()));
+        if live.is_some_and(|live| says(&live, &object)) {
+            continue;
+        }
+        apply_one(client, resource, &object).await?;
+    }
+    for (resource, store) in &children.kinds {
+        let orphans = store.state_filter(|live| {
+            live.namespace().as_deref() == Some(namespace)
+                && live.labels().get(ROUTE_LABEL).is_some_and(|owner| owner == route)
+                && !keep.contains(&resource.kind.as_str())
+                && !wanted.iter().any(|object| is_same(object, live, resource))
+        });
+        for orphan in orphans {
+            delete_one(client, resource, &orphan).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes one object, whatever the cache says.
+pub async fn write(client: &Client, children: &Children, object: DynamicObject) -> Result<(), ApplyError> {
+    let Some((resource, _)) = children.kind_of(&object) else { return Err(ApplyError::NoGatewayApi) };
+    apply_one(client, resource, &with_content_hash(object)).await
+}
+
+fn is_same(object: &DynamicObject, live: &DynamicObject, resource: &ApiResource) -> bool {
+    object.types.as_ref().is_some_and(|types| types.kind == resource.kind) && object.name_any() == live.name_any()
+}
+
+async fn apply_one(client: &Client, resource: &ApiResource, object: &DynamicObject) -> Result<(), ApplyError> {
+    let name = object.name_any();
+    let namespace = object.namespace().unwrap_or_default();
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
+    tracing::debug!(kind = resource.kind, %namespace, %name, "applying");
+    api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
+        .await
+        .map(drop)
+        .map_err(|source| ApplyError::Apply { kind: resource.kind.clone(), name, source })
+}
+
+async fn delete_one(client: &Client, resource: &ApiResource, object: &DynamicObject) -> Result<(), ApplyError> {
+    let name = object.name_any();
+    let namespace = object.namespace().unwrap_or_default();
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
+    // Only what we have looked at: another object of that name may have come since.
+    let parameters = DeleteParams {
+        preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
+        ..DeleteParams::background()
+    };
+    tracing::info!(kind = resource.kind, %namespace, %name, "deleting what is not wanted any more");
+    match api.delete(&name, &parameters).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(source) => Err(ApplyError::Delete { kind: resource.kind.clone(), name, source }),
+    }
+}
+
+fn with_content_hash(mut object: DynamicObject) -> DynamicObject {
+    let content = serde_json::to_vec(&object).unwrap_or_default();
+    let mut digest = hex::encode(Sha256::digest(content));
+    digest.truncate(16);
+    object.annotations_mut().insert(CONTENT_HASH_ANNOTATION.into(), digest);
+    object
+}
+
+/// Whether the live object says everything that the wanted one says. It may say more: defaults, other managers'
+/// fields.
+fn says(live: &DynamicObject, wanted: &DynamicObject) -> bool {
+    let metadata = live.meta();
+    let wanted_metadata = wanted.meta();
+    let contains = |live: &Option<std::collections::BTreeMap<String, String>>,
+                    wanted: &Option<std::collections::BTreeMap<String, String>>| {
+        wanted
+            .iter()
+            .flatten()
+            .all(|(key, value)| live.as_ref().and_then(|live| live.get(key)).is_some_and(|found| found == value))
+    };
+    contains(&metadata.labels, &wanted_metadata.labels)
+        && contains(&metadata.annotations, &wanted_metadata.annotations)
+        && metadata.owner_references == wanted_metadata.owner_references
+        && includes(&live.data, &wanted.data)
+}
+
+fn includes(live: &Value, wanted: &Value) -> bool {
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, value)| match live.get(key) {
+            Some(found) => includes(found, value),
+            // An empty value is left out by the server.
+            None => is_empty(value),
+        }),
+        (Value::Array(live), Value::Array(wanted)) => {
+            wanted.iter().all(|value| live.iter().any(|found| includes(found, value)))
+        }
+        (live, wanted) => live == wanted,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether the cluster has the Gateway API's HTTPRoute.
+pub async fn has_gateway_api(client: &Client) -> Result<bool, kube::Error> {
+    let resource = http_route::api_resource();
+    let group_version = format!("{}/{}", resource.group, resource.version);
+    match client.list_api_group_resources(&group_version).await {
+        Ok(resources) => Ok(resources.resources.iter().any(|found| found.kind == resource.kind)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn defaults_and_the_fields_of_others_are_no_difference() {
+        let live = json!({"spec": {"replicas": 2, "paused": false, "ports": [{"name": "http", "port": 80, "nodePort": 3}]}});
+        assert!(includes(&live, &json!({"spec": {"replicas": 2, "ports": [{"name": "http", "port": 80}]}})));
+        assert!(includes(&live, &json!({"spec": {"volumes": [], "selector": null}})));
+    }
+
+    #[test]
+    fn a_changed_or_missing_field_is_a_difference() {
+        let live = json!({"spec": {"replicas": 2, "ports": [{"name": "http", "port": 80}]}});
+        assert!(!includes(&live, &json!({"spec": {"replicas": 3}})));
+        assert!(!includes(&live, &json!({"spec": {"ports": [{"name": "http", "port": 81}]}})));
+        assert!(!includes(&live, &json!({"spec": {"type": "NodePort"}})));
+    }
+}

@@ -1,0 +1,207 @@
+//! The Deployment of the relay pods.
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, HTTPGetAction,
+    LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource,
+    SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::ObjectMeta;
+use sha2::{Digest, Sha256};
+
+use super::{ADMIN_PORT, EVENTS_PORT, RelayImage, config_maps, labels, metadata, relay_name, selector, signing_secret};
+use crate::validate::{Model, paths};
+
+/// Carries the hash of what pods read only at their start, so that a change of it rolls them.
+const CONFIG_HASH_ANNOTATION: &str = "presenceroute.io/config-hash";
+
+/// The user of the distroless images called nonroot.
+const NONROOT: i64 = 65532;
+
+/// How long a pod may take to leave: it answers on while proxies learn of it, finishes what is in flight (each within
+/// the publish timeout), flushes.
+const TERMINATION_GRACE_SECONDS: i64 = 30;
+
+/// Builds it.
+pub fn build(model: &Model, relay_config: &ConfigMap, image: &RelayImage) -> Deployment {
+    Deployment {
+        metadata: metadata(model, relay_name(model)),
+        spec: Some(DeploymentSpec {
+            // The autoscaler owns the number where there is one.
+            replicas: model.relay.autoscaling.is_none().then_some(model.relay.replicas),
+            selector: selector(model),
+            revision_history_limit: Some(3),
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".into()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: PodTemplateSpec {
+                metadata: Some(pod_metadata(model, relay_config)),
+                spec: Some(pod_spec(model, image)),
+            },
+            ..DeploymentSpec::default()
+        }),
+        ..Deployment::default()
+    }
+}
+
+fn pod_metadata(model: &Model, relay_config: &ConfigMap) -> ObjectMeta {
+    // What the spec adds comes first, so that it cannot replace what selects the pods.
+    let mut pod_labels = model.relay.pod_labels.clone();
+    pod_labels.extend(labels(model));
+    let mut annotations = model.relay.pod_annotations.clone();
+    annotations.insert(CONFIG_HASH_ANNOTATION.into(), config_hash(relay_config));
+    ObjectMeta { labels: Some(pod_labels), annotations: Some(annotations), ..ObjectMeta::default() }
+}
+
+fn config_hash(relay_config: &ConfigMap) -> String {
+    let mut hash = Sha256::new();
+    for (key, content) in relay_config.data.iter().flatten() {
+        hash.update(key);
+        hash.update(content);
+    }
+    let mut digest = hex::encode(hash.finalize());
+    digest.truncate(12);
+    digest
+}
+
+fn pod_spec(model: &Model, image: &RelayImage) -> PodSpec {
+    let relay = &model.relay;
+    PodSpec {
+        service_account_name: Some(relay_name(model)),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(NONROOT),
+            run_as_group: Some(NONROOT),
+            fs_group: Some(NONROOT),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        image_pull_secrets: (!relay.image_pull_secrets.is_empty()).then(|| {
+            relay.image_pull_secrets.iter().map(|secret| LocalObjectReference { name: secret.name.clone() }).collect()
+        }),
+        node_selector: (!relay.node_selector.is_empty()).then(|| relay.node_selector.clone()),
+        tolerations: (!relay.tolerations.is_empty()).then(|| relay.tolerations.clone()),
+        affinity: relay.affinity.clone(),
+        topology_spread_constraints: Some(
+            relay.topology_spread_constraints.clone().unwrap_or_else(|| vec![spread_over_nodes(model)]),
+        ),
+        containers: vec![container(model, image)],
+        volumes: Some(volumes(model)),
+        ..PodSpec::default()
+    }
+}
+
+fn spread_over_nodes(model: &Model) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".into(),
+        when_unsatisfiable: "ScheduleAnyway".into(),
+        label_selector: Some(selector(model)),
+        ..TopologySpreadConstraint::default()
+    }
+}
+
+fn container(model: &Model, image: &RelayImage) -> Container {
+    let environment = [
+        ("PRESENCEROUTE_CONFIG", format!("{}/{}", paths::CONFIG_DIR, config_maps::RELAY_KEY)),
+        ("PRESENCEROUTE_ROUTING_FILE", format!("{}/{}", paths::ROUTING_DIR, config_maps::ROUTING_KEY)),
+        ("PRESENCEROUTE_SECRET_DIR", paths::SIGNING_DIR.to_owned()),
+        ("PRESENCEROUTE_LOG_LEVEL", model.relay.log_level.as_str().to_owned()),
+        ("PRESENCEROUTE_LOG_FORMAT", "json".to_owned()),
+    ];
+    Container {
+        name: "relay".into(),
+        image: Some(model.relay.image.clone().unwrap_or_else(|| image.reference.clone())),
+        image_pull_policy: Some(image.pull_policy.clone()),
+        env: Some(
+            environment
+                .into_iter()
+                .map(|(name, value)| EnvVar { name: name.into(), value: Some(value), ..EnvVar::default() })
+                .collect(),
+        ),
+        ports: Some(vec![port("http", EVENTS_PORT), port("admin", ADMIN_PORT)]),
+        resources: Some(model.relay.resources.clone()),
+        liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(3), ..probe("/livez") }),
+        readiness_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(2), ..probe("/readyz") }),
+        // Ready a second sooner than by the readiness probe's own period.
+        startup_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(60), ..probe("/livez") }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(volume_mounts(model)),
+        ..Container::default()
+    }
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.into()),
+        container_port: number,
+        protocol: Some("TCP".into()),
+        ..ContainerPort::default()
+    }
+}
+
+fn probe(path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.into()),
+            port: IntOrString::String("admin".into()),
+            ..HTTPGetAction::default()
+        }),
+        timeout_seconds: Some(2),
+        ..Probe::default()
+    }
+}
+
+/// Whole directories, never a `subPath`, whose content would stay as it was at the pod's start.
+fn volume_mounts(model: &Model) -> Vec<VolumeMount> {
+    let own = [("relay", paths::CONFIG_DIR), ("routing", paths::ROUTING_DIR), ("signing", paths::SIGNING_DIR)];
+    let kafka = model.kafka_mounts.iter().map(|mount| (mount.volume, mount.directory));
+    own.into_iter()
+        .chain(kafka)
+        .map(|(name, directory)| VolumeMount {
+            name: name.into(),
+            mount_path: directory.into(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        })
+        .collect()
+}
+
+fn volumes(model: &Model) -> Vec<Volume> {
+    let config_map = |volume: &str, name: String| Volume {
+        name: volume.into(),
+        config_map: Some(ConfigMapVolumeSource { name, ..ConfigMapVolumeSource::default() }),
+        ..Volume::default()
+    };
+    let secret = |volume: &str, name: String| Volume {
+        name: volume.into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(name),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    [
+        config_map("relay", relay_name(model)),
+        config_map("routing", config_maps::routing_name(model)),
+        secret("signing", signing_secret::name(&model.name)),
+    ]
+    .into_iter()
+    .chain(model.kafka_mounts.iter().map(|mount| secret(mount.volume, mount.secret.clone())))
+    .collect()
+}
+

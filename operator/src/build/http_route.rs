@@ -1,0 +1,30 @@
+//! The Gateway API's HTTPRoute, when `spec.endpoint.gateway` asks for one.
+//!
+//! Made as data: the Gateway API is not part of Kubernetes' own, and these few fields do not need its types.
+
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::json;
+
+use super::{EVENTS_PORT, metadata, relay_name};
+use crate::validate::{Exposure, Model};
+
+/// HTTPRoute in the version that has been stable since Gateway API 1.0.
+pub fn api_resource() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"))
+}
+
+/// Builds it.
+pub fn build(model: &Model) -> Result<Option<DynamicObject>, serde_json::Error> {
+    let Exposure::Gateway(wanted) = &model.exposure else { return Ok(None) };
+    let spec = json!({
+        "parentRefs": wanted.parent_refs,
+        "hostnames": [model.endpoint.host_str()],
+        "rules": [{
+            "matches": [{"path": {"type": "Exact", "value": model.endpoint.path()}}],
+            "backendRefs": [{"name": relay_name(model), "port": EVENTS_PORT}],
+        }],
+    });
+    let mut route = DynamicObject::new(&relay_name(model), &api_resource()).data(json!({"spec": spec}));
+    route.metadata = metadata(model, relay_name(model));
+    Ok(Some(route))
+}

@@ -1,0 +1,154 @@
+//! The third step: the model becomes Kubernetes objects. Pure; one file a kind of object.
+
+pub mod autoscaler;
+pub mod config_maps;
+pub mod deployment;
+pub mod disruption_budget;
+pub mod http_route;
+pub mod ingress;
+pub mod network_policy;
+pub mod service;
+pub mod service_account;
+pub mod signing_secret;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
+use kube::Resource;
+use kube::api::{DynamicObject, ObjectMeta};
+use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::routing::RoutingError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::signing::SigningState;
+use crate::validate::Model;
+
+/// Names the PresenceRoute that an object belongs to.
+pub const ROUTE_LABEL: &str = "presenceroute.io/route";
+/// Says who made an object: what carries it and is not wanted any more is deleted.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "presenceroute-operator");
+/// What distinguishes relay pods.
+pub const RELAY_COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "relay");
+/// The port that events are posted to.
+pub const EVENTS_PORT: i32 = 8080;
+/// The port with the health, the metrics and the status.
+pub const ADMIN_PORT: i32 = 9090;
+
+/// What the operator was told about relay pods when it was installed.
+#[derive(Clone, Debug)]
+pub struct RelayImage {
+    /// The image, with its tag or digest.
+    pub reference: String,
+    /// When it is pulled: Always, IfNotPresent or Never.
+    pub pull_policy: String,
+}
+
+/// Why an object could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The routing table could not be written as YAML.
+    #[error(transparent)]
+    Routing(#[from] RoutingError),
+    /// The relay's configuration could not be written as YAML.
+    #[error("the relay's configuration cannot be written as YAML: {0}")]
+    Yaml(#[from] serde_saphyr::ser::Error),
+    /// An object could not be written as JSON.
+    #[error("an object cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Every object of the route, in the order in which they are to be applied: what pods mount comes before the pods.
+pub fn build(model: &Model, signing: &SigningState, image: &RelayImage) -> Result<Vec<DynamicObject>, BuildError> {
+    let relay_config = config_maps::relay_config(model)?;
+    let mut objects = vec![
+        dynamic(service_account::build(model))?,
+        dynamic(signing_secret::build(model, signing))?,
+        dynamic(config_maps::routing(model)?)?,
+        dynamic(relay_config.clone())?,
+        dynamic(service::build(model))?,
+        dynamic(disruption_budget::build(model))?,
+    ];
+    // Without something to verify signatures with, or to be let into Kafka by, a new pod could not start: those that
+    // run keep what they have.
+    if !signing.is_empty() && model.kafka_problems.is_empty() {
+        objects.push(dynamic(deployment::build(model, &relay_config, image))?);
+    }
+    if let Some(autoscaler) = autoscaler::build(model) {
+        objects.push(dynamic(autoscaler)?);
+    }
+    if let Some(policy) = network_policy::build(model) {
+        objects.push(dynamic(policy)?);
+    }
+    if let Some(ingress) = ingress::build(model) {
+        objects.push(dynamic(ingress)?);
+    }
+    objects.extend(http_route::build(model)?);
+    Ok(objects)
+}
+
+/// The Secret `NAME-signing` alone, for when only the state of a rotation is new.
+pub fn signing_object(model: &Model, signing: &SigningState) -> Result<DynamicObject, BuildError> {
+    Ok(dynamic(signing_secret::build(model, signing))?)
+}
+
+/// The object with its API version and kind, as server-side apply wants it.
+fn dynamic<K>(object: K) -> Result<DynamicObject, serde_json::Error>
+where
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned,
+{
+    serde_json::from_value(serde_json::to_value(object)?)
+}
+
+/// Metadata of a child: its name, its labels, its owner.
+fn metadata(model: &Model, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(model.namespace.clone()),
+        labels: Some(labels(model)),
+        owner_references: Some(vec![OwnerReference {
+            api_version: PresenceRoute::api_version(&()).into_owned(),
+            kind: PresenceRoute::kind(&()).into_owned(),
+            name: model.name.clone(),
+            uid: model.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// `NAME-relay`: the Deployment, its Service, and all that goes with them.
+pub fn relay_name(model: &Model) -> String {
+    format!("{}-relay", model.name)
+}
+
+fn labels(model: &Model) -> BTreeMap<String, String> {
+    let mut labels = selector_labels(&model.name);
+    labels.insert("app.kubernetes.io/name".into(), "presenceroute-relay".into());
+    labels.insert("app.kubernetes.io/part-of".into(), "presenceroute".into());
+    labels.insert(MANAGED_BY.0.into(), MANAGED_BY.1.into());
+    labels
+}
+
+/// What selects the relay pods of a route. A Deployment's selector cannot change, so neither may these.
+pub fn selector_labels(route: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (ROUTE_LABEL.into(), route.into()),
+        ("app.kubernetes.io/instance".into(), route.into()),
+        (RELAY_COMPONENT.0.into(), RELAY_COMPONENT.1.into()),
+    ])
+}
+
+/// The same as text, for the scale subresource.
+pub fn selector_text(route: &str) -> String {
+    let pairs: Vec<_> = selector_labels(route).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
+}
+
+fn selector(model: &Model) -> LabelSelector {
+    LabelSelector { match_labels: Some(selector_labels(&model.name)), ..LabelSelector::default() }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,61 @@
+//! The NetworkPolicy of the relay pods, when `spec.relay.networkPolicy` asks for one.
+
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{ADMIN_PORT, EVENTS_PORT, metadata, relay_name, selector};
+use crate::validate::Model;
+
+/// Builds it: events from the given peers, the admin port from the operator and the given scrapers, out to DNS and
+/// to the brokers' ports. Brokers are named by host, which a NetworkPolicy cannot select, hence by port alone.
+pub fn build(model: &Model) -> Option<NetworkPolicy> {
+    let wanted = model.relay.network_policy.as_ref()?;
+    let operator = NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector::default()),
+        pod_selector: Some(LabelSelector {
+            match_labels: Some([("app.kubernetes.io/name".into(), "presenceroute".into())].into()),
+            ..LabelSelector::default()
+        }),
+        ..NetworkPolicyPeer::default()
+    };
+    let admin_peers = [operator].into_iter().chain(wanted.metrics_from.iter().cloned()).collect();
+    let broker_ports = model
+        .config
+        .kafka
+        .bootstrap_servers
+        .iter()
+        .filter_map(|server| server.rsplit_once(':')?.1.parse().ok())
+        .map(|number| port("TCP", number));
+    let mut kafka: Vec<_> = broker_ports.collect();
+    kafka.dedup();
+    Some(NetworkPolicy {
+        metadata: metadata(model, relay_name(model)),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(selector(model)),
+            policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
+            ingress: Some(vec![
+                NetworkPolicyIngressRule {
+                    from: (!wanted.ingress_from.is_empty()).then(|| wanted.ingress_from.clone()),
+                    ports: Some(vec![port("TCP", EVENTS_PORT)]),
+                },
+                NetworkPolicyIngressRule { from: Some(admin_peers), ports: Some(vec![port("TCP", ADMIN_PORT)]) },
+            ]),
+            egress: Some(vec![
+                NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },
+                NetworkPolicyEgressRule { to: None, ports: Some(kafka) },
+            ]),
+        }),
+    })
+}
+
+fn port(protocol: &str, number: i32) -> NetworkPolicyPort {
+    NetworkPolicyPort {
+        protocol: Some(protocol.into()),
+        port: Some(IntOrString::Int(number)),
+        ..NetworkPolicyPort::default()
+    }
+}

@@ -1,0 +1,15 @@
+//! The ServiceAccount of the relay pods: an identity of their own, with no token and no rights.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+
+use super::{metadata, relay_name};
+use crate::validate::Model;
+
+/// Builds it.
+pub fn build(model: &Model) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(model, relay_name(model)),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}

@@ -1,0 +1,24 @@
+//! The Secret `NAME-signing`: the secrets that relays accept, and where a rotation stands.
+
+use k8s_openapi::api::core::v1::Secret;
+
+use super::metadata;
+use crate::signing::SigningState;
+use crate::validate::Model;
+
+/// Its name.
+pub fn name(route: &str) -> String {
+    format!("{route}-signing")
+}
+
+/// Builds it.
+pub fn build(model: &Model, signing: &SigningState) -> Secret {
+    let mut secret = Secret {
+        metadata: metadata(model, name(&model.name)),
+        type_: Some("Opaque".into()),
+        data: Some(signing.data()),
+        ..Secret::default()
+    };
+    secret.metadata.annotations = Some(signing.annotations());
+    secret
+}

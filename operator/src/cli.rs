@@ -1,0 +1,305 @@
+//! The command line: `run`, `crd`, `validate`.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use kube::{Client, ResourceExt};
+use tokio::sync::watch;
+
+use crate::admin::{self, Readiness};
+use crate::build::RelayImage;
+use crate::controller::{self, Settings, Shared};
+use crate::dereference::dereference;
+use crate::genesys::Genesys;
+use crate::leader::{LEASE_NAME, LeaderElection, Timings};
+use crate::manifest::Manifest;
+use crate::metrics::Metrics;
+use crate::telemetry::{self, LogFormat};
+use crate::validate::validate;
+
+/// How long to wait before the API server is asked again for what is not there yet.
+const DEFINITION_POLL: Duration = Duration::from_secs(2);
+
+/// Carries presence events from Genesys Cloud to Kafka: the operator.
+#[derive(Debug, Parser)]
+#[command(name = "presenceroute-operator", version, about)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the controller.
+    Run(Box<RunArguments>),
+    /// Print the custom resource definition.
+    Crd,
+    /// Check manifests without a cluster.
+    Validate {
+        /// Files of YAML documents, or - for standard input.
+        #[arg(short, long = "filename", required = true)]
+        filename: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RunArguments {
+    /// The image of the relay pods.
+    #[arg(
+        long,
+        env = "PRESENCEROUTE_RELAY_IMAGE",
+        default_value = concat!("ghcr.io/presenceroute/relay:", env!("CARGO_PKG_VERSION"))
+    )]
+    relay_image: String,
+    /// When the relay pods' image is pulled: Always, IfNotPresent or Never.
+    #[arg(long, env = "PRESENCEROUTE_RELAY_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    relay_image_pull_policy: String,
+    /// The namespaces whose routes are served, separated by commas. Empty for all.
+    #[arg(long, env = "PRESENCEROUTE_WATCH_NAMESPACES", value_delimiter = ',')]
+    watch_namespaces: Vec<String>,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "PRESENCEROUTE_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// For how many seconds an old signing secret is accepted after Genesys Cloud has confirmed the new one.
+    #[arg(long, env = "PRESENCEROUTE_SECRET_GRACE_SECONDS", default_value_t = 300)]
+    secret_grace_seconds: u64,
+    /// How the log is written.
+    #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as info,kube=debug.
+    #[arg(long, env = "PRESENCEROUTE_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+    /// This replica's name among those that may lead.
+    #[arg(long, env = "POD_NAME", default_value = "presenceroute-operator")]
+    pod_name: String,
+    /// The namespace of the Lease that the replicas compete for.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pod_namespace: String,
+}
+
+/// Why the operator could not go on.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("no way to the API server: {0}; run in a pod, or set KUBECONFIG")]
+    Config(kube::config::InferConfigError),
+    #[error("no client for the API server: {0}")]
+    Client(kube::Error),
+    #[error("cannot listen on {address}: {source}; choose another address by --listen")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the health port failed: {0}")]
+    Serve(std::io::Error),
+    #[error(transparent)]
+    Controller(#[from] controller::StartError),
+    #[error("a task of the operator panicked: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    #[error("another replica leads now; this one starts again as a stand-by")]
+    LostLeadership,
+}
+
+/// Runs a command to its end.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Run(arguments) => {
+            telemetry::init(arguments.log_format, &arguments.log_level);
+            match run_controller(*arguments).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!(%error, "the operator stops");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Command::Crd => match presenceroute_crds::definition_yaml() {
+            Ok(yaml) => say(&yaml, ExitCode::SUCCESS),
+            Err(error) => say(&format!("the definition cannot be written as YAML: {error}\n"), ExitCode::FAILURE),
+        },
+        Command::Validate { filename } => validate_files(&filename).await,
+    }
+}
+
+async fn run_controller(arguments: RunArguments) -> Result<(), RunError> {
+    crate::tls::install_crypto_provider();
+    let config = kube::Config::infer().await.map_err(RunError::Config)?;
+    let client = Client::try_from(config).map_err(RunError::Client)?;
+    let metrics = Metrics::new();
+    let readiness = Readiness::default();
+    let listener = admin::bind(arguments.listen)
+        .await
+        .map_err(|source| RunError::Listen { address: arguments.listen, source })?;
+    let (stop, stopped) = watch::channel(false);
+    let admin = tokio::spawn(admin::serve(listener, metrics.clone(), readiness.clone(), flagged(stopped.clone())));
+    let work = tokio::spawn(lead(arguments, client, metrics, readiness, stopped));
+    // Whichever of the two ends first takes the other with it: a process that only seems alive helps nobody.
+    let mut work = work;
+    let mut admin = admin;
+    let result = tokio::select! {
+        () = terminated() => {
+            tracing::info!("asked to stop; finishing what is under way");
+            Ok(())
+        }
+        ended = &mut work => return ended?,
+        ended = &mut admin => return ended?.map_err(RunError::Serve),
+    };
+    // Nobody listens any more only when all tasks have ended.
+    let _ = stop.send(true);
+    work.await??;
+    admin.await?.map_err(RunError::Serve)?;
+    result
+}
+
+/// Waits for the definition and for the lead, then serves the routes.
+async fn lead(
+    arguments: RunArguments,
+    client: Client,
+    metrics: Metrics,
+    readiness: Readiness,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    tokio::select! {
+        () = wait_for_definition(&client) => readiness.set(true),
+        () = flagged(stopped.clone()) => return Ok(()),
+    }
+    let election = LeaderElection::new(
+        client.clone(),
+        &arguments.pod_namespace,
+        LEASE_NAME,
+        &arguments.pod_name,
+        Timings::default(),
+    );
+    let mut leadership = tokio::select! {
+        leadership = election.acquire() => leadership,
+        () = flagged(stopped.clone()) => return Ok(()),
+    };
+    metrics.leads(true);
+    let shared = Shared {
+        client,
+        settings: Settings {
+            relay_image: RelayImage {
+                reference: arguments.relay_image,
+                pull_policy: arguments.relay_image_pull_policy,
+            },
+            secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
+        },
+        genesys: Genesys::new(),
+        identity: arguments.pod_name,
+        metrics: metrics.clone(),
+    };
+    let namespaces: Vec<Option<String>> = match arguments.watch_namespaces.as_slice() {
+        [] => vec![None],
+        names => names.iter().filter(|name| !name.is_empty()).cloned().map(Some).collect(),
+    };
+    let namespaces = if namespaces.is_empty() { vec![None] } else { namespaces };
+    let controllers = namespaces
+        .into_iter()
+        .map(|namespace| controller::run(shared.clone(), namespace, flagged(stopped.clone())));
+    let result = tokio::select! {
+        served = futures::future::try_join_all(controllers) => served.map(drop).map_err(RunError::from),
+        // Reconciles that are under way are dropped: another replica does them again.
+        () = leadership.lost() => Err(RunError::LostLeadership),
+    };
+    metrics.leads(false);
+    leadership.release().await;
+    result
+}
+
+async fn wait_for_definition(client: &Client) {
+    let mut told = false;
+    loop {
+        match controller::definition_exists(client).await {
+            Ok(true) => return,
+            Ok(false) if told => {}
+            Ok(false) => {
+                tracing::warn!("the API server does not know PresenceRoutes yet; waiting for crds/presenceroutes.yaml");
+                told = true;
+            }
+            Err(error) => tracing::warn!(%error, "the API server cannot be asked for PresenceRoutes; trying again"),
+        }
+        tokio::time::sleep(DEFINITION_POLL).await;
+    }
+}
+
+async fn flagged(mut flag: watch::Receiver<bool>) {
+    // The sender lives as long as the process; were it gone, stopping would be right, too.
+    let _ = flag.wait_for(|set| *set).await;
+}
+
+/// Resolves on SIGTERM, which Kubernetes sends, and on Ctrl-C.
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be caught; only Ctrl-C stops this process cleanly");
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+async fn validate_files(files: &[PathBuf]) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for file in files {
+        let mut lines = String::new();
+        for (fine, line) in check(file).await {
+            if !fine {
+                code = ExitCode::FAILURE;
+            }
+            lines.push_str(&format!("{}: {line}\n", file.display()));
+        }
+        let _ = say(&lines, code);
+    }
+    code
+}
+
+/// Every finding on one file, and whether it is a good one.
+async fn check(file: &std::path::Path) -> Vec<(bool, String)> {
+    let text = if file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = match text {
+        Ok(text) => text,
+        Err(error) => return vec![(false, format!("it cannot be read: {error}"))],
+    };
+    let manifest = match Manifest::parse(&text) {
+        Ok(manifest) => manifest,
+        Err(error) => return vec![(false, error.to_string())],
+    };
+    let mut findings = Vec::new();
+    for route in &manifest.routes {
+        let name = format!("PresenceRoute {:?}", route.name_any());
+        let references = match dereference(&route.spec, &manifest).await {
+            Ok(references) => references,
+            Err(error) => return vec![(false, error.to_string())],
+        };
+        match validate(route, references) {
+            Ok(model) => {
+                let table = &model.table;
+                findings.push((
+                    true,
+                    format!("{name} is valid: {} routes, revision {}", table.routes().len(), table.revision()),
+                ));
+            }
+            Err(problems) => findings.extend(problems.iter().map(|problem| (false, format!("{name}: {problem}")))),
+        }
+    }
+    if findings.is_empty() {
+        findings.push((false, "there is no PresenceRoute in it".into()));
+    }
+    findings
+}
+
+fn say(text: &str, code: ExitCode) -> ExitCode {
+    // A reader that has gone away wants no more.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    code
+}

@@ -1,0 +1,663 @@
+//! The controller: what wakes a reconcile, and the steps of one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, finalizer, predicates, watcher};
+use kube::{Client, Resource, ResourceExt};
+use presenceroute_crds::presence_route::DeletionPolicy;
+use presenceroute_crds::status::PresenceRouteStatus;
+use presenceroute_crds::{GROUP, PresenceRoute};
+use serde_json::json;
+
+use crate::apply::{self, ApplyError, Children, FIELD_MANAGER};
+use crate::build::{self, BuildError, MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, RelayImage, signing_secret};
+use crate::claims;
+use crate::dereference::{ClusterSecrets, dereference, referenced_secrets};
+use crate::genesys::Genesys;
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::register::{Change, Failure, Outcome, Registrar};
+use crate::relays::{RelayReader, Relays, Wanted};
+use crate::signing::SigningState;
+use crate::status::{self, DeploymentFacts, Observed, Parts, RegistrationFacts, RoutingFacts};
+use crate::validate::{Model, validate};
+
+/// Keeps a PresenceRoute until its registration is gone.
+pub const FINALIZER: &str = "presenceroute.io/registration";
+
+/// How often a route that is as it should be is looked at although nothing woke it.
+const STEADY: Duration = Duration::from_secs(300);
+/// How often pods that lag are asked again, and for how long a reconcile stays to watch them.
+const LIVE_POLL: Duration = Duration::from_millis(100);
+const LIVE_PATIENCE: Duration = Duration::from_secs(3);
+/// How soon a route that is on its way is looked at again although nothing woke it.
+const PROGRESSING: Duration = Duration::from_secs(1);
+/// How soon the relays are asked again whether missing topics have appeared.
+const MISSING_TOPICS: Duration = Duration::from_secs(10);
+
+/// What the operator was told when it was installed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The relay pods' image.
+    pub relay_image: RelayImage,
+    /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one.
+    pub secret_grace: Duration,
+}
+
+/// Why a reconcile could not go through. Every variant is tried again, with backoff.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server did not answer as hoped.
+    #[error("the API server could not {what}: {source}")]
+    Kubernetes {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        source: kube::Error,
+    },
+    /// An object could not be written or deleted.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// An object could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The registration could not be removed.
+    #[error("the registration could not be removed: {0}")]
+    Deregister(String),
+}
+
+fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
+    move |source| ReconcileError::Kubernetes { what, source }
+}
+
+type Guarded = DeserializeGuard<PresenceRoute>;
+
+/// Everything that a reconcile needs.
+struct Context {
+    client: Client,
+    settings: Settings,
+    routes: Store<Guarded>,
+    children: Children,
+    relays: RelayReader,
+    registrar: Registrar,
+    ledger: Ledger,
+    recorder: Recorder,
+    metrics: Metrics,
+}
+
+/// Why the controller could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The API server did not answer as hoped.
+    #[error("the API server could not be asked for its API groups: {0}")]
+    Discovery(kube::Error),
+    /// No HTTP client for the relays' status.
+    #[error("the HTTP client for the relays' status could not be made: {0}")]
+    Http(reqwest::Error),
+}
+
+/// What all controllers of one process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The API server.
+    pub client: Client,
+    /// What the operator was told.
+    pub settings: Settings,
+    /// Genesys Cloud, with one budget of calls for each OAuth client.
+    pub genesys: Genesys,
+    /// The operator's name in the events that it writes.
+    pub identity: String,
+    /// The operator's own metrics.
+    pub metrics: Metrics,
+}
+
+/// Serves the routes of one namespace, or of all, until `stop` resolves; reconciles that are under way are finished.
+pub async fn run(
+    shared: Shared,
+    namespace: Option<String>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) -> Result<(), StartError> {
+    let Shared { client, settings, genesys, identity, metrics } = shared;
+    let scope = Scope { client: client.clone(), namespace };
+    let (routes, routes_writer) = reflector::store();
+    let main = watcher(scope.api::<Guarded>(), watcher::Config::default())
+        .default_backoff()
+        .reflect(routes_writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
+
+    let (pods, pods_waker) = watch_pods(&scope);
+    let mut wakers = vec![pods_waker, watch_secrets(&scope, routes.clone())];
+    let mut kinds = apply::child_kinds();
+    if apply::has_gateway_api(&client).await.map_err(StartError::Discovery)? {
+        kinds.push(build::http_route::api_resource());
+    }
+    let mut caches = Vec::new();
+    for kind in kinds {
+        let (store, waker) = watch_children(&scope, &kind);
+        caches.push((kind, store));
+        wakers.push(waker);
+    }
+
+    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity) };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        relays: RelayReader::new(pods).map_err(StartError::Http)?,
+        registrar: Registrar::new(genesys),
+        ledger: Ledger::default(),
+        children: Children::new(caches),
+        routes: routes.clone(),
+        client,
+        settings,
+        metrics,
+    });
+    Controller::for_stream(main, routes)
+        .reconcile_on(futures::stream::select_all(wakers))
+        .graceful_shutdown_on(stop)
+        .run(reconcile, error_policy, context)
+        .for_each(|result| async {
+            match result {
+                Ok((route, _)) => tracing::debug!(route = %route, "reconciled"),
+                Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
+            }
+        })
+        .await;
+    Ok(())
+}
+
+/// One namespace, or all.
+struct Scope {
+    client: Client,
+    namespace: Option<String>,
+}
+
+impl Scope {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    fn dynamic_api(&self, kind: &ApiResource) -> Api<DynamicObject> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, kind),
+            None => Api::all_with(self.client.clone(), kind),
+        }
+    }
+}
+
+type Waker = BoxStream<'static, ObjectRef<Guarded>>;
+
+/// Relay pods wake their route, and are kept with what `relays` reads of them.
+fn watch_pods(scope: &Scope) -> (Store<Pod>, Waker) {
+    let (store, writer) = reflector::store();
+    let labels = format!("{}={},{ROUTE_LABEL}", RELAY_COMPONENT.0, RELAY_COMPONENT.1);
+    let waker = watcher(scope.api::<Pod>(), watcher::Config::default().labels(&labels))
+        .default_backoff()
+        .modify(|pod: &mut Pod| {
+            pod.managed_fields_mut().clear();
+            pod.spec = None;
+        })
+        .reflect(writer)
+        .touched_objects()
+        .filter_map(async |pod| owner(&seen(pod)?));
+    (store, waker.boxed())
+}
+
+/// A Secret wakes the routes that name it. Of the Secrets of others only the metadata is watched, and nothing kept.
+fn watch_secrets(scope: &Scope, routes: Store<Guarded>) -> Waker {
+    watcher(scope.api::<PartialObjectMeta<Secret>>(), watcher::Config::default())
+        .default_backoff()
+        .touched_objects()
+        .filter_map(async |secret| seen(secret))
+        .flat_map(move |secret| futures::stream::iter(referrers(&routes, &secret)))
+        .boxed()
+}
+
+/// A child wakes its route, and is kept as it was last seen.
+fn watch_children(scope: &Scope, kind: &ApiResource) -> (Store<DynamicObject>, Waker) {
+    let writer = reflector::store::Writer::new(kind.clone());
+    let store = writer.as_reader();
+    let labels = format!("{}={},{ROUTE_LABEL}", MANAGED_BY.0, MANAGED_BY.1);
+    let waker = watcher(scope.dynamic_api(kind), watcher::Config::default().labels(&labels))
+        .default_backoff()
+        .modify(|object: &mut DynamicObject| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects()
+        .filter_map(async |object| owner(&seen(object)?));
+    (store, waker.boxed())
+}
+
+/// What a watch brought. A watch that fails goes on by itself, with backoff.
+fn seen<T>(result: Result<T, watcher::Error>) -> Option<T> {
+    result.inspect_err(|error| tracing::warn!(%error, "a watch was interrupted; it starts again")).ok()
+}
+
+/// The route that an object of ours belongs to.
+fn owner(object: &impl ResourceExt) -> Option<ObjectRef<Guarded>> {
+    let route = object.labels().get(ROUTE_LABEL)?;
+    Some(ObjectRef::new(route).within(&object.namespace()?))
+}
+
+/// The routes that name a Secret.
+fn referrers(routes: &Store<Guarded>, secret: &PartialObjectMeta<Secret>) -> Vec<ObjectRef<Guarded>> {
+    let (name, namespace) = (secret.name_any(), secret.namespace());
+    routes
+        .state()
+        .iter()
+        .filter_map(|route| route.0.as_ref().ok())
+        .filter(|route| route.namespace() == namespace && referenced_secrets(&route.spec).any(|named| named == name))
+        .map(|route| ObjectRef::new(&route.name_any()).within(&route.namespace().unwrap_or_default()))
+        .collect()
+}
+
+/// One reconcile: the finalizer around the steps.
+async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let started = std::time::Instant::now();
+    let route = match &guarded.0 {
+        Ok(route) => Arc::new(route.clone()),
+        Err(invalid) => {
+            // The API server would not take it today; it was stored under an older definition.
+            tracing::warn!(name = guarded.name_any(), error = %invalid.error, "a PresenceRoute cannot be read");
+            return Ok(Action::await_change());
+        }
+    };
+    let api: Api<PresenceRoute> =
+        Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
+    let result = finalizer(&api, FINALIZER, route, |event| async {
+        match event {
+            finalizer::Event::Apply(route) => bring_in_line(&route, &context).await,
+            finalizer::Event::Cleanup(route) => deregister(&route, &context).await,
+        }
+    })
+    .await
+    .map_err(unwrap_finalizer_error);
+    context.metrics.reconciled(started.elapsed(), result.is_err());
+    if result.is_ok() {
+        context.ledger.succeeded(&guarded.uid().unwrap_or_default());
+    }
+    result
+}
+
+fn unwrap_finalizer_error(error: finalizer::Error<ReconcileError>) -> ReconcileError {
+    match error {
+        finalizer::Error::ApplyFailed(error) | finalizer::Error::CleanupFailed(error) => error,
+        finalizer::Error::AddFinalizer(source) => kubernetes("add the finalizer")(source),
+        finalizer::Error::RemoveFinalizer(source) => kubernetes("remove the finalizer")(source),
+        finalizer::Error::UnnamedObject => ReconcileError::Deregister("the object has no name".into()),
+        finalizer::Error::InvalidFinalizer => ReconcileError::Deregister("the finalizer's path is not legal".into()),
+    }
+}
+
+fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>) -> Action {
+    Action::requeue(context.ledger.failed(&guarded.uid().unwrap_or_default()))
+}
+
+/// The steps: dereference, validate, build, apply, register, status.
+async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
+    context.children.ready().await;
+    let namespace = route.namespace().unwrap_or_default();
+    let secrets = ClusterSecrets::new(context.client.clone(), &namespace);
+    let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
+    let model = match validate(route, references) {
+        Ok(model) => model,
+        Err(problems) => {
+            let problems = problems.iter().map(ToString::to_string).collect();
+            report(route, context, Observed { problems, parts: None }).await?;
+            return Ok(Action::await_change());
+        }
+    };
+    let rival = {
+        let others = context.routes.state();
+        claims::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
+    };
+    if let Some(rival) = rival {
+        report(route, context, Observed { problems: vec![rival], parts: None }).await?;
+        return Ok(Action::requeue(STEADY));
+    }
+
+    let signing = SigningState::read(signing_secret_of(&model, context).await?.as_ref());
+    let signing = match &model.signing_secret {
+        Ok(secret) => signing.advance(secret, Timestamp::now()),
+        Err(_) => signing,
+    };
+    let wanted = Wanted { routing: model.table.revision().to_owned(), signing: signing.revision() };
+    let objects = build::build(&model, &signing, &context.settings.relay_image)?;
+    // A Deployment that is held back for want of a Secret is not an orphan.
+    let held_back: &[&str] =
+        if objects.iter().any(|object| is_kind(object, "Deployment")) { &[] } else { &["Deployment"] };
+    let applied =
+        apply::apply(&context.client, &context.children, &namespace, &model.name, objects, held_back).await;
+    let mut scene = Scene { model, signing, wanted, apply_error: applied.as_ref().err().map(ToString::to_string) };
+    applied.map_err(ReconcileError::from).or_else(|error| {
+        // What Kubernetes refuses for good shows in the status; the rest goes on with what there is.
+        if is_refusal(&error) { Ok(()) } else { Err(error) }
+    })?;
+
+    let relays = settle(route, &scene, context).await?;
+    let registration = register(route, &mut scene, &relays, context).await?;
+    let action = next_look(&scene, &relays, &registration);
+    report(route, context, scene.observed(context, &relays, registration)).await?;
+    Ok(action)
+}
+
+/// What a reconcile works on between building and reporting.
+struct Scene {
+    model: Model,
+    signing: SigningState,
+    wanted: Wanted,
+    apply_error: Option<String>,
+}
+
+fn is_kind(object: &DynamicObject, kind: &str) -> bool {
+    object.types.as_ref().is_some_and(|types| types.kind == kind)
+}
+
+fn is_refusal(error: &ReconcileError) -> bool {
+    match error {
+        ReconcileError::Apply(ApplyError::NoGatewayApi) => true,
+        ReconcileError::Apply(ApplyError::Apply { source: kube::Error::Api(status), .. }) => {
+            matches!(status.code, 400 | 403 | 422)
+        }
+        _ => false,
+    }
+}
+
+async fn signing_secret_of(model: &Model, context: &Context) -> Result<Option<Secret>, ReconcileError> {
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &model.namespace);
+    api.get_opt(&signing_secret::name(&model.name)).await.map_err(kubernetes("read the signing Secret"))
+}
+
+/// Has the relays take up what is new, and watches them do it for a little while: it takes them half a second.
+async fn settle(route: &PresenceRoute, scene: &Scene, context: &Context) -> Result<Relays, ReconcileError> {
+    let Model { namespace, name, .. } = &scene.model;
+    let mut relays = context.relays.read(namespace, name).await;
+    if relays.ready().next().is_none() || relays.all_live(&scene.wanted) {
+        return Ok(relays);
+    }
+    let registration = RegistrationFacts::Unchanged;
+    report(route, context, scene.observed(context, &relays, registration)).await?;
+    relays
+        .sync_files(&context.client, namespace, &scene.wanted)
+        .await
+        .map_err(kubernetes("touch the relay pods"))?;
+    let deadline = tokio::time::Instant::now() + LIVE_PATIENCE;
+    while !relays.all_live(&scene.wanted) && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(LIVE_POLL).await;
+        relays = context.relays.read(namespace, name).await;
+    }
+    Ok(relays)
+}
+
+/// Registers the route once its relays can answer, and records which secret Genesys Cloud signs with.
+async fn register(
+    route: &PresenceRoute,
+    scene: &mut Scene,
+    relays: &Relays,
+    context: &Context,
+) -> Result<RegistrationFacts, ReconcileError> {
+    let Ok(secret) = scene.model.signing_secret.clone() else {
+        return Ok(RegistrationFacts::Waiting("waits for the signing secret"));
+    };
+    let registered = scene.signing.is_registered(&secret);
+    let known_id = context.ledger.status(route).and_then(|status| status.registration).map(|known| known.id);
+    if !registered && !relays.all_accept(&scene.wanted.signing) {
+        return Ok(RegistrationFacts::Waiting("waits for every relay pod to accept the newest signing secret"));
+    }
+    // A first registration waits for relays that can answer; an existing one is looked after in any case.
+    if known_id.is_none() && !relays.all_live(&scene.wanted) {
+        return Ok(RegistrationFacts::Waiting("waits for the relay pods to be ready and to serve the newest routes"));
+    }
+    match context.registrar.ensure(&scene.model, &secret, registered, known_id.as_deref()).await {
+        Outcome::Registered { registration, verifiable, change, secret_sent } => {
+            if secret_sent && !registered {
+                let grace = SignedDuration::try_from(context.settings.secret_grace).unwrap_or(SignedDuration::MAX);
+                scene.signing = scene.signing.clone().confirm(&secret, Timestamp::now(), grace);
+                let record = build::signing_object(&scene.model, &scene.signing)?;
+                apply::write(&context.client, &context.children, record).await?;
+            }
+            if let Some(change) = change {
+                tell(route, context, &change).await;
+            }
+            Ok(RegistrationFacts::Registered {
+                id: registration.id,
+                url: scene.model.endpoint.to_string(),
+                event_types: scene.model.registration.event_types.iter().cloned().collect(),
+                verifiable,
+            })
+        }
+        Outcome::Failed(failure) => Ok(RegistrationFacts::Failed(failure)),
+    }
+}
+
+/// When to look again although nothing wakes the route.
+fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -> Action {
+    let retire = scene.signing.retire_at().map(|time| {
+        Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO) + LIVE_POLL
+    });
+    let retry = match registration {
+        RegistrationFacts::Failed(Failure { retry_in, .. }) => Some(*retry_in),
+        RegistrationFacts::Waiting(_) if relays.ready().next().is_some() => Some(PROGRESSING),
+        RegistrationFacts::Waiting(_) | RegistrationFacts::Unchanged | RegistrationFacts::Registered { .. } => None,
+    };
+    let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);
+    let topics = (!relays.missing_topics().is_empty()).then_some(MISSING_TOPICS);
+    let soonest = [retire, retry, lagging, topics].into_iter().flatten().min();
+    Action::requeue(soonest.map_or(STEADY, |wait| wait.min(STEADY)))
+}
+
+impl Scene {
+    fn observed(&self, context: &Context, relays: &Relays, registration: RegistrationFacts) -> Observed {
+        let model = &self.model;
+        let distributed = relays.all_accept(&self.wanted.signing);
+        let phase = match &model.signing_secret {
+            Ok(secret) => self.signing.phase(secret, distributed),
+            Err(_) => presenceroute_crds::status::SigningPhase::Stable,
+        };
+        Observed {
+            problems: Vec::new(),
+            parts: Some(Parts {
+                secret_problems: model.secret_problems().into_iter().cloned().collect(),
+                apply_error: self.apply_error.clone(),
+                deployment: deployment_facts(model, context),
+                selector: build::selector_text(&model.name),
+                routing: RoutingFacts {
+                    revision: self.wanted.routing.clone(),
+                    routes: model.table.routes().len(),
+                    live: relays.live(&self.wanted),
+                    ready: relays.ready().count(),
+                    lagging: relays.lagging(&self.wanted),
+                    missing_topics: relays.missing_topics(),
+                    kafka_errors: relays.kafka_errors(),
+                },
+                signing: status::signing(self.signing.revision(), phase, self.signing.retire_at()),
+                relay_version: relays.version(),
+                registration,
+                suspended: !model.registration.enabled,
+            }),
+        }
+    }
+}
+
+fn deployment_facts(model: &Model, context: &Context) -> Option<DeploymentFacts> {
+    let live = context.children.get("Deployment", &model.namespace, &build::relay_name(model))?;
+    let deployment: Deployment = live.as_ref().clone().try_parse().ok()?;
+    let status = deployment.status.unwrap_or_default();
+    Some(DeploymentFacts {
+        wanted: deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1),
+        replicas: status.replicas.unwrap_or(0),
+        ready: status.ready_replicas.unwrap_or(0),
+    })
+}
+
+/// Writes the status when it says something new, and tells of what changed by events.
+async fn report(route: &PresenceRoute, context: &Context, observed: Observed) -> Result<(), ReconcileError> {
+    let previous = context.ledger.status(route);
+    let current = status::build(previous.as_ref(), route.meta().generation, observed, Timestamp::now());
+    if previous.as_ref() == Some(&current) {
+        return Ok(());
+    }
+    write_status(route, context, &current).await?;
+    for condition in status::changes(previous.as_ref(), &current) {
+        let severity = if condition.status == "True" || condition.reason == "Waiting" || condition.reason == "Progressing"
+        {
+            EventType::Normal
+        } else {
+            EventType::Warning
+        };
+        let note = format!("{}: {}", condition.type_, condition.message);
+        publish(route, context, severity, &condition.reason, &note).await;
+    }
+    Ok(())
+}
+
+async fn write_status(
+    route: &PresenceRoute,
+    context: &Context,
+    current: &PresenceRouteStatus,
+) -> Result<(), ReconcileError> {
+    let api: Api<PresenceRoute> = Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": PresenceRoute::api_version(&()),
+        "kind": PresenceRoute::kind(&()),
+        "status": current,
+    });
+    match api.patch_status(&route.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await {
+        Ok(answer) => {
+            context.ledger.wrote(&answer);
+            Ok(())
+        }
+        // Deleted meanwhile.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => Err(kubernetes("write the status")(source)),
+    }
+}
+
+async fn tell(route: &PresenceRoute, context: &Context, change: &Change) {
+    let (reason, note) = match change {
+        Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
+        Change::Updated => ("RegistrationUpdated", "the registration at Genesys Cloud has a new secret".to_owned()),
+        Change::Repaired(what) => {
+            ("RegistrationUpdated", format!("the registration at Genesys Cloud was brought in line: {what}"))
+        }
+    };
+    publish(route, context, EventType::Normal, reason, &note).await;
+}
+
+/// An event is news for people; that it cannot be written must not stop the work.
+async fn publish(route: &PresenceRoute, context: &Context, type_: EventType, reason: &str, note: &str) {
+    let mut note = note.to_owned();
+    // The API server refuses more than 1 kB.
+    if note.len() > 1000 {
+        let mut end = 1000;
+        while !note.is_char_boundary(end) {
+            end -= 1;
+        }
+        note.truncate(end);
+    }
+    let event = Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note),
+        action: "Reconcile".into(),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &route.object_ref(&())).await {
+        tracing::warn!(%error, reason, "an event could not be written");
+    }
+}
+
+/// Removes the registration, so that the object may go. The children follow by their owner reference.
+async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
+    let uid = route.uid().unwrap_or_default();
+    if route.spec.deletion_policy == DeletionPolicy::Retain {
+        context.registrar.forget(&uid);
+        context.ledger.forget(&uid);
+        return Ok(Action::await_change());
+    }
+    let registered = context.ledger.status(route).and_then(|status| status.registration);
+    let secrets = ClusterSecrets::new(context.client.clone(), &route.namespace().unwrap_or_default());
+    let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
+    let (account, name) = match validate(route, references) {
+        Ok(model) => (context.registrar.account(&model), model.registration.name),
+        Err(problems) => {
+            let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            (Err(Failure::invalid(message)), route.spec.genesys.endpoint_name.clone().unwrap_or_default())
+        }
+    };
+    // The Secrets of a namespace that is being deleted may be gone already: what last worked is tried then.
+    let account = account.or_else(|failure| context.registrar.remembered_account(&uid).ok_or(failure));
+    let removed = match account {
+        Ok(account) => {
+            context.registrar.remove(&uid, &account, &name, registered.as_ref().map(|known| known.id.as_str())).await
+        }
+        // Never legal, never registered: there is nothing to remove.
+        Err(_) if registered.is_none() && !was_accepted(route) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    match removed {
+        Ok(()) => {
+            publish(route, context, EventType::Normal, "Deregistered", "the registration at Genesys Cloud is gone").await;
+            context.registrar.forget(&uid);
+            context.ledger.forget(&uid);
+            Ok(Action::await_change())
+        }
+        Err(failure) => {
+            let message = format!(
+                "{}; the PresenceRoute stays until Genesys Cloud confirms that the registration is gone. To let it go \
+                 at once and remove the registration by hand, set spec.deletionPolicy to Retain",
+                failure.message
+            );
+            report_stuck(route, context, failure.reason, &message).await?;
+            Err(ReconcileError::Deregister(message))
+        }
+    }
+}
+
+fn was_accepted(route: &PresenceRoute) -> bool {
+    let conditions = route.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == "RelayAvailable")
+}
+
+/// Shows in the condition Registered why a deletion waits.
+async fn report_stuck(
+    route: &PresenceRoute,
+    context: &Context,
+    reason: &'static str,
+    message: &str,
+) -> Result<(), ReconcileError> {
+    let previous = context.ledger.status(route);
+    let current = status::stuck(previous.as_ref(), route.meta().generation, reason, message, Timestamp::now());
+    if previous.as_ref() == Some(&current) {
+        return Ok(());
+    }
+    write_status(route, context, &current).await?;
+    publish(route, context, EventType::Warning, reason, message).await;
+    Ok(())
+}
+
+/// Says whether the API server knows PresenceRoutes, which it does a moment after the definition was created.
+pub async fn definition_exists(client: &Client) -> Result<bool, kube::Error> {
+    let group_version = format!("{GROUP}/{}", PresenceRoute::version(&()));
+    match client.list_api_group_resources(&group_version).await {
+        Ok(resources) => Ok(resources.resources.iter().any(|found| found.kind == PresenceRoute::kind(&()))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
+    }
+}

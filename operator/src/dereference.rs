@@ -1,0 +1,186 @@
+//! The first step of a reconcile: reading everything that the spec points at.
+//!
+//! Nothing is judged here. A Secret that is missing, or lacks a key, is a fact that the next step weighs.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use presenceroute_crds::PresenceRouteSpec;
+use presenceroute_crds::presence_route::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef};
+use secrecy::SecretString;
+
+/// What the spec points at, as it was found.
+pub struct References {
+    /// The OAuth client for the Genesys Cloud API.
+    pub oauth_client: Result<OAuthClient, SecretProblem>,
+    /// The private CA of the Genesys Cloud API, in PEM, when the spec names one.
+    pub genesys_ca: Option<Result<Vec<u8>, SecretProblem>>,
+    /// The secret that events are signed with.
+    pub signing_secret: Result<SecretString, SecretProblem>,
+    /// What is wrong with the Secrets that relay pods mount for Kafka. Empty when all is there.
+    pub kafka: Vec<SecretProblem>,
+}
+
+/// The id and the secret of an OAuth client.
+#[derive(Clone)]
+pub struct OAuthClient {
+    /// The id, which is no secret.
+    pub id: String,
+    /// The secret.
+    pub secret: SecretString,
+}
+
+/// What is wrong with a Secret that the spec names.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretProblem {
+    /// It is not there.
+    #[error("Secret {0:?} does not exist; create it in the namespace of the PresenceRoute")]
+    Missing(String),
+    /// It has no such key.
+    #[error("Secret {name:?} has no key {key:?}; add it, or name another key in the PresenceRoute")]
+    MissingKey {
+        /// The Secret.
+        name: String,
+        /// The key.
+        key: String,
+    },
+    /// The key holds nothing, or only white space.
+    #[error("Secret {name:?} has nothing under the key {key:?}; give it a value")]
+    Empty {
+        /// The Secret.
+        name: String,
+        /// The key.
+        key: String,
+    },
+    /// The key holds bytes that are no UTF-8 text.
+    #[error("Secret {name:?} has something under the key {key:?} that is not UTF-8 text; write it as text")]
+    NotText {
+        /// The Secret.
+        name: String,
+        /// The key.
+        key: String,
+    },
+}
+
+/// Where Secrets are read: a cluster, or a manifest file.
+pub trait SecretSource {
+    /// Reads one Secret of the PresenceRoute's namespace; `None` when there is none of that name.
+    fn secret(&self, name: &str) -> impl Future<Output = Result<Option<Secret>, kube::Error>> + Send;
+}
+
+/// The Secrets of one namespace of a cluster.
+pub struct ClusterSecrets(Api<Secret>);
+
+impl ClusterSecrets {
+    /// Reads in `namespace`.
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self(Api::namespaced(client, namespace))
+    }
+}
+
+impl SecretSource for ClusterSecrets {
+    async fn secret(&self, name: &str) -> Result<Option<Secret>, kube::Error> {
+        self.0.get_opt(name).await
+    }
+}
+
+/// Reads everything that `spec` points at. The error is the API server's alone.
+pub async fn dereference(spec: &PresenceRouteSpec, source: &impl SecretSource) -> Result<References, kube::Error> {
+    Ok(References {
+        oauth_client: oauth_client(source, &spec.genesys.credentials_secret_ref).await?,
+        genesys_ca: match &spec.genesys.api.ca_secret_ref {
+            Some(reference) => Some(ca(source, reference).await?),
+            None => None,
+        },
+        signing_secret: signing_secret(source, &spec.endpoint.signing_secret_ref).await?,
+        kafka: kafka_problems(source, spec).await?,
+    })
+}
+
+/// The names of all Secrets that `spec` points at, so that a change of one can be told from a change of another.
+pub fn referenced_secrets(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str> {
+    let tls = spec.kafka.tls.as_ref();
+    [
+        Some(&spec.genesys.credentials_secret_ref.name),
+        spec.genesys.api.ca_secret_ref.as_ref().map(|reference| &reference.name),
+        Some(&spec.endpoint.signing_secret_ref.name),
+        tls.and_then(|tls| tls.ca_secret_ref.as_ref()).map(|reference| &reference.name),
+        tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|reference| &reference.name),
+        spec.kafka.sasl.as_ref().map(|sasl| &sasl.credentials_secret_ref.name),
+    ]
+    .into_iter()
+    .flatten()
+    .map(String::as_str)
+}
+
+async fn oauth_client(
+    source: &impl SecretSource,
+    reference: &OAuthClientSecretRef,
+) -> Result<Result<OAuthClient, SecretProblem>, kube::Error> {
+    let secret = source.secret(&reference.name).await?;
+    Ok(text(secret.as_ref(), &reference.name, &reference.client_id_key).and_then(|id| {
+        let client_secret = text(secret.as_ref(), &reference.name, &reference.client_secret_key)?;
+        Ok(OAuthClient { id, secret: client_secret.into() })
+    }))
+}
+
+async fn signing_secret(
+    source: &impl SecretSource,
+    reference: &SigningSecretRef,
+) -> Result<Result<SecretString, SecretProblem>, kube::Error> {
+    let secret = source.secret(&reference.name).await?;
+    Ok(text(secret.as_ref(), &reference.name, &reference.key).map(SecretString::from))
+}
+
+async fn ca(
+    source: &impl SecretSource,
+    reference: &CaSecretRef,
+) -> Result<Result<Vec<u8>, SecretProblem>, kube::Error> {
+    let secret = source.secret(&reference.name).await?;
+    Ok(text(secret.as_ref(), &reference.name, &reference.key).map(String::into_bytes))
+}
+
+async fn kafka_problems(
+    source: &impl SecretSource,
+    spec: &PresenceRouteSpec,
+) -> Result<Vec<SecretProblem>, kube::Error> {
+    let mut wanted: Vec<(&str, Vec<&str>)> = Vec::new();
+    if let Some(tls) = &spec.kafka.tls {
+        wanted.extend(tls.ca_secret_ref.iter().map(|ca| (ca.name.as_str(), vec![ca.key.as_str()])));
+        wanted.extend(tls.client_certificate_secret_ref.iter().map(|certificate| {
+            let keys = vec![certificate.certificate_key.as_str(), certificate.private_key_key.as_str()];
+            (certificate.name.as_str(), keys)
+        }));
+    }
+    if let Some(sasl) = &spec.kafka.sasl {
+        let credentials = &sasl.credentials_secret_ref;
+        wanted.push((&credentials.name, vec![&credentials.password_key]));
+    }
+    let mut problems = Vec::new();
+    for (name, keys) in wanted {
+        let secret = source.secret(name).await?;
+        problems.extend(keys.into_iter().filter_map(|key| text(secret.as_ref(), name, key).err()));
+    }
+    problems.dedup();
+    Ok(problems)
+}
+
+/// The text under a key, without the white space at its end that editors and `echo` leave there.
+fn text(secret: Option<&Secret>, name: &str, key: &str) -> Result<String, SecretProblem> {
+    let named = || (name.to_owned(), key.to_owned());
+    let secret = secret.ok_or_else(|| SecretProblem::Missing(name.to_owned()))?;
+    let bytes = secret.data.as_ref().and_then(|data| data.get(key)).ok_or_else(|| {
+        let (name, key) = named();
+        SecretProblem::MissingKey { name, key }
+    })?;
+    let text = std::str::from_utf8(&bytes.0).map_err(|_| {
+        let (name, key) = named();
+        SecretProblem::NotText { name, key }
+    })?;
+    match text.trim_end() {
+        "" => {
+            let (name, key) = named();
+            Err(SecretProblem::Empty { name, key })
+        }
+        trimmed => Ok(trimmed.to_owned()),
+    }
+}

@@ -1,0 +1,191 @@
+//! How many calls an OAuth client may make: so many a minute for all routes together, and none while Genesys Cloud has
+//! asked for silence. First come, first served.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// A second longer than Genesys Cloud's minute: calls do not all take equally long to get there, and those at the end
+/// of one minute must not arrive within the one before.
+const WINDOW: Duration = Duration::from_secs(61);
+
+/// The calls of one OAuth client.
+pub(super) struct Budget {
+    calls_per_window: u32,
+    longest_wait: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// When each of the last calls was or will be made, oldest first; at most a window's calls.
+    calls: VecDeque<Instant>,
+    silent_until: Option<Instant>,
+    /// Until when those who were sent away have been told to stay away, one after the other.
+    promised_until: Option<Instant>,
+}
+
+/// Why a call cannot be made now, and when to ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) retry_after: Duration,
+    /// Because the server asked for it; otherwise because the calls are used up.
+    pub(super) by_server: bool,
+}
+
+impl Budget {
+    /// So many calls a minute, at least one; a wait of up to `longest_wait` for the next one is waited, a longer one
+    /// is told.
+    pub(super) fn new(calls_per_minute: u32, longest_wait: Duration) -> Self {
+        Self { calls_per_window: calls_per_minute.max(1), longest_wait, state: Mutex::default() }
+    }
+
+    pub(super) fn calls_per_minute(&self) -> u32 {
+        self.calls_per_window
+    }
+
+    /// Returns when a call may be made, which then counts as made.
+    pub(super) async fn take(&self) -> Result<(), Refused> {
+        let at = self.reserve(Instant::now())?;
+        sleep_until(at).await;
+        // While this call waited for its turn, the answer to another one may have asked for silence.
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.silent_until.map(|until| until.saturating_duration_since(at)) {
+            None | Some(Duration::ZERO) => Ok(()),
+            Some(retry_after) => Err(Refused { retry_after, by_server: true }),
+        }
+    }
+
+    /// No further call for so long.
+    pub(super) fn be_silent(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.silent_until = state.silent_until.max(Some(until));
+    }
+
+    /// When the call may be made, at most `longest_wait` from now.
+    fn reserve(&self, now: Instant) -> Result<Instant, Refused> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent_until = state.silent_until.filter(|until| *until > now);
+        // Once the window is full, each call waits for the oldest to leave it; never before one reserved earlier.
+        let is_full = state.calls.len() >= self.calls_per_window as usize;
+        let free_at = if is_full { state.calls.front().map(|oldest| *oldest + WINDOW) } else { None };
+        let in_turn = state.calls.back().copied();
+        let at = [Some(now), silent_until, free_at, in_turn].into_iter().flatten().max().unwrap_or(now);
+        if at - now <= self.longest_wait {
+            if is_full {
+                state.calls.pop_front();
+            }
+            state.calls.push_back(at);
+            return Ok(at);
+        }
+        // Those who are sent away come back one by one, in the order in which they came, not all at once.
+        let apart = WINDOW / self.calls_per_window;
+        let back_at = state.promised_until.map_or(at, |promised| at.max(promised + apart));
+        state.promised_until = Some(back_at);
+        Err(Refused { retry_after: back_at - now, by_server: silent_until == Some(at) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_budget_is_there_at_once_and_then_used_up() {
+        let budget = Budget::new(300, seconds(2));
+        let start = Instant::now();
+        for _ in 0..300 {
+            budget.take().await.unwrap();
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        let refused = budget.take().await.unwrap_err();
+        assert_eq!(refused, Refused { retry_after: WINDOW, by_server: false });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_minute_holds_more_calls_than_the_budget() {
+        let budget = Budget::new(10, seconds(2));
+        let mut made: Vec<Instant> = Vec::new();
+        let mut step = 0;
+        while made.len() < 200 {
+            match budget.take().await {
+                Ok(()) => made.push(Instant::now()),
+                Err(refused) => tokio::time::sleep(refused.retry_after).await,
+            }
+            step += 1;
+            tokio::time::sleep(Duration::from_millis(step % 7 * 300)).await;
+        }
+        for window in made.windows(11) {
+            assert!(window[10] - window[0] > seconds(60));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_wait_is_waited() {
+        let budget = Budget::new(1, seconds(2));
+        let start = Instant::now();
+        budget.take().await.unwrap();
+        tokio::time::sleep(WINDOW - seconds(2)).await;
+        budget.take().await.unwrap();
+        assert_eq!(start.elapsed(), WINDOW);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_are_served_in_the_order_in_which_they_came() {
+        let budget = std::sync::Arc::new(Budget::new(5, WINDOW * 3));
+        let order = std::sync::Arc::new(Mutex::new(Vec::new()));
+        let calls = (0..15).map(|number| {
+            let (budget, order) = (std::sync::Arc::clone(&budget), std::sync::Arc::clone(&order));
+            async move {
+                budget.take().await.unwrap();
+                order.lock().unwrap().push(number);
+            }
+        });
+        futures::future::join_all(calls).await;
+        assert_eq!(*order.lock().unwrap(), (0..15).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_are_sent_away_come_back_one_after_the_other() {
+        let budget = Budget::new(60, Duration::ZERO);
+        for _ in 0..60 {
+            budget.take().await.unwrap();
+        }
+        let mut waits = Vec::new();
+        for _ in 0..3 {
+            waits.push(budget.take().await.unwrap_err().retry_after);
+        }
+        let apart = WINDOW / 60;
+        assert_eq!(waits, [WINDOW, WINDOW + apart, WINDOW + 2 * apart]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_calls_while_the_server_wants_silence() {
+        let budget = Budget::new(300, seconds(2));
+        budget.be_silent(seconds(30));
+        budget.be_silent(seconds(10));
+        let refused = budget.take().await.unwrap_err();
+        assert_eq!(refused, Refused { retry_after: seconds(30), by_server: true });
+        tokio::time::sleep(seconds(30)).await;
+        budget.take().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_holds_back_those_who_already_wait_for_their_turn() {
+        let budget = Budget::new(1, WINDOW);
+        budget.take().await.unwrap();
+        let late_wish = async {
+            tokio::time::sleep(seconds(1)).await;
+            budget.be_silent(seconds(90));
+        };
+        let (taken, ()) = tokio::join!(budget.take(), late_wish);
+        assert_eq!(taken, Err(Refused { retry_after: seconds(91) - WINDOW, by_server: true }));
+    }
+}

@@ -1,0 +1,65 @@
+//! The regions of Genesys Cloud, each called by its domain.
+
+/// The domains of the regions, with the AWS region that each runs in.
+///
+/// Source: the table that Genesys generates into its own clients, `PureCloudRegionHosts` in
+/// <https://github.com/MyPureCloud/platform-client-sdk-javascript>, which holds every row but the last; the page for
+/// people is <https://developer.genesys.cloud/platform/api/>. The last one, the European sovereign cloud, is in newer
+/// clients only.
+pub const KNOWN: [(&str, &str); 18] = [
+    ("mypurecloud.com", "us-east-1"),
+    ("use2.us-gov-pure.cloud", "us-east-2"),
+    ("usw2.pure.cloud", "us-west-2"),
+    ("cac1.pure.cloud", "ca-central-1"),
+    ("mxc1.pure.cloud", "mx-central-1"),
+    ("sae1.pure.cloud", "sa-east-1"),
+    ("mypurecloud.ie", "eu-west-1"),
+    ("euw2.pure.cloud", "eu-west-2"),
+    ("mypurecloud.de", "eu-central-1"),
+    ("euc2.pure.cloud", "eu-central-2"),
+    ("mec1.pure.cloud", "me-central-1"),
+    ("aps1.pure.cloud", "ap-south-1"),
+    ("apse1.pure.cloud", "ap-southeast-1"),
+    ("mypurecloud.com.au", "ap-southeast-2"),
+    ("mypurecloud.jp", "ap-northeast-1"),
+    ("apne2.pure.cloud", "ap-northeast-2"),
+    ("apne3.pure.cloud", "ap-northeast-3"),
+    ("edee1.eusc-pure.cloud", "eusc-de-east-1"),
+];
+
+/// The base URL of a region's API, for a known region and for one that is newer than this table alike.
+#[must_use]
+pub fn api_url(region: &str) -> String {
+    format!("https://api.{region}")
+}
+
+/// Whether the region is in the table. One that is not may be new; it may also be a slip of the pen, which is worth a
+/// word to the user.
+#[must_use]
+pub fn is_known(region: &str) -> bool {
+    KNOWN.iter().any(|(domain, _)| *domain == region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_regions_api_is_at_api_dot_its_domain() {
+        assert_eq!(api_url("mypurecloud.ie"), "https://api.mypurecloud.ie");
+        assert_eq!(api_url("new1.pure.cloud"), "https://api.new1.pure.cloud");
+    }
+
+    #[test]
+    fn the_table_tells_known_from_unknown() {
+        assert!(is_known("mypurecloud.com.au"));
+        assert!(!is_known("mypurecloud.con"));
+    }
+
+    #[test]
+    fn no_region_is_listed_twice() {
+        for (position, (domain, aws)) in KNOWN.iter().enumerate() {
+            assert!(!KNOWN[..position].iter().any(|(other, at)| other == domain || at == aws), "{domain}");
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! One HTTP exchange with Genesys Cloud: sent once, in bounded time and size, and read for what it says.
+
+use std::error::Error as _;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::jiff::fmt::rfc2822;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Certificate, Client, StatusCode, redirect, retry};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::error::{Answer, Call, GenesysError, LimitedBy, Operation, quotable};
+use crate::tls;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Shorter than servers and load balancers keep idle connections: a call on one that is just being closed fails, and
+/// whether it arrived cannot be known.
+const KEEP_IDLE: Duration = Duration::from_secs(20);
+
+/// The largest answer that is read: a page of 100 registrations with a thousand event types each.
+const LARGEST_ANSWER: usize = 32 << 20;
+
+/// The longest wait that is taken from a Retry-After.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// An HTTP date is one of RFC 2822, in GMT. Nothing hangs on the day of the week.
+const DATE: rfc2822::DateTimeParser = rfc2822::DateTimeParser::new().relaxed_weekday(true);
+
+/// An HTTP client that trusts the given authorities alone, or those of the system where none are given. `plain` is
+/// for a server without TLS, for which it does not matter whether the system has any.
+pub(super) fn client(ca_pem: Option<&[u8]>, plain: bool) -> Result<Client, GenesysError> {
+    tls::install_crypto_provider();
+    let builder = Client::builder()
+        .user_agent(concat!("presenceroute-operator/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(KEEP_IDLE)
+        // A redirect of the token endpoint would carry the client's secret elsewhere.
+        .redirect(redirect::Policy::none())
+        .retry(retry::never());
+    let builder = match ca_pem {
+        Some(pem) => builder.tls_certs_only(certificates(pem)?),
+        None if plain => builder.tls_certs_only([]),
+        None => builder,
+    };
+    builder.build().map_err(|error| {
+        let authorities = match ca_pem {
+            Some(_) => "the certificates in the Secret of spec.genesys.api.caSecretRef",
+            None => "the certificate authorities of the operator's image",
+        };
+        let problem = format!("cannot use {authorities} for calls to Genesys Cloud: {}", causes(&error, &[]));
+        GenesysError::InvalidAccess { problem }
+    })
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, GenesysError> {
+    let problem = "the Secret of spec.genesys.api.caSecretRef holds no certificate in PEM".to_owned();
+    match Certificate::from_pem_bundle(pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(GenesysError::InvalidAccess { problem }),
+    }
+}
+
+/// What is sent.
+pub(super) struct Request<'a> {
+    pub(super) call: &'a Call,
+    pub(super) url: Url,
+    pub(super) authorization: Option<&'a HeaderValue>,
+    pub(super) body: Option<Body<'a>>,
+    /// What must not be in an error's text, even if the server repeats it.
+    pub(super) secrets: &'a [&'a str],
+}
+
+/// A body and its media type.
+#[derive(Clone, Copy)]
+pub(super) struct Body<'a> {
+    pub(super) media_type: &'static str,
+    pub(super) content: &'a [u8],
+}
+
+/// What came back.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Vec<u8>,
+}
+
+/// Sends the request once and reads the whole answer within `timeout`, whatever its status.
+pub(super) async fn exchange(
+    client: &Client,
+    request: Request<'_>,
+    timeout: Duration,
+) -> Result<Reply, GenesysError> {
+    let Request { call, url, authorization, body, secrets } = request;
+    let mut builder =
+        client.request(call.operation.method(), url).timeout(timeout).header(ACCEPT, "application/json");
+    if let Some(authorization) = authorization {
+        builder = builder.header(AUTHORIZATION, authorization);
+    }
+    if let Some(Body { media_type, content }) = body {
+        builder = builder.header(CONTENT_TYPE, media_type).body(content.to_vec());
+    }
+    let failed = |error: reqwest::Error| failure(call, &error, timeout, secrets);
+    let mut response = builder.send().await.map_err(failed)?;
+    let status = response.status();
+    let retry_after =
+        response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > LARGEST_ANSWER {
+            let problem = format!("the answer has more than {LARGEST_ANSWER} bytes");
+            return Err(GenesysError::UnexpectedAnswer { call: call.clone(), problem });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    tracing::debug!(%call, status = status.as_u16(), "called Genesys Cloud");
+    Ok(Reply { status, retry_after, body })
+}
+
+fn failure(call: &Call, error: &reqwest::Error, timeout: Duration, secrets: &[&str]) -> GenesysError {
+    let call = call.clone();
+    if error.is_timeout() && !error.is_connect() {
+        return GenesysError::Timeout { call, after: timeout };
+    }
+    let sent = !error.is_connect() && !error.is_builder();
+    GenesysError::Unreachable { call, cause: causes(error, secrets), sent }
+}
+
+/// The causes below an error, outermost first. The error itself says no more than which URL it was.
+fn causes(error: &reqwest::Error, secrets: &[&str]) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        // Some repeat what is below them.
+        if !causes.iter().any(|above| above.contains(&text)) {
+            causes.push(text);
+        }
+        next = cause.source();
+    }
+    if causes.is_empty() {
+        return "the connection failed".to_owned();
+    }
+    quotable(&causes.join(": "), secrets)
+}
+
+/// A wait in seconds or until a date (RFC 9110, section 10.2.3), at most an hour; `None` where it is neither.
+fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    let wait = if let Ok(seconds) = text.parse::<u64>() {
+        Duration::from_secs(seconds)
+    } else {
+        let date = DATE.parse_timestamp(text).ok()?;
+        SystemTime::from(date).duration_since(now).unwrap_or(Duration::ZERO)
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+/// An error's body: Genesys Cloud's own, or an OAuth server's (RFC 6749, section 5.2).
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Explanation {
+    message: Option<String>,
+    code: Option<String>,
+    context_id: Option<String>,
+    error: Option<String>,
+    #[serde(rename = "error_description")]
+    error_description: Option<String>,
+}
+
+impl Reply {
+    /// How long the server asked to be left alone, where it did.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
+    /// The answer's JSON. The error says where it is wrong, and repeats nothing of it.
+    pub(super) fn json<T: DeserializeOwned>(&self, call: &Call) -> Result<T, GenesysError> {
+        serde_json::from_slice(&self.body).map_err(|error| GenesysError::UnexpectedAnswer {
+            call: call.clone(),
+            problem: format!(
+                "the answer (status {}) is not the JSON that was expected (line {}, column {})",
+                self.status.as_u16(),
+                error.line(),
+                error.column()
+            ),
+        })
+    }
+
+    /// What a status other than success means for this call.
+    pub(super) fn error(&self, call: &Call, secrets: &[&str]) -> GenesysError {
+        let call = call.clone();
+        let answer = self.answer(secrets);
+        let retry_after = self.retry_after;
+        match (self.status.as_u16(), call.operation) {
+            (400, Operation::Token) if is_client_refused(&answer) => {
+                GenesysError::CredentialsRejected { call, answer }
+            }
+            (401, _) => GenesysError::CredentialsRejected { call, answer },
+            (403, _) => GenesysError::Forbidden { call, answer },
+            (404 | 405 | 501, Operation::Token | Operation::Create) => {
+                GenesysError::WrongPath { call, answer }
+            }
+            (404 | 405 | 501, _) => GenesysError::Unsupported { call, answer },
+            (409, _) => GenesysError::Conflict { call, answer },
+            (429, _) => GenesysError::RateLimited { call, cause: LimitedBy::Server(answer), retry_after },
+            // A timeout and "too early" are the server's, whatever their number says.
+            (408 | 425 | 500..=599, _) => GenesysError::ServerError { call, answer, retry_after },
+            (400..=499, _) => GenesysError::InvalidRequest { call, answer },
+            (300..=399, _) => GenesysError::UnexpectedAnswer {
+                call,
+                problem: format!("the server redirects elsewhere ({answer}), which is not followed"),
+            },
+            _ => GenesysError::UnexpectedAnswer { call, problem: format!("the answer has {answer}") },
+        }
+    }
+
+    fn answer(&self, secrets: &[&str]) -> Answer {
+        let explanation: Explanation = serde_json::from_slice(&self.body).unwrap_or_default();
+        let quoted =
+            |text: Option<String>| text.map(|text| quotable(&text, secrets)).filter(|text| !text.is_empty());
+        Answer {
+            status: self.status.as_u16(),
+            code: quoted(explanation.code.or(explanation.error)),
+            message: quoted(explanation.message.or(explanation.error_description)),
+            context_id: quoted(explanation.context_id),
+        }
+    }
+}
+
+/// OAuth servers may say with 400 what others say with 401.
+fn is_client_refused(answer: &Answer) -> bool {
+    matches!(answer.code.as_deref(), Some("invalid_client" | "unauthorized_client" | "invalid_grant"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waits(value: &'static str) -> Option<u64> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        retry_after(&HeaderValue::from_static(value), now).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn retry_after_is_read_in_seconds_and_as_a_date() {
+        assert_eq!(waits("17"), Some(17));
+        assert_eq!(waits("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(waits("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
+        assert_eq!(waits("soon"), None);
+        assert_eq!(waits("-1"), None);
+    }
+
+    #[test]
+    fn no_retry_after_is_longer_than_an_hour() {
+        assert_eq!(waits("86400"), Some(3600));
+        assert_eq!(waits("Sun, 06 Nov 2094 08:00:00 GMT"), Some(3600));
+    }
+
+    fn reason(status: u16, operation: Operation, body: &str) -> &'static str {
+        let reply = Reply {
+            status: StatusCode::from_u16(status).unwrap(),
+            retry_after: None,
+            body: body.as_bytes().to_vec(),
+        };
+        let url = Url::parse("https://api.example.com/x").unwrap();
+        reply.error(&Call::new(operation, &url), &[]).reason()
+    }
+
+    #[test]
+    fn a_status_means_what_it_means_for_the_call() {
+        use Operation::{Create, Delete, List, Token, Update};
+        let table = [
+            (400, Create, "InvalidRequest"),
+            (401, Create, "CredentialsRejected"),
+            (403, List, "Forbidden"),
+            (404, List, "Unsupported"),
+            (405, List, "Unsupported"),
+            (501, Update, "Unsupported"),
+            (405, Delete, "Unsupported"),
+            (404, Create, "WrongPath"),
+            (405, Token, "WrongPath"),
+            (409, Update, "Conflict"),
+            (422, Create, "InvalidRequest"),
+            (429, List, "RateLimited"),
+            (408, Create, "ServerError"),
+            (500, Create, "ServerError"),
+            (503, Delete, "ServerError"),
+            (302, Token, "UnexpectedAnswer"),
+        ];
+        for (status, operation, expected) in table {
+            assert_eq!(reason(status, operation, ""), expected, "{status} to {operation:?}");
+        }
+    }
+
+    #[test]
+    fn an_oauth_servers_400_can_mean_the_client() {
+        assert_eq!(reason(400, Operation::Token, r#"{"error": "invalid_client"}"#), "CredentialsRejected");
+        assert_eq!(reason(400, Operation::Token, r#"{"error": "invalid_request"}"#), "InvalidRequest");
+    }
+
+    #[test]
+    fn an_error_repeats_nothing_of_a_body_but_the_servers_own_words() {
+        let body = r#"{"message": "no such thing", "code": "x.y", "contextId": "c-1", "secret": "hush"}"#;
+        let reply = Reply { status: StatusCode::CONFLICT, retry_after: None, body: body.as_bytes().to_vec() };
+        assert_eq!(reply.answer(&[]).to_string(), "status 409, x.y: no such thing, contextId c-1");
+        let html = Reply { status: StatusCode::BAD_GATEWAY, retry_after: None, body: b"<html>hush".to_vec() };
+        assert_eq!(html.answer(&[]).to_string(), "status 502");
+    }
+
+    #[test]
+    fn a_certificate_authority_that_is_none_is_refused() {
+        for pem in ["", "not a certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+        {
+            let error = client(Some(pem.as_bytes()), false).unwrap_err();
+            assert_eq!(error.reason(), "InvalidAccess");
+            assert!(error.to_string().contains("caSecretRef"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,672 @@
+//! Leader election by a coordination.k8s.io/v1 Lease: of several replicas at most one leads.
+//!
+//! The promise rests on two clocks that need not agree. Who leads stops by its own clock [`Timings::renew_deadline`]
+//! after it *sent* its last successful renewal; who waits takes over, by its own clock, no sooner than
+//! [`Timings::lease`] after it *saw* that renewal, hence later. Times written into the Lease are for people and decide
+//! nothing. Every write carries the resourceVersion that was read, so of two replicas that try at once one fails.
+//!
+//! What is to be done while leading, and in which order it stops, is left to the caller.
+
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams, WatchEvent, WatchParams};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+/// The name of the operator's Lease.
+pub const LEASE_NAME: &str = "presenceroute-operator";
+
+const CONFLICT: u16 = 409;
+const NOT_FOUND: u16 = 404;
+
+/// How often a release is tried where the Lease changes under it.
+const RELEASE_ATTEMPTS: u32 = 3;
+
+/// How long a leader may be silent, and what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timings {
+    lease: Duration,
+}
+
+impl Timings {
+    /// Timings for a Lease of so long, at least a second; whole seconds, because a Lease counts in seconds.
+    #[must_use]
+    pub fn of(lease: Duration) -> Self {
+        let seconds = lease.as_secs() + u64::from(lease.subsec_nanos() > 0);
+        Self { lease: Duration::from_secs(seconds.clamp(1, 3600)) }
+    }
+
+    /// How long a leader that is no longer heard of keeps the others waiting.
+    #[must_use]
+    pub fn lease(self) -> Duration {
+        self.lease
+    }
+
+    /// How long a leader goes on without a successful renewal: two thirds of the Lease. The last third is the margin
+    /// for clocks that run at different speeds and for work that needs a moment to stop.
+    #[must_use]
+    pub fn renew_deadline(self) -> Duration {
+        self.lease * 2 / 3
+    }
+
+    /// How long after one renewal the next is due: a third of the Lease.
+    #[must_use]
+    pub fn renew_every(self) -> Duration {
+        self.lease / 3
+    }
+
+    /// How long one try may take, and how long after a failed one the next begins: two fifteenths of the Lease, which
+    /// leaves three tries between a renewal that is due and the deadline.
+    #[must_use]
+    pub fn retry(self) -> Duration {
+        self.lease * 2 / 15
+    }
+}
+
+impl Default for Timings {
+    /// A Lease of 15 s, renewed every 5 s, tried again every 2 s, given up after 10 s.
+    fn default() -> Self {
+        Self::of(Duration::from_secs(15))
+    }
+}
+
+/// One replica's candidacy.
+#[derive(Clone)]
+pub struct LeaderElection {
+    leases: Api<Lease>,
+    namespace: String,
+    name: String,
+    identity: String,
+    timings: Timings,
+}
+
+impl LeaderElection {
+    /// A candidate for the Lease `name` in `namespace`. The pod's name is made unique by a suffix, so that a container
+    /// that was restarted is not mistaken for its predecessor.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, name: &str, pod_name: &str, timings: Timings) -> Self {
+        let mut suffix = Uuid::new_v4().simple().to_string();
+        suffix.truncate(8);
+        Self {
+            leases: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            identity: format!("{pod_name}_{suffix}"),
+            timings,
+        }
+    }
+
+    /// What the Lease's `holderIdentity` is while this candidate leads.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Waits until this replica leads, for as long as it takes; failures are logged and tried again. A Lease that is
+    /// released is taken at once, one whose holder fell silent when its time is over.
+    pub async fn acquire(&self) -> Leadership {
+        let mut candidate = Candidate::new(self.identity.clone(), self.timings.lease());
+        loop {
+            let asked = Instant::now();
+            match timeout(self.timings.retry(), self.attempt(&mut candidate)).await {
+                Ok(Ok(Attempt::Leads(lease))) => {
+                    info!(lease = %self, identity = self.identity, "leading");
+                    return Leadership::begin(self.clone(), *lease, asked);
+                }
+                Ok(Ok(Attempt::Waits { seen, at_most })) => self.change_after(seen, at_most).await,
+                Ok(Err(error)) => self.tried_in_vain(&error).await,
+                Err(elapsed) => self.tried_in_vain(&elapsed).await,
+            }
+        }
+    }
+
+    async fn tried_in_vain(&self, error: &(dyn std::error::Error + Sync)) {
+        warn!(lease = %self, %error, "cannot take part in the leader election; trying again");
+        sleep(self.timings.retry()).await;
+    }
+
+    /// Looks at the Lease once and takes it if it may be taken.
+    async fn attempt(&self, candidate: &mut Candidate) -> kube::Result<Attempt> {
+        let lease = self.leases.get_opt(&self.name).await?;
+        let taken = match candidate.look(lease.as_ref().and_then(|lease| lease.spec.as_ref()), Instant::now())
+        {
+            Action::Take => self.write(lease.as_ref()).await?,
+            Action::Wait { at_most } => {
+                let seen = lease.and_then(|lease| lease.metadata.resource_version);
+                return Ok(Attempt::Waits { seen, at_most });
+            }
+        };
+        Ok(match taken {
+            Some(lease) => Attempt::Leads(Box::new(lease)),
+            // Another was faster; what it wrote is looked at next.
+            None => Attempt::Waits { seen: None, at_most: Duration::ZERO },
+        })
+    }
+
+    /// Writes this candidate into the Lease as it was read; `None` if it has changed since.
+    async fn write(&self, read: Option<&Lease>) -> kube::Result<Option<Lease>> {
+        let spec =
+            held(read.and_then(|lease| lease.spec.as_ref()), &self.identity, self.timings, Timestamp::now());
+        let parameters = PostParams::default();
+        let written = match read {
+            None => {
+                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+                self.leases.create(&parameters, &Lease { metadata, spec: Some(spec) }).await
+            }
+            Some(read) => {
+                let lease = Lease { metadata: read.metadata.clone(), spec: Some(spec) };
+                self.leases.replace(&self.name, &parameters, &lease).await
+            }
+        };
+        match written {
+            Ok(lease) => Ok(Some(lease)),
+            Err(kube::Error::Api(status)) if matches!(status.code, CONFLICT | NOT_FOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns when the Lease is no longer as it was seen, and after `at_most` in any case.
+    async fn change_after(&self, seen: Option<String>, at_most: Duration) {
+        let latest = Instant::now() + at_most;
+        let change = async {
+            let Some(seen) = seen else {
+                // Nothing to watch from: the Lease does not exist.
+                return sleep(self.timings.retry()).await;
+            };
+            let parameters = WatchParams::default()
+                .fields(&format!("metadata.name={}", self.name))
+                .timeout(u32::try_from(at_most.as_secs()).unwrap_or(u32::MAX).clamp(1, 290));
+            let event = match self.leases.watch(&parameters, &seen).await {
+                Ok(events) => std::pin::pin!(events).try_next().await,
+                Err(error) => Err(error),
+            };
+            match event {
+                Ok(Some(WatchEvent::Error(_)) | None) | Err(_) => {
+                    debug!(lease = %self, ?event, "cannot watch the Lease; looking again shortly");
+                    sleep(self.timings.retry()).await;
+                }
+                Ok(Some(_)) => {}
+            }
+        };
+        // That the time is over is as good a reason to look again as a change.
+        let _ = timeout_at(latest, change).await;
+    }
+
+    /// Renews before every deadline, until one is missed or another holds the Lease.
+    async fn renew(self, mut lease: Lease, mut tenure: Tenure, valid_until: watch::Sender<Instant>) {
+        loop {
+            sleep_until(tenure.next_attempt).await;
+            let asked = Instant::now();
+            if asked >= tenure.valid_until() {
+                warn!(lease = %self, "no longer leading: no renewal succeeded in time");
+                return;
+            }
+            let at_latest = tenure.valid_until().min(asked + self.timings.retry());
+            match timeout_at(at_latest, self.renew_once(&lease)).await {
+                Ok(Ok(Renewal::Renewed(renewed))) => {
+                    lease = *renewed;
+                    tenure.renewed(asked);
+                    valid_until.send_replace(tenure.valid_until());
+                }
+                Ok(Ok(Renewal::Lost { holder })) => {
+                    warn!(lease = %self, holder, "no longer leading: another holds the Lease");
+                    valid_until.send_replace(asked);
+                    return;
+                }
+                Ok(Err(error)) => {
+                    warn!(lease = %self, %error, "cannot renew the Lease; trying again");
+                    tenure.failed(asked);
+                }
+                Err(_) => {
+                    warn!(lease = %self, "the API server did not answer a renewal in time; trying again");
+                    tenure.failed(asked);
+                }
+            }
+        }
+    }
+
+    /// One renewal. A Lease that changed is read again: it may have been our own write whose answer was lost, or
+    /// somebody's annotation; and one that was deleted is made again.
+    async fn renew_once(&self, lease: &Lease) -> kube::Result<Renewal> {
+        if let Some(renewed) = self.write(Some(lease)).await? {
+            return Ok(Renewal::Renewed(Box::new(renewed)));
+        }
+        let current = self.leases.get_opt(&self.name).await?;
+        let holder = current.as_ref().and_then(|lease| holder(lease.spec.as_ref()));
+        if current.is_some() && holder != Some(self.identity.as_str()) {
+            return Ok(Renewal::Lost { holder: holder.unwrap_or_default().to_owned() });
+        }
+        Ok(match self.write(current.as_ref()).await? {
+            Some(renewed) => Renewal::Renewed(Box::new(renewed)),
+            None => Renewal::Lost { holder: String::new() },
+        })
+    }
+
+    /// Takes this candidate's name out of the Lease, if it is in there.
+    async fn clear(&self) -> kube::Result<()> {
+        for _ in 0..RELEASE_ATTEMPTS {
+            let Some(mut lease) = self.leases.get_opt(&self.name).await? else { return Ok(()) };
+            if holder(lease.spec.as_ref()) != Some(self.identity.as_str()) {
+                return Ok(());
+            }
+            lease.spec = lease.spec.map(|spec| released(spec, Timestamp::now()));
+            match self.leases.replace(&self.name, &PostParams::default(), &lease).await {
+                // A renewal that was on its way came first.
+                Err(kube::Error::Api(status)) if status.code == CONFLICT => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for LeaderElection {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The right to act. Dropping it ends the renewals, and the others take over when the Lease is over; [`release`] lets
+/// them do so at once.
+///
+/// [`release`]: Leadership::release
+pub struct Leadership {
+    election: LeaderElection,
+    valid_until: watch::Receiver<Instant>,
+    renewals: JoinHandle<()>,
+}
+
+impl Leadership {
+    fn begin(election: LeaderElection, lease: Lease, asked: Instant) -> Self {
+        let tenure = Tenure::begin(asked, election.timings);
+        let (sender, valid_until) = watch::channel(tenure.valid_until());
+        let renewals = tokio::spawn(election.clone().renew(lease, tenure, sender));
+        Self { election, valid_until, renewals }
+    }
+
+    /// Whether this replica leads at this moment, by the clock alone: a check before a write that must not be made
+    /// twice, for a process that was paused and has not noticed yet.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        Instant::now() < *self.valid_until.borrow()
+    }
+
+    /// Returns when this replica must not act any longer, in time before another can. May be called again, and may be
+    /// dropped at any point.
+    pub async fn lost(&mut self) {
+        passed(&mut self.valid_until).await;
+    }
+
+    /// Gives the Lease back, so that another replica leads at once. Everything that acts must have stopped before.
+    /// Where the API server cannot be reached, the Lease runs out by itself.
+    pub async fn release(mut self) {
+        self.renewals.abort();
+        // A renewal that was sent already carries an older resourceVersion than the release, or comes before it.
+        let _ = (&mut self.renewals).await;
+        let election = &self.election;
+        match timeout(election.timings.renew_every(), election.clear()).await {
+            Ok(Ok(())) => info!(lease = %election, "released the leadership"),
+            Ok(Err(error)) => {
+                warn!(lease = %election, %error, "cannot release the leadership; it runs out by itself")
+            }
+            Err(_) => {
+                warn!(lease = %election, "the API server did not answer the release; it runs out by itself")
+            }
+        }
+    }
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        self.renewals.abort();
+    }
+}
+
+/// Returns when the moment that the channel names has passed, or nobody is left to move it.
+async fn passed(valid_until: &mut watch::Receiver<Instant>) {
+    loop {
+        let moment = *valid_until.borrow_and_update();
+        tokio::select! {
+            changed = valid_until.changed() => if changed.is_err() { return },
+            // Not left to the renewals alone: whatever keeps them busy does not prolong the leadership.
+            () = sleep_until(moment) => return,
+        }
+    }
+}
+
+/// What came of looking at the Lease.
+enum Attempt {
+    Leads(Box<Lease>),
+    /// Until the Lease is no longer as in this resourceVersion, or the time is over.
+    Waits {
+        seen: Option<String>,
+        at_most: Duration,
+    },
+}
+
+/// What came of a renewal that got an answer.
+enum Renewal {
+    Renewed(Box<Lease>),
+    Lost { holder: String },
+}
+
+/// What a candidate does about a Lease.
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    /// Write itself into it, or create it.
+    Take,
+    /// Look again when it changed, and at the end of this time.
+    Wait { at_most: Duration },
+}
+
+/// What one candidate has seen of a Lease that another holds.
+struct Candidate {
+    identity: String,
+    own_lease: Duration,
+    observed: Option<Observed>,
+}
+
+struct Observed {
+    spec: LeaseSpec,
+    first_seen: Instant,
+}
+
+impl Candidate {
+    fn new(identity: String, own_lease: Duration) -> Self {
+        Self { identity, own_lease, observed: None }
+    }
+
+    /// Decides about the Lease as it was read just now; `None` where there is none.
+    fn look(&mut self, spec: Option<&LeaseSpec>, now: Instant) -> Action {
+        if let Some(spec) = spec {
+            if holder(Some(spec)).is_none_or(|holder| holder == self.identity) {
+                // Ours already means a write whose answer was lost.
+                return Action::Take;
+            }
+            if self.observed.as_ref().is_none_or(|observed| observed.spec != *spec) {
+                self.observed = Some(Observed { spec: spec.clone(), first_seen: now });
+            }
+        }
+        // A Lease that was deleted does not stop its holder; the time that the holder was given is waited for.
+        match &self.observed {
+            None => Action::Take,
+            Some(observed) => {
+                let free_at = observed.first_seen + promised(&observed.spec).unwrap_or(self.own_lease);
+                match free_at.saturating_duration_since(now) {
+                    Duration::ZERO => Action::Take,
+                    at_most => Action::Wait { at_most },
+                }
+            }
+        }
+    }
+}
+
+/// One leadership by the leader's own clock.
+#[derive(Debug)]
+struct Tenure {
+    timings: Timings,
+    /// When the last successful renewal was sent.
+    renewed: Instant,
+    next_attempt: Instant,
+}
+
+impl Tenure {
+    fn begin(asked: Instant, timings: Timings) -> Self {
+        Self { timings, renewed: asked, next_attempt: asked + timings.renew_every() }
+    }
+
+    fn valid_until(&self) -> Instant {
+        self.renewed + self.timings.renew_deadline()
+    }
+
+    fn renewed(&mut self, asked: Instant) {
+        *self = Self::begin(asked, self.timings);
+    }
+
+    fn failed(&mut self, asked: Instant) {
+        self.next_attempt = (asked + self.timings.retry()).min(self.valid_until());
+    }
+}
+
+/// Who holds the Lease; a released one names nobody, or an empty name.
+fn holder(spec: Option<&LeaseSpec>) -> Option<&str> {
+    spec?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+/// How long the holder was promised, where it said something sensible.
+fn promised(spec: &LeaseSpec) -> Option<Duration> {
+    let seconds = u64::try_from(spec.lease_duration_seconds?).ok()?;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// The Lease's content while `identity` holds it.
+fn held(before: Option<&LeaseSpec>, identity: &str, timings: Timings, now: Timestamp) -> LeaseSpec {
+    let before = before.cloned().unwrap_or_default();
+    let goes_on = holder(Some(&before)) == Some(identity);
+    let transitions = before.lease_transitions.unwrap_or(0);
+    LeaseSpec {
+        holder_identity: Some(identity.to_owned()),
+        lease_duration_seconds: i32::try_from(timings.lease().as_secs()).ok(),
+        acquire_time: before.acquire_time.filter(|_| goes_on).or(Some(MicroTime(now))),
+        renew_time: Some(MicroTime(now)),
+        // The first holder ever makes no transition, as client-go counts.
+        lease_transitions: Some(if goes_on || before.renew_time.is_none() {
+            transitions
+        } else {
+            transitions.saturating_add(1)
+        }),
+        preferred_holder: before.preferred_holder,
+        strategy: before.strategy,
+    }
+}
+
+/// The Lease's content once nobody holds it, with the shortest duration for a reader that ignores the empty name.
+fn released(held: LeaseSpec, now: Timestamp) -> LeaseSpec {
+    LeaseSpec {
+        holder_identity: None,
+        lease_duration_seconds: Some(1),
+        renew_time: Some(MicroTime(now)),
+        ..held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(15);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn candidate() -> Candidate {
+        Candidate::new("me".to_owned(), LEASE)
+    }
+
+    fn held_by(identity: &str, renewed_at: i64) -> LeaseSpec {
+        let now = Timestamp::from_second(renewed_at).unwrap();
+        held(None, identity, Timings::default(), now)
+    }
+
+    #[test]
+    fn the_default_timings_are_15_10_5_and_2_seconds() {
+        let timings = Timings::default();
+        let all = [timings.lease(), timings.renew_deadline(), timings.renew_every(), timings.retry()];
+        assert_eq!(all, [seconds(15), seconds(10), seconds(5), seconds(2)]);
+    }
+
+    #[test]
+    fn a_lease_that_does_not_exist_is_taken() {
+        assert_eq!(candidate().look(None, Instant::now()), Action::Take);
+    }
+
+    #[test]
+    fn a_released_lease_is_taken_at_once() {
+        let mut candidate = candidate();
+        let now = Instant::now();
+        candidate.look(Some(&held_by("other", 0)), now);
+        assert_eq!(
+            candidate.look(Some(&released(held_by("other", 0), Timestamp::UNIX_EPOCH)), now),
+            Action::Take
+        );
+        let empty = LeaseSpec { holder_identity: Some(String::new()), ..held_by("other", 0) };
+        assert_eq!(candidate.look(Some(&empty), now), Action::Take);
+    }
+
+    #[test]
+    fn a_lease_that_already_names_us_is_taken() {
+        assert_eq!(candidate().look(Some(&held_by("me", 0)), Instant::now()), Action::Take);
+    }
+
+    #[test]
+    fn a_lease_of_another_is_taken_when_it_did_not_change_for_its_duration() {
+        let mut candidate = candidate();
+        let start = Instant::now();
+        let spec = held_by("other", 0);
+        assert_eq!(candidate.look(Some(&spec), start), Action::Wait { at_most: seconds(15) });
+        assert_eq!(candidate.look(Some(&spec), start + seconds(14)), Action::Wait { at_most: seconds(1) });
+        assert_eq!(candidate.look(Some(&spec), start + seconds(15)), Action::Take);
+    }
+
+    #[test]
+    fn a_renewal_begins_the_wait_anew() {
+        let mut candidate = candidate();
+        let start = Instant::now();
+        candidate.look(Some(&held_by("other", 0)), start);
+        let renewed = held_by("other", 5);
+        assert_eq!(
+            candidate.look(Some(&renewed), start + seconds(14)),
+            Action::Wait { at_most: seconds(15) }
+        );
+    }
+
+    #[test]
+    fn the_times_in_the_lease_decide_nothing() {
+        let long_ago = held_by("other", 0);
+        let far_ahead = held_by("other", 9_000_000_000);
+        for spec in [long_ago, far_ahead] {
+            assert_eq!(candidate().look(Some(&spec), Instant::now()), Action::Wait { at_most: LEASE });
+        }
+    }
+
+    #[test]
+    fn a_holder_with_a_longer_lease_is_waited_for_longer() {
+        let spec = LeaseSpec { lease_duration_seconds: Some(40), ..held_by("other", 0) };
+        assert_eq!(candidate().look(Some(&spec), Instant::now()), Action::Wait { at_most: seconds(40) });
+    }
+
+    #[test]
+    fn a_senseless_duration_counts_as_our_own() {
+        for duration in [None, Some(0), Some(-1)] {
+            let spec = LeaseSpec { lease_duration_seconds: duration, ..held_by("other", 0) };
+            assert_eq!(candidate().look(Some(&spec), Instant::now()), Action::Wait { at_most: LEASE });
+        }
+    }
+
+    #[test]
+    fn deleting_the_lease_does_not_shorten_its_holders_time() {
+        let mut candidate = candidate();
+        let start = Instant::now();
+        candidate.look(Some(&held_by("other", 0)), start);
+        assert_eq!(candidate.look(None, start + seconds(5)), Action::Wait { at_most: seconds(10) });
+        assert_eq!(candidate.look(None, start + seconds(15)), Action::Take);
+    }
+
+    #[test]
+    fn a_leader_stops_before_anyone_can_have_waited_for_the_lease() {
+        for lease in 1..=60 {
+            let timings = Timings::of(seconds(lease));
+            let sent = Instant::now();
+            // The candidate sees the renewal in the very moment in which it was sent: the earliest there is.
+            let mut candidate = Candidate::new("me".to_owned(), timings.lease());
+            candidate.look(Some(&held(None, "other", timings, Timestamp::UNIX_EPOCH)), sent);
+            let stops = Tenure::begin(sent, timings).valid_until();
+            let action = candidate.look(Some(&held(None, "other", timings, Timestamp::UNIX_EPOCH)), stops);
+            assert_eq!(action, Action::Wait { at_most: timings.lease() - timings.renew_deadline() });
+        }
+    }
+
+    #[test]
+    fn a_renewal_has_three_tries_before_the_deadline() {
+        let start = Instant::now();
+        let mut tenure = Tenure::begin(start, Timings::default());
+        let mut tries = Vec::new();
+        while tenure.next_attempt < tenure.valid_until() {
+            tries.push(tenure.next_attempt - start);
+            tenure.failed(tenure.next_attempt);
+        }
+        assert_eq!(tries, [seconds(5), seconds(7), seconds(9)]);
+        assert_eq!(tenure.valid_until() - start, seconds(10));
+    }
+
+    #[test]
+    fn a_renewal_prolongs_from_when_it_was_sent() {
+        let start = Instant::now();
+        let mut tenure = Tenure::begin(start, Timings::default());
+        tenure.renewed(start + seconds(5));
+        assert_eq!(tenure.valid_until() - start, seconds(15));
+        assert_eq!(tenure.next_attempt - start, seconds(10));
+    }
+
+    #[test]
+    fn holding_on_keeps_the_beginning_and_the_transitions() {
+        let first = held_by("me", 100);
+        let second = held(Some(&first), "me", Timings::default(), Timestamp::from_second(105).unwrap());
+        assert_eq!(second.acquire_time, first.acquire_time);
+        assert_eq!(second.lease_transitions, Some(0));
+        assert_ne!(second.renew_time, first.renew_time);
+    }
+
+    #[test]
+    fn a_change_of_holder_counts_as_a_transition() {
+        let mine = held(
+            Some(&held_by("other", 100)),
+            "me",
+            Timings::default(),
+            Timestamp::from_second(200).unwrap(),
+        );
+        assert_eq!(mine.lease_transitions, Some(1));
+        let again = released(mine, Timestamp::from_second(201).unwrap());
+        let theirs = held(Some(&again), "other", Timings::default(), Timestamp::from_second(202).unwrap());
+        assert_eq!((theirs.lease_transitions, theirs.lease_duration_seconds), (Some(2), Some(15)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leadership_ends_at_its_deadline_even_if_the_renewals_hang() {
+        let start = Instant::now();
+        let (_renewals, mut valid_until) = watch::channel(start + seconds(10));
+        passed(&mut valid_until).await;
+        assert_eq!(start.elapsed(), seconds(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_moves_the_end_of_the_leadership() {
+        let start = Instant::now();
+        let (renewals, mut valid_until) = watch::channel(start + seconds(10));
+        let renewal = async {
+            sleep(seconds(5)).await;
+            renewals.send_replace(start + seconds(15));
+        };
+        tokio::join!(passed(&mut valid_until), renewal);
+        assert_eq!(start.elapsed(), seconds(15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leadership_ends_when_the_renewals_do() {
+        let start = Instant::now();
+        let (renewals, mut valid_until) = watch::channel(start + seconds(10));
+        drop(renewals);
+        passed(&mut valid_until).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,71 @@
+//! What this process remembers of each route from one reconcile to the next. All of it can be lost at any time.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::ResourceExt;
+use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
+
+/// The first wait after a failed reconcile, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// By the routes' uids.
+#[derive(Default)]
+pub struct Ledger(Mutex<HashMap<String, Entry>>);
+
+#[derive(Default)]
+struct Entry {
+    /// The status that was written last, and the version that the object got by it.
+    written: Option<(u64, PresenceRouteStatus)>,
+    failures: u32,
+}
+
+impl Ledger {
+    /// The newest status: the one that was written here last, unless the watch has brought something newer.
+    pub fn status(&self, route: &PresenceRoute) -> Option<PresenceRouteStatus> {
+        let seen = version(route);
+        match self.lock().get(&route.uid().unwrap_or_default()).and_then(|entry| entry.written.as_ref()) {
+            Some((written, status)) if seen.is_none_or(|seen| seen < *written) => Some(status.clone()),
+            _ => route.status.clone(),
+        }
+    }
+
+    /// Remembers the object as the API server answered after its status was written.
+    pub fn wrote(&self, answer: &PresenceRoute) {
+        if let (Some(version), Some(status)) = (version(answer), answer.status.clone()) {
+            self.lock().entry(answer.uid().unwrap_or_default()).or_default().written = Some((version, status));
+        }
+    }
+
+    /// A reconcile failed: how long to wait before the next, longer each time.
+    pub fn failed(&self, uid: &str) -> Duration {
+        let mut entries = self.lock();
+        let entry = entries.entry(uid.to_owned()).or_default();
+        let wait = BACKOFF.0.saturating_mul(1 << entry.failures.min(10)).min(BACKOFF.1);
+        entry.failures = entry.failures.saturating_add(1);
+        wait
+    }
+
+    /// A reconcile went through.
+    pub fn succeeded(&self, uid: &str) {
+        if let Some(entry) = self.lock().get_mut(uid) {
+            entry.failures = 0;
+        }
+    }
+
+    /// The route is gone.
+    pub fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        // Every critical section above leaves the map whole, even one that panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The object's version, which etcd counts upwards.
+fn version(route: &PresenceRoute) -> Option<u64> {
+    route.resource_version()?.parse().ok()
+}

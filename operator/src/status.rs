@@ -1,0 +1,361 @@
+//! The last step: what has been seen becomes the status. Pure, so that the same facts always read the same, and a
+//! status that says nothing new is not written.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use presenceroute_crds::status::{
+    PresenceRouteStatus, RegistrationStatus, RelayPodsStatus, RoutingStatus, SigningPhase, SigningStatus,
+};
+
+use crate::dereference::SecretProblem;
+use crate::register::Failure;
+
+/// `lastVerifiedTime` is written anew at most this often: a status that changed with every look would wake every
+/// watcher of every route each five minutes.
+const VERIFIED_RESOLUTION: SignedDuration = SignedDuration::from_hours(1);
+
+/// What a reconcile has seen.
+pub struct Observed {
+    /// What is wrong with the spec; empty when it is legal.
+    pub problems: Vec<String>,
+    /// What has been seen of the rest, when the spec is legal.
+    pub parts: Option<Parts>,
+}
+
+/// What has been seen of a legal route.
+pub struct Parts {
+    /// Secrets that are not as they should be.
+    pub secret_problems: Vec<SecretProblem>,
+    /// Why an object could not be written.
+    pub apply_error: Option<String>,
+    /// The Deployment, once there is one.
+    pub deployment: Option<DeploymentFacts>,
+    /// The relay pods' selector, as text.
+    pub selector: String,
+    /// The routing table and who serves it.
+    pub routing: RoutingFacts,
+    /// Where the signing secrets stand.
+    pub signing: SigningStatus,
+    /// The version that relays report.
+    pub relay_version: Option<String>,
+    /// How the route stands at Genesys Cloud.
+    pub registration: RegistrationFacts,
+    /// What the spec wants to be registered, so that a disabled registration is not taken for a working one.
+    pub suspended: bool,
+}
+
+/// The Deployment's own numbers.
+#[derive(Clone, Copy)]
+pub struct DeploymentFacts {
+    /// Pods wanted.
+    pub wanted: i32,
+    /// Pods that exist.
+    pub replicas: i32,
+    /// Pods that are ready.
+    pub ready: i32,
+}
+
+/// The routing table and who serves it.
+pub struct RoutingFacts {
+    /// Its revision.
+    pub revision: String,
+    /// Its size.
+    pub routes: usize,
+    /// Ready pods that serve it.
+    pub live: usize,
+    /// Ready pods.
+    pub ready: usize,
+    /// Each ready pod that does not serve it, and why.
+    pub lagging: Vec<String>,
+    /// Topics that Kafka does not have.
+    pub missing_topics: Vec<String>,
+    /// What pods report of Kafka.
+    pub kafka_errors: Vec<String>,
+}
+
+/// How the route stands at Genesys Cloud.
+pub enum RegistrationFacts {
+    /// Nothing was asked, because something must come first.
+    Waiting(&'static str),
+    /// Nothing was asked yet in this reconcile: what was known stands.
+    Unchanged,
+    /// As the spec asks.
+    Registered {
+        /// The id that Genesys Cloud gave it.
+        id: String,
+        /// The URL that it calls.
+        url: String,
+        /// The event types that it sends, sorted.
+        event_types: Vec<String>,
+        /// Whether it can be seen at all.
+        verifiable: bool,
+    },
+    /// Not as the spec asks.
+    Failed(Failure),
+}
+
+/// One condition's content.
+struct Finding {
+    holds: bool,
+    reason: String,
+    message: String,
+}
+
+impl Finding {
+    fn holds(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { holds: true, reason: reason.into(), message: message.into() }
+    }
+
+    fn fails(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { holds: false, reason: reason.into(), message: message.into() }
+    }
+}
+
+/// The status that `observed` amounts to. What has not changed since `previous` keeps its time.
+pub fn build(
+    previous: Option<&PresenceRouteStatus>,
+    generation: Option<i64>,
+    observed: Observed,
+    now: Timestamp,
+) -> PresenceRouteStatus {
+    let Some(parts) = observed.parts else {
+        // The relays go on with what they last had, and so does what was known of them.
+        let kept = previous.cloned().unwrap_or_default();
+        let findings = vec![
+            ("Accepted", Finding::fails("Invalid", observed.problems.join("; "))),
+            ("Ready", Finding::fails("Invalid", observed.problems.join("; "))),
+        ];
+        let conditions = overlay(&kept.conditions, findings, generation, now);
+        return PresenceRouteStatus { observed_generation: generation, conditions, ..kept };
+    };
+    let previous = previous.cloned().unwrap_or_default();
+    let findings = findings(&parts, &previous);
+    let routing = &parts.routing;
+    PresenceRouteStatus {
+        observed_generation: generation,
+        conditions: merge(&previous.conditions, findings, generation, now),
+        registration: registration_status(&parts.registration, previous.registration, now),
+        routing: Some(RoutingStatus {
+            revision: routing.revision.clone(),
+            routes: count(routing.routes),
+            live_replicas: count(routing.live),
+            missing_topics: routing.missing_topics.clone(),
+        }),
+        signing: Some(parts.signing),
+        relay: Some(RelayPodsStatus {
+            replicas: parts.deployment.map_or(0, |deployment| deployment.replicas),
+            ready_replicas: parts.deployment.map_or(0, |deployment| deployment.ready),
+            selector: parts.selector,
+            version: parts.relay_version,
+        }),
+    }
+}
+
+/// The conditions in the order in which a route comes up, so that the first one that fails is the one to look at.
+const ORDER: [&str; 6] = ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready"];
+
+fn findings(parts: &Parts, previous: &PresenceRouteStatus) -> Vec<(&'static str, Finding)> {
+    let mut findings = vec![
+        ("Accepted", Finding::holds("Accepted", "the spec is valid")),
+        ("SecretsResolved", secrets_resolved(parts)),
+        ("RelayAvailable", relay_available(parts)),
+        ("RoutingLive", routing_live(parts)),
+        ("Registered", registered(parts, previous)),
+    ];
+    let ready = match findings.iter().find(|(_, finding)| !finding.holds) {
+        Some((_, failing)) => Finding::fails(failing.reason.clone(), failing.message.clone()),
+        None => Finding::holds("Ready", "events flow from Genesys Cloud to Kafka"),
+    };
+    findings.push(("Ready", ready));
+    findings
+}
+
+fn secrets_resolved(parts: &Parts) -> Finding {
+    if parts.secret_problems.is_empty() {
+        return Finding::holds("Resolved", "every Secret is there and has its keys");
+    }
+    let messages: Vec<_> = parts.secret_problems.iter().map(ToString::to_string).collect();
+    Finding::fails("SecretsUnresolved", messages.join("; "))
+}
+
+fn relay_available(parts: &Parts) -> Finding {
+    if let Some(error) = &parts.apply_error {
+        return Finding::fails("ApplyFailed", error.clone());
+    }
+    match parts.deployment {
+        None => Finding::fails("RelayNotCreated", "the relay's Deployment does not exist yet"),
+        Some(DeploymentFacts { wanted: 0, .. }) => {
+            Finding::fails("ScaledToZero", "spec.relay.replicas is 0; no pod receives events")
+        }
+        Some(DeploymentFacts { ready: 0, wanted, .. }) => {
+            let cause = match parts.routing.kafka_errors.first() {
+                Some(error) => format!(": {error}"),
+                None => String::new(),
+            };
+            Finding::fails("NoReplicaReady", format!("0 of {wanted} relay pods are ready{cause}"))
+        }
+        // Not how many, which changes with every rollout and every scaling: status.relay has the numbers.
+        Some(_) => Finding::holds("Available", "relay pods are ready"),
+    }
+}
+
+fn routing_live(parts: &Parts) -> Finding {
+    let routing = &parts.routing;
+    if routing.ready == 0 {
+        return Finding::fails("NoReplicaReady", "no relay pod is ready to serve the routes");
+    }
+    if !routing.lagging.is_empty() {
+        let message = format!(
+            "revision {} is live on {} of {} ready pods: {}",
+            routing.revision,
+            routing.live,
+            routing.ready,
+            routing.lagging.join("; ")
+        );
+        return Finding::fails("Progressing", message);
+    }
+    if !routing.missing_topics.is_empty() {
+        let message = format!(
+            "every pod serves revision {}, but Kafka does not have {}; create what is missing: events for it are \
+             answered 503 and Genesys Cloud gives up on them after its retries",
+            routing.revision,
+            routing.missing_topics.join(", ")
+        );
+        return Finding::fails("TopicsMissing", message);
+    }
+    Finding::holds("Live", format!("every ready pod serves revision {}", routing.revision))
+}
+
+fn registered(parts: &Parts, previous: &PresenceRouteStatus) -> Finding {
+    match &parts.registration {
+        RegistrationFacts::Unchanged => match previous.conditions.iter().find(|old| old.type_ == "Registered") {
+            Some(old) => Finding {
+                holds: old.status == "True",
+                reason: old.reason.clone(),
+                message: old.message.clone(),
+            },
+            None => Finding::fails("Waiting", "waits for the relay pods"),
+        },
+        RegistrationFacts::Waiting(what) => Finding::fails("Waiting", *what),
+        RegistrationFacts::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
+        RegistrationFacts::Registered { .. } if parts.suspended => {
+            Finding::fails("Suspended", "spec.suspend is true: the registration is disabled and no events come")
+        }
+        RegistrationFacts::Registered { verifiable: true, .. } => {
+            Finding::holds("Registered", "Genesys Cloud sends events to the endpoint")
+        }
+        RegistrationFacts::Registered { verifiable: false, .. } => Finding::holds(
+            "RegisteredUnverified",
+            "Genesys Cloud accepted the registration; this API cannot be asked for it, so drift is not noticed",
+        ),
+    }
+}
+
+/// The status of a route whose deletion waits for Genesys Cloud.
+pub fn stuck(
+    previous: Option<&PresenceRouteStatus>,
+    generation: Option<i64>,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> PresenceRouteStatus {
+    let kept = previous.cloned().unwrap_or_default();
+    let findings = vec![("Registered", Finding::fails(reason, message)), ("Ready", Finding::fails("Deleting", message))];
+    PresenceRouteStatus { conditions: overlay(&kept.conditions, findings, generation, now), ..kept }
+}
+
+/// The previous conditions with some of them replaced.
+fn overlay(
+    previous: &[Condition],
+    findings: Vec<(&'static str, Finding)>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let mut conditions = merge(previous, findings, generation, now);
+    let replaced: Vec<_> = conditions.iter().map(|condition| condition.type_.clone()).collect();
+    conditions.extend(previous.iter().filter(|old| !replaced.contains(&old.type_)).cloned());
+    conditions.sort_by_key(|condition| ORDER.iter().position(|name| *name == condition.type_));
+    conditions
+}
+
+/// Conditions with the times of their last transition.
+fn merge(
+    previous: &[Condition],
+    findings: Vec<(&'static str, Finding)>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    findings
+        .into_iter()
+        .map(|(type_, finding)| {
+            let status = if finding.holds { "True" } else { "False" };
+            let unchanged = previous.iter().find(|old| old.type_ == type_ && old.status == status);
+            Condition {
+                type_: type_.into(),
+                status: status.into(),
+                reason: finding.reason,
+                message: finding.message,
+                observed_generation: generation,
+                last_transition_time: unchanged
+                    .map_or_else(|| Time(now), |old| old.last_transition_time.clone()),
+            }
+        })
+        .collect()
+}
+
+fn registration_status(
+    facts: &RegistrationFacts,
+    previous: Option<RegistrationStatus>,
+    now: Timestamp,
+) -> Option<RegistrationStatus> {
+    let RegistrationFacts::Registered { id, url, event_types, verifiable } = facts else { return previous };
+    let fresh = RegistrationStatus {
+        id: id.clone(),
+        url: url.clone(),
+        event_types: event_types.clone(),
+        last_verified_time: verifiable.then_some(Time(now)),
+    };
+    match previous {
+        Some(old) if same(&old, &fresh) && still_recent(old.last_verified_time.as_ref(), now) => Some(old),
+        _ => Some(fresh),
+    }
+}
+
+fn same(old: &RegistrationStatus, fresh: &RegistrationStatus) -> bool {
+    old.id == fresh.id
+        && old.url == fresh.url
+        && old.event_types == fresh.event_types
+        && old.last_verified_time.is_some() == fresh.last_verified_time.is_some()
+}
+
+fn still_recent(verified: Option<&Time>, now: Timestamp) -> bool {
+    verified.is_none_or(|time| now.duration_since(time.0) < VERIFIED_RESOLUTION)
+}
+
+/// The signing part of the status.
+pub fn signing(revision: String, phase: SigningPhase, retire_at: Option<Timestamp>) -> SigningStatus {
+    SigningStatus { revision, phase, retire_time: retire_at.map(Time) }
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// The conditions that read otherwise than before, for the events that tell of them. `Ready` repeats another one.
+pub fn changes<'s>(
+    previous: Option<&PresenceRouteStatus>,
+    current: &'s PresenceRouteStatus,
+) -> impl Iterator<Item = &'s Condition> {
+    let before: Vec<(String, String, String)> = previous
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .map(|old| (old.type_.clone(), old.status.clone(), old.reason.clone()))
+        .collect();
+    current.conditions.iter().filter(|condition| condition.type_ != "Ready").filter(move |condition| {
+        let now = (condition.type_.clone(), condition.status.clone(), condition.reason.clone());
+        let first_and_fine = condition.status == "True"
+            && matches!(condition.type_.as_str(), "Accepted" | "SecretsResolved")
+            && !before.iter().any(|(type_, _, _)| *type_ == condition.type_);
+        !first_and_fine && !before.contains(&now)
+    })
+}

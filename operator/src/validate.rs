@@ -1,0 +1,407 @@
+//! The second step: the spec and what it points at become a model that cannot be wrong, or a list of what is.
+//!
+//! Pure. The steps behind it build from the model alone and never ask again whether something is legal.
+
+use std::collections::BTreeSet;
+
+use kube::ResourceExt;
+use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::presence_route::{
+    self, DeletionPolicy, Kafka, Relay, RetryPolicy, ServiceTemplate, TokenRequest, UnmatchedAction,
+};
+use presenceroute_crds::relay_config::{
+    ClientCertificateFiles, KafkaConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig, refused_property,
+};
+use presenceroute_crds::routing::{
+    EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName, Unmatched,
+};
+use presenceroute_crds::when::When;
+use secrecy::SecretString;
+use url::Url;
+
+use crate::dereference::{OAuthClient, References, SecretProblem};
+
+/// Where the relay's container finds the files that it is given.
+pub mod paths {
+    /// `relay.yaml`.
+    pub const CONFIG_DIR: &str = "/etc/presenceroute/relay";
+    /// `routing.yaml`.
+    pub const ROUTING_DIR: &str = "/etc/presenceroute/routing";
+    /// The signing secrets.
+    pub const SIGNING_DIR: &str = "/etc/presenceroute/signing";
+    /// The brokers' CA.
+    pub const KAFKA_CA_DIR: &str = "/etc/presenceroute/kafka/ca";
+    /// The relay's certificate for Kafka.
+    pub const KAFKA_CLIENT_DIR: &str = "/etc/presenceroute/kafka/client";
+    /// The relay's user and password for Kafka.
+    pub const KAFKA_SASL_DIR: &str = "/etc/presenceroute/kafka/sasl";
+}
+
+/// A PresenceRoute that has been found legal.
+pub struct Model {
+    /// The PresenceRoute's namespace.
+    pub namespace: String,
+    /// The PresenceRoute's name, after which everything is called.
+    pub name: String,
+    /// The PresenceRoute's uid.
+    pub uid: String,
+    /// The URL that Genesys Cloud calls.
+    pub endpoint: Url,
+    /// How that URL is exposed.
+    pub exposure: Exposure,
+    /// The Service in front of the relay pods.
+    pub service: ServiceTemplate,
+    /// What the relay serves, hot.
+    pub table: RoutingTable,
+    /// What the relay is told at its start.
+    pub config: RelayConfig,
+    /// The Kafka Secrets that the relay mounts.
+    pub kafka_mounts: Vec<SecretMount>,
+    /// What keeps relay pods from being started anew; a running pod is not disturbed by it.
+    pub kafka_problems: Vec<SecretProblem>,
+    /// The relay pods.
+    pub relay: Relay,
+    /// What is to be registered at Genesys Cloud.
+    pub registration: RegistrationModel,
+    /// The secret that events are signed with.
+    pub signing_secret: Result<SecretString, SecretProblem>,
+}
+
+/// How the endpoint's URL leads to the relay's Service.
+pub enum Exposure {
+    /// The Service is all there is.
+    Service,
+    /// An Ingress.
+    Ingress(presence_route::Ingress),
+    /// An HTTPRoute.
+    Gateway(presence_route::Gateway),
+}
+
+/// A Secret that relay pods mount, and where.
+pub struct SecretMount {
+    /// The volume's name.
+    pub volume: &'static str,
+    /// The Secret's name.
+    pub secret: String,
+    /// Where it appears.
+    pub directory: &'static str,
+}
+
+/// What is to be registered at Genesys Cloud, and how to reach it.
+pub struct RegistrationModel {
+    /// The registration's name there.
+    pub name: String,
+    /// Whether events are to flow.
+    pub enabled: bool,
+    /// The event types, There is at least one.
+    pub event_types: BTreeSet<String>,
+    /// Genesys Cloud's retries.
+    pub retry_policy: RetryPolicy,
+    /// The API.
+    pub api: ApiModel,
+    /// As whom to call it.
+    pub oauth_client: Result<OAuthClient, SecretProblem>,
+    /// What becomes of it in the end.
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// Where the Genesys Cloud API is and what it speaks.
+pub struct ApiModel {
+    /// Its base URL.
+    pub url: Url,
+    /// The path of the token endpoint.
+    pub token_path: String,
+    /// The path of the EventBridge collection.
+    pub event_bridges_path: String,
+    /// How a token is asked for.
+    pub token_request: TokenRequest,
+    /// Its private CA, in PEM.
+    pub ca_pem: Option<Result<Vec<u8>, SecretProblem>>,
+}
+
+impl Model {
+    /// Every Secret that is not as it should be.
+    pub fn secret_problems(&self) -> Vec<&SecretProblem> {
+        let ca_problem = self.registration.api.ca_pem.as_ref().and_then(|ca| ca.as_ref().err());
+        self.registration
+            .oauth_client
+            .as_ref()
+            .err()
+            .into_iter()
+            .chain(ca_problem)
+            .chain(self.signing_secret.as_ref().err())
+            .chain(&self.kafka_problems)
+            .collect()
+    }
+}
+
+/// What is wrong with a spec. The API server refuses most of it already; a manifest that has met none comes here too.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum SpecProblem {
+    /// A part of the routing table.
+    #[error("spec.{field}: {cause}")]
+    Routing {
+        /// Where.
+        field: String,
+        /// What.
+        cause: RoutingError,
+    },
+    /// Something that is no usable URL.
+    #[error("spec.{field}: {value:?} is not an http or https URL without user, query and fragment")]
+    Url {
+        /// Where.
+        field: &'static str,
+        /// What is written there.
+        value: String,
+    },
+    /// A wildcard without a subscription.
+    #[error(
+        "spec.genesys.eventTypes: must be set, because {0:?} has a wildcard and Genesys Cloud subscribes to exact \
+         event types only"
+    )]
+    EventTypes(String),
+    /// A route that no subscribed event can match.
+    #[error("spec.genesys.eventTypes: {0:?} has a wildcard; list exact event types")]
+    SubscribedWildcard(String),
+    /// A Kafka property that is the relay's own.
+    #[error("spec.kafka.properties: {name:?} cannot be set: {reason}")]
+    KafkaProperty {
+        /// The property.
+        name: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Two fields that contradict each other, or one that is missing.
+    #[error("spec.{field}: {rule}")]
+    Rule {
+        /// Where.
+        field: &'static str,
+        /// What must hold.
+        rule: &'static str,
+    },
+}
+
+/// Judges a PresenceRoute. An error is every problem of its spec at once.
+pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, Vec<SpecProblem>> {
+    let mut problems = Vec::new();
+    let spec = &route.spec;
+    let namespace = route.namespace().unwrap_or_else(|| "default".into());
+    let name = route.name_any();
+
+    let table = note(&mut problems, table(spec));
+    let event_types = note(&mut problems, event_types(spec).map_err(|problem| vec![problem]));
+    let endpoint = note(&mut problems, http_url("endpoint.url", &spec.endpoint.url));
+    let api_url = note(&mut problems, api_url(&spec.genesys));
+    let exposure = note(&mut problems, exposure(&spec.endpoint));
+    problems.extend(spec.kafka.properties.keys().filter_map(|name| {
+        refused_property(name).map(|reason| SpecProblem::KafkaProperty { name: name.clone(), reason })
+    }));
+    if spec.kafka.bootstrap_servers.is_empty() {
+        problems.push(SpecProblem::Rule { field: "kafka.bootstrapServers", rule: "must name at least one broker" });
+    }
+    if spec.relay.replicas < 0 {
+        problems.push(SpecProblem::Rule { field: "relay.replicas", rule: "must not be negative" });
+    }
+    if spec.relay.autoscaling.as_ref().is_some_and(|scaling| scaling.min_replicas > scaling.max_replicas) {
+        problems.push(SpecProblem::Rule {
+            field: "relay.autoscaling",
+            rule: "minReplicas must not be above maxReplicas",
+        });
+    }
+
+    let (Some(table), Some(event_types), Some(endpoint), Some(api_url), Some(exposure), []) =
+        (table, event_types, endpoint, api_url, exposure, problems.as_slice())
+    else {
+        return Err(problems);
+    };
+    Ok(Model {
+        config: RelayConfig {
+            path: endpoint.path().to_owned(),
+            signature_header: spec.genesys.api.signature_header.clone(),
+            kafka: kafka_config(&spec.kafka),
+            limits: Limits::default(),
+        },
+        kafka_mounts: kafka_mounts(&spec.kafka),
+        kafka_problems: references.kafka,
+        registration: RegistrationModel {
+            name: spec.genesys.endpoint_name.clone().unwrap_or_else(|| format!("{namespace}/{name}")),
+            enabled: !spec.suspend,
+            event_types,
+            retry_policy: spec.genesys.retry_policy.clone(),
+            api: ApiModel {
+                url: api_url,
+                token_path: spec.genesys.api.token_path.clone(),
+                event_bridges_path: spec.genesys.api.event_bridges_path.clone(),
+                token_request: spec.genesys.api.token_request,
+                ca_pem: references.genesys_ca,
+            },
+            oauth_client: references.oauth_client,
+            deletion_policy: spec.deletion_policy,
+        },
+        signing_secret: references.signing_secret,
+        uid: route.uid().unwrap_or_default(),
+        service: spec.endpoint.service.clone(),
+        relay: spec.relay.clone(),
+        namespace,
+        name,
+        endpoint,
+        exposure,
+        table,
+    })
+}
+
+fn note<T>(problems: &mut Vec<SpecProblem>, result: Result<T, Vec<SpecProblem>>) -> Option<T> {
+    result.map_err(|found| problems.extend(found)).ok()
+}
+
+fn table(spec: &presence_route::PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecProblem>> {
+    let mut problems = Vec::new();
+    let mut routes = Vec::with_capacity(spec.routes.len());
+    for (index, route) in spec.routes.iter().enumerate() {
+        match checked_route(route) {
+            Ok(route) => routes.push(route),
+            Err((field, cause)) => {
+                problems.push(SpecProblem::Routing { field: format!("routes[{index}].{field}"), cause });
+            }
+        }
+    }
+    let unmatched = note(&mut problems, unmatched(&spec.unmatched).map_err(|problem| vec![problem]));
+    match (unmatched, problems.is_empty()) {
+        (Some(unmatched), true) => RoutingTable::new(routes, unmatched)
+            .map_err(|cause| vec![SpecProblem::Routing { field: "routes".into(), cause }]),
+        _ => Err(problems),
+    }
+}
+
+fn checked_route(route: &presence_route::Route) -> Result<Route, (&'static str, RoutingError)> {
+    Ok(Route {
+        event_type: EventTypePattern::try_from(route.event_type.clone()).map_err(|cause| ("eventType", cause))?,
+        when: match &route.when {
+            Some(source) => Some(When::compile(source).map_err(|cause| ("when", cause.into()))?),
+            None => None,
+        },
+        topic: TopicName::try_from(route.topic.clone()).map_err(|cause| ("topic", cause))?,
+        key: match &route.key {
+            Some(key) => RecordKey::try_from(key.clone()).map_err(|cause| ("key", cause))?,
+            None => RecordKey::default(),
+        },
+    })
+}
+
+fn unmatched(unmatched: &presence_route::Unmatched) -> Result<Unmatched, SpecProblem> {
+    let topic = |name: &String| {
+        TopicName::try_from(name.clone())
+            .map_err(|cause| SpecProblem::Routing { field: "unmatched.topic".into(), cause })
+    };
+    let rule = |rule| Err(SpecProblem::Rule { field: "unmatched", rule });
+    match (unmatched.action, unmatched.status, &unmatched.topic) {
+        (UnmatchedAction::Reject, status, None) => {
+            let status = u16::try_from(status.unwrap_or(404)).unwrap_or(0);
+            RejectStatus::try_from(status)
+                .map(|status| Unmatched::Reject { status })
+                .map_err(|cause| SpecProblem::Routing { field: "unmatched.status".into(), cause })
+        }
+        (UnmatchedAction::Drop, None, None) => Ok(Unmatched::Drop {}),
+        (UnmatchedAction::DeadLetter, None, Some(name)) => Ok(Unmatched::DeadLetter { topic: topic(name)? }),
+        (UnmatchedAction::DeadLetter, _, None) => rule("topic must be set when action is DeadLetter"),
+        (UnmatchedAction::Reject | UnmatchedAction::Drop, _, Some(_)) => {
+            rule("topic can only be set when action is DeadLetter")
+        }
+        (UnmatchedAction::Drop | UnmatchedAction::DeadLetter, Some(_), _) => {
+            rule("status can only be set when action is Reject")
+        }
+    }
+}
+
+fn event_types(spec: &presence_route::PresenceRouteSpec) -> Result<BTreeSet<String>, SpecProblem> {
+    let types: BTreeSet<String> = match &spec.genesys.event_types {
+        Some(types) => types.iter().map(|event_type| event_type.0.clone()).collect(),
+        None => match spec.routes.iter().find(|route| route.event_type.ends_with('*')) {
+            Some(route) => return Err(SpecProblem::EventTypes(route.event_type.clone())),
+            None => spec.routes.iter().map(|route| route.event_type.clone()).collect(),
+        },
+    };
+    if let Some(wildcard) = types.iter().find(|event_type| event_type.contains('*')) {
+        return Err(SpecProblem::SubscribedWildcard(wildcard.clone()));
+    }
+    Ok(types)
+}
+
+fn exposure(endpoint: &presence_route::Endpoint) -> Result<Exposure, Vec<SpecProblem>> {
+    match (&endpoint.ingress, &endpoint.gateway) {
+        (None, None) => Ok(Exposure::Service),
+        (Some(ingress), None) => Ok(Exposure::Ingress(ingress.clone())),
+        (None, Some(gateway)) => Ok(Exposure::Gateway(gateway.clone())),
+        (Some(_), Some(_)) => {
+            Err(vec![SpecProblem::Rule { field: "endpoint", rule: "ingress and gateway cannot both be set" }])
+        }
+    }
+}
+
+fn api_url(genesys: &presence_route::Genesys) -> Result<Url, Vec<SpecProblem>> {
+    match (&genesys.region, &genesys.api_url) {
+        (Some(region), None) => http_url("genesys.region", &crate::genesys::region::api_url(region)),
+        (None, Some(url)) => http_url("genesys.apiUrl", url),
+        (Some(_), Some(_)) | (None, None) => Err(vec![SpecProblem::Rule {
+            field: "genesys",
+            rule: "exactly one of region and apiUrl must be set",
+        }]),
+    }
+}
+
+fn http_url(field: &'static str, text: &str) -> Result<Url, Vec<SpecProblem>> {
+    Url::parse(text)
+        .ok()
+        .filter(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.query().is_none()
+                && url.fragment().is_none()
+                && url.username().is_empty()
+                && url.password().is_none()
+        })
+        .ok_or_else(|| vec![SpecProblem::Url { field, value: text.to_owned() }])
+}
+
+fn kafka_config(kafka: &Kafka) -> KafkaConfig {
+    KafkaConfig {
+        bootstrap_servers: kafka.bootstrap_servers.iter().map(|server| server.0.clone()).collect(),
+        tls: kafka.tls.as_ref().map(|tls| KafkaTlsConfig {
+            ca_file: tls.ca_secret_ref.as_ref().map(|ca| format!("{}/{}", paths::KAFKA_CA_DIR, ca.key).into()),
+            client_certificate: tls.client_certificate_secret_ref.as_ref().map(|client| ClientCertificateFiles {
+                certificate_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.certificate_key).into(),
+                private_key_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.private_key_key).into(),
+            }),
+        }),
+        sasl: kafka.sasl.as_ref().map(|sasl| {
+            let credentials = &sasl.credentials_secret_ref;
+            KafkaSaslConfig {
+                mechanism: sasl.mechanism,
+                username_file: format!("{}/{}", paths::KAFKA_SASL_DIR, credentials.username_key).into(),
+                username: Some(credentials.name.clone()),
+                password_file: format!("{}/{}", paths::KAFKA_SASL_DIR, credentials.password_key).into(),
+            }
+        }),
+        properties: kafka.properties.clone(),
+    }
+}
+
+fn kafka_mounts(kafka: &Kafka) -> Vec<SecretMount> {
+    let tls = kafka.tls.as_ref();
+    let ca = tls.and_then(|tls| tls.ca_secret_ref.as_ref()).map(|ca| SecretMount {
+        volume: "kafka-ca",
+        secret: ca.name.clone(),
+        directory: paths::KAFKA_CA_DIR,
+    });
+    let client = tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|client| SecretMount {
+        volume: "kafka-client",
+        secret: client.name.clone(),
+        directory: paths::KAFKA_CLIENT_DIR,
+    });
+    let sasl = kafka.sasl.as_ref().map(|sasl| SecretMount {
+        volume: "kafka-sasl",
+        secret: sasl.credentials_secret_ref.name.clone(),
+        directory: paths::KAFKA_SASL_DIR,
+    });
+    [ca, client, sasl].into_iter().flatten().collect()
+}
