@@ -1,6 +1,8 @@
 //! Leader election on a real API server, the one that KUBECONFIG names. Not part of `cargo test`; run it with
 //! `cargo test -p presenceroute-operator --test leader`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;

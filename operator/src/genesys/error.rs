@@ -335,6 +335,13 @@ impl fmt::Display for Operation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub(super) status: u16,
+    /// Boxed, because errors are handed through many results.
+    pub(super) said: Box<Said>,
+}
+
+/// The server's own words, fit to be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
     pub(super) code: Option<String>,
     pub(super) message: Option<String>,
     pub(super) context_id: Option<String>,
@@ -351,13 +358,14 @@ impl Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "status {}", self.status)?;
-        if let Some(code) = &self.code {
+        let Said { code, message, context_id } = self.said.as_ref();
+        if let Some(code) = code {
             write!(formatter, ", {code}")?;
         }
-        if let Some(message) = &self.message {
+        if let Some(message) = message {
             write!(formatter, ": {message}")?;
         }
-        if let Some(context) = &self.context_id {
+        if let Some(context) = context_id {
             write!(formatter, ", contextId {context}")?;
         }
         Ok(())
@@ -410,12 +418,12 @@ mod tests {
     #[test]
     fn a_message_names_the_call_the_cause_and_the_remedy() {
         let url = Url::parse("https://api.example.com/api/v2/oauth/token").unwrap();
-        let answer = Answer {
-            status: 401,
+        let said = Said {
             code: Some("bad.credentials".to_owned()),
             message: Some("invalid client".to_owned()),
             context_id: Some("7c".to_owned()),
         };
+        let answer = Answer { status: 401, said: Box::new(said) };
         let error = GenesysError::CredentialsRejected { call: Call::new(Operation::Token, &url), answer };
         assert_eq!(
             error.to_string(),

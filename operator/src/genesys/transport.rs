@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::error::{Answer, Call, GenesysError, LimitedBy, Operation, quotable};
+use super::error::{Answer, Call, GenesysError, LimitedBy, Operation, Said, quotable};
 use crate::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -224,18 +224,18 @@ impl Reply {
         let explanation: Explanation = serde_json::from_slice(&self.body).unwrap_or_default();
         let quoted =
             |text: Option<String>| text.map(|text| quotable(&text, secrets)).filter(|text| !text.is_empty());
-        Answer {
-            status: self.status.as_u16(),
+        let said = Said {
             code: quoted(explanation.code.or(explanation.error)),
             message: quoted(explanation.message.or(explanation.error_description)),
             context_id: quoted(explanation.context_id),
-        }
+        };
+        Answer { status: self.status.as_u16(), said: Box::new(said) }
     }
 }
 
 /// OAuth servers may say with 400 what others say with 401.
 fn is_client_refused(answer: &Answer) -> bool {
-    matches!(answer.code.as_deref(), Some("invalid_client" | "unauthorized_client" | "invalid_grant"))
+    matches!(answer.said.code.as_deref(), Some("invalid_client" | "unauthorized_client" | "invalid_grant"))
 }
 
 #[cfg(test)]
