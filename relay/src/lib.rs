@@ -1,0 +1,23 @@
+//! The relay: receives signed events over HTTP, verifies and routes them, and publishes them to Kafka.
+//!
+//! One direction, one module each: [`server`] (connections) → [`intake`] (path, method, size) → [`signature`] →
+//! [`event`] → [`routing`] → [`publish`] → the answer, or a [`problem`]. A 200 is a promise: every topic has
+//! acknowledged the event with all its in-sync replicas.
+
+pub mod admin;
+pub mod event;
+pub mod intake;
+pub mod log;
+pub mod metrics;
+pub mod problem;
+pub mod publish;
+pub mod relay;
+pub mod reload;
+pub mod routing;
+pub mod secrets;
+pub mod server;
+pub mod settings;
+pub mod signature;
+
+pub use relay::{Relay, RunningRelay, StartError};
+pub use settings::{Arguments, RoutingSource, SecretSource, Settings, SettingsError};

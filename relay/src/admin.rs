@@ -1,0 +1,166 @@
+//! The admin port: whether the relay lives and is ready, what it counts, and its own account of itself. It never
+//! shows a secret or a part of an event.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use presenceroute_crds::relay_status::{RelayStatus, RoutingReport, SecretsReport};
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::reload::Loaded;
+use crate::routing::Router;
+use crate::secrets::Secrets;
+
+/// What is known of a relay from outside.
+pub struct Admin {
+    routing: watch::Receiver<Loaded<Router>>,
+    secrets: watch::Receiver<Loaded<Secrets>>,
+    publisher: Arc<Publisher>,
+    metrics: Arc<Metrics>,
+    draining: AtomicBool,
+}
+
+impl Admin {
+    /// An account of these parts.
+    pub fn new(
+        routing: watch::Receiver<Loaded<Router>>,
+        secrets: watch::Receiver<Loaded<Secrets>>,
+        publisher: Arc<Publisher>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { routing, secrets, publisher, metrics, draining: AtomicBool::new(false) }
+    }
+
+    /// From now on the relay is not ready.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// The answer to one request.
+    pub fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+        }
+        match request.uri().path() {
+            "/livez" => plain(StatusCode::OK, "ok\n"),
+            "/readyz" => self.ready(),
+            "/metrics" => self.metrics(),
+            "/status" => self.status_json(),
+            _ => plain(StatusCode::NOT_FOUND, "/livez, /readyz, /metrics or /status\n"),
+        }
+    }
+
+    /// The relay's own account of itself.
+    pub fn status(&self) -> RelayStatus {
+        let routing = self.routing.borrow();
+        let secrets = self.secrets.borrow();
+        let (kafka, missing_topics) = self.publisher.report();
+        RelayStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            routing: RoutingReport {
+                revision: routing
+                    .current
+                    .as_ref()
+                    .map(|router| router.table().revision().to_owned())
+                    .unwrap_or_default(),
+                routes: routing.current.as_ref().map_or(0, |router| router.table().routes().len()),
+                error: routing.error.clone(),
+            },
+            secrets: SecretsReport {
+                revision: secrets.current.as_ref().and_then(|secrets| secrets.revision().map(str::to_owned)),
+                active: secrets.current.as_ref().map_or(0, |secrets| secrets.keys().len()),
+                error: secrets.error.clone(),
+            },
+            kafka,
+            missing_topics,
+            in_flight: self.publisher.in_flight() as u64,
+            draining: self.draining.load(Ordering::Acquire),
+        }
+    }
+
+    /// Ready, or every condition that fails, one a line.
+    fn ready(&self) -> Response<Full<Bytes>> {
+        let status = self.status();
+        let mut failing = String::new();
+        let mut fail = |what: &str, why: Option<String>| {
+            failing.push_str(what);
+            if let Some(why) = why {
+                failing.push_str(": ");
+                failing.push_str(&why);
+            }
+            failing.push('\n');
+        };
+        if status.draining {
+            fail("draining", None);
+        }
+        if self.routing.borrow().current.is_none() {
+            fail("no routing table", status.routing.error);
+        }
+        if status.secrets.active == 0 {
+            fail("no signing secret", status.secrets.error);
+        }
+        if !status.kafka.reachable {
+            fail("Kafka is not reachable", status.kafka.error);
+        }
+        if failing.is_empty() {
+            plain(StatusCode::OK, "ready\n")
+        } else {
+            plain(StatusCode::SERVICE_UNAVAILABLE, failing)
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        self.refresh_metrics();
+        match self.metrics.encode() {
+            Ok(text) => {
+                let mut response = plain(StatusCode::OK, text);
+                response.headers_mut().insert(
+                    CONTENT_TYPE,
+                    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+                );
+                response
+            }
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+
+    /// Sets what is a state rather than a count.
+    fn refresh_metrics(&self) {
+        use crate::metrics::RevisionLabel;
+        let status = self.status();
+        let metrics = &self.metrics;
+        metrics.routing_valid.set(i64::from(status.routing.error.is_none()));
+        metrics.secrets_valid.set(i64::from(status.secrets.error.is_none()));
+        metrics.secrets_active.set(i64::try_from(status.secrets.active).unwrap_or(i64::MAX));
+        metrics.routing_revision.clear();
+        metrics.routing_revision.get_or_create(&RevisionLabel { revision: status.routing.revision }).set(1);
+        metrics.secret_revision.clear();
+        if let Some(revision) = status.secrets.revision {
+            metrics.secret_revision.get_or_create(&RevisionLabel { revision }).set(1);
+        }
+    }
+
+    fn status_json(&self) -> Response<Full<Bytes>> {
+        match serde_json::to_vec(&self.status()) {
+            Ok(json) => {
+                let mut response = plain(StatusCode::OK, json);
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                response
+            }
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+}
+
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -1,0 +1,273 @@
+//! A verified body as an event.
+//!
+//! Only what routing and the record's headers need is decoded, and strings without escapes are borrowed from the
+//! body. The attributes stay text until a route asks for one of them.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The longest `id` and `eventType`, in bytes.
+pub const LONGEST_NAME: usize = 256;
+
+/// One event, as Genesys Cloud describes it.
+#[derive(Debug)]
+pub struct Event<'a> {
+    /// What tells it apart; not empty, without control characters.
+    pub id: Cow<'a, str>,
+    /// What it is; not empty, without control characters.
+    pub event_type: Cow<'a, str>,
+    /// When it happened, in milliseconds since 1970.
+    pub timestamp: Option<i64>,
+    /// What it comes from.
+    pub source: Option<Cow<'a, str>>,
+    /// Its attributes: the text of a JSON object.
+    pub attributes: Option<&'a RawValue>,
+}
+
+/// Why a body is not an event. It names the field, never its content.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum EventError {
+    /// Not UTF-8, which JSON is.
+    #[error("the body is not UTF-8 text; send JSON")]
+    NotText,
+    /// Not a JSON object, or a field of the wrong type.
+    #[error("the body is not a JSON object with the fields of an event: {0}")]
+    Format(String),
+    /// A field that must be there is not.
+    #[error("the event has no {0}; send it as a string that is not empty")]
+    Missing(&'static str),
+    /// A name that is too long or cannot be shown.
+    #[error("the event's {0} has control characters or more than {LONGEST_NAME} bytes")]
+    Name(&'static str),
+}
+
+impl<'a> Event<'a> {
+    /// Reads the event in `body`. Fields that are not known are left alone; `null` means absent.
+    pub fn parse(body: &'a [u8]) -> Result<Self, EventError> {
+        let text = str::from_utf8(body).map_err(|_| EventError::NotText)?;
+        let fields: Fields<'a> =
+            serde_json::from_str(text).map_err(|error| EventError::Format(error.to_string()))?;
+        Ok(Self {
+            id: name("id", fields.id)?,
+            event_type: name("eventType", fields.event_type)?,
+            timestamp: fields.timestamp,
+            source: fields.source.filter(|source| !source.is_empty()),
+            attributes: fields.attributes,
+        })
+    }
+}
+
+fn name<'a>(field: &'static str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, EventError> {
+    match value {
+        None => Err(EventError::Missing(field)),
+        Some(value) if value.is_empty() => Err(EventError::Missing(field)),
+        Some(value) if value.len() > LONGEST_NAME || value.chars().any(char::is_control) => {
+            Err(EventError::Name(field))
+        }
+        Some(value) => Ok(value),
+    }
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    id: Option<Cow<'a, str>>,
+    event_type: Option<Cow<'a, str>>,
+    timestamp: Option<i64>,
+    source: Option<Cow<'a, str>>,
+    attributes: Option<&'a RawValue>,
+}
+
+/// Written out because a derived `Option<Cow<str>>` would copy, and to name the field in an error. A field that
+/// comes twice is an error: two readers could each take another one.
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor).map(|fields: Fields<'de>| fields)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Fields<'de>, M::Error> {
+        let mut fields = Fields::default();
+        let mut seen = [false; 5];
+        while let Some(key) = map.next_key::<Key>()? {
+            if let Key::Known(index, name) = key
+                && std::mem::replace(&mut seen[index], true)
+            {
+                return Err(M::Error::custom(format_args!("`{name}` comes twice")));
+            }
+            match key {
+                Key::Known(0, name) => fields.id = text(map.next_value()?, name)?,
+                Key::Known(1, name) => fields.event_type = text(map.next_value()?, name)?,
+                Key::Known(2, name) => {
+                    let raw: &RawValue = map.next_value()?;
+                    fields.timestamp = serde_json::from_str(raw.get()).map_err(|_| {
+                        M::Error::custom(format_args!("`{name}` must be a whole number of milliseconds"))
+                    })?;
+                }
+                Key::Known(3, name) => fields.source = text(map.next_value()?, name)?,
+                Key::Known(_, name) => {
+                    let raw: &RawValue = map.next_value()?;
+                    fields.attributes = match raw.get() {
+                        "null" => None,
+                        object if object.starts_with('{') => Some(raw),
+                        _ => return Err(M::Error::custom(format_args!("`{name}` must be an object"))),
+                    };
+                }
+                Key::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// A JSON string, borrowed where it has no escapes.
+fn text<'de, E: serde::de::Error>(raw: &'de RawValue, field: &str) -> Result<Option<Cow<'de, str>>, E> {
+    let json = raw.get();
+    if json == "null" {
+        return Ok(None);
+    }
+    let must_be_text = || E::custom(format_args!("`{field}` must be a string"));
+    let inside = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(must_be_text)?;
+    if inside.contains('\\') {
+        serde_json::from_str(json).map(|text: String| Some(Cow::Owned(text))).map_err(|_| must_be_text())
+    } else {
+        Ok(Some(Cow::Borrowed(inside)))
+    }
+}
+
+enum Key {
+    Known(usize, &'static str),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl Visitor<'_> for KeyVisitor {
+            type Value = Key;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a field's name")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Key, E> {
+                Ok(match name {
+                    "id" => Key::Known(0, "id"),
+                    "eventType" => Key::Known(1, "eventType"),
+                    "timestamp" => Key::Known(2, "timestamp"),
+                    "source" => Key::Known(3, "source"),
+                    "attributes" => Key::Known(4, "attributes"),
+                    _ => Key::Other,
+                })
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(body: &str) -> String {
+        Event::parse(body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_an_event_without_copying_its_text() {
+        let event = Event::parse(
+            br#"{"id":"e-1","eventType":"presence:state:changed","timestamp":1700000000000,
+                "source":"genesys","attributes":{"a":[1]},"more":{"deep":[true]}}"#,
+        )
+        .unwrap();
+        assert!(matches!(event.id, Cow::Borrowed("e-1")));
+        assert!(matches!(event.event_type, Cow::Borrowed("presence:state:changed")));
+        assert_eq!(event.timestamp, Some(1_700_000_000_000));
+        assert!(matches!(event.source, Some(Cow::Borrowed("genesys"))));
+        assert_eq!(event.attributes.unwrap().get(), r#"{"a":[1]}"#);
+    }
+
+    #[test]
+    fn reads_escapes() {
+        let event = Event::parse(br#"{"id":"\u00e9\/\"","eventType":"t"}"#).unwrap();
+        assert_eq!(event.id, "é/\"");
+    }
+
+    #[test]
+    fn what_is_optional_can_be_absent_or_null() {
+        for body in
+            [r#"{"id":"1","eventType":"t"}"#, r#"{"id":"1","eventType":"t","source":null,"attributes":null}"#]
+        {
+            let event = Event::parse(body.as_bytes()).unwrap();
+            assert!(event.source.is_none() && event.attributes.is_none() && event.timestamp.is_none());
+        }
+    }
+
+    #[test]
+    fn a_field_of_the_wrong_type_is_named() {
+        for (field, value) in [
+            ("id", "1"),
+            ("eventType", "[]"),
+            ("timestamp", "\"now\""),
+            ("timestamp", "1.5"),
+            ("timestamp", "9223372036854775808"),
+            ("source", "{}"),
+            ("attributes", "[]"),
+        ] {
+            let refusal = refusal(&format!(r#"{{"{field}":{value}}}"#));
+            assert!(refusal.contains(&format!("`{field}` must be")), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_empty_name_is_refused() {
+        assert!(refusal(r#"{"eventType":"t"}"#).contains("no id"));
+        assert!(refusal(r#"{"id":"","eventType":"t"}"#).contains("no id"));
+        assert!(refusal(r#"{"id":"1","eventType":null}"#).contains("no eventType"));
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_shown_is_refused() {
+        assert!(refusal(r#"{"id":"a\nb","eventType":"t"}"#).contains("control characters"));
+        let long = "x".repeat(257);
+        assert!(refusal(&format!(r#"{{"id":"{long}","eventType":"t"}}"#)).contains("256 bytes"));
+    }
+
+    #[test]
+    fn what_is_not_one_json_object_is_refused() {
+        for body in ["", "[]", "null", "1", "{", "{}x", r#"{"id":"1","id":"2","eventType":"t"}"#] {
+            assert!(refusal(body).contains("not a JSON object"), "{body}");
+        }
+        assert_eq!(Event::parse(b"{\"id\":\"\xff\"}").unwrap_err(), EventError::NotText);
+        assert_eq!(Event::parse(b"{\"x\":\"\xff\"}").unwrap_err(), EventError::NotText);
+    }
+
+    #[test]
+    fn an_error_never_holds_the_content() {
+        let refusal = refusal(r#"{"id":"1","eventType":"t","timestamp":"secret"}"#);
+        assert!(!refusal.contains("secret"), "{refusal}");
+    }
+
+    #[test]
+    fn deep_nesting_costs_no_stack() {
+        let deep = format!(
+            r#"{{"id":"1","eventType":"t","attributes":{{"a":{}1{}}}}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        assert!(Event::parse(deep.as_bytes()).is_ok());
+    }
+}

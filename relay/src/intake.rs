@@ -1,0 +1,276 @@
+//! From a request to its answer: path, method, size, signature, event, routing, publishing, in this order.
+//!
+//! [`Intake::answer`] is the whole contract as one function, generic over the body, so that it can be driven
+//! without a connection. How a request proves where it comes from and becomes an event is in one place
+//! ([`Intake::authenticate`], [`Event::parse`]), so that another way in needs no change to routing or publishing.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
+use presenceroute_crds::relay_config::RelayConfig;
+use presenceroute_crds::routing::RejectStatus;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::event::Event;
+use crate::metrics::{Metrics, Reason, seconds};
+use crate::problem::{Kind, Problem, shown};
+use crate::publish::{Publisher, Record, Trace};
+use crate::reload::Loaded;
+use crate::routing::{Decision, Router};
+use crate::secrets::Secrets;
+use crate::signature;
+
+/// The body of a 200.
+const PROCESSED: &[u8] = br#"{"status":"processed"}"#;
+
+/// What answers requests. All connections share one.
+pub struct Intake {
+    path: String,
+    signature_header: HeaderName,
+    max_body_bytes: usize,
+    body_timeout: Duration,
+    routing: watch::Receiver<Loaded<Router>>,
+    secrets: watch::Receiver<Loaded<Secrets>>,
+    publisher: Arc<Publisher>,
+    metrics: Arc<Metrics>,
+    held: Held,
+    closed: AtomicBool,
+}
+
+impl Intake {
+    /// An intake with checked settings.
+    pub fn new(
+        config: &RelayConfig,
+        signature_header: HeaderName,
+        routing: watch::Receiver<Loaded<Router>>,
+        secrets: watch::Receiver<Loaded<Secrets>>,
+        publisher: Arc<Publisher>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let limits = &config.limits;
+        Self {
+            path: config.path.clone(),
+            signature_header,
+            max_body_bytes: limits.max_body_bytes,
+            body_timeout: Duration::from_millis(limits.body_timeout_ms),
+            held: Held { bytes: AtomicUsize::new(0), most: limits.max_in_flight_bytes },
+            closed: AtomicBool::new(false),
+            routing,
+            secrets,
+            publisher,
+            metrics,
+        }
+    }
+
+    /// Refuses what still comes: the relay is about to end.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// The answer to one request.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let (reason, response) = match self.process(request).await {
+            Ok(reason) => (reason, processed()),
+            Err(problem) => {
+                tracing::debug!(kind = problem.kind.name(), detail = %problem.detail, "refused");
+                (Reason::Refused(problem.kind), problem.into_response())
+            }
+        };
+        self.metrics.answered(reason);
+        response
+    }
+
+    async fn process<B>(&self, request: Request<B>) -> Result<Reason, Problem>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let (head, body) = request.into_parts();
+        if head.uri.path() != self.path {
+            let detail =
+                format!("{} is not served here; post events to {}", shown(head.uri.path()), self.path);
+            return Err(Problem::new(Kind::UnknownPath, detail));
+        }
+        if head.method != Method::POST {
+            return Err(Problem::new(Kind::MethodNotAllowed, "post the event"));
+        }
+        if announced_length(&head.headers).is_some_and(|length| length > self.max_body_bytes as u64) {
+            return Err(self.too_large());
+        }
+        let Some(signature) = head.headers.get(&self.signature_header) else {
+            let detail = format!("send the body's HMAC-SHA256 in the header {}", self.signature_header);
+            return Err(Problem::new(Kind::SignatureMissing, detail));
+        };
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Problem::new(Kind::ShuttingDown, "send the event again; another relay takes it"));
+        }
+        let mut reservation = Reservation { held: &self.held, metrics: &self.metrics, bytes: 0 };
+        let body = self.read(body, &mut reservation).await?;
+        let begun = Instant::now();
+        self.authenticate(signature, &body)?;
+        let event =
+            Event::parse(&body).map_err(|error| Problem::new(Kind::EventInvalid, error.to_string()))?;
+        let router = self.router()?;
+        let routed = router.route(&event);
+        if routed.failed_conditions > 0 {
+            self.metrics.failed_conditions.inc_by(routed.failed_conditions);
+        }
+        self.metrics.stages.verify.observe(seconds(begun.elapsed()));
+        let record = Record {
+            event: &event,
+            body: &body,
+            trace: Trace::from_headers(&head.headers),
+            dead_letter_reason: None,
+        };
+        match routed.decision {
+            Decision::Publish(targets) => {
+                self.publisher.publish(record, &targets).await?;
+                Ok(Reason::Processed)
+            }
+            Decision::DeadLetter(target) => {
+                let record = Record { dead_letter_reason: Some("unrouted"), ..record };
+                self.publisher.publish(record, &[target]).await?;
+                Ok(Reason::DeadLettered)
+            }
+            Decision::Drop => Ok(Reason::Dropped),
+            Decision::Reject(status) => Err(unrouted(status, &event)),
+        }
+    }
+
+    /// Whether the body was signed with an active secret.
+    fn authenticate(&self, signature: &HeaderValue, body: &[u8]) -> Result<(), Problem> {
+        let Some(secrets) = self.secrets.borrow().current.clone() else {
+            return Err(Problem::new(Kind::NotConfigured, "no signing secret has been loaded; see /status"));
+        };
+        if signature::verify(secrets.keys(), signature.as_bytes(), body) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Kind::SignatureMismatch,
+            "the signature is not the lowercase-hex HMAC-SHA256 of the body under any active secret; check that \
+             both sides have the same secret and that nothing on the way changes the body",
+        ))
+    }
+
+    fn router(&self) -> Result<Arc<Router>, Problem> {
+        let current = self.routing.borrow().current.clone();
+        current
+            .ok_or_else(|| Problem::new(Kind::NotConfigured, "no routing table has been loaded; see /status"))
+    }
+
+    fn too_large(&self) -> Problem {
+        let detail = format!("an event has at most {} bytes; raise limits.maxBodyBytes", self.max_body_bytes);
+        Problem::new(Kind::BodyTooLarge, detail)
+    }
+
+    /// The whole body, within its size and its time.
+    async fn read<B>(&self, body: B, reservation: &mut Reservation<'_>) -> Result<Bytes, Problem>
+    where
+        B: Body<Data = Bytes>,
+    {
+        match timeout(self.body_timeout, self.read_all(body, reservation)).await {
+            Ok(read) => read,
+            Err(_) => {
+                let detail = format!("the body was not whole after {} ms", self.body_timeout.as_millis());
+                Err(Problem::new(Kind::BodyTimeout, detail))
+            }
+        }
+    }
+
+    async fn read_all<B>(&self, body: B, reservation: &mut Reservation<'_>) -> Result<Bytes, Problem>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let mut body = pin!(body);
+        let mut first = Bytes::new();
+        let mut more = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| {
+                Problem::new(
+                    Kind::BodyIncomplete,
+                    "the connection failed before the body was whole; send it again",
+                )
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            if first.len() + more.len() + data.len() > self.max_body_bytes {
+                return Err(self.too_large());
+            }
+            reservation.grow(data.len())?;
+            // An event nearly always comes in one piece, which is then taken as it is.
+            if first.is_empty() && more.is_empty() {
+                first = data;
+            } else {
+                if more.is_empty() {
+                    more.extend_from_slice(&std::mem::take(&mut first));
+                }
+                more.extend_from_slice(&data);
+            }
+        }
+        Ok(if more.is_empty() { first } else { more.freeze() })
+    }
+}
+
+fn processed() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(PROCESSED)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn unrouted(status: RejectStatus, event: &Event<'_>) -> Problem {
+    let kind = match status {
+        RejectStatus::NotFound => Kind::Unrouted,
+        RejectStatus::BadRequest => Kind::UnroutedRetry,
+    };
+    Problem::new(
+        kind,
+        format!("no route matches the event type {}; add one to the table", shown(&event.event_type)),
+    )
+}
+
+fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The bytes of bodies that are being read or worked on, over all connections.
+struct Held {
+    bytes: AtomicUsize,
+    most: usize,
+}
+
+/// One request's part of what is held; it is given back when the request is answered.
+struct Reservation<'a> {
+    held: &'a Held,
+    metrics: &'a Metrics,
+    bytes: usize,
+}
+
+impl Reservation<'_> {
+    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+        let before = self.held.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        self.metrics.in_flight_bytes.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+        if before.saturating_add(bytes) > self.held.most {
+            let detail =
+                format!("{} bytes of events are being worked on; send the event again later", self.held.most);
+            return Err(Problem::new(Kind::Overloaded, detail));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.metrics.in_flight_bytes.dec_by(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+    }
+}

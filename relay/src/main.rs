@@ -1,0 +1,38 @@
+//! `presenceroute-relay`: reads its arguments and runs a relay until it is told to end.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use presenceroute_relay::settings::SECRET_VARIABLE;
+use presenceroute_relay::{Arguments, Relay, Settings};
+use secrecy::SecretString;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The log may not be there yet, and this is for the person who started it.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    presenceroute_relay::log::start(&arguments.log_level, arguments.log_format)?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let secret = std::env::var(SECRET_VARIABLE).ok().map(SecretString::from);
+    let relay = Relay::start(Settings::resolve(arguments, secret)?).await?;
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    // Further signals are taken and change nothing: an event in flight is not given up for impatience.
+    relay.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,381 @@
+//! Getting an event into Kafka: acknowledged by all in-sync replicas of every topic it goes to, or an answer that
+//! says why not.
+//!
+//! A [`Publisher`] owns the producer, replaces it when it can send no more or its credentials change, and knows
+//! whether the cluster answers and has the table's topics. Which topics an event goes to is `routing`'s to say.
+
+mod credentials;
+mod failure;
+mod ledger;
+mod producer;
+mod record;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use presenceroute_crds::relay_config::{KafkaConfig, Limits};
+use presenceroute_crds::relay_status::KafkaReport;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{CauseLabel, Metrics, Repeat, RepeatLabel, TopicLabel};
+use crate::problem::{Kind, Problem};
+use crate::routing::{Router, Target};
+
+pub use credentials::CredentialsError;
+pub use failure::Failure;
+pub use record::{Record, Trace};
+
+use credentials::Credentials;
+use ledger::{Begun, Bounds, Ledger};
+use producer::{Producer, Reports};
+
+/// How often a cluster that is well is asked for its topics.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// How often one that is not is asked.
+const RECHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a broker may take to answer such a question.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often the files with credentials are read.
+const CREDENTIALS_EVERY: Duration = Duration::from_millis(250);
+
+/// Publishes events. It is shared by all requests of a relay.
+pub struct Publisher {
+    kafka: KafkaConfig,
+    limits: Limits,
+    ledger: Arc<Ledger>,
+    reports: Arc<Reports>,
+    metrics: Arc<Metrics>,
+    producer: watch::Sender<Arc<Producer>>,
+    cluster: Mutex<Cluster>,
+}
+
+/// What is known of the cluster.
+#[derive(Clone, Debug, Default)]
+struct Cluster {
+    reachable: bool,
+    error: Option<String>,
+    credentials_error: Option<String>,
+    missing_topics: Vec<String>,
+}
+
+/// Why a publisher cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum PublisherError {
+    /// A file with credentials cannot be read.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The library refuses its configuration.
+    #[error("the Kafka client cannot be made: {0}; check relay.yaml's kafka section")]
+    Client(#[from] KafkaError),
+}
+
+impl Publisher {
+    /// Makes the first producer. It connects by itself; nothing waits for that.
+    pub fn new(
+        kafka: KafkaConfig,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, PublisherError> {
+        let bounds = Bounds {
+            in_flight: limits.max_in_flight,
+            in_flight_bytes: limits.max_in_flight_bytes,
+            remembered: limits.remembered_ids,
+            remembered_for: Duration::from_millis(limits.remember_ms),
+        };
+        let reports = Arc::new(Reports::new(Arc::clone(&metrics)));
+        let credentials = Credentials::read(&kafka)?;
+        let first = Producer::new(&kafka, &credentials, &limits, Arc::clone(&reports), 0)?;
+        Ok(Arc::new(Self {
+            ledger: Ledger::new(bounds, Arc::clone(&metrics)),
+            producer: watch::Sender::new(Arc::new(first)),
+            cluster: Mutex::default(),
+            kafka,
+            limits,
+            reports,
+            metrics,
+        }))
+    }
+
+    /// Publishes one event to every target, and answers when each has acknowledged it or one cannot.
+    ///
+    /// An event that is refused here may still reach a topic later; a repetition of it then finds it acknowledged.
+    pub async fn publish(&self, record: Record<'_>, targets: &[Target<'_>]) -> Result<(), Problem> {
+        let deadline = Instant::now() + self.publish_timeout();
+        if let [target] = targets {
+            return match self.deliver_by(deadline, &record, target).await {
+                Ok(()) => Ok(()),
+                Err(failure) => Err(self.problem(&[(target, failure)])),
+            };
+        }
+        let deliveries = targets.iter().map(|target| self.deliver_by(deadline, &record, target));
+        let outcomes = futures::future::join_all(deliveries).await;
+        let failures: Vec<_> = targets
+            .iter()
+            .zip(outcomes)
+            .filter_map(|(target, outcome)| Some((target, outcome.err()?)))
+            .collect();
+        if failures.is_empty() { Ok(()) } else { Err(self.problem(&failures)) }
+    }
+
+    async fn deliver_by(
+        &self,
+        deadline: Instant,
+        record: &Record<'_>,
+        target: &Target<'_>,
+    ) -> Result<(), Failure> {
+        match timeout_at(deadline, self.deliver(record, target)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::Unavailable(RDKafkaErrorCode::MessageTimedOut)),
+        }
+    }
+
+    /// One event to one topic, with as many producers as it takes.
+    async fn deliver(&self, record: &Record<'_>, target: &Target<'_>) -> Result<(), Failure> {
+        let topic = target.topic.as_str();
+        let fingerprint = self.ledger.fingerprint(&record.event.id, record.body, topic);
+        loop {
+            let producer = Arc::clone(&self.producer.borrow());
+            let outcome = match self.ledger.begin(fingerprint, record.body.len()) {
+                Begun::Acknowledged => {
+                    self.repeated(Repeat::Remembered);
+                    return Ok(());
+                }
+                Begun::Full => return Err(Failure::Overloaded),
+                Begun::Joined(outcome) => {
+                    self.repeated(Repeat::Joined);
+                    outcome
+                }
+                Begun::First(delivery, outcome) => {
+                    producer.send(record, target, delivery);
+                    outcome
+                }
+            };
+            match outcome.await.unwrap_or(Err(Failure::Abandoned)) {
+                Ok(()) => return Ok(()),
+                Err(Failure::ProducerLost) => self.producer_after(producer.generation).await,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    async fn producer_after(&self, generation: u64) {
+        // It fails only when the publisher is gone, and with it whoever waits here.
+        let _ = self.producer.subscribe().wait_for(|producer| producer.generation > generation).await;
+    }
+
+    fn repeated(&self, outcome: Repeat) {
+        self.metrics.repeated.get_or_create(&RepeatLabel { outcome }).inc();
+    }
+
+    fn publish_timeout(&self) -> Duration {
+        Duration::from_millis(self.limits.publish_timeout_ms)
+    }
+
+    /// The answer for what failed: what needs a person comes first, since a retry cannot help it.
+    fn problem(&self, failures: &[(&Target<'_>, Failure)]) -> Problem {
+        let refused: Vec<String> = failures
+            .iter()
+            .filter_map(|(target, failure)| match failure {
+                Failure::Refused(code) => Some(format!(
+                    "topic \"{}\" {} on {}; {}",
+                    target.topic,
+                    failure::cause(*code),
+                    self.brokers(),
+                    Failure::remedy(*code)
+                )),
+                _ => None,
+            })
+            .collect();
+        if !refused.is_empty() {
+            return Problem::new(Kind::KafkaRefused, refused.join(". "));
+        }
+        if failures.iter().any(|(_, failure)| *failure == Failure::Overloaded) {
+            let detail = format!(
+                "{} deliveries or {} bytes are waiting for Kafka; send the event again later",
+                self.limits.max_in_flight, self.limits.max_in_flight_bytes
+            );
+            return Problem::new(Kind::Overloaded, detail);
+        }
+        let topics: Vec<&str> = failures.iter().map(|(target, _)| target.topic.as_str()).collect();
+        let cause = match self.reports.newest_error() {
+            Some((_, error)) => format!("; {} says: {error}", self.brokers()),
+            None => String::new(),
+        };
+        let detail = format!(
+            "{} did not acknowledge the event within {} ms{cause}; send the event again",
+            topics.join(" and "),
+            self.limits.publish_timeout_ms
+        );
+        Problem::new(Kind::KafkaUnavailable, detail)
+    }
+
+    fn brokers(&self) -> String {
+        self.kafka.bootstrap_servers.join(",")
+    }
+
+    /// How many deliveries Kafka has not answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.ledger.in_flight()
+    }
+
+    /// The connection, and what the table names that the cluster does not have.
+    pub fn report(&self) -> (KafkaReport, Vec<String>) {
+        let cluster = self.cluster().clone();
+        let error = match (cluster.credentials_error, cluster.error) {
+            (Some(credentials), _) => Some(credentials),
+            (None, error) => error,
+        };
+        (KafkaReport { reachable: cluster.reachable, error }, cluster.missing_topics)
+    }
+
+    fn cluster(&self) -> std::sync::MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the producer usable and watches the cluster, until `stop`.
+    pub async fn supervise(
+        self: Arc<Self>,
+        mut table: watch::Receiver<crate::reload::Loaded<Router>>,
+        stop: CancellationToken,
+    ) {
+        let mut credentials = Credentials::read(&self.kafka).ok();
+        let mut read_credentials = tokio::time::interval(CREDENTIALS_EVERY);
+        let mut next_check = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.reports.fatal.notified() => self.replace("fatal", credentials.as_ref()).await,
+                _ = read_credentials.tick(), if self.kafka.tls.is_some() || self.kafka.sasl.is_some() => {
+                    if self.credentials_changed(&mut credentials).await {
+                        self.replace("credentials", credentials.as_ref()).await;
+                        next_check = Instant::now();
+                    }
+                }
+                // A table that is fixed never changes.
+                Ok(()) = table.changed(), if table.has_changed().is_ok() => next_check = Instant::now(),
+                () = tokio::time::sleep_until(next_check) => {
+                    let topics = topics(&table);
+                    let is_well = self.look(topics).await;
+                    next_check = Instant::now() + if is_well { CHECK_EVERY } else { RECHECK_EVERY };
+                }
+            }
+        }
+    }
+
+    /// Asks the cluster for the table's topics; whether it answered and has them all.
+    async fn look(self: &Arc<Self>, topics: Vec<String>) -> bool {
+        let producer = Arc::clone(&self.producer.borrow());
+        let asked =
+            tokio::task::spawn_blocking(move || producer.missing_topics(&topics, CHECK_TIMEOUT)).await;
+        let Ok(answer) = asked else { return false };
+        let mut cluster = self.cluster();
+        match answer {
+            Ok(missing) => {
+                self.reports.forget_error();
+                if !cluster.reachable {
+                    tracing::info!(brokers = self.brokers(), "Kafka answers");
+                }
+                cluster.reachable = true;
+                cluster.error = None;
+                self.report_missing(&mut cluster, missing);
+            }
+            Err(error) => {
+                let newest = self.reports.newest_error();
+                cluster.reachable = false;
+                cluster.error = Some(newest.map_or_else(|| error.to_string(), |(_, reason)| reason));
+            }
+        }
+        self.metrics.kafka_reachable.set(i64::from(cluster.reachable));
+        cluster.reachable && cluster.missing_topics.is_empty()
+    }
+
+    fn report_missing(&self, cluster: &mut Cluster, missing: Vec<String>) {
+        for topic in missing.iter().filter(|topic| !cluster.missing_topics.contains(topic)) {
+            tracing::warn!(
+                topic,
+                "this topic does not exist; create it: events for it are answered 503 until then"
+            );
+        }
+        for topic in cluster.missing_topics.iter().filter(|topic| !missing.contains(topic)) {
+            tracing::info!(topic, "this topic is there now");
+        }
+        if missing != cluster.missing_topics {
+            self.metrics.missing_topics.clear();
+            for topic in &missing {
+                self.metrics.missing_topics.get_or_create(&TopicLabel { topic: topic.clone() }).set(1);
+            }
+        }
+        cluster.missing_topics = missing;
+    }
+
+    /// Whether the files with credentials hold others than `known`, which then are known.
+    async fn credentials_changed(&self, known: &mut Option<Credentials>) -> bool {
+        let kafka = self.kafka.clone();
+        let Ok(read) = tokio::task::spawn_blocking(move || Credentials::read(&kafka)).await else {
+            return false;
+        };
+        match read {
+            Err(error) => {
+                self.cluster().credentials_error = Some(error.to_string());
+                false
+            }
+            Ok(read) => {
+                self.cluster().credentials_error = None;
+                if known.as_ref().is_some_and(|known| known.same_as(&read)) {
+                    return false;
+                }
+                *known = Some(read);
+                true
+            }
+        }
+    }
+
+    /// Makes a producer beside the old one, which keeps what it has until that is acknowledged or out of time.
+    async fn replace(self: &Arc<Self>, cause: &'static str, credentials: Option<&Credentials>) {
+        let Some(credentials) = credentials else { return };
+        let old = Arc::clone(&self.producer.borrow());
+        let reports = Arc::clone(&self.reports);
+        match Producer::new(&self.kafka, credentials, &self.limits, reports, old.generation + 1) {
+            Ok(new) => {
+                tracing::info!(cause, "a new Kafka producer takes over");
+                self.metrics.producer_rebuilds.get_or_create(&CauseLabel { cause }).inc();
+                self.producer.send_replace(Arc::new(new));
+                let timeout = self.publish_timeout();
+                drop(tokio::task::spawn_blocking(move || {
+                    // What is not acknowledged by then has been answered 503.
+                    let _ = old.flush(timeout);
+                    drop(old);
+                }));
+            }
+            Err(error) => {
+                tracing::error!(%error, cause, "no new Kafka producer can be made; the old one stays");
+                self.cluster().credentials_error = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Waits until nothing is in flight, or the publish deadline is over.
+    pub async fn flush(&self) {
+        let producer = Arc::clone(&self.producer.borrow());
+        let timeout = self.publish_timeout();
+        match tokio::task::spawn_blocking(move || producer.flush(timeout)).await {
+            Ok(Ok(())) => {}
+            _ => tracing::warn!(
+                "some events were not acknowledged before the end; their senders were answered 503"
+            ),
+        }
+    }
+}
+
+fn topics(table: &watch::Receiver<crate::reload::Loaded<Router>>) -> Vec<String> {
+    let loaded = table.borrow();
+    let Some(router) = &loaded.current else { return Vec::new() };
+    router.table().topics().into_iter().map(|topic| topic.as_str().to_owned()).collect()
+}

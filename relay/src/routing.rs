@@ -1,0 +1,327 @@
+//! Which topics an event goes to, found at a cost that does not grow with the number of exact routes.
+//!
+//! The table says what is meant; a [`Router`] is the same table laid out for lookup. The routes that can match an
+//! event type that the table names are listed ahead of time, wildcards included; for any other type there is one
+//! lookup for each distinct length of a wildcard's prefix.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+
+use presenceroute_crds::routing::{
+    EventTypePattern, RecordKey, RejectStatus, Route, RoutingTable, TopicName, Unmatched,
+};
+use presenceroute_crds::when::Variables;
+use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::event::Event;
+
+/// A routing table, laid out for lookup.
+#[derive(Debug)]
+pub struct Router {
+    table: RoutingTable,
+    /// For every event type that the table names: the routes that can match it, in the table's order.
+    exact: HashMap<String, Vec<usize>, foldhash::quality::RandomState>,
+    /// For every prefix: the wildcard routes of exactly this prefix.
+    prefixes: HashMap<String, Vec<usize>, foldhash::quality::RandomState>,
+    /// The distinct lengths of the prefixes.
+    prefix_lengths: Vec<usize>,
+}
+
+/// Where one event goes.
+#[derive(Debug, PartialEq)]
+pub struct Routed<'a> {
+    /// What becomes of it.
+    pub decision: Decision<'a>,
+    /// How many conditions had no answer for this event, and so did not match.
+    pub failed_conditions: u64,
+}
+
+/// What becomes of one event.
+#[derive(Debug, PartialEq)]
+pub enum Decision<'a> {
+    /// It is published to each of these topics, of which none comes twice and at least one is there.
+    Publish(Vec<Target<'a>>),
+    /// No route matches: it is refused.
+    Reject(RejectStatus),
+    /// No route matches: it is answered as if it had been published.
+    Drop,
+    /// No route matches: it is published to a topic of its own.
+    DeadLetter(Target<'a>),
+}
+
+/// A topic, and the record's key there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target<'a> {
+    /// The topic.
+    pub topic: &'a TopicName,
+    /// The record's key.
+    pub key: Cow<'a, str>,
+}
+
+impl Router {
+    /// Lays out a table.
+    pub fn new(table: RoutingTable) -> Self {
+        let mut exact: HashMap<String, Vec<usize>, _> = HashMap::default();
+        let mut prefixes: HashMap<String, Vec<usize>, _> = HashMap::default();
+        for (index, route) in table.routes().iter().enumerate() {
+            match &route.event_type {
+                EventTypePattern::Exact(event_type) => {
+                    exact.entry(event_type.clone()).or_default().push(index)
+                }
+                EventTypePattern::Prefix(prefix) => prefixes.entry(prefix.clone()).or_default().push(index),
+            }
+        }
+        let mut prefix_lengths: Vec<usize> = prefixes.keys().map(String::len).collect();
+        prefix_lengths.sort_unstable();
+        prefix_lengths.dedup();
+        let mut router = Self { table, exact: HashMap::default(), prefixes, prefix_lengths };
+        for (event_type, routes) in &mut exact {
+            routes.extend(router.wildcards(event_type));
+            routes.sort_unstable();
+        }
+        router.exact = exact;
+        router
+    }
+
+    /// The table that this was made from.
+    pub fn table(&self) -> &RoutingTable {
+        &self.table
+    }
+
+    /// Where `event` goes. A topic that several routes lead to gets the event once, with the first one's key.
+    pub fn route<'a>(&'a self, event: &'a Event<'_>) -> Routed<'a> {
+        let mut conditions = Conditions::new(event);
+        let mut targets: Vec<Target<'a>> = Vec::new();
+        let mut consider = |index: usize| {
+            let route = &self.table.routes()[index];
+            if targets.iter().all(|target| target.topic != &route.topic) && conditions.hold(route) {
+                targets.push(Target { topic: &route.topic, key: record_key(&route.key, event) });
+            }
+        };
+        match self.exact.get(event.event_type.as_ref()) {
+            Some(routes) => routes.iter().copied().for_each(&mut consider),
+            None => {
+                let mut routes: Vec<usize> = self.wildcards(&event.event_type).collect();
+                routes.sort_unstable();
+                routes.into_iter().for_each(&mut consider);
+            }
+        }
+        let decision = match self.table.unmatched() {
+            _ if !targets.is_empty() => Decision::Publish(targets),
+            Unmatched::Reject { status } => Decision::Reject(*status),
+            Unmatched::Drop {} => Decision::Drop,
+            Unmatched::DeadLetter { topic } => {
+                Decision::DeadLetter(Target { topic, key: record_key(&RecordKey::Id, event) })
+            }
+        };
+        Routed { decision, failed_conditions: conditions.failed }
+    }
+
+    /// The wildcard routes whose prefix `event_type` begins with.
+    fn wildcards(&self, event_type: &str) -> impl Iterator<Item = usize> {
+        self.prefix_lengths
+            .iter()
+            .filter_map(|&length| self.prefixes.get(event_type.get(..length)?))
+            .flatten()
+            .copied()
+    }
+}
+
+/// The `when` conditions on one event. What they see of it is made once, and only when a route asks.
+struct Conditions<'a> {
+    event: &'a Event<'a>,
+    variables: Option<Option<Variables>>,
+    failed: u64,
+}
+
+impl<'a> Conditions<'a> {
+    fn new(event: &'a Event<'_>) -> Self {
+        Self { event, variables: None, failed: 0 }
+    }
+
+    /// Whether the route's condition, if it has one, is true. One that has no answer for this event is not.
+    fn hold(&mut self, route: &Route) -> bool {
+        let Some(when) = &route.when else { return true };
+        let variables = self.variables.get_or_insert_with(|| variables(self.event));
+        match variables.as_ref().map(|variables| when.matches(variables)) {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) | None => {
+                self.failed += 1;
+                false
+            }
+        }
+    }
+}
+
+fn variables(event: &Event<'_>) -> Option<Variables> {
+    // Deeper than serde_json follows, the attributes cannot be looked at, and no condition on them holds.
+    let attributes: serde_json::Value = match event.attributes {
+        Some(raw) => serde_json::from_str(raw.get()).ok()?,
+        None => serde_json::Value::Object(serde_json::Map::new()),
+    };
+    let source = event.source.as_deref().unwrap_or_default();
+    Variables::new(&event.id, &event.event_type, event.timestamp.unwrap_or_default(), source, &attributes)
+        .ok()
+}
+
+/// The record's key. An event that lacks what the key is made of gets its id, so that it has one all the same.
+fn record_key<'a>(key: &RecordKey, event: &'a Event<'_>) -> Cow<'a, str> {
+    let found = match key {
+        RecordKey::Id => None,
+        RecordKey::Source => event.source.as_deref().map(Cow::Borrowed),
+        RecordKey::Attribute(path) => event.attributes.and_then(|attributes| attribute(attributes, path)),
+    };
+    found.unwrap_or(Cow::Borrowed(&event.id))
+}
+
+/// The string, number or boolean at `path`. An empty string is as good as none.
+fn attribute<'a>(attributes: &'a RawValue, path: &[String]) -> Option<Cow<'a, str>> {
+    let value = path.iter().try_fold(attributes, |object, name| member(object, name))?;
+    match value.get().as_bytes().first()? {
+        b'"' => serde_json::from_str::<Text<'a>>(value.get())
+            .ok()
+            .map(|text| text.0)
+            .filter(|key| !key.is_empty()),
+        b'{' | b'[' | b'n' => None,
+        _ => Some(Cow::Borrowed(value.get())),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The member `name` of a JSON object, without decoding the others.
+fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    serde_json::Deserializer::from_str(object.get()).deserialize_any(Member(name)).ok()?
+}
+
+struct Member<'n>(&'n str);
+
+impl<'de> Visitor<'de> for Member<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut found = None;
+        while let Some(is_meant) = map.next_key_seed(Named(self.0))? {
+            if is_meant {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+struct Named<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for Named<'_> {
+    type Value = bool;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Named<'_> {
+    type Value = bool;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
+        Ok(name == self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router(yaml: &str) -> Router {
+        Router::new(RoutingTable::parse(yaml).unwrap())
+    }
+
+    /// `TOPIC=KEY` of every target, or the name of what becomes of an unmatched event.
+    fn targets(router: &Router, body: &str) -> Vec<String> {
+        let event = Event::parse(body.as_bytes()).unwrap();
+        match router.route(&event).decision {
+            Decision::Publish(targets) => {
+                targets.iter().map(|target| format!("{}={}", target.topic, target.key)).collect()
+            }
+            Decision::DeadLetter(target) => vec![format!("dead letter {}={}", target.topic, target.key)],
+            other => vec![format!("{other:?}")],
+        }
+    }
+
+    const TABLE: &str = r#"
+version: 1
+routes:
+- {eventType: "a:b:c", topic: exact}
+- {eventType: "a:*", topic: wide, key: source}
+- {eventType: "a:b:*", topic: narrow, key: attributes.user.id}
+- {eventType: "a:b:c", topic: wide, key: id}
+- {eventType: "*", topic: available, when: "attributes.presence == 'AVAILABLE'"}
+unmatched: {action: DeadLetter, topic: rest}
+"#;
+
+    #[test]
+    fn every_route_that_matches_gets_the_event_once_a_topic_in_the_tables_order() {
+        let body = r#"{"id":"1","eventType":"a:b:c","source":"s","attributes":{"user":{"id":"u"},"presence":"AVAILABLE"}}"#;
+        assert_eq!(targets(&router(TABLE), body), ["exact=1", "wide=s", "narrow=u", "available=1"]);
+    }
+
+    #[test]
+    fn a_type_that_the_table_does_not_name_is_found_by_its_prefixes() {
+        assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"a:b:d"}"#), ["wide=1", "narrow=1"]);
+        assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"a:x"}"#), ["wide=1"]);
+        assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"aé"}"#), ["dead letter rest=1"]);
+    }
+
+    #[test]
+    fn what_no_route_matches_is_refused_or_dropped_or_set_aside_as_the_table_says() {
+        let with = |unmatched: &str| {
+            router(&format!("version: 1\nroutes: [{{eventType: a, topic: t}}]\nunmatched: {unmatched}\n"))
+        };
+        let other = r#"{"id":"1","eventType":"b"}"#;
+        assert_eq!(targets(&with("{action: Reject}"), other), ["Reject(NotFound)"]);
+        assert_eq!(targets(&with("{action: Reject, status: 400}"), other), ["Reject(BadRequest)"]);
+        assert_eq!(targets(&with("{action: Drop}"), other), ["Drop"]);
+        assert_eq!(targets(&with("{action: DeadLetter, topic: d}"), other), ["dead letter d=1"]);
+    }
+
+    #[test]
+    fn a_condition_without_an_answer_does_not_match_and_is_counted() {
+        let router = router(TABLE);
+        let event = Event::parse(br#"{"id":"1","eventType":"x"}"#).unwrap();
+        let routed = router.route(&event);
+        assert_eq!(routed.failed_conditions, 1);
+        assert!(matches!(routed.decision, Decision::DeadLetter(_)));
+    }
+
+    #[test]
+    fn a_key_is_any_scalar_and_the_id_where_there_is_none() {
+        let router = router("version: 1\nroutes: [{eventType: t, topic: k, key: attributes.a.b}]\n");
+        for (attributes, key) in [
+            (r#"{"a":{"b":"x\ty"}}"#, "k=x\ty"),
+            (r#"{"a":{"b":42}}"#, "k=42"),
+            (r#"{"a":{"b":true}}"#, "k=true"),
+            (r#"{"a":{"b":"é","c":[{}]},"b":1}"#, "k=é"),
+            (r#"{"a":{"b":null}}"#, "k=1"),
+            (r#"{"a":{"b":""}}"#, "k=1"),
+            (r#"{"a":{"b":[1]}}"#, "k=1"),
+            (r#"{"a":7}"#, "k=1"),
+            (r"{}", "k=1"),
+        ] {
+            let body = format!(r#"{{"id":"1","eventType":"t","attributes":{attributes}}}"#);
+            assert_eq!(targets(&router, &body), [key], "{attributes}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What the relay is told when it starts, from flags, variables and `relay.yaml`, as one checked [`Settings`].
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use presenceroute_crds::relay_config::{KafkaConfig, Limits, RelayConfig, default_path, refused_property};
+use presenceroute_crds::routing::{RoutingError, RoutingTable};
+use secrecy::SecretString;
+
+use crate::secrets::{Secrets, SecretsError};
+
+/// The variable with the signing secret, for a relay that runs alone. It is not a flag: the arguments of a process
+/// are there for everyone to read.
+pub const SECRET_VARIABLE: &str = "GENESYS_WEBHOOK_SECRET";
+
+/// The table of a relay that is told no other: Genesys Cloud's presence events, each kind to a topic of its own.
+const DEFAULT_ROUTES: &str = "{
+    presence:state:changed: gen-presence-state,
+    presence:status:changed: gen-presence-status,
+    presence:user:changed: gen-presence-user,
+}";
+
+/// Receives signed Genesys Cloud events, verifies and routes them, and publishes them to Kafka.
+///
+/// Alone, GENESYS_WEBHOOK_SECRET and KAFKA_BROKERS are enough.
+#[derive(Debug, Parser)]
+#[command(name = "presenceroute-relay", version)]
+pub struct Arguments {
+    /// Where events are received.
+    #[arg(long, env = "PRESENCEROUTE_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Where /livez, /readyz, /metrics and /status are served.
+    #[arg(long, env = "PRESENCEROUTE_ADMIN_LISTEN", default_value = "0.0.0.0:9090", value_name = "ADDRESS")]
+    pub admin_listen: SocketAddr,
+    /// The path that events are posted to [default: /eventbridge/presence, or relay.yaml's].
+    #[arg(long, env = "PRESENCEROUTE_PATH", value_name = "PATH")]
+    pub path: Option<String>,
+    /// The routing table, re-read when it changes.
+    #[arg(long, env = "PRESENCEROUTE_ROUTING_FILE", value_name = "FILE", conflicts_with = "routes")]
+    pub routing_file: Option<PathBuf>,
+    /// The routing table itself, as YAML or JSON: whole, or {EVENT_TYPE: TOPIC, ...}.
+    #[arg(long, env = "PRESENCEROUTE_ROUTES", value_name = "TABLE")]
+    pub routes: Option<String>,
+    /// The directory with the signing secrets, one file each, re-read when they change.
+    #[arg(long, env = "PRESENCEROUTE_SECRET_DIR", value_name = "DIRECTORY")]
+    pub secret_dir: Option<PathBuf>,
+    /// relay.yaml: Kafka, its security, and limits.
+    #[arg(long, env = "PRESENCEROUTE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Kafka brokers to find the cluster by, where no relay.yaml names them.
+    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub kafka_brokers: Vec<String>,
+    /// error, warn, info, debug or trace; or a tracing filter.
+    #[arg(long, env = "PRESENCEROUTE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// How log lines are written.
+    #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that a relay needs to start.
+pub struct Settings {
+    /// Where events are received; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where the relay is observed; port 0 takes a free one.
+    pub admin_listen: SocketAddr,
+    /// The path, the signature's header, Kafka and the limits.
+    pub config: RelayConfig,
+    /// Where the routing table comes from.
+    pub routing: RoutingSource,
+    /// Where the signing secrets come from.
+    pub secrets: SecretSource,
+}
+
+/// Where the routing table comes from.
+pub enum RoutingSource {
+    /// A file that may change.
+    File(PathBuf),
+    /// This one, for as long as the relay runs.
+    Fixed(RoutingTable),
+}
+
+/// Where the signing secrets come from.
+pub enum SecretSource {
+    /// A directory that may change.
+    Directory(PathBuf),
+    /// These, for as long as the relay runs.
+    Fixed(Secrets),
+}
+
+/// Why the relay cannot start with what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// `relay.yaml` cannot be read.
+    #[error("{path} cannot be read: {cause}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// `relay.yaml` is not valid.
+    #[error("{path} is not a relay configuration: {cause}")]
+    Config {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// No broker.
+    #[error("no Kafka broker is known; set KAFKA_BROKERS=HOST:PORT, or kafka.bootstrapServers in relay.yaml")]
+    NoBroker,
+    /// A property that is not for a manifest to set.
+    #[error("kafka.properties.{name} cannot be set: {reason}")]
+    RefusedProperty {
+        /// Its name.
+        name: String,
+        /// What rests on it.
+        reason: &'static str,
+    },
+    /// A path that no request has.
+    #[error("the path {0:?} is not legal; begin it with / and leave out ? and #")]
+    Path(String),
+    /// A limit that lets nothing through.
+    #[error("limits.{0} must be above 0")]
+    Limit(&'static str),
+    /// A header name that HTTP does not know.
+    #[error("signatureHeader {0:?} is not an HTTP field name")]
+    SignatureHeader(String),
+    /// The inline table is not valid.
+    #[error("--routes: {0}")]
+    Routing(#[from] RoutingError),
+    /// Neither a directory nor the variable.
+    #[error(
+        "no signing secret is known; set {SECRET_VARIABLE}, or --secret-dir to a directory with one file a secret"
+    )]
+    NoSecret,
+    /// The secret of the variable is not usable.
+    #[error(transparent)]
+    Secret(#[from] SecretsError),
+}
+
+impl Settings {
+    /// Checks what the arguments say, together with the secret of [`SECRET_VARIABLE`] where it is set.
+    pub fn resolve(arguments: Arguments, secret: Option<SecretString>) -> Result<Self, SettingsError> {
+        let mut config = match &arguments.config {
+            Some(path) => read_config(path)?,
+            None => RelayConfig {
+                path: default_path(),
+                signature_header: presenceroute_crds::presence_route::signature_header(),
+                kafka: KafkaConfig { bootstrap_servers: arguments.kafka_brokers, ..KafkaConfig::default() },
+                limits: Limits::default(),
+            },
+        };
+        if let Some(path) = arguments.path {
+            config.path = path;
+        }
+        check(&config)?;
+        let routing = match (arguments.routing_file, arguments.routes) {
+            (Some(path), _) => RoutingSource::File(path),
+            (None, Some(text)) => RoutingSource::Fixed(RoutingTable::parse(&text)?),
+            (None, None) => RoutingSource::Fixed(RoutingTable::parse(DEFAULT_ROUTES)?),
+        };
+        let secrets = match (arguments.secret_dir, secret) {
+            (Some(directory), _) => SecretSource::Directory(directory),
+            (None, Some(secret)) => SecretSource::Fixed(Secrets::single(SECRET_VARIABLE, &secret)?),
+            (None, None) => return Err(SettingsError::NoSecret),
+        };
+        Ok(Self { listen: arguments.listen, admin_listen: arguments.admin_listen, config, routing, secrets })
+    }
+}
+
+fn read_config(path: &Path) -> Result<RelayConfig, SettingsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|cause| SettingsError::Read { path: path.to_owned(), cause })?;
+    serde_saphyr::from_str(&text)
+        .map_err(|cause| SettingsError::Config { path: path.to_owned(), cause: cause.to_string() })
+}
+
+/// What types alone do not rule out.
+pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
+    if config.kafka.bootstrap_servers.iter().all(|server| server.trim().is_empty()) {
+        return Err(SettingsError::NoBroker);
+    }
+    for name in config.kafka.properties.keys() {
+        if let Some(reason) = refused_property(name) {
+            return Err(SettingsError::RefusedProperty { name: name.clone(), reason });
+        }
+    }
+    if !config.path.starts_with('/') || config.path.contains(['?', '#']) {
+        return Err(SettingsError::Path(config.path.clone()));
+    }
+    if http::HeaderName::try_from(config.signature_header.as_str()).is_err() {
+        return Err(SettingsError::SignatureHeader(config.signature_header.clone()));
+    }
+    let limits = &config.limits;
+    let never_zero = [
+        ("maxBodyBytes", limits.max_body_bytes as u64),
+        ("bodyTimeoutMs", limits.body_timeout_ms),
+        ("publishTimeoutMs", limits.publish_timeout_ms),
+        ("maxInFlight", limits.max_in_flight as u64),
+        ("maxInFlightBytes", limits.max_in_flight_bytes as u64),
+    ];
+    match never_zero.into_iter().find(|(_, value)| *value == 0) {
+        Some((name, _)) => Err(SettingsError::Limit(name)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(arguments: &[&str], secret: Option<&str>) -> Result<Settings, SettingsError> {
+        let arguments = Arguments::try_parse_from([&["relay"], arguments].concat()).unwrap();
+        Settings::resolve(arguments, secret.map(SecretString::from))
+    }
+
+    fn refusal(arguments: &[&str], secret: Option<&str>) -> String {
+        resolve(arguments, secret).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_secret_and_the_brokers_are_enough() {
+        let settings = resolve(&["--kafka-brokers", "a:9092,b:9092"], Some("s")).unwrap();
+        assert_eq!(settings.config.kafka.bootstrap_servers, ["a:9092", "b:9092"]);
+        assert_eq!(settings.config.path, "/eventbridge/presence");
+        let RoutingSource::Fixed(table) = settings.routing else { panic!("a file") };
+        assert_eq!(table.routes().len(), 3);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_remedy() {
+        assert!(refusal(&[], Some("s")).contains("set KAFKA_BROKERS"));
+        assert!(refusal(&["--kafka-brokers", "a:9092"], None).contains("set GENESYS_WEBHOOK_SECRET"));
+        assert!(refusal(&["--kafka-brokers", "a:9092"], Some("\n")).contains("is empty"));
+        assert!(
+            refusal(&["--kafka-brokers", "a:9092", "--path", "x"], Some("s")).contains("begin it with /")
+        );
+        assert!(refusal(&["--kafka-brokers", "a:9092", "--routes", "{}"], Some("s")).contains("no routes"));
+    }
+
+    #[test]
+    fn relay_yaml_is_checked() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = |yaml: &str| {
+            std::fs::write(file.path(), yaml).unwrap();
+            resolve(&["--config", file.path().to_str().unwrap()], Some("s"))
+        };
+        assert_eq!(with("{path: /x, kafka: {bootstrapServers: [a:9092]}}").unwrap().config.path, "/x");
+        let refused = with("kafka: {bootstrapServers: [a:9092], properties: {acks: '1'}}").err().unwrap();
+        assert!(refused.to_string().contains("kafka.properties.acks"), "{refused}");
+        let refused = with("{kafka: {bootstrapServers: [a:9092]}, limits: {maxInFlight: 0}}").err().unwrap();
+        assert_eq!(refused.to_string(), "limits.maxInFlight must be above 0");
+        assert!(with("kafka: {}").is_err());
+    }
+}

@@ -1,0 +1,343 @@
+//! The relay's HTTP contract, row by row, over real HTTP.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use presenceroute_crds::relay_config::Limits;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use support::*;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn another_path_is_404() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    for path in ["/", "/eventbridge", "/eventbridge/presence/", "/eventbridge/presence/x", "/readyz"] {
+        let answer = exchange(relay.address(), &request("GET", path, &[], b"")).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (404, "unknown-path"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn another_method_is_405_and_post_is_named() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    for method in ["GET", "PUT", "DELETE", "OPTIONS", "PATCH"] {
+        let answer = exchange(relay.address(), &request(method, PATH, &[], b"")).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (405, "method-not-allowed"), "{method}");
+        assert_eq!(answer.headers["allow"], "POST");
+    }
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413_without_being_read() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let head = format!("POST {PATH} HTTP/1.1\r\nhost: relay\r\ncontent-length: 1048577\r\n\r\n");
+    let answer = exchange(relay.address(), head.as_bytes()).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (413, "body-too-large"));
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_413_at_the_limit() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.limits.max_body_bytes = 1000;
+    let relay = relay(settings).await;
+    let chunk = "x".repeat(600);
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: relay\r\nx-genesys-event-signature: 00\r\ntransfer-encoding: chunked\r\n\r\n\
+         258\r\n{chunk}\r\n258\r\n{chunk}\r\n"
+    );
+    let answer = exchange(relay.address(), head.as_bytes()).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (413, "body-too-large"));
+}
+
+#[tokio::test]
+async fn no_signature_is_400() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let answer = exchange(relay.address(), &request("POST", PATH, &[], event("1").as_bytes())).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (400, "signature-missing"));
+    assert!(answer.detail().contains("x-genesys-event-signature"), "{}", answer.detail());
+}
+
+#[tokio::test]
+async fn a_body_slower_than_its_deadline_is_408() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.limits.body_timeout_ms = 50;
+    let relay = relay(settings).await;
+    let body = event("1");
+    let whole = signed(SECRET, body.as_bytes());
+    let answer = exchange(relay.address(), &whole[..whole.len() - 1]).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (408, "body-timeout"));
+}
+
+#[tokio::test]
+async fn a_signature_of_another_secret_or_body_is_403() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let body = event("1");
+    let good = sign(SECRET, body.as_bytes());
+    let (other_secret, other_body) = (sign("guess", body.as_bytes()), sign(SECRET, event("2").as_bytes()));
+    for signature in [&other_secret, &other_body, &good.to_uppercase(), &format!("sha256={good}"), ""] {
+        let bytes = request("POST", PATH, &[("X-Genesys-Event-Signature", signature)], body.as_bytes());
+        let answer = exchange(relay.address(), &bytes).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (403, "signature-mismatch"), "{signature}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_event_is_400() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    for body in [
+        "",
+        "not json",
+        "[]",
+        r#"{"eventType":"presence:state:changed"}"#,
+        r#"{"id":"","eventType":"presence:state:changed"}"#,
+        r#"{"id":1,"eventType":"presence:state:changed"}"#,
+        r#"{"id":"1"}"#,
+        r#"{"id":"1","eventType":"presence:state:changed","timestamp":"now"}"#,
+        r#"{"id":"1","eventType":"presence:state:changed","attributes":[]}"#,
+    ] {
+        let answer = post(&relay, body).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "event-invalid"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_no_route_matches_is_404() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let answer = post(&relay, &event_of("presence:other", "1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (404, "unrouted"));
+    assert!(answer.detail().contains(r#""presence:other""#), "{}", answer.detail());
+}
+
+#[tokio::test]
+async fn an_event_that_no_route_matches_is_refused_dropped_or_set_aside_as_the_table_says() {
+    let kafka = kafka(&["gen-presence-state", "rest"]);
+    let brokers = kafka.bootstrap_servers();
+    let table = |unmatched: &str| {
+        format!("version: 1\nroutes: [{{eventType: a, topic: gen-presence-state}}]\nunmatched: {unmatched}\n")
+    };
+    let refusing = relay(settings(&brokers, &table("{action: Reject, status: 400}"))).await;
+    assert_eq!(post(&refusing, &event("1")).await.status, 400);
+    let dropping = relay(settings(&brokers, &table("{action: Drop}"))).await;
+    assert_eq!(post(&dropping, &event("1")).await.status, 200);
+    let keeping = relay(settings(&brokers, &table("{action: DeadLetter, topic: rest}"))).await;
+    assert_eq!(post(&keeping, &event("1")).await.status, 200);
+    let kept = records(&brokers, "rest", 1).await;
+    assert_eq!(kept[0].headers["presenceroute_reason"], "unrouted");
+    records(&brokers, "gen-presence-state", 0).await;
+}
+
+#[tokio::test]
+async fn an_unknown_topic_is_503_at_once_and_named() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), "{presence:state:changed: absent}")).await;
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let answer = post(&relay, &event("1")).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-refused"));
+        assert!(answer.detail().contains(r#"topic "absent" does not exist"#), "{}", answer.detail());
+        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    }
+    assert_eq!(status(&relay).await.missing_topics, ["absent"]);
+    kafka.create_topic("absent", 1, 1).unwrap();
+    eventually("the topic is found", || relay.status().missing_topics.is_empty()).await;
+    assert_eq!(post(&relay, &event("1")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_topic_that_may_not_be_written_to_is_503_at_once_and_named() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    kafka.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
+    );
+    let answer = post(&relay, &event("1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-refused"));
+    assert!(answer.detail().contains("gen-presence-state") && answer.detail().contains("authorization"));
+    assert!(!answer.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_large_for_the_topic_is_503_at_once_and_named() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    kafka.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    let answer = post(&relay, &event("1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-refused"));
+    assert!(answer.detail().contains("record of this size"), "{}", answer.detail());
+}
+
+#[tokio::test]
+async fn a_transient_error_is_retried_within_the_deadline() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let not_enough = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS;
+    kafka.request_errors(RDKafkaApiKey::Produce, &[not_enough, not_enough]);
+    assert_eq!(post(&relay, &event("1")).await.status, 200);
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_does_not_answer_is_503_at_the_deadline_with_retry_after() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.limits.publish_timeout_ms = 300;
+    let relay = relay(settings).await;
+    kafka.broker_down(1).unwrap();
+    let begun = Instant::now();
+    let answer = post(&relay, &event("1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-unavailable"));
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert!(answer.detail().contains("gen-presence-state"), "{}", answer.detail());
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn too_many_events_in_flight_are_503_at_once_with_retry_after() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.limits = Limits { max_in_flight: 2, ..settings.config.limits };
+    let relay = relay(settings).await;
+    kafka.broker_round_trip_time(1, Duration::from_millis(700)).unwrap();
+    let (one, two) = (event("1"), event("2"));
+    let held = async { tokio::join!(post(&relay, &one), post(&relay, &two)) };
+    let refused = async {
+        eventually("two events are in flight", || relay.status().in_flight == 2).await;
+        let begun = Instant::now();
+        let answer = post(&relay, &event("3")).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (503, "overloaded"));
+        assert_eq!(answer.headers["retry-after"], "1");
+        assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    };
+    let ((first, second), ()) = tokio::join!(held, refused);
+    assert_eq!((first.status, second.status), (200, 200));
+}
+
+#[tokio::test]
+async fn an_acknowledged_event_is_200_and_its_record_is_what_was_signed() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let body = event("e-1");
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers =
+        [("X-Genesys-Event-Signature", sign(SECRET, body.as_bytes())), ("traceparent", trace.to_owned())];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let answer = exchange(relay.address(), &request("POST", PATH, &headers, body.as_bytes())).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"processed"}"#));
+    assert_eq!(answer.headers["content-type"], "application/json");
+    let record = records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await.remove(0);
+    assert_eq!((record.key.as_str(), &record.value), ("e-1", &body));
+    for (name, value) in [
+        ("ce_specversion", "1.0"),
+        ("ce_id", "e-1"),
+        ("ce_type", "presence:state:changed"),
+        ("ce_source", "org-1"),
+        ("ce_time", "2023-11-14T22:13:20.123Z"),
+        ("content-type", "application/json"),
+        ("traceparent", trace),
+    ] {
+        assert_eq!(record.headers[name], value);
+    }
+}
+
+#[tokio::test]
+async fn no_200_comes_before_the_acknowledgement() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    kafka.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+    let begun = Instant::now();
+    assert_eq!(post(&relay, &event("1")).await.status, 200);
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn every_topic_of_an_event_has_it_when_it_is_answered() {
+    let kafka = kafka(&["all", "available"]);
+    let table = r#"
+version: 1
+routes:
+- {eventType: "presence:*", topic: all}
+- {eventType: "presence:*", topic: available, key: attributes.userId, when: "attributes.presence == 'AVAILABLE'"}
+"#;
+    let relay = relay(settings(&kafka.bootstrap_servers(), table)).await;
+    assert_eq!(post(&relay, &event("1")).await.status, 200);
+    assert_eq!(post(&relay, &event("2").replace("AVAILABLE", "BUSY")).await.status, 200);
+    assert_eq!(records(&kafka.bootstrap_servers(), "all", 2).await[0].key, "1");
+    assert_eq!(records(&kafka.bootstrap_servers(), "available", 1).await[0].key, "u-1");
+}
+
+#[tokio::test]
+async fn an_event_that_one_of_two_topics_refused_is_tried_again_only_there() {
+    let kafka = kafka(&["here"]);
+    let table = "version: 1\nroutes: [{eventType: '*', topic: here}, {eventType: '*', topic: absent}]\n";
+    let relay = relay(settings(&kafka.bootstrap_servers(), table)).await;
+    let answer = post(&relay, &event("1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-refused"));
+    assert!(answer.detail().contains(r#""absent""#) && !answer.detail().contains(r#""here""#));
+    kafka.create_topic("absent", 1, 1).unwrap();
+    eventually("the topic is found", || relay.status().missing_topics.is_empty()).await;
+    assert_eq!(post(&relay, &event("1")).await.status, 200);
+    records(&kafka.bootstrap_servers(), "here", 1).await;
+    records(&kafka.bootstrap_servers(), "absent", 1).await;
+}
+
+#[tokio::test]
+async fn a_repeated_event_that_is_in_flight_joins_the_first_ones_outcome() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    kafka.broker_round_trip_time(1, Duration::from_millis(200)).unwrap();
+    let body = event("1");
+    let (first, second) = tokio::join!(post(&relay, &body), post(&relay, &body));
+    assert_eq!((first.status, second.status), (200, 200));
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await;
+}
+
+#[tokio::test]
+async fn a_repeated_event_that_was_acknowledged_is_200_and_not_published_again() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    for _ in 0..3 {
+        assert_eq!(post(&relay, &event("1")).await.status, 200);
+    }
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await;
+    let metrics = get(&relay, "/metrics").await.body;
+    assert!(metrics.contains(r#"repeated_events_total{outcome="Remembered"} 2"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn an_event_that_was_acknowledged_after_its_503_is_not_published_again() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.limits.publish_timeout_ms = 1_000;
+    let relay = relay(settings).await;
+    assert_eq!(post(&relay, &event("0")).await.status, 200);
+    kafka.broker_round_trip_time(1, Duration::from_millis(900)).unwrap();
+    // Its sender gives up at once; Kafka does not.
+    let mut stream = TcpStream::connect(relay.address()).await.unwrap();
+    stream.write_all(&signed(SECRET, event("1").as_bytes())).await.unwrap();
+    eventually("it is in flight", || relay.status().in_flight == 1).await;
+    drop(stream);
+    eventually("it is acknowledged", || relay.status().in_flight == 0).await;
+    assert_eq!(post(&relay, &event("1")).await.status, 200);
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 2).await;
+}
+
+#[tokio::test]
+async fn two_events_with_one_id_are_both_published() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    assert_eq!(post(&relay, &event("1")).await.status, 200);
+    assert_eq!(post(&relay, &event("1").replace("AVAILABLE", "BUSY")).await.status, 200);
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 2).await;
+}

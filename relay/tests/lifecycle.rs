@@ -1,0 +1,128 @@
+//! How a relay becomes ready, what it shows of itself, and how it ends.
+
+mod support;
+
+use std::time::Duration;
+
+use presenceroute_relay::{Relay, RoutingSource, SecretSource};
+use support::*;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn a_relay_is_ready_when_kafka_a_table_and_a_secret_are_there_and_says_what_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = settings("127.0.0.1:1", TABLE);
+    settings.routing = RoutingSource::File(directory.path().join("routing.yaml"));
+    settings.secrets = SecretSource::Directory(directory.path().join("secrets"));
+    let relay = Relay::start(settings).await.unwrap();
+    assert_eq!(get(&relay, "/livez").await.status, 200);
+    eventually("Kafka's failure is known", || relay.status().kafka.error.is_some()).await;
+    let answer = get(&relay, "/readyz").await;
+    assert_eq!(answer.status, 503);
+    for expected in [
+        "no routing table: ",
+        "routing.yaml",
+        "no signing secret: ",
+        "Kafka is not reachable: ",
+        "127.0.0.1:1",
+    ] {
+        assert!(answer.body.contains(expected), "{expected} in {}", answer.body);
+    }
+    let refused = post(&relay, &event("1")).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "not-configured"));
+}
+
+#[tokio::test]
+async fn the_status_is_what_the_operator_reads() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let status = status(&relay).await;
+    assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!((status.routing.routes, status.routing.revision.len()), (1, 12));
+    assert_eq!((status.secrets.active, status.in_flight, status.draining), (1, 0, false));
+    assert!(status.kafka.reachable && status.missing_topics.is_empty());
+    assert_eq!(get(&relay, "/readyz").await.status, 200);
+    assert_eq!(get(&relay, "/other").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_metrics_count_what_happened_and_hold_no_secret_and_no_body() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    post(&relay, &event("needle-in-a-body")).await;
+    exchange(relay.address(), &signed("wrong", b"{}")).await;
+    let metrics = get(&relay, "/metrics").await.body;
+    for line in [
+        r#"presenceroute_relay_requests_total{code="200",reason="processed"} 1"#,
+        r#"presenceroute_relay_requests_total{code="403",reason="signature-mismatch"} 1"#,
+        r#"presenceroute_relay_events_published_total{topic="gen-presence-state"} 1"#,
+        r#"presenceroute_relay_publish_duration_seconds_count{stage="broker"} 1"#,
+        "presenceroute_relay_in_flight_events 0",
+        "presenceroute_relay_kafka_reachable 1",
+        r#"presenceroute_relay_build_info{version=""#,
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    assert!(!metrics.contains("needle") && !metrics.contains(SECRET));
+}
+
+#[tokio::test]
+async fn a_relay_that_ends_answers_what_it_has_and_what_still_comes_while_it_drains() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.limits.drain_ms = 500;
+    let relay = relay(settings).await;
+    let (address, admin) = (relay.address(), relay.admin_address());
+    kafka.broker_round_trip_time(1, Duration::from_millis(900)).unwrap();
+    let in_flight =
+        tokio::spawn(async move { exchange(address, &signed(SECRET, event("1").as_bytes())).await });
+    eventually("it is in flight", || relay.status().in_flight == 1).await;
+    let idle = TcpStream::connect(address).await.unwrap();
+
+    let ended = tokio::spawn(relay.shutdown());
+    let ready = loop {
+        let answer = exchange(admin, &request("GET", "/readyz", &[], b"")).await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert_eq!(ready.body, "draining\n");
+    let late = exchange(address, &signed(SECRET, event("2").as_bytes())).await;
+    assert_eq!((late.status, late.headers["connection"].as_str()), (200, "close"));
+    assert_eq!(in_flight.await.unwrap().status, 200);
+    ended.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+    drop(idle);
+    kafka.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 2).await;
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_events_one_after_another_and_pipelined() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let mut stream = TcpStream::connect(relay.address()).await.unwrap();
+    for id in ["1", "2"] {
+        stream.write_all(&signed(SECRET, event(id).as_bytes())).await.unwrap();
+        assert_eq!(read_answer(&mut stream).await.unwrap().status, 200);
+    }
+    let both = [signed(SECRET, event("3").as_bytes()), signed("wrong", event("4").as_bytes())].concat();
+    stream.write_all(&both).await.unwrap();
+    assert_eq!(read_answer(&mut stream).await.unwrap().status, 200);
+    assert_eq!(read_answer(&mut stream).await.unwrap().status, 403);
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 3).await;
+}
+
+#[tokio::test]
+async fn two_relays_in_one_process_share_nothing() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let one = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let two = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    assert_eq!(post(&one, &event("1")).await.status, 200);
+    assert_eq!(post(&two, &event("1")).await.status, 200);
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 2).await;
+    for relay in [&one, &two] {
+        assert!(get(relay, "/metrics").await.body.contains(r#"reason="processed"} 1"#));
+    }
+}
