@@ -312,7 +312,7 @@ async fn a_repeated_event_that_was_acknowledged_is_200_and_not_published_again()
     }
     records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await;
     let metrics = get(&relay, "/metrics").await.body;
-    assert!(metrics.contains(r#"repeated_events_total{outcome="Remembered"} 2"#), "{metrics}");
+    assert!(metrics.contains(r#"repeated_events_total{outcome="remembered"} 2"#), "{metrics}");
 }
 
 #[tokio::test]

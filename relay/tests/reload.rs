@@ -2,25 +2,8 @@
 
 mod support;
 
-use std::path::Path;
-
 use presenceroute_relay::{RoutingSource, SecretSource};
 use support::*;
-
-/// Puts files where the kubelet would: in a new directory, to which the link `..data` is swapped.
-fn mount(directory: &Path, generation: &str, files: &[(&str, &str)]) {
-    let data = directory.join(format!("..{generation}"));
-    std::fs::create_dir(&data).unwrap();
-    for (name, content) in files {
-        std::fs::write(data.join(name), content).unwrap();
-        let link = directory.join(name);
-        if link.symlink_metadata().is_err() {
-            std::os::unix::fs::symlink(Path::new("..data").join(name), link).unwrap();
-        }
-    }
-    std::os::unix::fs::symlink(format!("..{generation}"), directory.join("..data_tmp")).unwrap();
-    std::fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
-}
 
 fn table(revision: &str, topic: &str) -> String {
     format!(

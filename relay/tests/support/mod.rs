@@ -1,9 +1,13 @@
 //! A relay in this process, a broker in this process, and a sender that speaks HTTP over a real socket.
 
-#![allow(dead_code)] // Each test file uses its part.
+// Each test file uses its part.
+#![allow(dead_code)]
+// Clippy takes a function outside a #[test] for one that is not part of a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -224,4 +228,19 @@ fn consume(brokers: &str, topic: &str, expected: usize) -> Vec<Consumed> {
     }
     assert_eq!(found.len(), expected, "{found:?}");
     found
+}
+
+/// Puts files where the kubelet would: in a new directory, to which the link `..data` is swapped.
+pub(crate) fn mount(directory: &Path, generation: &str, files: &[(&str, &str)]) {
+    let data = directory.join(format!("..{generation}"));
+    std::fs::create_dir(&data).unwrap();
+    for (name, content) in files {
+        std::fs::write(data.join(name), content).unwrap();
+        let link = directory.join(name);
+        if link.symlink_metadata().is_err() {
+            std::os::unix::fs::symlink(Path::new("..data").join(name), link).unwrap();
+        }
+    }
+    std::os::unix::fs::symlink(format!("..{generation}"), directory.join("..data_tmp")).unwrap();
+    std::fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
 }
