@@ -1,0 +1,218 @@
+//! The PresenceRoute of the demo: what the operator and a kubelet do for it in a cluster, done here.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use presenceroute_crds::presence_route::BootstrapServer;
+use presenceroute_crds::relay_config::RelayConfig;
+use presenceroute_crds::relay_status::RelayStatus;
+use presenceroute_operator::build::{RelayImage, build, config_maps, signing_secret};
+use presenceroute_operator::dereference::dereference;
+use presenceroute_operator::genesys::Genesys;
+use presenceroute_operator::manifest::Manifest;
+use presenceroute_operator::register::{Outcome, Registrar};
+use presenceroute_operator::signing::SigningState;
+use presenceroute_operator::validate::{Model, validate};
+use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource, Settings};
+use tempfile::TempDir;
+use url::Url;
+
+use crate::broker::Broker;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// What stands here in the place of what only exists in a cluster.
+struct Stage {
+    genesys: SocketAddr,
+    relay: SocketAddr,
+}
+
+/// A registered route with its running relay.
+pub(crate) struct Demo {
+    model: Model,
+    registrar: Registrar,
+    id: String,
+    signing: SigningState,
+    stage: Stage,
+    files: TempDir,
+    relay: RunningRelay,
+}
+
+impl Demo {
+    /// Validates, builds, starts the relay, registers: the order of the operator.
+    pub(crate) async fn start(text: &str, broker: &Broker, genesys: SocketAddr) -> Result<Self, Failure> {
+        let stage = Stage { genesys, relay: free_address()? };
+        let model = model(text, broker, &stage).await?;
+        let signing = advance(SigningState::default(), &model)?;
+        let files = TempDir::new()?;
+        let objects = objects(&model, &signing)?;
+        let config = mount(&objects, &model, files.path())?;
+        create_topics(&model, broker)?;
+        let relay = Relay::start(Settings {
+            listen: stage.relay,
+            admin_listen: ([127, 0, 0, 1], 0).into(),
+            config,
+            routing: RoutingSource::File(files.path().join(config_maps::ROUTING_KEY)),
+            secrets: SecretSource::Directory(files.path().join(SIGNING)),
+        })
+        .await?;
+        let registrar = Registrar::new(Genesys::new());
+        let id = register(&registrar, &model, None).await?;
+        Ok(Self { model, registrar, id, signing, stage, files, relay })
+    }
+
+    /// Takes up an edited manifest; says what is new.
+    pub(crate) async fn edit(&mut self, text: &str, broker: &Broker) -> Result<String, Failure> {
+        let model = model(text, broker, &self.stage).await?;
+        if model.config != self.model.config || model.name != self.model.name {
+            return Err("its name, endpoint or Kafka is another, for which a cluster would roll new pods; start the demo again".into());
+        }
+        let signing = advance(self.signing.clone(), &model)?;
+        create_topics(&model, broker)?;
+        mount(&objects(&model, &signing)?, &model, self.files.path())?;
+        self.id = register(&self.registrar, &model, Some(&self.id)).await?;
+        let change = if model.table.revision() == self.model.table.revision() {
+            "the manifest is taken; its routes are as before".to_owned()
+        } else {
+            format!(
+                "the manifest is taken: {} routes, revision {}",
+                model.table.routes().len(),
+                model.table.revision()
+            )
+        };
+        (self.model, self.signing) = (model, signing);
+        Ok(change)
+    }
+
+    /// Deregisters, then stops the relay: the order of the operator.
+    pub(crate) async fn end(self) -> Result<(), Failure> {
+        let account = self.registrar.account(&self.model).map_err(|failure| failure.message)?;
+        let name = &self.model.registration.name;
+        self.registrar
+            .remove(&self.model.uid, &account, name, Some(&self.id))
+            .await
+            .map_err(|failure| failure.message)?;
+        self.relay.shutdown().await;
+        Ok(())
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.model.namespace, self.model.name)
+    }
+
+    pub(crate) fn endpoint(&self) -> &Url {
+        &self.model.endpoint
+    }
+
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.relay.admin_address()
+    }
+
+    pub(crate) fn status(&self) -> RelayStatus {
+        self.relay.status()
+    }
+
+    pub(crate) fn first_topic(&self) -> &str {
+        self.model.table.routes().first().map_or("", |route| route.topic.as_str())
+    }
+}
+
+/// The directory of the signing secrets.
+const SIGNING: &str = "signing";
+
+/// The manifest's one PresenceRoute, with what only exists here in the place of what only exists in a cluster.
+async fn model(text: &str, broker: &Broker, stage: &Stage) -> Result<Model, Failure> {
+    let manifest = Manifest::parse(text)?;
+    let [route] = manifest.routes.as_slice() else {
+        return Err(
+            format!("it has {} PresenceRoutes; the demo runs exactly one", manifest.routes.len()).into()
+        );
+    };
+    let mut route = route.clone();
+    let references = dereference(&route.spec, &manifest).await?;
+    // What the manifest says of these three is judged before it is replaced.
+    let asked = validate(&route, dereference(&route.spec, &manifest).await?).map_err(listed)?;
+    route.spec.genesys.region = None;
+    route.spec.genesys.api_url = Some(format!("http://{}", stage.genesys));
+    route.spec.genesys.api.ca_secret_ref = None;
+    route.spec.endpoint.url = format!("http://{}{}", stage.relay, asked.endpoint.path());
+    route.spec.kafka.bootstrap_servers = vec![BootstrapServer(broker.address())];
+    (route.spec.kafka.tls, route.spec.kafka.sasl) = (None, None);
+    Ok(validate(&route, references).map_err(listed)?)
+}
+
+/// An address that was free a moment ago, so that the endpoint's URL is known before the relay listens.
+fn free_address() -> std::io::Result<SocketAddr> {
+    std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()
+}
+
+fn listed(problems: Vec<impl std::fmt::Display>) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn advance(signing: SigningState, model: &Model) -> Result<SigningState, Failure> {
+    let secret = model.signing_secret.as_ref().map_err(ToString::to_string)?;
+    Ok(signing.advance(secret, k8s_openapi::jiff::Timestamp::now()))
+}
+
+fn objects(model: &Model, signing: &SigningState) -> Result<Vec<DynamicObject>, Failure> {
+    let image = RelayImage { reference: "presenceroute/relay".into(), pull_policy: "IfNotPresent".into() };
+    Ok(build(model, signing, &image)?)
+}
+
+/// Does a kubelet's part: the ConfigMaps and the Secret become files, each replaced whole.
+fn mount(objects: &[DynamicObject], model: &Model, directory: &Path) -> Result<RelayConfig, Failure> {
+    let named = |kind: &str, name: &str| {
+        objects
+            .iter()
+            .find(|object| {
+                object.types.as_ref().is_some_and(|types| types.kind == kind) && object.name_any() == name
+            })
+            .ok_or_else(|| format!("{kind} {name:?} was not built"))
+    };
+    let routing = named("ConfigMap", &config_maps::routing_name(model))?;
+    let table =
+        routing.data.pointer("/data/routing.yaml").and_then(serde_json::Value::as_str).unwrap_or_default();
+    replace(&directory.join(config_maps::ROUTING_KEY), table.as_bytes())?;
+    let secret: k8s_openapi::api::core::v1::Secret =
+        named("Secret", &signing_secret::name(&model.name))?.clone().try_parse()?;
+    let signing = directory.join(SIGNING);
+    std::fs::create_dir_all(&signing)?;
+    for (name, content) in secret.data.iter().flatten() {
+        replace(&signing.join(name), &content.0)?;
+    }
+    let config = named("ConfigMap", &presenceroute_operator::build::relay_name(model))?;
+    let text =
+        config.data.pointer("/data/relay.yaml").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let mut config: RelayConfig = serde_saphyr::from_str(text)?;
+    // Nobody balances load over this one relay, so nobody has to hear that it leaves.
+    config.limits.drain_ms = 0;
+    Ok(config)
+}
+
+/// A reader sees the old file or the new one, never half of one.
+fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    // Hidden names are not taken for secrets.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!(".{name}.new"));
+    std::fs::write(&aside, content)?;
+    std::fs::rename(&aside, path)
+}
+
+fn create_topics(model: &Model, broker: &Broker) -> Result<(), Failure> {
+    for topic in model.table.topics() {
+        broker.create_topic(topic.as_str())?;
+    }
+    Ok(())
+}
+
+async fn register(registrar: &Registrar, model: &Model, id: Option<&str>) -> Result<String, Failure> {
+    let secret = model.signing_secret.as_ref().map_err(ToString::to_string)?;
+    // Always sent: here it is known nowhere which secret Genesys Cloud has.
+    match registrar.ensure(model, secret, false, id).await {
+        Outcome::Registered { registration, .. } => Ok(registration.id),
+        Outcome::Failed(failure) => Err(failure.message.into()),
+    }
+}
