@@ -14,6 +14,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::api_server::ApiServerError;
 use crate::build::{ROUTE_LABEL, http_route};
 
 /// The field manager of everything that the operator writes.
@@ -32,7 +33,7 @@ pub enum ApplyError {
         /// The object's name.
         name: String,
         /// What the API server says.
-        source: kube::Error,
+        source: ApiServerError,
     },
     /// An object that is not wanted any more could not be deleted.
     #[error("{kind} {name:?} is not wanted any more and cannot be deleted: {source}")]
@@ -42,7 +43,7 @@ pub enum ApplyError {
         /// The object's name.
         name: String,
         /// What the API server says.
-        source: kube::Error,
+        source: ApiServerError,
     },
     /// The Gateway API is not installed.
     #[error(
@@ -137,10 +138,15 @@ pub async fn write(client: &Client, children: &Children, object: DynamicObject) 
 }
 
 fn is_same(object: &DynamicObject, live: &DynamicObject, resource: &ApiResource) -> bool {
-    object.types.as_ref().is_some_and(|types| types.kind == resource.kind) && object.name_any() == live.name_any()
+    object.types.as_ref().is_some_and(|types| types.kind == resource.kind)
+        && object.name_any() == live.name_any()
 }
 
-async fn apply_one(client: &Client, resource: &ApiResource, object: &DynamicObject) -> Result<(), ApplyError> {
+async fn apply_one(
+    client: &Client,
+    resource: &ApiResource,
+    object: &DynamicObject,
+) -> Result<(), ApplyError> {
     let name = object.name_any();
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
@@ -148,10 +154,14 @@ async fn apply_one(client: &Client, resource: &ApiResource, object: &DynamicObje
     api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
         .await
         .map(drop)
-        .map_err(|source| ApplyError::Apply { kind: resource.kind.clone(), name, source })
+        .map_err(|error| ApplyError::Apply { kind: resource.kind.clone(), name, source: error.into() })
 }
 
-async fn delete_one(client: &Client, resource: &ApiResource, object: &DynamicObject) -> Result<(), ApplyError> {
+async fn delete_one(
+    client: &Client,
+    resource: &ApiResource,
+    object: &DynamicObject,
+) -> Result<(), ApplyError> {
     let name = object.name_any();
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
@@ -164,7 +174,7 @@ async fn delete_one(client: &Client, resource: &ApiResource, object: &DynamicObj
     match api.delete(&name, &parameters).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-        Err(source) => Err(ApplyError::Delete { kind: resource.kind.clone(), name, source }),
+        Err(error) => Err(ApplyError::Delete { kind: resource.kind.clone(), name, source: error.into() }),
     }
 }
 
@@ -183,10 +193,9 @@ fn says(live: &DynamicObject, wanted: &DynamicObject) -> bool {
     let wanted_metadata = wanted.meta();
     let contains = |live: &Option<std::collections::BTreeMap<String, String>>,
                     wanted: &Option<std::collections::BTreeMap<String, String>>| {
-        wanted
-            .iter()
-            .flatten()
-            .all(|(key, value)| live.as_ref().and_then(|live| live.get(key)).is_some_and(|found| found == value))
+        wanted.iter().flatten().all(|(key, value)| {
+            live.as_ref().and_then(|live| live.get(key)).is_some_and(|found| found == value)
+        })
     };
     contains(&metadata.labels, &wanted_metadata.labels)
         && contains(&metadata.annotations, &wanted_metadata.annotations)
@@ -196,11 +205,13 @@ fn says(live: &DynamicObject, wanted: &DynamicObject) -> bool {
 
 fn includes(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, value)| match live.get(key) {
-            Some(found) => includes(found, value),
-            // An empty value is left out by the server.
-            None => is_empty(value),
-        }),
+        (Value::Object(live), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, value)| match live.get(key) {
+                Some(found) => includes(found, value),
+                // An empty value is left out by the server.
+                None => is_empty(value),
+            })
+        }
         (Value::Array(live), Value::Array(wanted)) => {
             wanted.iter().all(|value| live.iter().any(|found| includes(found, value)))
         }

@@ -18,7 +18,10 @@ fn claims(route: &PresenceRoute) -> [(&'static str, String); 2] {
 }
 
 /// Why `route` must stand back, when an older one of `others` claims the same.
-pub fn rival<'r>(route: &PresenceRoute, others: impl IntoIterator<Item = &'r PresenceRoute>) -> Option<String> {
+pub fn rival<'r>(
+    route: &PresenceRoute,
+    others: impl IntoIterator<Item = &'r PresenceRoute>,
+) -> Option<String> {
     let mine = claims(route);
     others
         .into_iter()

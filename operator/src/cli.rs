@@ -115,7 +115,9 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         }
         Command::Crd => match presenceroute_crds::definition_yaml() {
             Ok(yaml) => say(&yaml, ExitCode::SUCCESS),
-            Err(error) => say(&format!("the definition cannot be written as YAML: {error}\n"), ExitCode::FAILURE),
+            Err(error) => {
+                say(&format!("the definition cannot be written as YAML: {error}\n"), ExitCode::FAILURE)
+            }
         },
         Command::Validate { filename } => validate_files(&filename).await,
     }
@@ -131,7 +133,8 @@ async fn run_controller(arguments: RunArguments) -> Result<(), RunError> {
         .await
         .map_err(|source| RunError::Listen { address: arguments.listen, source })?;
     let (stop, stopped) = watch::channel(false);
-    let admin = tokio::spawn(admin::serve(listener, metrics.clone(), readiness.clone(), flagged(stopped.clone())));
+    let admin =
+        tokio::spawn(admin::serve(listener, metrics.clone(), readiness.clone(), flagged(stopped.clone())));
     let work = tokio::spawn(lead(arguments, client, metrics, readiness, stopped));
     // Whichever of the two ends first takes the other with it: a process that only seems alive helps nobody.
     let mut work = work;
@@ -213,10 +216,14 @@ async fn wait_for_definition(client: &Client) {
             Ok(true) => return,
             Ok(false) if told => {}
             Ok(false) => {
-                tracing::warn!("the API server does not know PresenceRoutes yet; waiting for crds/presenceroutes.yaml");
+                tracing::warn!(
+                    "the API server does not know PresenceRoutes yet; waiting for crds/presenceroutes.yaml"
+                );
                 told = true;
             }
-            Err(error) => tracing::warn!(%error, "the API server cannot be asked for PresenceRoutes; trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "the API server cannot be asked for PresenceRoutes; trying again")
+            }
         }
         tokio::time::sleep(DEFINITION_POLL).await;
     }
@@ -286,10 +293,16 @@ async fn check(file: &std::path::Path) -> Vec<(bool, String)> {
                 let table = &model.table;
                 findings.push((
                     true,
-                    format!("{name} is valid: {} routes, revision {}", table.routes().len(), table.revision()),
+                    format!(
+                        "{name} is valid: {} routes, revision {}",
+                        table.routes().len(),
+                        table.revision()
+                    ),
                 ));
             }
-            Err(problems) => findings.extend(problems.iter().map(|problem| (false, format!("{name}: {problem}")))),
+            Err(problems) => {
+                findings.extend(problems.iter().map(|problem| (false, format!("{name}: {problem}"))))
+            }
         }
     }
     if findings.is_empty() {

@@ -20,6 +20,7 @@ use presenceroute_crds::status::PresenceRouteStatus;
 use presenceroute_crds::{GROUP, PresenceRoute};
 use serde_json::json;
 
+use crate::api_server::ApiServerError;
 use crate::apply::{self, ApplyError, Children, FIELD_MANAGER};
 use crate::build::{self, BuildError, MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, RelayImage, signing_secret};
 use crate::claims;
@@ -64,7 +65,7 @@ pub enum ReconcileError {
         /// What was asked of it.
         what: &'static str,
         /// What it said.
-        source: kube::Error,
+        source: ApiServerError,
     },
     /// An object could not be written or deleted.
     #[error(transparent)]
@@ -78,7 +79,7 @@ pub enum ReconcileError {
 }
 
 fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
-    move |source| ReconcileError::Kubernetes { what, source }
+    move |error| ReconcileError::Kubernetes { what, source: error.into() }
 }
 
 type Guarded = DeserializeGuard<PresenceRoute>;
@@ -262,7 +263,9 @@ fn referrers(routes: &Store<Guarded>, secret: &PartialObjectMeta<Secret>) -> Vec
         .state()
         .iter()
         .filter_map(|route| route.0.as_ref().ok())
-        .filter(|route| route.namespace() == namespace && referenced_secrets(&route.spec).any(|named| named == name))
+        .filter(|route| {
+            route.namespace() == namespace && referenced_secrets(&route.spec).any(|named| named == name)
+        })
         .map(|route| ObjectRef::new(&route.name_any()).within(&route.namespace().unwrap_or_default()))
         .collect()
 }
@@ -286,8 +289,14 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
             finalizer::Event::Cleanup(route) => deregister(&route, &context).await,
         }
     })
-    .await
-    .map_err(unwrap_finalizer_error);
+    .await;
+    let result = match result {
+        // The watch has not brought the finalizer back yet that the last reconcile added; when it does, it wakes us.
+        Err(finalizer::Error::AddFinalizer(kube::Error::Api(status))) if status.code == 422 => {
+            return Ok(Action::requeue(PROGRESSING));
+        }
+        other => other.map_err(unwrap_finalizer_error),
+    };
     context.metrics.reconciled(started.elapsed(), result.is_err());
     if result.is_ok() {
         context.ledger.succeeded(&guarded.uid().unwrap_or_default());
@@ -301,7 +310,9 @@ fn unwrap_finalizer_error(error: finalizer::Error<ReconcileError>) -> ReconcileE
         finalizer::Error::AddFinalizer(source) => kubernetes("add the finalizer")(source),
         finalizer::Error::RemoveFinalizer(source) => kubernetes("remove the finalizer")(source),
         finalizer::Error::UnnamedObject => ReconcileError::Deregister("the object has no name".into()),
-        finalizer::Error::InvalidFinalizer => ReconcileError::Deregister("the finalizer's path is not legal".into()),
+        finalizer::Error::InvalidFinalizer => {
+            ReconcileError::Deregister("the finalizer's path is not legal".into())
+        }
     }
 }
 
@@ -344,7 +355,8 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         if objects.iter().any(|object| is_kind(object, "Deployment")) { &[] } else { &["Deployment"] };
     let applied =
         apply::apply(&context.client, &context.children, &namespace, &model.name, objects, held_back).await;
-    let mut scene = Scene { model, signing, wanted, apply_error: applied.as_ref().err().map(ToString::to_string) };
+    let mut scene =
+        Scene { model, signing, wanted, apply_error: applied.as_ref().err().map(ToString::to_string) };
     applied.map_err(ReconcileError::from).or_else(|error| {
         // What Kubernetes refuses for good shows in the status; the rest goes on with what there is.
         if is_refusal(&error) { Ok(()) } else { Err(error) }
@@ -372,8 +384,8 @@ fn is_kind(object: &DynamicObject, kind: &str) -> bool {
 fn is_refusal(error: &ReconcileError) -> bool {
     match error {
         ReconcileError::Apply(ApplyError::NoGatewayApi) => true,
-        ReconcileError::Apply(ApplyError::Apply { source: kube::Error::Api(status), .. }) => {
-            matches!(status.code, 400 | 403 | 422)
+        ReconcileError::Apply(ApplyError::Apply { source, .. }) => {
+            matches!(source.code(), Some(400 | 403 | 422))
         }
         _ => false,
     }
@@ -416,18 +428,26 @@ async fn register(
         return Ok(RegistrationFacts::Waiting("waits for the signing secret"));
     };
     let registered = scene.signing.is_registered(&secret);
+    if relays.ready().next().is_none() && !registered {
+        return Ok(RegistrationFacts::Waiting("waits for a relay pod to be ready"));
+    }
     let known_id = context.ledger.status(route).and_then(|status| status.registration).map(|known| known.id);
     if !registered && !relays.all_accept(&scene.wanted.signing) {
-        return Ok(RegistrationFacts::Waiting("waits for every relay pod to accept the newest signing secret"));
+        return Ok(RegistrationFacts::Waiting(
+            "waits for every relay pod to accept the newest signing secret",
+        ));
     }
     // A first registration waits for relays that can answer; an existing one is looked after in any case.
     if known_id.is_none() && !relays.all_live(&scene.wanted) {
-        return Ok(RegistrationFacts::Waiting("waits for the relay pods to be ready and to serve the newest routes"));
+        return Ok(RegistrationFacts::Waiting(
+            "waits for the relay pods to be ready and to serve the newest routes",
+        ));
     }
     match context.registrar.ensure(&scene.model, &secret, registered, known_id.as_deref()).await {
         Outcome::Registered { registration, verifiable, change, secret_sent } => {
             if secret_sent && !registered {
-                let grace = SignedDuration::try_from(context.settings.secret_grace).unwrap_or(SignedDuration::MAX);
+                let grace =
+                    SignedDuration::try_from(context.settings.secret_grace).unwrap_or(SignedDuration::MAX);
                 scene.signing = scene.signing.clone().confirm(&secret, Timestamp::now(), grace);
                 let record = build::signing_object(&scene.model, &scene.signing)?;
                 apply::write(&context.client, &context.children, record).await?;
@@ -454,7 +474,9 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
     let retry = match registration {
         RegistrationFacts::Failed(Failure { retry_in, .. }) => Some(*retry_in),
         RegistrationFacts::Waiting(_) if relays.ready().next().is_some() => Some(PROGRESSING),
-        RegistrationFacts::Waiting(_) | RegistrationFacts::Unchanged | RegistrationFacts::Registered { .. } => None,
+        RegistrationFacts::Waiting(_)
+        | RegistrationFacts::Unchanged
+        | RegistrationFacts::Registered { .. } => None,
     };
     let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);
     let topics = (!relays.missing_topics().is_empty()).then_some(MISSING_TOPICS);
@@ -515,7 +537,9 @@ async fn report(route: &PresenceRoute, context: &Context, observed: Observed) ->
     }
     write_status(route, context, &current).await?;
     for condition in status::changes(previous.as_ref(), &current) {
-        let severity = if condition.status == "True" || condition.reason == "Waiting" || condition.reason == "Progressing"
+        let severity = if condition.status == "True"
+            || condition.reason == "Waiting"
+            || condition.reason == "Progressing"
         {
             EventType::Normal
         } else {
@@ -532,13 +556,17 @@ async fn write_status(
     context: &Context,
     current: &PresenceRouteStatus,
 ) -> Result<(), ReconcileError> {
-    let api: Api<PresenceRoute> = Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
+    let api: Api<PresenceRoute> =
+        Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
     let patch = json!({
         "apiVersion": PresenceRoute::api_version(&()),
         "kind": PresenceRoute::kind(&()),
         "status": current,
     });
-    match api.patch_status(&route.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await {
+    match api
+        .patch_status(&route.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch))
+        .await
+    {
         Ok(answer) => {
             context.ledger.wrote(&answer);
             Ok(())
@@ -552,7 +580,9 @@ async fn write_status(
 async fn tell(route: &PresenceRoute, context: &Context, change: &Change) {
     let (reason, note) = match change {
         Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
-        Change::Updated => ("RegistrationUpdated", "the registration at Genesys Cloud has a new secret".to_owned()),
+        Change::Updated => {
+            ("RegistrationUpdated", "the registration at Genesys Cloud has a new secret".to_owned())
+        }
         Change::Repaired(what) => {
             ("RegistrationUpdated", format!("the registration at Genesys Cloud was brought in line: {what}"))
         }
@@ -605,7 +635,10 @@ async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, 
     let account = account.or_else(|failure| context.registrar.remembered_account(&uid).ok_or(failure));
     let removed = match account {
         Ok(account) => {
-            context.registrar.remove(&uid, &account, &name, registered.as_ref().map(|known| known.id.as_str())).await
+            context
+                .registrar
+                .remove(&uid, &account, &name, registered.as_ref().map(|known| known.id.as_str()))
+                .await
         }
         // Never legal, never registered: there is nothing to remove.
         Err(_) if registered.is_none() && !was_accepted(route) => Ok(()),
@@ -613,7 +646,14 @@ async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, 
     };
     match removed {
         Ok(()) => {
-            publish(route, context, EventType::Normal, "Deregistered", "the registration at Genesys Cloud is gone").await;
+            publish(
+                route,
+                context,
+                EventType::Normal,
+                "Deregistered",
+                "the registration at Genesys Cloud is gone",
+            )
+            .await;
             context.registrar.forget(&uid);
             context.ledger.forget(&uid);
             Ok(Action::await_change())
@@ -643,7 +683,8 @@ async fn report_stuck(
     message: &str,
 ) -> Result<(), ReconcileError> {
     let previous = context.ledger.status(route);
-    let current = status::stuck(previous.as_ref(), route.meta().generation, reason, message, Timestamp::now());
+    let current =
+        status::stuck(previous.as_ref(), route.meta().generation, reason, message, Timestamp::now());
     if previous.as_ref() == Some(&current) {
         return Ok(());
     }

@@ -84,7 +84,10 @@ impl SecretSource for ClusterSecrets {
 }
 
 /// Reads everything that `spec` points at. The error is the API server's alone.
-pub async fn dereference(spec: &PresenceRouteSpec, source: &impl SecretSource) -> Result<References, kube::Error> {
+pub async fn dereference(
+    spec: &PresenceRouteSpec,
+    source: &impl SecretSource,
+) -> Result<References, kube::Error> {
     Ok(References {
         oauth_client: oauth_client(source, &spec.genesys.credentials_secret_ref).await?,
         genesys_ca: match &spec.genesys.api.ca_secret_ref {

@@ -34,7 +34,8 @@ impl Ledger {
     /// Remembers the object as the API server answered after its status was written.
     pub fn wrote(&self, answer: &PresenceRoute) {
         if let (Some(version), Some(status)) = (version(answer), answer.status.clone()) {
-            self.lock().entry(answer.uid().unwrap_or_default()).or_default().written = Some((version, status));
+            self.lock().entry(answer.uid().unwrap_or_default()).or_default().written =
+                Some((version, status));
         }
     }
 

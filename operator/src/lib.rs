@@ -4,6 +4,7 @@
 //! [`register`], [`status`]. What is pure is tested without a cluster; [`controller`] strings the steps together.
 
 pub mod admin;
+pub mod api_server;
 pub mod apply;
 pub mod build;
 pub mod claims;

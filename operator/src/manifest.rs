@@ -46,7 +46,9 @@ impl Manifest {
             serde_saphyr::from_multiple(text).map_err(|cause| ManifestError::Yaml(cause.to_string()))?;
         let mut manifest = Self::default();
         for (index, document) in documents.into_iter().enumerate() {
-            let field = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let field = |pointer: &str| {
+                document.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+            };
             let (kind, name) = (field("/kind"), field("/metadata/name"));
             let refused = |cause: serde_json::Error| ManifestError::Document {
                 document: index + 1,

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
+use crate::dereference::{OAuthClient, SecretProblem};
 use crate::genesys::{Access, Account, DesiredRegistration, Genesys, GenesysError, Registration};
 use crate::validate::{ApiModel, Model};
 
@@ -17,6 +18,8 @@ use crate::validate::{ApiModel, Model};
 const VERIFY_EVERY: Duration = Duration::from_secs(300);
 /// The first wait after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
+/// The wait after a failure that does not pass by itself.
+const PERMANENT_RETRY: Duration = Duration::from_secs(60);
 
 /// Registers routes, and remembers between reconciles what it last saw of each.
 pub struct Registrar {
@@ -30,9 +33,36 @@ struct Memory {
     /// How the API was last reached: a route that is deleted together with its Secrets can still be deregistered.
     account: Option<Account>,
     verified: Option<Verified>,
-    failures: u32,
-    last_failure: Option<Failure>,
-    not_before: Option<Instant>,
+    failed: Option<Failed>,
+}
+
+/// What failed, and how often in a row. Anything else than that may be tried at once.
+#[derive(Clone)]
+struct Failed {
+    attempt: Attempt,
+    times: u32,
+    failure: Failure,
+    not_before: Instant,
+}
+
+/// What was asked of Genesys Cloud, and as whom.
+#[derive(Clone)]
+struct Attempt {
+    fingerprint: Fingerprint,
+    oauth_client: Result<OAuthClient, SecretProblem>,
+}
+
+impl PartialEq for Attempt {
+    fn eq(&self, other: &Self) -> bool {
+        let same_client = match (&self.oauth_client, &other.oauth_client) {
+            (Ok(one), Ok(other)) => {
+                one.id == other.id && one.secret.expose_secret() == other.secret.expose_secret()
+            }
+            (Err(one), Err(other)) => one == other,
+            _ => false,
+        };
+        same_client && self.fingerprint == other.fingerprint
+    }
 }
 
 #[derive(Clone)]
@@ -118,9 +148,13 @@ impl Registrar {
         known_id: Option<&str>,
     ) -> Outcome {
         let desired = desired(model, secret);
-        let fingerprint = fingerprint(model, &desired);
+        let attempt = Attempt {
+            fingerprint: fingerprint(model, &desired),
+            oauth_client: model.registration.oauth_client.clone(),
+        };
+        let fingerprint = &attempt.fingerprint;
         let now = Instant::now();
-        let verified = match self.last_look(&model.uid, &fingerprint, secret_registered, now) {
+        let verified = match self.last_look(&model.uid, &attempt, secret_registered, now) {
             Look::Enough(verified) => {
                 return Outcome::Registered {
                     registration: verified.registration,
@@ -134,21 +168,24 @@ impl Registrar {
         };
         let account = match self.account(model) {
             Ok(account) => account,
-            Err(failure) => return Outcome::Failed(self.failed(&model.uid, failure)),
+            Err(failure) => return Outcome::Failed(self.failed(&model.uid, attempt, failure)),
         };
         let id = verified.as_ref().map(|verified| verified.registration.id.as_str()).or(known_id);
         let unverifiable = verified.as_ref().filter(|verified| !verified.verifiable).cloned();
         let result = match unverifiable {
             // A server that knows POST alone is posted to when something is new, and left alone otherwise.
-            Some(verified) if verified.fingerprint == fingerprint && secret_registered => {
-                Ok(Ensured { registration: verified.registration, verifiable: false, change: None, secret_sent: false })
-            }
+            Some(verified) if verified.fingerprint == *fingerprint && secret_registered => Ok(Ensured {
+                registration: verified.registration,
+                verifiable: false,
+                change: None,
+                secret_sent: false,
+            }),
             Some(_) => create_unverifiable(&account, &desired).await,
             None => ensure_at(&account, &desired, id, secret_registered).await,
         };
         match result {
             Ok(ensured) => {
-                self.succeeded(&model.uid, account, &ensured, fingerprint, now);
+                self.succeeded(&model.uid, account, &ensured, attempt.fingerprint, now);
                 Outcome::Registered {
                     registration: ensured.registration,
                     verifiable: ensured.verifiable,
@@ -156,23 +193,22 @@ impl Registrar {
                     secret_sent: ensured.secret_sent,
                 }
             }
-            Err(error) => Outcome::Failed(self.failed(&model.uid, failure_of(&error))),
+            Err(error) => Outcome::Failed(self.failed(&model.uid, attempt, failure_of(&error))),
         }
     }
 
     /// Removes every registration of the route, the known one and any that its name finds. `Ok` is Genesys Cloud's
     /// word that there is none.
-    pub async fn remove(&self, uid: &str, account: &Account, name: &str, id: Option<&str>) -> Result<(), Failure> {
-        if let Some(failure) = self.too_soon(uid, Instant::now()) {
-            return Err(failure);
-        }
-        match remove_at(account, name, id).await {
-            Ok(()) => {
-                self.forget(uid);
-                Ok(())
-            }
-            Err(error) => Err(self.failed(uid, failure_of(&error))),
-        }
+    pub async fn remove(
+        &self,
+        uid: &str,
+        account: &Account,
+        name: &str,
+        id: Option<&str>,
+    ) -> Result<(), Failure> {
+        remove_at(account, name, id).await.map_err(|error| failure_of(&error))?;
+        self.forget(uid);
+        Ok(())
     }
 
     /// Forgets a route that is gone.
@@ -193,9 +229,9 @@ impl Registrar {
     fn account_for(
         &self,
         api: &ApiModel,
-        client: &Result<crate::dereference::OAuthClient, crate::dereference::SecretProblem>,
+        client: &Result<OAuthClient, SecretProblem>,
     ) -> Result<Account, Failure> {
-        let unresolved = |problem: &crate::dereference::SecretProblem| Failure {
+        let unresolved = |problem: &SecretProblem| Failure {
             reason: "SecretsUnresolved",
             message: problem.to_string(),
             retry_in: BACKOFF.1,
@@ -217,30 +253,33 @@ impl Registrar {
         self.genesys.account(access).map_err(|error| failure_of(&error))
     }
 
-    fn last_look(&self, uid: &str, fingerprint: &Fingerprint, secret_registered: bool, now: Instant) -> Look {
+    fn last_look(&self, uid: &str, attempt: &Attempt, secret_registered: bool, now: Instant) -> Look {
         let memory = self.lock();
         let Some(memory) = memory.get(uid) else { return Look::Due(None) };
-        if let (Some(not_before), Some(failure)) = (memory.not_before, &memory.last_failure)
-            && now < not_before
+        if let Some(failed) = &memory.failed
+            && failed.attempt == *attempt
+            && now < failed.not_before
         {
-            return Look::TooSoon(Failure { retry_in: not_before - now, ..failure.clone() });
+            return Look::TooSoon(Failure { retry_in: failed.not_before - now, ..failed.failure.clone() });
         }
         match &memory.verified {
-            Some(verified) if verified.fingerprint == *fingerprint && secret_registered && now < verified.due => {
+            Some(verified)
+                if verified.fingerprint == attempt.fingerprint && secret_registered && now < verified.due =>
+            {
                 Look::Enough(verified.clone())
             }
             other => Look::Due(other.clone()),
         }
     }
 
-    fn too_soon(&self, uid: &str, now: Instant) -> Option<Failure> {
-        let memory = self.lock();
-        let memory = memory.get(uid)?;
-        let not_before = memory.not_before.filter(|time| now < *time)?;
-        memory.last_failure.as_ref().map(|failure| Failure { retry_in: not_before - now, ..failure.clone() })
-    }
-
-    fn succeeded(&self, uid: &str, account: Account, ensured: &Ensured, fingerprint: Fingerprint, now: Instant) {
+    fn succeeded(
+        &self,
+        uid: &str,
+        account: Account,
+        ensured: &Ensured,
+        fingerprint: Fingerprint,
+        now: Instant,
+    ) {
         let verified = Verified {
             registration: ensured.registration.clone(),
             verifiable: ensured.verifiable,
@@ -253,27 +292,27 @@ impl Registrar {
         );
     }
 
-    fn failed(&self, uid: &str, failure: Failure) -> Failure {
+    fn failed(&self, uid: &str, attempt: Attempt, failure: Failure) -> Failure {
         let mut memory = self.lock();
         let memory = memory.entry(uid.to_owned()).or_default();
-        let backoff = BACKOFF.0.saturating_mul(1 << memory.failures.min(10)).min(BACKOFF.1);
-        memory.failures = memory.failures.saturating_add(1);
+        let times = memory
+            .failed
+            .as_ref()
+            .filter(|failed| failed.attempt == attempt)
+            .map_or(0, |failed| failed.times);
+        let backoff = BACKOFF.0.saturating_mul(1 << times.min(10)).min(BACKOFF.1);
         // What is known of the registration may be out of date now.
         if let Some(verified) = &mut memory.verified {
             verified.due = Instant::now();
         }
         let failure = Failure { retry_in: failure.retry_in.max(jittered(backoff)), ..failure };
-        memory.not_before = Some(Instant::now() + failure.retry_in);
-        memory.last_failure = Some(failure.clone());
+        memory.failed = Some(Failed {
+            attempt,
+            times: times.saturating_add(1),
+            failure: failure.clone(),
+            not_before: Instant::now() + failure.retry_in,
+        });
         failure
-    }
-
-    /// Lets a route whose credentials have changed try again at once.
-    pub fn forgive(&self, uid: &str) {
-        if let Some(memory) = self.lock().get_mut(uid) {
-            memory.not_before = None;
-            memory.failures = 0;
-        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Memory>> {
@@ -310,7 +349,12 @@ async fn ensure_at(
     };
     let Some(found) = found else {
         let registration = account.create(desired).await?;
-        return Ok(Ensured { registration, verifiable: true, change: Some(Change::Created), secret_sent: true });
+        return Ok(Ensured {
+            registration,
+            verifiable: true,
+            change: Some(Change::Created),
+            secret_sent: true,
+        });
     };
     let differences = found.differences(desired);
     if differences.is_empty() && secret_registered {
@@ -343,13 +387,20 @@ async fn find(
     let mut named = account.find_by_name(&desired.name).await?.into_iter();
     let first = named.next();
     for surplus in named {
-        tracing::warn!(name = desired.name, id = surplus.id, "removing a second registration of the same name");
+        tracing::warn!(
+            name = desired.name,
+            id = surplus.id,
+            "removing a second registration of the same name"
+        );
         account.delete(&surplus.id).await?;
     }
     Ok(first)
 }
 
-async fn create_unverifiable(account: &Account, desired: &DesiredRegistration) -> Result<Ensured, GenesysError> {
+async fn create_unverifiable(
+    account: &Account,
+    desired: &DesiredRegistration,
+) -> Result<Ensured, GenesysError> {
     let registration = account.create(desired).await?;
     Ok(Ensured { registration, verifiable: false, change: Some(Change::Created), secret_sent: true })
 }
@@ -387,10 +438,12 @@ fn fingerprint(model: &Model, desired: &DesiredRegistration) -> Fingerprint {
 }
 
 fn failure_of(error: &GenesysError) -> Failure {
+    // What only a person can mend is asked for rarely; a changed Secret or spec asks at once.
+    let patience = if error.is_permanent() { PERMANENT_RETRY } else { Duration::ZERO };
     Failure {
         reason: error.reason(),
         message: error.to_string(),
-        retry_in: error.retry_after().unwrap_or(Duration::ZERO),
+        retry_in: error.retry_after().unwrap_or(patience),
     }
 }
 

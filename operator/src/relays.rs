@@ -131,15 +131,23 @@ impl Relays {
     /// as accepting: it might become ready with the old set.
     pub fn all_accept(&self, signing_revision: &str) -> bool {
         let accepts = |relay: &Relay| {
-            relay.report.as_ref().is_ok_and(|report| report.secrets.revision.as_deref() == Some(signing_revision))
+            relay
+                .report
+                .as_ref()
+                .is_ok_and(|report| report.secrets.revision.as_deref() == Some(signing_revision))
         };
-        self.pods.iter().any(accepts) && self.pods.iter().filter(|relay| relay.ready || relay.report.is_ok()).all(accepts)
+        self.pods.iter().any(accepts)
+            && self.pods.iter().filter(|relay| relay.ready || relay.report.is_ok()).all(accepts)
     }
 
     /// The topics that at least one pod misses, sorted.
     pub fn missing_topics(&self) -> Vec<String> {
         let reports = self.pods.iter().filter_map(|relay| relay.report.as_ref().ok());
-        reports.flat_map(|report| report.missing_topics.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
+        reports
+            .flat_map(|report| report.missing_topics.iter().cloned())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// The failures to reach Kafka that pods report, each once, sorted.
@@ -156,10 +164,17 @@ impl Relays {
     }
 
     /// Has the kubelets sync the files of every pod that lags, once for each revision.
-    pub async fn sync_files(&self, client: &Client, namespace: &str, wanted: &Wanted) -> Result<(), kube::Error> {
+    pub async fn sync_files(
+        &self,
+        client: &Client,
+        namespace: &str,
+        wanted: &Wanted,
+    ) -> Result<(), kube::Error> {
         let mark = format!("{}/{}", wanted.routing, wanted.signing);
         let lagging = self.pods.iter().filter(|relay| {
-            relay.synced.as_deref() != Some(mark.as_str()) && relay.report.is_ok() && relay.lag(wanted).is_some()
+            relay.synced.as_deref() != Some(mark.as_str())
+                && relay.report.is_ok()
+                && relay.lag(wanted).is_some()
         });
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let patch = Patch::Merge(json!({"metadata": {"annotations": {SYNC_ANNOTATION: mark}}}));
@@ -186,11 +201,13 @@ impl Relay {
             Err(cause) => return Some(format!("cannot be asked: {cause}")),
         };
         if report.routing.revision != wanted.routing {
-            let cause = report.routing.error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
+            let cause =
+                report.routing.error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
             return Some(format!("serves revision {:?} of the routes{cause}", report.routing.revision));
         }
         if report.secrets.revision.as_deref() != Some(wanted.signing.as_str()) {
-            let cause = report.secrets.error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
+            let cause =
+                report.secrets.error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
             return Some(format!("does not accept the newest signing secrets yet{cause}"));
         }
         None

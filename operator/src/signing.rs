@@ -49,7 +49,8 @@ impl SigningState {
                 Some((name.clone(), SecretString::from(text.to_owned())))
             })
             .collect();
-        let registered = secret.annotations().get(REGISTERED_ANNOTATION).filter(|name| active.contains_key(*name));
+        let registered =
+            secret.annotations().get(REGISTERED_ANNOTATION).filter(|name| active.contains_key(*name));
         let retire_at = secret.annotations().get(RETIRE_ANNOTATION).and_then(|text| text.parse().ok());
         Self { registered: registered.cloned(), retire_at, active }
     }

@@ -152,7 +152,8 @@ pub fn build(
 }
 
 /// The conditions in the order in which a route comes up, so that the first one that fails is the one to look at.
-const ORDER: [&str; 6] = ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready"];
+const ORDER: [&str; 6] =
+    ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready"];
 
 fn findings(parts: &Parts, previous: &PresenceRouteStatus) -> Vec<(&'static str, Finding)> {
     let mut findings = vec![
@@ -228,19 +229,22 @@ fn routing_live(parts: &Parts) -> Finding {
 
 fn registered(parts: &Parts, previous: &PresenceRouteStatus) -> Finding {
     match &parts.registration {
-        RegistrationFacts::Unchanged => match previous.conditions.iter().find(|old| old.type_ == "Registered") {
-            Some(old) => Finding {
-                holds: old.status == "True",
-                reason: old.reason.clone(),
-                message: old.message.clone(),
-            },
-            None => Finding::fails("Waiting", "waits for the relay pods"),
-        },
+        RegistrationFacts::Unchanged => {
+            match previous.conditions.iter().find(|old| old.type_ == "Registered") {
+                Some(old) => Finding {
+                    holds: old.status == "True",
+                    reason: old.reason.clone(),
+                    message: old.message.clone(),
+                },
+                None => Finding::fails("Waiting", "waits for the relay pods"),
+            }
+        }
         RegistrationFacts::Waiting(what) => Finding::fails("Waiting", *what),
         RegistrationFacts::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
-        RegistrationFacts::Registered { .. } if parts.suspended => {
-            Finding::fails("Suspended", "spec.suspend is true: the registration is disabled and no events come")
-        }
+        RegistrationFacts::Registered { .. } if parts.suspended => Finding::fails(
+            "Suspended",
+            "spec.suspend is true: the registration is disabled and no events come",
+        ),
         RegistrationFacts::Registered { verifiable: true, .. } => {
             Finding::holds("Registered", "Genesys Cloud sends events to the endpoint")
         }
@@ -260,7 +264,8 @@ pub fn stuck(
     now: Timestamp,
 ) -> PresenceRouteStatus {
     let kept = previous.cloned().unwrap_or_default();
-    let findings = vec![("Registered", Finding::fails(reason, message)), ("Ready", Finding::fails("Deleting", message))];
+    let findings =
+        vec![("Registered", Finding::fails(reason, message)), ("Ready", Finding::fails("Deleting", message))];
     PresenceRouteStatus { conditions: overlay(&kept.conditions, findings, generation, now), ..kept }
 }
 

@@ -10,7 +10,8 @@ use presenceroute_crds::presence_route::{
     self, DeletionPolicy, Kafka, Relay, RetryPolicy, ServiceTemplate, TokenRequest, UnmatchedAction,
 };
 use presenceroute_crds::relay_config::{
-    ClientCertificateFiles, KafkaConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig, refused_property,
+    ClientCertificateFiles, KafkaConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig,
+    refused_property,
 };
 use presenceroute_crds::routing::{
     EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName, Unmatched,
@@ -197,7 +198,10 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
         refused_property(name).map(|reason| SpecProblem::KafkaProperty { name: name.clone(), reason })
     }));
     if spec.kafka.bootstrap_servers.is_empty() {
-        problems.push(SpecProblem::Rule { field: "kafka.bootstrapServers", rule: "must name at least one broker" });
+        problems.push(SpecProblem::Rule {
+            field: "kafka.bootstrapServers",
+            rule: "must name at least one broker",
+        });
     }
     if spec.relay.replicas < 0 {
         problems.push(SpecProblem::Rule { field: "relay.replicas", rule: "must not be negative" });
@@ -275,7 +279,8 @@ fn table(spec: &presence_route::PresenceRouteSpec) -> Result<RoutingTable, Vec<S
 
 fn checked_route(route: &presence_route::Route) -> Result<Route, (&'static str, RoutingError)> {
     Ok(Route {
-        event_type: EventTypePattern::try_from(route.event_type.clone()).map_err(|cause| ("eventType", cause))?,
+        event_type: EventTypePattern::try_from(route.event_type.clone())
+            .map_err(|cause| ("eventType", cause))?,
         when: match &route.when {
             Some(source) => Some(When::compile(source).map_err(|cause| ("when", cause.into()))?),
             None => None,
@@ -367,10 +372,17 @@ fn kafka_config(kafka: &Kafka) -> KafkaConfig {
     KafkaConfig {
         bootstrap_servers: kafka.bootstrap_servers.iter().map(|server| server.0.clone()).collect(),
         tls: kafka.tls.as_ref().map(|tls| KafkaTlsConfig {
-            ca_file: tls.ca_secret_ref.as_ref().map(|ca| format!("{}/{}", paths::KAFKA_CA_DIR, ca.key).into()),
-            client_certificate: tls.client_certificate_secret_ref.as_ref().map(|client| ClientCertificateFiles {
-                certificate_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.certificate_key).into(),
-                private_key_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.private_key_key).into(),
+            ca_file: tls
+                .ca_secret_ref
+                .as_ref()
+                .map(|ca| format!("{}/{}", paths::KAFKA_CA_DIR, ca.key).into()),
+            client_certificate: tls.client_certificate_secret_ref.as_ref().map(|client| {
+                ClientCertificateFiles {
+                    certificate_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.certificate_key)
+                        .into(),
+                    private_key_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.private_key_key)
+                        .into(),
+                }
             }),
         }),
         sasl: kafka.sasl.as_ref().map(|sasl| {

@@ -3,14 +3,16 @@
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, HTTPGetAction,
-    LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource,
-    SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
+    SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 use sha2::{Digest, Sha256};
 
-use super::{ADMIN_PORT, EVENTS_PORT, RelayImage, config_maps, labels, metadata, relay_name, selector, signing_secret};
+use super::{
+    ADMIN_PORT, EVENTS_PORT, RelayImage, config_maps, labels, metadata, relay_name, selector, signing_secret,
+};
 use crate::validate::{Model, paths};
 
 /// Carries the hash of what pods read only at their start, so that a change of it rolls them.
@@ -85,7 +87,11 @@ fn pod_spec(model: &Model, image: &RelayImage) -> PodSpec {
             ..PodSecurityContext::default()
         }),
         image_pull_secrets: (!relay.image_pull_secrets.is_empty()).then(|| {
-            relay.image_pull_secrets.iter().map(|secret| LocalObjectReference { name: secret.name.clone() }).collect()
+            relay
+                .image_pull_secrets
+                .iter()
+                .map(|secret| LocalObjectReference { name: secret.name.clone() })
+                .collect()
         }),
         node_selector: (!relay.node_selector.is_empty()).then(|| relay.node_selector.clone()),
         tolerations: (!relay.tolerations.is_empty()).then(|| relay.tolerations.clone()),
@@ -129,10 +135,22 @@ fn container(model: &Model, image: &RelayImage) -> Container {
         ),
         ports: Some(vec![port("http", EVENTS_PORT), port("admin", ADMIN_PORT)]),
         resources: Some(model.relay.resources.clone()),
-        liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(3), ..probe("/livez") }),
-        readiness_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(2), ..probe("/readyz") }),
+        liveness_probe: Some(Probe {
+            period_seconds: Some(10),
+            failure_threshold: Some(3),
+            ..probe("/livez")
+        }),
+        readiness_probe: Some(Probe {
+            period_seconds: Some(2),
+            failure_threshold: Some(2),
+            ..probe("/readyz")
+        }),
         // Ready a second sooner than by the readiness probe's own period.
-        startup_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(60), ..probe("/livez") }),
+        startup_probe: Some(Probe {
+            period_seconds: Some(1),
+            failure_threshold: Some(60),
+            ..probe("/livez")
+        }),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -167,7 +185,8 @@ fn probe(path: &str) -> Probe {
 
 /// Whole directories, never a `subPath`, whose content would stay as it was at the pod's start.
 fn volume_mounts(model: &Model) -> Vec<VolumeMount> {
-    let own = [("relay", paths::CONFIG_DIR), ("routing", paths::ROUTING_DIR), ("signing", paths::SIGNING_DIR)];
+    let own =
+        [("relay", paths::CONFIG_DIR), ("routing", paths::ROUTING_DIR), ("signing", paths::SIGNING_DIR)];
     let kafka = model.kafka_mounts.iter().map(|mount| (mount.volume, mount.directory));
     own.into_iter()
         .chain(kafka)
@@ -204,4 +223,3 @@ fn volumes(model: &Model) -> Vec<Volume> {
     .chain(model.kafka_mounts.iter().map(|mount| secret(mount.volume, mount.secret.clone())))
     .collect()
 }
-

@@ -59,7 +59,11 @@ pub enum BuildError {
 }
 
 /// Every object of the route, in the order in which they are to be applied: what pods mount comes before the pods.
-pub fn build(model: &Model, signing: &SigningState, image: &RelayImage) -> Result<Vec<DynamicObject>, BuildError> {
+pub fn build(
+    model: &Model,
+    signing: &SigningState,
+    image: &RelayImage,
+) -> Result<Vec<DynamicObject>, BuildError> {
     let relay_config = config_maps::relay_config(model)?;
     let mut objects = vec![
         dynamic(service_account::build(model))?,
@@ -142,7 +146,8 @@ pub fn selector_labels(route: &str) -> BTreeMap<String, String> {
 
 /// The same as text, for the scale subresource.
 pub fn selector_text(route: &str) -> String {
-    let pairs: Vec<_> = selector_labels(route).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pairs: Vec<_> =
+        selector_labels(route).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     pairs.join(",")
 }
 

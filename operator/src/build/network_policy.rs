@@ -42,7 +42,10 @@ pub fn build(model: &Model) -> Option<NetworkPolicy> {
                     from: (!wanted.ingress_from.is_empty()).then(|| wanted.ingress_from.clone()),
                     ports: Some(vec![port("TCP", EVENTS_PORT)]),
                 },
-                NetworkPolicyIngressRule { from: Some(admin_peers), ports: Some(vec![port("TCP", ADMIN_PORT)]) },
+                NetworkPolicyIngressRule {
+                    from: Some(admin_peers),
+                    ports: Some(vec![port("TCP", ADMIN_PORT)]),
+                },
             ]),
             egress: Some(vec![
                 NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },

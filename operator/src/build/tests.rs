@@ -1,0 +1,291 @@
+//! Objects from YAML literals: what a manifest says is what the cluster gets.
+
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use super::{RelayImage, build};
+use crate::dereference::dereference;
+use crate::manifest::Manifest;
+use crate::signing::SigningState;
+use crate::validate::{Model, SpecProblem, validate};
+
+const SECRETS: &str = r#"
+apiVersion: v1
+kind: Secret
+metadata: {name: oauth}
+stringData: {clientId: client, clientSecret: hush}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: webhook}
+stringData: {secret: "sign-me\n"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: cluster-ca}
+stringData: {ca.crt: pem}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: kafka-user}
+stringData: {password: pass}
+---
+"#;
+
+/// A manifest with `extra` inside its spec, at two spaces of indentation.
+fn manifest(extra: &str) -> String {
+    format!(
+        r#"{SECRETS}
+apiVersion: presenceroute.io/v1alpha1
+kind: PresenceRoute
+metadata: {{name: contact-centre, namespace: presence, uid: 11111111-2222-3333-4444-555555555555}}
+spec:
+  genesys: {{region: mypurecloud.ie, credentialsSecretRef: {{name: oauth}}}}
+  routes:
+  - {{eventType: "presence:state:changed", topic: state}}
+  - {{eventType: "presence:status:changed", topic: status, key: attributes.userId}}
+{extra}"#
+    )
+}
+
+const ENDPOINT: &str = "
+  endpoint: {url: 'https://presence.example.com/eventbridge/presence', signingSecretRef: {name: webhook}}";
+const KAFKA: &str = "
+  kafka: {bootstrapServers: ['kafka:9092']}";
+
+async fn validated(text: &str) -> Result<Model, Vec<SpecProblem>> {
+    let manifest = Manifest::parse(text).unwrap();
+    let references = dereference(&manifest.routes[0].spec, &manifest).await.unwrap();
+    validate(&manifest.routes[0], references)
+}
+
+async fn objects(extra: &str) -> Vec<DynamicObject> {
+    let model = validated(&manifest(extra)).await.unwrap();
+    let signing = SigningState::default().advance(
+        model.signing_secret.as_ref().unwrap_or(&SecretString::from("unused")),
+        k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
+    );
+    let image = RelayImage { reference: "presenceroute/relay:1".into(), pull_policy: "IfNotPresent".into() };
+    build(&model, &signing, &image).unwrap()
+}
+
+fn kinds(objects: &[DynamicObject]) -> Vec<String> {
+    objects
+        .iter()
+        .map(|object| format!("{} {}", object.types.as_ref().unwrap().kind, object.name_any()))
+        .collect()
+}
+
+fn find<'o>(objects: &'o [DynamicObject], kind: &str) -> &'o Value {
+    &objects.iter().find(|object| object.types.as_ref().unwrap().kind == kind).unwrap().data
+}
+
+fn defaults() -> String {
+    format!("{ENDPOINT}{KAFKA}")
+}
+
+#[tokio::test]
+async fn the_smallest_manifest_makes_these_objects_and_no_others() {
+    assert_eq!(
+        kinds(&objects(&defaults()).await),
+        [
+            "ServiceAccount contact-centre-relay",
+            "Secret contact-centre-signing",
+            "ConfigMap contact-centre-routing",
+            "ConfigMap contact-centre-relay",
+            "Service contact-centre-relay",
+            "PodDisruptionBudget contact-centre-relay",
+            "Deployment contact-centre-relay",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn every_object_is_owned_and_labelled() {
+    for object in objects(&defaults()).await {
+        let name = object.name_any();
+        assert_eq!(object.labels().get("presenceroute.io/route").unwrap(), "contact-centre", "{name}");
+        assert_eq!(
+            object.labels().get("app.kubernetes.io/managed-by").unwrap(),
+            "presenceroute-operator",
+            "{name}"
+        );
+        let owner = &object.owner_references()[0];
+        assert_eq!((owner.kind.as_str(), owner.controller), ("PresenceRoute", Some(true)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn relay_pods_fulfil_the_restricted_pod_security_standard_and_have_no_token() {
+    let objects = objects(&defaults()).await;
+    let pod = find(&objects, "Deployment").pointer("/spec/template/spec").unwrap();
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let container = &pod["containers"][0]["securityContext"];
+    assert_eq!(container["allowPrivilegeEscalation"], false);
+    assert_eq!(container["readOnlyRootFilesystem"], true);
+    assert_eq!(container["capabilities"], json!({"drop": ["ALL"]}));
+}
+
+#[tokio::test]
+async fn no_secret_is_in_anything_but_a_secret() {
+    for object in objects(&defaults()).await {
+        let text = serde_json::to_string(&object).unwrap();
+        if object.types.as_ref().unwrap().kind != "Secret" {
+            assert!(!text.contains("sign-me") && !text.contains("hush"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn routes_reach_the_pods_by_a_mounted_directory_and_do_not_roll_them() {
+    let one = objects(&defaults()).await;
+    let other = objects(&format!("{}\n  unmatched: {{action: Drop}}", defaults())).await;
+    assert_ne!(find(&one, "ConfigMap"), find(&other, "ConfigMap"));
+    assert_eq!(find(&one, "Deployment"), find(&other, "Deployment"));
+    let mounts = find(&one, "Deployment").pointer("/spec/template/spec/containers/0/volumeMounts").unwrap();
+    assert!(mounts.as_array().unwrap().iter().all(|mount| mount.get("subPath").is_none()));
+}
+
+#[tokio::test]
+async fn another_kafka_rolls_the_pods() {
+    let one = objects(&defaults()).await;
+    let other = objects(&format!("{ENDPOINT}\n  kafka: {{bootstrapServers: ['other:9092']}}")).await;
+    assert_ne!(find(&one, "Deployment"), find(&other, "Deployment"));
+}
+
+#[tokio::test]
+async fn labels_of_the_spec_cannot_replace_those_that_select_the_pods() {
+    let extra =
+        format!("{}\n  relay: {{podLabels: {{presenceroute.io/route: other, team: voice}}}}", defaults());
+    let objects = objects(&extra).await;
+    let deployment = find(&objects, "Deployment");
+    assert_eq!(
+        deployment["spec"]["template"]["metadata"]["labels"]["presenceroute.io/route"],
+        "contact-centre"
+    );
+    assert_eq!(deployment["spec"]["template"]["metadata"]["labels"]["team"], "voice");
+}
+
+#[tokio::test]
+async fn an_autoscaler_takes_the_number_of_replicas_over() {
+    let extra = format!("{}\n  relay: {{autoscaling: {{minReplicas: 2, maxReplicas: 6}}}}", defaults());
+    let objects = objects(&extra).await;
+    assert!(find(&objects, "Deployment")["spec"].get("replicas").is_none());
+    let autoscaler = find(&objects, "HorizontalPodAutoscaler");
+    assert_eq!(autoscaler["spec"]["maxReplicas"], 6);
+    assert_eq!(autoscaler["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 70);
+}
+
+#[tokio::test]
+async fn an_ingress_and_an_http_route_lead_exactly_to_the_endpoint() {
+    let ingress = "
+  endpoint:
+    url: https://presence.example.com/eventbridge/presence
+    signingSecretRef: {name: webhook}
+    ingress: {className: nginx, tlsSecretName: presence-tls}";
+    let objects_of_ingress = objects(&format!("{ingress}{KAFKA}")).await;
+    let spec = &find(&objects_of_ingress, "Ingress")["spec"];
+    assert_eq!(spec["rules"][0]["host"], "presence.example.com");
+    assert_eq!(spec["rules"][0]["http"]["paths"][0]["path"], "/eventbridge/presence");
+    assert_eq!(spec["tls"][0]["secretName"], "presence-tls");
+
+    let gateway = "
+  endpoint:
+    url: https://presence.example.com/eventbridge/presence
+    signingSecretRef: {name: webhook}
+    gateway: {parentRefs: [{name: public, namespace: gateways}]}";
+    let objects_of_gateway = objects(&format!("{gateway}{KAFKA}")).await;
+    let spec = &find(&objects_of_gateway, "HTTPRoute")["spec"];
+    assert_eq!(spec["hostnames"], json!(["presence.example.com"]));
+    assert_eq!(spec["parentRefs"], json!([{"name": "public", "namespace": "gateways"}]));
+}
+
+#[tokio::test]
+async fn strimzis_secrets_are_mounted_as_they_are() {
+    let kafka = "
+  kafka:
+    bootstrapServers: ['kafka:9093']
+    tls: {caSecretRef: {name: cluster-ca}}
+    sasl: {mechanism: SCRAM-SHA-512, credentialsSecretRef: {name: kafka-user}}";
+    let objects = objects(&format!("{ENDPOINT}{kafka}")).await;
+    let volumes = find(&objects, "Deployment").pointer("/spec/template/spec/volumes").unwrap();
+    let secrets: Vec<_> =
+        volumes.as_array().unwrap().iter().filter_map(|v| v["secret"]["secretName"].as_str()).collect();
+    assert_eq!(secrets, ["contact-centre-signing", "cluster-ca", "kafka-user"]);
+    let config = objects
+        .iter()
+        .find(|o| o.types.as_ref().unwrap().kind == "ConfigMap" && o.name_any().ends_with("-relay"));
+    let yaml = config.unwrap().data["data"]["relay.yaml"].as_str().unwrap();
+    assert!(yaml.contains("/etc/presenceroute/kafka/ca/ca.crt") && yaml.contains("SCRAM-SHA-512"), "{yaml}");
+    assert!(!yaml.contains("pass:") && !yaml.contains("hush"), "{yaml}");
+}
+
+#[tokio::test]
+async fn a_missing_kafka_secret_holds_the_deployment_back_and_is_named() {
+    let kafka = "
+  kafka:
+    bootstrapServers: ['kafka:9093']
+    sasl: {mechanism: PLAIN, credentialsSecretRef: {name: nobody}}";
+    let model = validated(&manifest(&format!("{ENDPOINT}{kafka}"))).await.unwrap();
+    assert_eq!(
+        model.secret_problems()[0].to_string(),
+        r#"Secret "nobody" does not exist; create it in the namespace of the PresenceRoute"#
+    );
+    assert!(
+        !kinds(&objects(&format!("{ENDPOINT}{kafka}")).await)
+            .iter()
+            .any(|kind| kind.starts_with("Deployment"))
+    );
+}
+
+#[tokio::test]
+async fn the_white_space_after_a_secret_does_not_count() {
+    use secrecy::ExposeSecret;
+    let model = validated(&manifest(&defaults())).await.unwrap();
+    assert_eq!(model.signing_secret.unwrap().expose_secret(), "sign-me");
+}
+
+#[tokio::test]
+async fn the_subscription_follows_the_exact_routes_unless_it_is_given() {
+    let model = validated(&manifest(&defaults())).await.unwrap();
+    let types: Vec<_> = model.registration.event_types.iter().map(String::as_str).collect();
+    assert_eq!(types, ["presence:state:changed", "presence:status:changed"]);
+    assert_eq!(model.registration.name, "presence/contact-centre");
+    assert_eq!(model.registration.api.url.as_str(), "https://api.mypurecloud.ie/");
+}
+
+#[tokio::test]
+async fn every_problem_of_a_spec_is_told_at_once_with_its_place() {
+    let text = format!(
+        r#"{SECRETS}
+apiVersion: presenceroute.io/v1alpha1
+kind: PresenceRoute
+metadata: {{name: contact-centre, namespace: presence}}
+spec:
+  genesys: {{region: mypurecloud.ie, apiUrl: "http://x", credentialsSecretRef: {{name: oauth}}}}
+  endpoint: {{url: "https://presence.example.com/e?x=1", signingSecretRef: {{name: webhook}}}}
+  routes:
+  - {{eventType: "presence:*", topic: "no good"}}
+  - {{eventType: "a", topic: b, when: "attribute.x == 1"}}
+  unmatched: {{action: DeadLetter}}
+  kafka: {{bootstrapServers: ["kafka:9092"], properties: {{acks: "1"}}}}
+"#
+    );
+    let Err(problems) = validated(&text).await else { panic!("it was taken") };
+    let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    for part in [
+        r#"spec.routes[0].topic: topic "no good" is not legal"#,
+        "spec.routes[1].when: `attribute.x == 1` uses `attribute`, which is unknown",
+        "spec.unmatched: topic must be set when action is DeadLetter",
+        "spec.genesys.eventTypes: must be set",
+        r#"spec.endpoint.url: "https://presence.example.com/e?x=1" is not"#,
+        "spec.genesys: exactly one of region and apiUrl must be set",
+        r#"spec.kafka.properties: "acks" cannot be set: an answer of 200 promises"#,
+    ] {
+        assert!(told.contains(part), "{part:?} is not in\n{told}");
+    }
+}
