@@ -84,11 +84,14 @@ impl Children {
         self.kinds.iter().find(|(kind, _)| kind.kind == types.kind && kind.api_version == types.api_version)
     }
 
-    /// Waits until every watch has brought what there is, so that nothing is taken for missing.
-    pub async fn ready(&self) {
-        for (_, store) in &self.kinds {
-            // An error means that the watch's stream was dropped: the controller is on its way out.
-            let _ = store.wait_until_ready().await;
+    /// Resolves when every watch has brought what there is, so that nothing is taken for missing.
+    pub fn ready(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stores: Vec<_> = self.kinds.iter().map(|(_, store)| store.clone()).collect();
+        async move {
+            for store in stores {
+                // An error means that the watch's stream was dropped: the controller is on its way out.
+                let _ = store.wait_until_ready().await;
+            }
         }
     }
 

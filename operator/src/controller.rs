@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::{BoxFuture, Shared as SharedFuture};
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -90,6 +91,8 @@ struct Context {
     settings: Settings,
     routes: Store<Guarded>,
     children: Children,
+    /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
+    caches_ready: SharedFuture<BoxFuture<'static, ()>>,
     relays: RelayReader,
     registrar: Registrar,
     ledger: Ledger,
@@ -151,13 +154,21 @@ pub async fn run(
         wakers.push(waker);
     }
 
+    let children = Children::new(caches);
+    let (children_ready, pods_ready) = (children.ready(), pods.clone());
+    let caches_ready = async move {
+        children_ready.await;
+        // As for the children.
+        let _ = pods_ready.wait_until_ready().await;
+    };
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         relays: RelayReader::new(pods).map_err(StartError::Http)?,
         registrar: Registrar::new(genesys),
         ledger: Ledger::default(),
-        children: Children::new(caches),
+        children,
+        caches_ready: caches_ready.boxed().shared(),
         routes: routes.clone(),
         client,
         settings,
@@ -322,7 +333,7 @@ fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>
 
 /// The steps: dereference, validate, build, apply, register, status.
 async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
-    context.children.ready().await;
+    context.caches_ready.clone().await;
     let namespace = route.namespace().unwrap_or_default();
     let secrets = ClusterSecrets::new(context.client.clone(), &namespace);
     let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
