@@ -14,7 +14,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, finalizer, predicates, watcher};
+use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Client, Resource, ResourceExt};
 use presenceroute_crds::presence_route::DeletionPolicy;
 use presenceroute_crds::status::PresenceRouteStatus;
@@ -281,50 +281,65 @@ fn referrers(routes: &Store<Guarded>, secret: &PartialObjectMeta<Secret>) -> Vec
         .collect()
 }
 
-/// One reconcile: the finalizer around the steps.
+/// One reconcile of a route that is there, or on its way out.
 async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let started = std::time::Instant::now();
     let route = match &guarded.0 {
-        Ok(route) => Arc::new(route.clone()),
+        Ok(route) => route,
         Err(invalid) => {
             // The API server would not take it today; it was stored under an older definition.
             tracing::warn!(name = guarded.name_any(), error = %invalid.error, "a PresenceRoute cannot be read");
             return Ok(Action::await_change());
         }
     };
-    let api: Api<PresenceRoute> =
-        Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
-    let result = finalizer(&api, FINALIZER, route, |event| async {
-        match event {
-            finalizer::Event::Apply(route) => bring_in_line(&route, &context).await,
-            finalizer::Event::Cleanup(route) => deregister(&route, &context).await,
-        }
-    })
-    .await;
-    let result = match result {
-        // The watch has not brought the finalizer back yet that the last reconcile added; when it does, it wakes us.
-        Err(finalizer::Error::AddFinalizer(kube::Error::Api(status))) if status.code == 422 => {
-            return Ok(Action::requeue(PROGRESSING));
-        }
-        other => other.map_err(unwrap_finalizer_error),
+    context.caches_ready.clone().await;
+    let started = std::time::Instant::now();
+    let result = if route.metadata.deletion_timestamp.is_none() {
+        bring_in_line(route, &context).await
+    } else if route.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        deregister(route, &context).await
+    } else {
+        Ok(Action::await_change())
     };
     context.metrics.reconciled(started.elapsed(), result.is_err());
     if result.is_ok() {
-        context.ledger.succeeded(&guarded.uid().unwrap_or_default());
+        context.ledger.succeeded(&route.uid().unwrap_or_default());
     }
     result
 }
 
-fn unwrap_finalizer_error(error: finalizer::Error<ReconcileError>) -> ReconcileError {
-    match error {
-        finalizer::Error::ApplyFailed(error) | finalizer::Error::CleanupFailed(error) => error,
-        finalizer::Error::AddFinalizer(source) => kubernetes("add the finalizer")(source),
-        finalizer::Error::RemoveFinalizer(source) => kubernetes("remove the finalizer")(source),
-        finalizer::Error::UnnamedObject => ReconcileError::Deregister("the object has no name".into()),
-        finalizer::Error::InvalidFinalizer => {
-            ReconcileError::Deregister("the finalizer's path is not legal".into())
-        }
+/// Says on the object itself that Genesys Cloud may hold a registration for it. It is written before the first call,
+/// so that nothing can be left behind; a route that never got so far can be deleted without asking anyone.
+async fn hold(route: &PresenceRoute, context: &Context) -> Result<(), ReconcileError> {
+    if route.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        return Ok(());
     }
+    set_finalizers(route, context, &[FINALIZER]).await.map_err(kubernetes("add the finalizer"))
+}
+
+/// Lets the object go.
+async fn let_go(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
+    let uid = route.uid().unwrap_or_default();
+    match set_finalizers(route, context, &[]).await {
+        // Somebody else let it go.
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        other => other.map_err(kubernetes("remove the finalizer"))?,
+    }
+    context.registrar.forget(&uid);
+    context.ledger.forget(&uid);
+    Ok(Action::await_change())
+}
+
+/// Server-side apply owns just our entry of the list. The uid keeps it from making a new object of the same name.
+async fn set_finalizers(route: &PresenceRoute, context: &Context, ours: &[&str]) -> Result<(), kube::Error> {
+    let api: Api<PresenceRoute> =
+        Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": PresenceRoute::api_version(&()),
+        "kind": PresenceRoute::kind(&()),
+        "metadata": {"uid": route.uid(), "finalizers": ours},
+    });
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch_metadata(&route.name_any(), &parameters, &Patch::Apply(patch)).await.map(drop)
 }
 
 fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>) -> Action {
@@ -333,7 +348,6 @@ fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>
 
 /// The steps: dereference, validate, build, apply, register, status.
 async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
-    context.caches_ready.clone().await;
     let namespace = route.namespace().unwrap_or_default();
     let secrets = ClusterSecrets::new(context.client.clone(), &namespace);
     let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
@@ -454,6 +468,7 @@ async fn register(
             "waits for the relay pods to be ready and to serve the newest routes",
         ));
     }
+    hold(route, context).await?;
     match context.registrar.ensure(&scene.model, &secret, registered, known_id.as_deref()).await {
         Outcome::Registered { registration, verifiable, change, secret_sent } => {
             if secret_sent && !registered {
@@ -628,9 +643,7 @@ async fn publish(route: &PresenceRoute, context: &Context, type_: EventType, rea
 async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
     let uid = route.uid().unwrap_or_default();
     if route.spec.deletion_policy == DeletionPolicy::Retain {
-        context.registrar.forget(&uid);
-        context.ledger.forget(&uid);
-        return Ok(Action::await_change());
+        return let_go(route, context).await;
     }
     let registered = context.ledger.status(route).and_then(|status| status.registration);
     let secrets = ClusterSecrets::new(context.client.clone(), &route.namespace().unwrap_or_default());
@@ -651,8 +664,6 @@ async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, 
                 .remove(&uid, &account, &name, registered.as_ref().map(|known| known.id.as_str()))
                 .await
         }
-        // Never legal, never registered: there is nothing to remove.
-        Err(_) if registered.is_none() && !was_accepted(route) => Ok(()),
         Err(failure) => Err(failure),
     };
     match removed {
@@ -665,9 +676,7 @@ async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, 
                 "the registration at Genesys Cloud is gone",
             )
             .await;
-            context.registrar.forget(&uid);
-            context.ledger.forget(&uid);
-            Ok(Action::await_change())
+            let_go(route, context).await
         }
         Err(failure) => {
             let message = format!(
@@ -679,11 +688,6 @@ async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, 
             Err(ReconcileError::Deregister(message))
         }
     }
-}
-
-fn was_accepted(route: &PresenceRoute) -> bool {
-    let conditions = route.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|condition| condition.type_ == "RelayAvailable")
 }
 
 /// Shows in the condition Registered why a deletion waits.
