@@ -45,6 +45,8 @@ const LIVE_POLL: Duration = Duration::from_millis(100);
 const LIVE_PATIENCE: Duration = Duration::from_secs(3);
 /// How soon a route that is on its way is looked at again although nothing woke it.
 const PROGRESSING: Duration = Duration::from_secs(1);
+/// How soon a route that stands back looks whether the other one is gone.
+const RIVAL: Duration = Duration::from_secs(15);
 /// How soon the relays are asked again whether missing topics have appeared.
 const MISSING_TOPICS: Duration = Duration::from_secs(10);
 
@@ -365,7 +367,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     };
     if let Some(rival) = rival {
         report(route, context, Observed { problems: vec![rival], parts: None }).await?;
-        return Ok(Action::requeue(STEADY));
+        return Ok(Action::requeue(RIVAL));
     }
 
     let signing = SigningState::read(signing_secret_of(&model, context).await?.as_ref());
@@ -453,11 +455,15 @@ async fn register(
         return Ok(RegistrationFacts::Waiting("waits for the signing secret"));
     };
     let registered = scene.signing.is_registered(&secret);
-    if relays.ready().next().is_none() && !registered {
+    let known_id = context.ledger.status(route).and_then(|status| status.registration).map(|known| known.id);
+    if relays.ready().next().is_none() && known_id.is_none() {
         return Ok(RegistrationFacts::Waiting("waits for a relay pod to be ready"));
     }
-    let known_id = context.ledger.status(route).and_then(|status| status.registration).map(|known| known.id);
     if !registered && !relays.all_accept(&scene.wanted.signing) {
+        // A rotation leaves the registration as good as it was; status.signing has its phase.
+        if known_id.is_some() {
+            return Ok(RegistrationFacts::Unchanged);
+        }
         return Ok(RegistrationFacts::Waiting(
             "waits for every relay pod to accept the newest signing secret",
         ));
@@ -470,7 +476,7 @@ async fn register(
     }
     hold(route, context).await?;
     match context.registrar.ensure(&scene.model, &secret, registered, known_id.as_deref()).await {
-        Outcome::Registered { registration, verifiable, change, secret_sent } => {
+        Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
             if secret_sent && !registered {
                 let grace =
                     SignedDuration::try_from(context.settings.secret_grace).unwrap_or(SignedDuration::MAX);
@@ -486,6 +492,7 @@ async fn register(
                 url: scene.model.endpoint.to_string(),
                 event_types: scene.model.registration.event_types.iter().cloned().collect(),
                 verifiable,
+                trusted_for,
             })
         }
         Outcome::Failed(failure) => Ok(RegistrationFacts::Failed(failure)),
@@ -500,14 +507,14 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
     let retry = match registration {
         RegistrationFacts::Failed(Failure { retry_in, .. }) => Some(*retry_in),
         RegistrationFacts::Waiting(_) if relays.ready().next().is_some() => Some(PROGRESSING),
-        RegistrationFacts::Waiting(_)
-        | RegistrationFacts::Unchanged
-        | RegistrationFacts::Registered { .. } => None,
+        RegistrationFacts::Unchanged => Some(PROGRESSING),
+        RegistrationFacts::Registered { trusted_for, .. } => Some(*trusted_for),
+        RegistrationFacts::Waiting(_) => None,
     };
     let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);
     let topics = (!relays.missing_topics().is_empty()).then_some(MISSING_TOPICS);
     let soonest = [retire, retry, lagging, topics].into_iter().flatten().min();
-    Action::requeue(soonest.map_or(STEADY, |wait| wait.min(STEADY)))
+    Action::requeue(soonest.unwrap_or(STEADY))
 }
 
 impl Scene {

@@ -114,6 +114,8 @@ pub enum Outcome {
         change: Option<Change>,
         /// Whether Genesys Cloud was given the secret by this reconcile.
         secret_sent: bool,
+        /// How long this look is trusted.
+        trusted_for: Duration,
     },
     /// Not as the spec asks.
     Failed(Failure),
@@ -161,6 +163,7 @@ impl Registrar {
                     verifiable: verified.verifiable,
                     change: None,
                     secret_sent: false,
+                    trusted_for: verified.due.saturating_duration_since(now),
                 };
             }
             Look::TooSoon(failure) => return Outcome::Failed(failure),
@@ -185,8 +188,10 @@ impl Registrar {
         };
         match result {
             Ok(ensured) => {
-                self.succeeded(&model.uid, account, &ensured, attempt.fingerprint, now);
+                let trusted_for = jittered(VERIFY_EVERY);
+                self.succeeded(&model.uid, account, &ensured, attempt.fingerprint, now + trusted_for);
                 Outcome::Registered {
+                    trusted_for,
                     registration: ensured.registration,
                     verifiable: ensured.verifiable,
                     change: ensured.change,
@@ -278,13 +283,13 @@ impl Registrar {
         account: Account,
         ensured: &Ensured,
         fingerprint: Fingerprint,
-        now: Instant,
+        due: Instant,
     ) {
         let verified = Verified {
             registration: ensured.registration.clone(),
             verifiable: ensured.verifiable,
             fingerprint,
-            due: now + jittered(VERIFY_EVERY),
+            due,
         };
         self.lock().insert(
             uid.to_owned(),
@@ -447,8 +452,8 @@ fn failure_of(error: &GenesysError) -> Failure {
     }
 }
 
-/// Within a tenth of `duration`, so that routes made together do not call together for ever.
+/// Up to a tenth longer than `duration`, so that routes made together do not call together for ever.
 fn jittered(duration: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_bytes()[0];
-    duration.mul_f64(0.9 + 0.2 * f64::from(random) / 255.0)
+    duration.mul_f64(1.0 + 0.1 * f64::from(random) / 255.0)
 }

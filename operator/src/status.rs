@@ -1,6 +1,8 @@
 //! The last step: what has been seen becomes the status. Pure, so that the same facts always read the same, and a
 //! status that says nothing new is not written.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use presenceroute_crds::status::{
@@ -89,6 +91,8 @@ pub enum RegistrationFacts {
         event_types: Vec<String>,
         /// Whether it can be seen at all.
         verifiable: bool,
+        /// How long this is trusted before Genesys Cloud is asked again.
+        trusted_for: Duration,
     },
     /// Not as the spec asks.
     Failed(Failure),
@@ -313,7 +317,9 @@ fn registration_status(
     previous: Option<RegistrationStatus>,
     now: Timestamp,
 ) -> Option<RegistrationStatus> {
-    let RegistrationFacts::Registered { id, url, event_types, verifiable } = facts else { return previous };
+    let RegistrationFacts::Registered { id, url, event_types, verifiable, .. } = facts else {
+        return previous;
+    };
     let fresh = RegistrationStatus {
         id: id.clone(),
         url: url.clone(),
