@@ -130,7 +130,7 @@ impl Intake {
             event: &event,
             body: &body,
             trace: Trace::from_headers(&head.headers),
-            dead_letter_reason: None,
+            unrouted_by: None,
         };
         match routed.decision {
             Decision::Publish(targets) => {
@@ -138,7 +138,7 @@ impl Intake {
                 Ok(Reason::Processed)
             }
             Decision::DeadLetter(target) => {
-                let record = Record { dead_letter_reason: Some("unrouted"), ..record };
+                let record = Record { unrouted_by: Some(router.table().revision()), ..record };
                 self.publisher.publish(record, &[target]).await?;
                 Ok(Reason::DeadLettered)
             }

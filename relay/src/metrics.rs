@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -116,8 +116,18 @@ pub struct RepeatLabel {
     pub outcome: Repeat,
 }
 
+impl EncodeLabelValue for Repeat {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        let name = match self {
+            Self::Joined => "joined",
+            Self::Remembered => "remembered",
+        };
+        name.encode(encoder)
+    }
+}
+
 /// How a repetition was recognised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Repeat {
     /// The first one is still in flight.
     Joined,

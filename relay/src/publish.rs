@@ -6,7 +6,9 @@
 
 mod credentials;
 mod failure;
+mod gate;
 mod ledger;
+mod native;
 mod producer;
 mod record;
 
@@ -378,4 +380,63 @@ fn topics(table: &watch::Receiver<crate::reload::Loaded<Router>>) -> Vec<String>
     let loaded = table.borrow();
     let Some(router) = &loaded.current else { return Vec::new() };
     router.table().topics().into_iter().map(|topic| topic.as_str().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::routing::Decision;
+    use bytes::Bytes;
+    use presenceroute_crds::routing::RoutingTable;
+    use rdkafka::mocking::MockCluster;
+
+    /// A publisher that is supervised, and the router of `{t: topic}`.
+    fn publisher(brokers: String) -> (Arc<Publisher>, Router) {
+        let kafka = KafkaConfig { bootstrap_servers: vec![brokers], ..KafkaConfig::default() };
+        let publisher = Publisher::new(kafka, Limits::default(), Arc::new(Metrics::new())).unwrap();
+        let table = RoutingTable::parse("{t: topic}").unwrap();
+        let loaded = watch::Sender::new(crate::reload::Loaded::fixed(Router::new(table.clone())));
+        tokio::spawn(Arc::clone(&publisher).supervise(loaded.subscribe(), CancellationToken::new()));
+        (publisher, Router::new(table))
+    }
+
+    async fn publish(publisher: &Publisher, router: &Router, id: &str) -> Result<(), Problem> {
+        let body = Bytes::from(format!(r#"{{"id":"{id}","eventType":"t"}}"#));
+        let event = Event::parse(&body).unwrap();
+        let Decision::Publish(targets) = router.route(&event).decision else { panic!("not routed") };
+        let record = Record { event: &event, body: &body, trace: Trace::default(), unrouted_by: None };
+        publisher.publish(record, &targets).await
+    }
+
+    #[tokio::test]
+    async fn a_producer_that_can_send_no_more_is_replaced_while_events_wait() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        let (publisher, router) = publisher(kafka.bootstrap_servers());
+        publish(&publisher, &router, "before").await.unwrap();
+        kafka.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+        let fail = async {
+            while publisher.in_flight() == 0 {
+                tokio::task::yield_now().await;
+            }
+            publisher.producer.borrow().fail_for_good();
+        };
+        let (during, ()) = tokio::join!(publish(&publisher, &router, "during"), fail);
+        during.unwrap();
+        publish(&publisher, &router, "after").await.unwrap();
+        assert_eq!(publisher.producer.borrow().generation, 1);
+        assert_eq!(publisher.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_burst_is_handed_over_in_few_requests_and_each_event_is_acknowledged() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        let (publisher, router) = publisher(kafka.bootstrap_servers());
+        let ids: Vec<String> = (0..500).map(|id| id.to_string()).collect();
+        let burst = ids.iter().map(|id| publish(&publisher, &router, id));
+        assert!(futures::future::join_all(burst).await.into_iter().all(|outcome| outcome.is_ok()));
+        assert_eq!(publisher.in_flight(), 0);
+    }
 }

@@ -56,7 +56,7 @@ pub(super) enum Begun {
     /// The same is in flight: its outcome is this one's.
     Joined(oneshot::Receiver<Outcome>),
     /// It is the first.
-    First(Box<Delivery>, oneshot::Receiver<Outcome>),
+    First(Delivery, oneshot::Receiver<Outcome>),
     /// The ledger is full.
     Full,
 }
@@ -66,7 +66,6 @@ pub(super) struct Delivery {
     ledger: Arc<Ledger>,
     fingerprint: Fingerprint,
     bytes: usize,
-    begun: Instant,
     waiting: Option<oneshot::Sender<Outcome>>,
 }
 
@@ -109,10 +108,7 @@ impl Ledger {
         self.metrics.in_flight.inc();
         let (waiting, outcome) = oneshot::channel();
         let ledger = Arc::clone(self);
-        Begun::First(
-            Box::new(Delivery { ledger, fingerprint, bytes, begun, waiting: Some(waiting) }),
-            outcome,
-        )
+        Begun::First(Delivery { ledger, fingerprint, bytes, waiting: Some(waiting) }, outcome)
     }
 
     /// How many deliveries are in flight.
@@ -160,11 +156,6 @@ impl Entries {
 }
 
 impl Delivery {
-    /// When it began.
-    pub(super) fn begun(&self) -> Instant {
-        self.begun
-    }
-
     /// Says what became of it, to everyone who waits.
     pub(super) fn finish(mut self, outcome: Outcome) {
         self.settle(outcome);
@@ -197,7 +188,7 @@ mod tests {
         Ledger::new(bounds, Arc::new(Metrics::new()))
     }
 
-    fn first(ledger: &Arc<Ledger>, id: &str) -> (Box<Delivery>, oneshot::Receiver<Outcome>) {
+    fn first(ledger: &Arc<Ledger>, id: &str) -> (Delivery, oneshot::Receiver<Outcome>) {
         match ledger.begin(ledger.fingerprint(id, b"body", "t"), 10) {
             Begun::First(delivery, outcome) => (delivery, outcome),
             _ => panic!("{id} is not the first"),

@@ -3,21 +3,25 @@
 //! It is idempotent and waits for all in-sync replicas. It retries by itself until an event's time is over; the
 //! report of every event goes to that event's [`Delivery`].
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use presenceroute_crds::relay_config::{KafkaConfig, Limits};
+use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{ClientContext, Message};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::credentials::Credentials;
 use super::failure::Failure;
+use super::gate::{Gate, Message};
 use super::ledger::Delivery;
+use super::native::{self, Topic, Wakeups};
 use super::record::Record;
 use crate::metrics::{KafkaErrorLabels, Metrics, TopicLabel, seconds};
 use crate::routing::Target;
@@ -55,7 +59,18 @@ impl Reports {
     }
 }
 
-struct Context(Arc<Reports>);
+/// What a producer's callbacks are served with.
+pub(super) struct Context {
+    reports: Arc<Reports>,
+    gate: Arc<Gate>,
+}
+
+/// A record that the library has, until its report comes.
+pub(super) struct Sent {
+    pub(super) delivery: Delivery,
+    pub(super) topic: Arc<Topic>,
+    pub(super) since: Instant,
+}
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -72,34 +87,35 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         let kind = format!("{code:?}");
-        self.0.metrics.kafka_errors.get_or_create(&KafkaErrorLabels { topic: String::new(), kind }).inc();
+        self.reports
+            .metrics
+            .kafka_errors
+            .get_or_create(&KafkaErrorLabels { topic: String::new(), kind })
+            .inc();
         match code {
-            RDKafkaErrorCode::Fatal => {
-                tracing::error!(reason, "the Kafka producer can send no more; a new one takes over");
-                self.0.fatal.notify_one();
-            }
             // It says only that every broker has failed, right after each has said why.
-            RDKafkaErrorCode::AllBrokersDown if self.0.newest_error().is_some() => {}
-            _ => self.0.record_error(reason.to_owned()),
+            RDKafkaErrorCode::AllBrokersDown if self.reports.newest_error().is_some() => {}
+            _ => self.reports.record_error(reason.to_owned()),
         }
     }
 }
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = Box<Delivery>;
+    type DeliveryOpaque = Box<Sent>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
-        let metrics = &self.0.metrics;
+    fn delivery(&self, result: &DeliveryResult<'_>, sent: Box<Sent>) {
+        self.gate.reported();
+        let metrics = &self.reports.metrics;
+        let Sent { delivery, topic, since } = *sent;
         match result {
-            Ok(message) => {
-                metrics.stages.broker.observe(seconds(delivery.begun().elapsed()));
-                metrics.published.get_or_create(&TopicLabel { topic: message.topic().to_owned() }).inc();
+            Ok(_) => {
+                metrics.stages.broker.observe(seconds(since.elapsed()));
+                topic.published.inc();
                 delivery.finish(Ok(()));
             }
-            Err((error, message)) => {
+            Err((error, _)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                let labels =
-                    KafkaErrorLabels { topic: message.topic().to_owned(), kind: format!("{code:?}") };
+                let labels = KafkaErrorLabels { topic: topic.name().to_owned(), kind: format!("{code:?}") };
                 metrics.kafka_errors.get_or_create(&labels).inc();
                 delivery.finish(Err(Failure::from_code(code)));
             }
@@ -109,9 +125,13 @@ impl ProducerContext for Context {
 
 /// One producer.
 pub(super) struct Producer {
-    inner: ThreadedProducer<Context>,
+    client: Arc<BaseProducer<Context>>,
+    topics: RwLock<HashMap<String, Arc<Topic>, foldhash::fast::RandomState>>,
+    reports: Arc<Reports>,
+    gate: Arc<Gate>,
     /// Which of the relay's producers it is: a later one has a higher number.
     pub(super) generation: u64,
+    serving: JoinHandle<()>,
 }
 
 impl Producer {
@@ -126,57 +146,93 @@ impl Producer {
         for (name, value) in credentials.properties() {
             config.set(name, value);
         }
-        let inner = config.create_with_context(Context(reports))?;
-        Ok(Self { inner, generation })
+        let gate = Arc::new(Gate::default());
+        let context = Context { reports: Arc::clone(&reports), gate: Arc::clone(&gate) };
+        let client: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
+        let wakeups = Wakeups::new(&client, Arc::clone(&gate.bell))
+            .ok_or_else(|| KafkaError::ClientCreation("it has no event queue".into()))?;
+        let serving = tokio::spawn(serve(wakeups, Arc::clone(&gate), Arc::clone(&reports)));
+        Ok(Self { client, topics: RwLock::default(), reports, gate, generation, serving })
     }
 
     /// Hands one record over. What becomes of it is reported to `delivery`, also when that is at once.
-    pub(super) fn send(&self, record: &Record<'_>, target: &Target<'_>, delivery: Box<Delivery>) {
-        let base = BaseRecord::with_opaque_to(target.topic.as_str(), delivery)
-            .key(target.key.as_bytes())
-            .payload(record.body)
-            .headers(record.headers());
-        if let Err((error, unsent)) = self.inner.send(base) {
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument);
-            unsent.delivery_opaque.finish(Err(Failure::from_code(code)));
-        }
+    pub(super) fn send(&self, record: &Record<'_>, target: &Target<'_>, delivery: Delivery) {
+        let (Some(topic), Some(headers)) = (self.topic(target.topic.as_str()), record.headers()) else {
+            return delivery.finish(Err(Failure::from_code(RDKafkaErrorCode::CriticalSystemResource)));
+        };
+        self.gate.send(Message {
+            topic,
+            key: target.key.as_bytes().into(),
+            body: record.body.clone(),
+            headers,
+            delivery,
+        });
     }
 
-    /// Which of `topics` the cluster does not have; every one of `Err` means that no broker answered.
+    fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        let known = self.topics.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if known.is_some() {
+            return known;
+        }
+        let published =
+            self.reports.metrics.published.get_or_create_owned(&TopicLabel { topic: name.to_owned() });
+        let topic = Arc::new(Topic::new(&self.client, name, published)?);
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(topics.entry(name.to_owned()).or_insert(topic)))
+    }
+
+    /// Which of `names` the cluster does not have. Of no topic, the question is whether the cluster answers.
     pub(super) fn missing_topics(
         &self,
-        topics: &[String],
-        timeout: std::time::Duration,
+        names: &[String],
+        timeout: Duration,
     ) -> Result<Vec<String>, KafkaError> {
-        /// Beyond this many, asking for all of a cluster's topics once is cheaper than for each. Of no topic, the
-        /// question is only whether the cluster answers.
-        const ASKED_ONE_BY_ONE: std::ops::RangeInclusive<usize> = 1..=32;
-        let client = self.inner.client();
-        if !ASKED_ONE_BY_ONE.contains(&topics.len()) {
-            let metadata = client.fetch_metadata(None, timeout)?;
-            let known: std::collections::HashSet<&str> = metadata
-                .topics()
-                .iter()
-                .filter(|topic| !topic.partitions().is_empty())
-                .map(|t| t.name())
-                .collect();
-            return Ok(topics.iter().filter(|topic| !known.contains(topic.as_str())).cloned().collect());
+        let known: Vec<_> = names.iter().filter_map(|name| self.topic(name)).collect();
+        if known.is_empty() {
+            return self.client.client().fetch_metadata(None, timeout).map(|_| Vec::new());
         }
-        let mut missing = Vec::new();
-        for topic in topics {
-            let metadata = client.fetch_metadata(Some(topic), timeout)?;
-            let found =
-                metadata.topics().iter().any(|known| known.name() == topic && !known.partitions().is_empty());
-            if !found {
-                missing.push(topic.clone());
-            }
-        }
-        Ok(missing)
+        let found = native::topics_in_use(&self.client, timeout).map_err(KafkaError::MetadataFetch)?;
+        let there: HashSet<_> =
+            found.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect();
+        Ok(names.iter().filter(|name| !there.contains(*name)).cloned().collect())
     }
 
     /// Waits until every record has its report, or the time is over.
-    pub(super) fn flush(&self, timeout: std::time::Duration) -> Result<(), KafkaError> {
-        self.inner.flush(timeout)
+    pub(super) fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
+        self.gate.open();
+        self.client.flush(timeout)
+    }
+
+    /// Makes it fail for good.
+    #[cfg(test)]
+    pub(super) fn fail_for_good(&self) {
+        native::fail_for_good(&self.client);
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// Serves the reports of a producer's records, and hands over what has gathered meanwhile.
+async fn serve(wakeups: Wakeups, gate: Arc<Gate>, reports: Arc<Reports>) {
+    let mut has_failed = false;
+    loop {
+        match gate.opens_at() {
+            None => wakeups.next().await,
+            Some(at) => {
+                let _ = tokio::time::timeout_at(at.into(), wakeups.next()).await;
+            }
+        }
+        wakeups.serve();
+        if !has_failed && wakeups.has_failed() {
+            has_failed = true;
+            tracing::error!("the Kafka producer can send no more; a new one takes over");
+            reports.fatal.notify_one();
+        }
+        gate.open_if_due();
     }
 }
 

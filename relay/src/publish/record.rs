@@ -3,16 +3,14 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use jiff::Timestamp;
-use rdkafka::message::{Header, OwnedHeaders};
 
+use super::native::Headers;
 use crate::event::Event;
 
 /// `ce_source` of an event that names none; CloudEvents requires one.
 const DEFAULT_SOURCE: &str = "genesys-cloud";
-
-/// The most headers that a record gets.
-const MOST_HEADERS: usize = 10;
 
 /// An event on its way to Kafka.
 #[derive(Clone, Copy)]
@@ -20,11 +18,11 @@ pub struct Record<'a> {
     /// The event.
     pub event: &'a Event<'a>,
     /// Its bytes as they were signed.
-    pub body: &'a [u8],
+    pub body: &'a Bytes,
     /// W3C trace context of the request, well-formed.
     pub trace: Trace<'a>,
-    /// Why it goes to the dead-letter topic, when it does.
-    pub dead_letter_reason: Option<&'static str>,
+    /// When it goes to the dead-letter topic: the revision of the table that has no route for it.
+    pub unrouted_by: Option<&'a str>,
 }
 
 /// W3C trace context. `tracestate` comes only together with `traceparent`.
@@ -62,8 +60,8 @@ fn is_traceparent(text: &str) -> bool {
 }
 
 impl Record<'_> {
-    /// The record's headers.
-    pub(super) fn headers(&self) -> OwnedHeaders {
+    /// The record's headers; `None` when there is no memory for them.
+    pub(super) fn headers(&self) -> Option<Headers> {
         let event = self.event;
         let time = event.timestamp.and_then(rfc3339);
         let source = event.source.as_deref().map_or(Cow::Borrowed(DEFAULT_SOURCE), uri_reference);
@@ -76,14 +74,10 @@ impl Record<'_> {
             ("content-type", Some("application/json")),
             ("traceparent", self.trace.parent),
             ("tracestate", self.trace.state),
-            ("presenceroute_reason", self.dead_letter_reason),
+            ("presenceroute_reason", self.unrouted_by.map(|_| "unrouted")),
+            ("presenceroute_routing_revision", self.unrouted_by),
         ];
-        headers
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)))
-            .fold(OwnedHeaders::new_with_capacity(MOST_HEADERS), |headers, (key, value)| {
-                headers.insert(Header { key, value: Some(value) })
-            })
+        Headers::new(headers.into_iter().filter_map(|(name, value)| Some((name, value?))))
     }
 }
 
@@ -119,16 +113,13 @@ fn uri_reference(source: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdkafka::message::Headers;
 
-    fn headers(body: &str, trace: Trace<'_>, dead_letter_reason: Option<&'static str>) -> Vec<String> {
-        let event = Event::parse(body.as_bytes()).unwrap();
-        let record = Record { event: &event, body: body.as_bytes(), trace, dead_letter_reason };
-        let headers = record.headers();
-        let text = |header: Header<'_, &[u8]>| {
-            format!("{}={}", header.key, str::from_utf8(header.value.unwrap()).unwrap())
-        };
-        headers.iter().map(text).collect()
+    fn headers(body: &str, unrouted_by: Option<&str>) -> Vec<String> {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let event = Event::parse(&body).unwrap();
+        let record = Record { event: &event, body: &body, trace: Trace::default(), unrouted_by };
+        let headers = record.headers().unwrap().to_vec();
+        headers.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 
     #[test]
@@ -136,7 +127,7 @@ mod tests {
         let body =
             r#"{"id":"e-1","eventType":"presence:state:changed","timestamp":1700000000123,"source":"org/1"}"#;
         assert_eq!(
-            headers(body, Trace::default(), None),
+            headers(body, None),
             [
                 "ce_specversion=1.0",
                 "ce_id=e-1",
@@ -150,9 +141,10 @@ mod tests {
 
     #[test]
     fn what_cloudevents_requires_is_there_even_when_the_event_lacks_it() {
-        let headers = headers(r#"{"id":"1","eventType":"t"}"#, Trace::default(), Some("unrouted"));
+        let headers = headers(r#"{"id":"1","eventType":"t"}"#, Some("r1"));
         assert!(headers.contains(&"ce_source=genesys-cloud".to_owned()), "{headers:?}");
         assert!(headers.contains(&"presenceroute_reason=unrouted".to_owned()), "{headers:?}");
+        assert!(headers.contains(&"presenceroute_routing_revision=r1".to_owned()), "{headers:?}");
         assert!(!headers.iter().any(|header| header.starts_with("ce_time")), "{headers:?}");
     }
 

@@ -1,0 +1,269 @@
+//! The few calls of librdkafka that its Rust crate does not offer.
+//!
+//! They give: an event queue that wakes a task instead of a polling thread; topics by handle, so that handing a
+//! record over costs the same with one topic and with a thousand; and one question for all topics in use.
+
+// Calls into C. Each block says why it is sound.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use rdkafka::bindings as c;
+use rdkafka::bindings::rd_kafka_vtype_t as vtype;
+use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::Notify;
+
+use super::producer::{Context, Sent};
+
+type Client = Arc<BaseProducer<Context>>;
+
+/// A topic of one producer, looked up once.
+pub(super) struct Topic {
+    handle: NonNull<c::rd_kafka_topic_t>,
+    /// Counts what it acknowledged.
+    pub(super) published: Counter,
+    name: String,
+    /// The handle is part of the client, so the client lives as long.
+    client: Client,
+}
+
+// SAFETY: librdkafka's topic handles may be used and released from any thread.
+unsafe impl Send for Topic {}
+// SAFETY: as above.
+unsafe impl Sync for Topic {}
+
+impl Topic {
+    pub(super) fn new(client: &Client, name: &str, published: Counter) -> Option<Self> {
+        let c_name = CString::new(name).ok()?;
+        // SAFETY: the client is alive, the name ends with NUL, and a null configuration means the client's.
+        let handle =
+            unsafe { c::rd_kafka_topic_new(client.client().native_ptr(), c_name.as_ptr(), ptr::null_mut()) };
+        let handle = NonNull::new(handle)?;
+        Some(Self { handle, published, name: name.to_owned(), client: Arc::clone(client) })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from `rd_kafka_topic_new` and is released once, before its client.
+        unsafe { c::rd_kafka_topic_destroy(self.handle.as_ptr()) }
+    }
+}
+
+/// The headers of a record.
+pub(super) struct Headers(NonNull<c::rd_kafka_headers_t>);
+
+// SAFETY: headers are plain memory that only their owner touches.
+unsafe impl Send for Headers {}
+
+impl Headers {
+    pub(super) fn new<'h>(headers: impl IntoIterator<Item = (&'static str, &'h str)>) -> Option<Self> {
+        const USUAL: usize = 8;
+        // SAFETY: it takes a number and returns memory, or null when there is none.
+        let list = Self(NonNull::new(unsafe { c::rd_kafka_headers_new(USUAL) })?);
+        for (name, value) in headers {
+            let (name_length, value_length) = (signed(name.len())?, signed(value.len())?);
+            // SAFETY: both texts are copied, and no more of them is read than the lengths say.
+            unsafe {
+                c::rd_kafka_header_add(
+                    list.0.as_ptr(),
+                    name.as_ptr().cast::<c_char>(),
+                    name_length,
+                    value.as_ptr().cast::<c_void>(),
+                    value_length,
+                );
+            }
+        }
+        Some(list)
+    }
+
+    #[cfg(test)]
+    pub(super) fn to_vec(&self) -> Vec<(String, String)> {
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        let mut all = Vec::new();
+        // SAFETY: the three are out-parameters that are valid when the call succeeds, until the headers go.
+        unsafe {
+            while c::rd_kafka_header_get_all(self.0.as_ptr(), all.len(), &mut name, &mut value, &mut size)
+                == c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+            {
+                let value = std::slice::from_raw_parts(value.cast::<u8>(), size);
+                all.push((
+                    CStr::from_ptr(name).to_str().unwrap().to_owned(),
+                    String::from_utf8(value.to_vec()).unwrap(),
+                ));
+            }
+        }
+        all
+    }
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        // SAFETY: a `Headers` owns its memory; `produce` forgets it when the library has taken it over.
+        unsafe { c::rd_kafka_headers_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// Hands one record over. The library copies key and value, and takes the headers and `sent`, which comes back
+/// with the delivery report, or at once where it refuses.
+pub(super) fn produce(
+    topic: &Topic,
+    key: &[u8],
+    value: &[u8],
+    headers: Headers,
+    sent: Box<Sent>,
+) -> Result<(), (RDKafkaErrorCode, Box<Sent>)> {
+    /// Any partition: the partitioner chooses it by the key.
+    const UNASSIGNED: i32 = -1;
+    let memory = |bytes: &[u8]| c::rd_kafka_vu_s__bindgen_ty_1 {
+        mem: c::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
+            ptr: bytes.as_ptr().cast_mut().cast::<c_void>(),
+            size: bytes.len(),
+        },
+    };
+    let copy = c_int::try_from(c::RD_KAFKA_MSG_F_COPY).unwrap_or_default();
+    let sent = Box::into_raw(sent);
+    type Value = c::rd_kafka_vu_s__bindgen_ty_1;
+    let arguments = [
+        (vtype::RD_KAFKA_VTYPE_RKT, Value { rkt: topic.handle.as_ptr() }),
+        (vtype::RD_KAFKA_VTYPE_PARTITION, Value { i32_: UNASSIGNED }),
+        (vtype::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: copy }),
+        (vtype::RD_KAFKA_VTYPE_KEY, memory(key)),
+        (vtype::RD_KAFKA_VTYPE_VALUE, memory(value)),
+        (vtype::RD_KAFKA_VTYPE_HEADERS, Value { headers: headers.0.as_ptr() }),
+        (vtype::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: sent.cast::<c_void>() }),
+    ]
+    .map(|(vtype, u)| c::rd_kafka_vu_t { vtype, u });
+    // SAFETY: every argument has the type that its tag says. The library only reads key and value, and during the
+    // call only. The client is alive because the topic holds it.
+    let error = unsafe {
+        c::rd_kafka_produceva(topic.client.client().native_ptr(), arguments.as_ptr(), arguments.len())
+    };
+    if error.is_null() {
+        std::mem::forget(headers);
+        return Ok(());
+    }
+    // SAFETY: the error is valid until it is destroyed, here. It means that the library took nothing, so `sent` is
+    // what `into_raw` gave out, and nobody else's.
+    unsafe {
+        let code = RDKafkaErrorCode::from(c::rd_kafka_error_code(error));
+        c::rd_kafka_error_destroy(error);
+        Err((code, Box::from_raw(sent)))
+    }
+}
+
+/// Rings a bell whenever a client's event queue stops being empty. The library's own thread does the ringing.
+pub(super) struct Wakeups {
+    queue: NonNull<c::rd_kafka_queue_t>,
+    client: Client,
+    bell: Arc<Notify>,
+}
+
+// SAFETY: librdkafka's queues may be used and released from any thread.
+unsafe impl Send for Wakeups {}
+// SAFETY: as above.
+unsafe impl Sync for Wakeups {}
+
+impl Wakeups {
+    pub(super) fn new(client: &Client, bell: Arc<Notify>) -> Option<Self> {
+        unsafe extern "C" fn ring(_: *mut c::rd_kafka_t, bell: *mut c_void) {
+            // SAFETY: `bell` is the `Notify` that `Wakeups` holds until after it has ended the callbacks.
+            unsafe { &*bell.cast::<Notify>() }.notify_one();
+        }
+        // SAFETY: the client is alive; the reference that this takes is released in `drop`.
+        let queue = NonNull::new(unsafe { c::rd_kafka_queue_get_main(client.client().native_ptr()) })?;
+        let opaque = Arc::as_ptr(&bell).cast_mut().cast::<c_void>();
+        // SAFETY: `ring` is safe to call from any thread, and what `opaque` points to outlives the callbacks.
+        unsafe { c::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(ring), opaque) }
+        bell.notify_one();
+        Some(Self { queue, client: Arc::clone(client), bell })
+    }
+
+    /// Waits for the next ring.
+    pub(super) async fn next(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Serves events until there are none.
+    pub(super) fn serve(&self) {
+        // SAFETY: the queue is alive until `drop`.
+        while unsafe { c::rd_kafka_queue_length(self.queue.as_ptr()) } > 0 {
+            self.client.poll(Duration::ZERO);
+        }
+    }
+
+    /// Whether the client can send no more, for instance after an idempotent producer's sequence was lost.
+    pub(super) fn has_failed(&self) -> bool {
+        // SAFETY: the client is alive; with no buffer, only the code is asked for.
+        let code = unsafe { c::rd_kafka_fatal_error(self.client.client().native_ptr(), ptr::null_mut(), 0) };
+        code != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
+}
+
+impl Drop for Wakeups {
+    fn drop(&mut self) {
+        // SAFETY: the library changes the callback under the queue's lock, so none runs after this; the reference
+        // to the queue is released once, before its client.
+        unsafe {
+            c::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut());
+            c::rd_kafka_queue_destroy(self.queue.as_ptr());
+        }
+    }
+}
+
+/// The topics that `client` has handles of, each with whether the cluster has it: one question to one broker.
+pub(super) fn topics_in_use(
+    client: &BaseProducer<Context>,
+    timeout: Duration,
+) -> Result<Vec<(String, bool)>, RDKafkaErrorCode> {
+    let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    let mut metadata: *const c::rd_kafka_metadata = ptr::null();
+    // SAFETY: the client is alive, and `metadata` is an out-parameter.
+    let error = unsafe {
+        c::rd_kafka_metadata(client.client().native_ptr(), 0, ptr::null_mut(), &mut metadata, timeout)
+    };
+    if error != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || metadata.is_null() {
+        return Err(error.into());
+    }
+    // SAFETY: the call succeeded, so `metadata` has as many topics as it says, with names that end with NUL. All
+    // that is kept is copied before it is destroyed.
+    unsafe {
+        let count = usize::try_from((*metadata).topic_cnt).unwrap_or_default();
+        let topics = match count {
+            0 => &[],
+            _ => std::slice::from_raw_parts((*metadata).topics, count),
+        };
+        let found = topics.iter().map(|topic| {
+            (CStr::from_ptr(topic.topic).to_string_lossy().into_owned(), topic.partition_cnt > 0)
+        });
+        let found = found.collect();
+        c::rd_kafka_metadata_destroy(metadata);
+        Ok(found)
+    }
+}
+
+/// Makes the client fail for good, as an unrecoverable error of the cluster would.
+#[cfg(test)]
+pub(super) fn fail_for_good(client: &BaseProducer<Context>) {
+    // SAFETY: the client is alive and the text ends with NUL.
+    unsafe {
+        c::rd_kafka_test_fatal_error(
+            client.client().native_ptr(),
+            c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+            c"a test".as_ptr(),
+        );
+    }
+}
+
+fn signed(length: usize) -> Option<isize> {
+    isize::try_from(length).ok()
+}
