@@ -143,6 +143,7 @@ pub async fn run(
         .applied_objects()
         .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
 
+    metrics.show_routes(routes.clone());
     let (pods, pods_waker) = watch_pods(&scope);
     let mut wakers = vec![pods_waker, watch_secrets(&scope, routes.clone())];
     let mut kinds = apply::child_kinds();
