@@ -43,6 +43,8 @@ const STEADY: Duration = Duration::from_secs(300);
 /// How often pods that lag are asked again, and for how long a reconcile stays to watch them.
 const LIVE_POLL: Duration = Duration::from_millis(100);
 const LIVE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a first registration waits for the Service to lead to a relay.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
 /// How soon a route that is on its way is looked at again although nothing woke it.
 const PROGRESSING: Duration = Duration::from_secs(1);
 /// How soon a route that stands back looks whether the other one is gone.
@@ -475,6 +477,9 @@ async fn register(
             "waits for the relay pods to be ready and to serve the newest routes",
         ));
     }
+    if known_id.is_none() {
+        wait_for_service(&scene.model, context).await;
+    }
     hold(route, context).await?;
     match context.registrar.ensure(&scene.model, &secret, registered, known_id.as_deref()).await {
         Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
@@ -497,6 +502,20 @@ async fn register(
             })
         }
         Outcome::Failed(failure) => Ok(RegistrationFacts::Failed(failure)),
+    }
+}
+
+/// Waits until the Service leads to a relay: nodes learn of a ready pod a moment after the API server does, and
+/// refuse connections until then. Where a policy keeps the operator out, the wait is over after a while.
+async fn wait_for_service(model: &Model, context: &Context) {
+    let cluster_ip = context
+        .children
+        .get("Service", &model.namespace, &build::relay_name(model))
+        .and_then(|service| service.data.pointer("/spec/clusterIP")?.as_str()?.parse().ok());
+    let Some(cluster_ip) = cluster_ip else { return };
+    let deadline = tokio::time::Instant::now() + SERVICE_PATIENCE;
+    while !context.relays.answers(cluster_ip).await && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(LIVE_POLL).await;
     }
 }
 

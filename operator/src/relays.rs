@@ -12,7 +12,7 @@ use kube::{Client, ResourceExt};
 use presenceroute_crds::relay_status::RelayStatus;
 use serde_json::json;
 
-use crate::build::{ADMIN_PORT, RELAY_COMPONENT, ROUTE_LABEL};
+use crate::build::{ADMIN_PORT, EVENTS_PORT, RELAY_COMPONENT, ROUTE_LABEL};
 
 /// Carries the revisions that a pod should have. Its value matters to nobody: a pod that changes is synced by its
 /// kubelet at once, and with it the ConfigMaps and Secrets that it mounts.
@@ -80,6 +80,11 @@ impl RelayReader {
         Relays { pods: join_all(relays).await }
     }
 
+    /// Whether something answers HTTP behind a Service. What it answers to this empty question does not matter.
+    pub async fn answers(&self, cluster_ip: IpAddr) -> bool {
+        self.http.get(url_at(cluster_ip, EVENTS_PORT, "/")).send().await.is_ok()
+    }
+
     async fn report(&self, pod: &Pod) -> Result<RelayStatus, String> {
         let address: IpAddr = pod
             .status
@@ -87,10 +92,7 @@ impl RelayReader {
             .and_then(|status| status.pod_ip.as_deref())
             .and_then(|address| address.parse().ok())
             .ok_or("it has no address yet")?;
-        let url = match address {
-            IpAddr::V4(address) => format!("http://{address}:{ADMIN_PORT}/status"),
-            IpAddr::V6(address) => format!("http://[{address}]:{ADMIN_PORT}/status"),
-        };
+        let url = url_at(address, ADMIN_PORT, "/status");
         let unheard = |error: reqwest::Error| {
             if error.is_timeout() {
                 "its /status does not answer within a second".to_owned()
@@ -211,6 +213,13 @@ impl Relay {
             return Some(format!("does not accept the newest signing secrets yet{cause}"));
         }
         None
+    }
+}
+
+fn url_at(address: IpAddr, port: i32, path: &str) -> String {
+    match address {
+        IpAddr::V4(address) => format!("http://{address}:{port}{path}"),
+        IpAddr::V6(address) => format!("http://[{address}]:{port}{path}"),
     }
 }
 
