@@ -1,0 +1,131 @@
+//! What is missing is named, what is wrong does no harm, what is damaged is put back; nobody has to restart anything.
+
+use presenceroute_e2e::kubectl::{self, text};
+use presenceroute_e2e::route::{Route, conditions, failing};
+use presenceroute_e2e::simulator::ensure_all_accepted;
+use presenceroute_e2e::steps::{Steps, Stopped};
+use presenceroute_e2e::wait::{seconds, until};
+use presenceroute_e2e::{Failure, Outcome, ensure, ensure_same};
+use serde_json::{Value, json};
+
+use crate::manifests;
+use crate::stage::Stage;
+
+const SECRET: &str = "late-webhook";
+
+pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
+    let route = Route::new(&stage.namespace, "healing");
+    let name = route.registration_name();
+    let topic = stage.topic("healing");
+    let manifest = manifests::small_route(stage, &route, SECRET, &topic);
+
+    steps.prove("a Secret that is missing is named in SecretsResolved, and nothing is registered", || {
+        kubectl::apply(&manifest.to_string())?;
+        until("the status names it", seconds(20), || {
+            let message = failing(&route.status()?, "SecretsResolved")?;
+            ensure(message.contains(SECRET), || message)
+        })?;
+        ensure_same("registrations", &stage.simulator.registrations(&name)?, &Vec::new())
+    })?;
+    steps.prove("it heals by itself when the Secret appears; then the missing topic is named", || {
+        kubectl::apply(&manifests::secret(stage, SECRET, json!({"secret": "it-came-late"})))?;
+        until("the status names the topic", seconds(60), || {
+            let status = route.status()?;
+            ensure(failing(&status, "SecretsResolved").is_err(), || conditions(&status))?;
+            let message = failing(&status, "RoutingLive")?;
+            ensure(message.contains(&topic), || message)
+        })
+    })?;
+    steps.prove("it becomes Ready by itself when the topic appears", || {
+        stage.kafka.create_topics(&[&topic])?;
+        route.becomes_ready(60).map(drop)
+    })?;
+    steps.prove("an empty Secret is named, and the relays go on with the last one that worked", || {
+        kubectl::apply(&manifests::secret(stage, SECRET, json!({"secret": ""})))?;
+        until("the status names it", seconds(20), || {
+            let message = failing(&route.status()?, "SecretsResolved")?;
+            ensure(message.contains(SECRET), || message)
+        })?;
+        events_flow(stage, &name)?;
+        kubectl::apply(&manifests::secret(stage, SECRET, json!({"secret": "it-came-late"})))?;
+        route.becomes_ready(30).map(drop)
+    })?;
+    steps.prove(
+        "a condition that does not compile is named in Accepted, and the old routes go on",
+        || {
+            let mut broken = manifest.clone();
+            broken["spec"]["routes"][0]["when"] = json!("attributes.presence ==");
+            kubectl::apply(&broken.to_string())?;
+            until("the status names it", seconds(20), || {
+                let message = failing(&route.status()?, "Accepted")?;
+                ensure(message.contains("routes[0]") && message.contains("when"), || message)
+            })?;
+            events_flow(stage, &name)?;
+            kubectl::apply(&manifest.to_string())?;
+            route.becomes_ready(30).map(drop)
+        },
+    )?;
+
+    for object in [
+        "configmap/healing-routing",
+        "configmap/healing-relay",
+        "secret/healing-signing",
+        "service/healing-relay",
+        "serviceaccount/healing-relay",
+        "poddisruptionbudget/healing-relay",
+    ] {
+        steps.prove(&format!("deleted, {object} is put back"), || {
+            let before = kubectl::get(&route.namespace, object)?;
+            kubectl::delete(&route.namespace, object)?;
+            until("it is there again", seconds(20), || {
+                let now = kubectl::get(&route.namespace, object)?;
+                ensure(uid(&now) != uid(&before), || "it is still the old one".into())?;
+                // What a secret is called in it is chosen anew.
+                if object.starts_with("secret/") {
+                    Ok(())
+                } else {
+                    ensure_same("its data", &now["data"], &before["data"])
+                }
+            })
+        })?;
+    }
+    steps.prove("an edited routing table is put back", || {
+        let patch = json!({"data": {"routing.yaml": "version: 1\nroutes: []\n"}});
+        is_put_back(&route, "configmap/healing-routing", &patch, "/data")
+    })?;
+    steps.prove("an edited Service is put back", || {
+        let patch = json!({"spec": {"selector": {"presenceroute.io/route": "somebody-else"}}});
+        is_put_back(&route, "service/healing-relay", &patch, "/spec/selector")
+    })?;
+    steps.prove("a Deployment scaled by hand is put back", || {
+        is_put_back(&route, "deployment/healing-relay", &json!({"spec": {"replicas": 1}}), "/spec/replicas")
+    })?;
+    steps.prove("after all this it is Ready, and events flow", || {
+        route.becomes_ready(60)?;
+        until("both pods are there", seconds(60), || {
+            ensure_same("pods", &route.status()?.relay.map(|relay| relay.ready_replicas), &Some(2))
+        })?;
+        events_flow(stage, &name)
+    })?;
+    steps.prove("it is deleted", || route.delete())
+}
+
+fn uid(object: &Value) -> &str {
+    text(object, "/metadata/uid")
+}
+
+fn is_put_back(route: &Route, object: &str, patch: &Value, place: &str) -> Outcome {
+    let content = |value: &Value| value.pointer(place).cloned().unwrap_or_default();
+    let before = content(&kubectl::get(&route.namespace, object)?);
+    kubectl::patch(&route.namespace, object, patch)?;
+    until("it is as it was", seconds(20), || {
+        ensure_same(place, &content(&kubectl::get(&route.namespace, object)?), &before)
+    })
+}
+
+fn events_flow(stage: &Stage, name: &str) -> Outcome {
+    let deliveries = stage.simulator.deliver(name, json!({"count": 20}))?.finished(seconds(30))?;
+    ensure(deliveries.len() == 20, || format!("{} events were delivered", deliveries.len()))?;
+    ensure_all_accepted(&deliveries)
+        .map_err(|Failure(message)| Failure(format!("events do not flow: {message}")))
+}

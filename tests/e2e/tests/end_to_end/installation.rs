@@ -1,0 +1,52 @@
+//! The chart is installed, and Genesys stands by.
+
+use presenceroute_e2e::helm::Release;
+use presenceroute_e2e::kubectl;
+use presenceroute_e2e::steps::{Steps, Stopped, say};
+use presenceroute_e2e::wait::{seconds, until};
+use presenceroute_e2e::{Failure, ensure, ensure_same};
+
+use crate::manifests;
+use crate::stage::{DEFINITION, RELEASE, Stage};
+
+const OPERATOR: &str = "app.kubernetes.io/component=operator";
+
+/// What every other scenario stands on.
+pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
+    say("installation");
+    let Release { name, namespace } = RELEASE;
+    steps.prove(
+        &format!("helm installs the chart as {name} in {namespace}, and its two operator pods are ready"),
+        || {
+            // A definition that somebody applied by hand has no release that it could belong to.
+            RELEASE.upgrade(&stage.values(), &["--take-ownership"])?;
+            ensure_same("operator pods", &kubectl::pods(namespace, OPERATOR)?.len(), &2)
+        },
+    )?;
+    steps.prove("one of the two operators leads", || {
+        until("the lease has a holder", seconds(30), || {
+            let lease = kubectl::get(namespace, "lease/presenceroute-operator")?;
+            let holder = kubectl::text(&lease, "/spec/holderIdentity");
+            let pods = kubectl::pods(namespace, OPERATOR)?;
+            ensure(pods.iter().any(|pod| holder.starts_with(&pod.name)), || {
+                format!("it is held by {holder:?}")
+            })
+        })
+    })?;
+    steps.prove("the cluster knows PresenceRoutes by their short name and among `all`", || {
+        kubectl::run(&["get", "pr", "-n", &stage.namespace])?;
+        let definition = kubectl::get("", DEFINITION)?;
+        ensure(definition["spec"]["names"]["categories"].to_string().contains("all"), || {
+            "they are not in `all`".into()
+        })
+    })?;
+    steps.prove("the Genesys simulator runs in the cluster", || {
+        kubectl::apply(&manifests::example(stage, "genesys-simulator.yaml")?)?;
+        kubectl::apply(&manifests::oauth_client(stage))?;
+        let deployment = "deployment/genesys-simulator";
+        kubectl::run(&["-n", &stage.namespace, "rollout", "status", deployment, "--timeout=90s"])?;
+        until("it answers", seconds(20), || stage.simulator.answers()).map_err(|failure| {
+            Failure(format!("{failure}; are the images loaded? tests/harness/load-images DIR"))
+        })
+    })
+}

@@ -1,0 +1,193 @@
+//! Where all of it happens: names of this run's own, and the sweeping before and after.
+//!
+//! A run that was killed leaves things behind. They are known by a label, so that the next run takes them away, and
+//! nothing else.
+
+use std::env;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use presenceroute_e2e::helm::Release;
+use presenceroute_e2e::kafka::Kafka;
+use presenceroute_e2e::kubectl::{self, text};
+use presenceroute_e2e::simulator::Simulator;
+use presenceroute_e2e::steps::say;
+use presenceroute_e2e::{Failure, Outcome, ensure};
+use serde_json::{Value, json};
+
+/// The label of everything that this suite makes.
+const LABEL: &str = "presenceroute.io/made-by";
+const LABEL_VALUE: &str = "e2e";
+
+/// The beginning of the names of this suite's namespaces and topics.
+const PREFIX: &str = "presenceroute-e2e";
+
+/// The definition of PresenceRoutes.
+pub(crate) const DEFINITION: &str = "crd/presenceroutes.presenceroute.io";
+
+/// The release under test.
+pub(crate) const RELEASE: Release = Release { name: "presenceroute", namespace: "presenceroute-e2e-system" };
+
+/// How long an old signing secret is accepted after a rotation.
+pub(crate) const GRACE_SECONDS: u64 = 5;
+
+/// Where all of it happens.
+pub(crate) struct Stage {
+    /// Where the routes and the simulator are.
+    pub(crate) namespace: String,
+    /// The broker.
+    pub(crate) kafka: Kafka,
+    /// Genesys.
+    pub(crate) simulator: Simulator,
+    /// What this run's topics begin with.
+    topic_prefix: String,
+    /// Whether other people's PresenceRoutes are in the cluster.
+    shared: bool,
+}
+
+impl Stage {
+    /// Takes away what an earlier run left, and makes namespaces and names for this one.
+    pub(crate) fn prepare() -> Outcome<Self> {
+        let kafka = kafka_of_environment()?;
+        kubectl::run(&["get", "--raw", "/readyz"])
+            .map_err(|failure| Failure(format!("{failure}\n      to get a cluster: {}", how("cluster"))))?;
+        sweep(&kafka)?;
+        let shared = match kubectl::find("", DEFINITION)? {
+            None => false,
+            Some(definition) => {
+                ensure_not_of_another_release(&definition)?;
+                !kubectl::list_everywhere("presenceroutes", "")?.is_empty()
+            }
+        };
+        let run = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_err(|error| Failure(error.to_string()))?
+            .as_secs();
+        let namespace = format!("{PREFIX}-{run}");
+        make_namespace(&namespace)?;
+        make_namespace(RELEASE.namespace)?;
+        let topic_prefix = format!("{namespace}.");
+        Ok(Self { simulator: Simulator::new(&namespace), namespace, kafka, topic_prefix, shared })
+    }
+
+    /// The name of one of this run's topics.
+    pub(crate) fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.topic_prefix)
+    }
+
+    /// What the chart is installed with.
+    pub(crate) fn values(&self) -> Vec<String> {
+        let version = env!("CARGO_PKG_VERSION");
+        let mut values = vec![
+            format!("commonLabels.{}={LABEL_VALUE}", LABEL.replace('.', "\\.")),
+            "operator.replicas=2".into(),
+            format!("operator.secretGraceSeconds={GRACE_SECONDS}"),
+            "operator.image.repository=presenceroute/operator".into(),
+            format!("operator.image.tag={version}"),
+            "relay.image.repository=presenceroute/relay".into(),
+            format!("relay.image.tag={version}"),
+        ];
+        if self.shared {
+            say(
+                "      other PresenceRoutes are in this cluster: the operator serves this run's namespace alone",
+            );
+            values.push(format!("watchNamespaces={{{}}}", self.namespace));
+        }
+        values
+    }
+
+    /// Shows what a person would look at after a failure.
+    pub(crate) fn show(&self) {
+        let routes = self.namespace.as_str();
+        let component = |name: &str| format!("app.kubernetes.io/component={name}");
+        let (operators, relays) = (component("operator"), component("relay"));
+        let pages: [&[&str]; 5] = [
+            &["-n", routes, "get", "presenceroutes,pods,services", "-o", "wide"],
+            &["-n", routes, "describe", "presenceroutes"],
+            &["-n", routes, "get", "events", "--sort-by=.lastTimestamp"],
+            &["-n", RELEASE.namespace, "logs", "-l", &operators, "--tail=60", "--prefix"],
+            &["-n", routes, "logs", "-l", &relays, "--tail=60", "--prefix"],
+        ];
+        for page in pages {
+            say(&format!("      --- kubectl {}", page.join(" ")));
+            let shown = kubectl::run(page).unwrap_or_else(|failure| failure.to_string());
+            let lines: Vec<_> = shown.lines().collect();
+            for line in &lines[lines.len().saturating_sub(120)..] {
+                say(&format!("      {line}"));
+            }
+        }
+    }
+
+    /// Takes away all that this run made, unless KEEP says that somebody wants to look at it.
+    pub(crate) fn clear(&self) {
+        if env::var_os("KEEP").is_some() {
+            say(&format!(
+                "KEEP is set: namespaces {} and {} stay until the next run",
+                self.namespace, RELEASE.namespace
+            ));
+        } else if let Err(failure) = sweep(&self.kafka) {
+            say(&format!("not everything could be taken away: {failure}"));
+        }
+    }
+}
+
+fn how(part: &str) -> String {
+    format!("tests/harness/{part} up && eval \"$(tests/harness/{part} env)\"")
+}
+
+fn kafka_of_environment() -> Outcome<Kafka> {
+    let brokers = env::var("KAFKA_BROKERS")
+        .map_err(|_| Failure(format!("KAFKA_BROKERS names no broker; to get one: {}", how("kafka"))))?;
+    let brokers_from_pods = env::var("KAFKA_BROKERS_FROM_PODS").unwrap_or_else(|_| brokers.clone());
+    Ok(Kafka { brokers, brokers_from_pods })
+}
+
+fn make_namespace(name: &str) -> Outcome {
+    let manifest = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name, "labels": {LABEL: LABEL_VALUE}},
+    });
+    kubectl::apply(&manifest.to_string())
+}
+
+fn is_ours(object: &Value) -> bool {
+    kubectl::labels(object).get(LABEL).is_some_and(|value| value == LABEL_VALUE)
+}
+
+/// Two releases would fight over the definition, and two operators over the routes.
+fn ensure_not_of_another_release(definition: &Value) -> Outcome {
+    let annotation =
+        |name: &str| text(&definition["metadata"]["annotations"], &format!("/meta.helm.sh~1{name}"));
+    let (name, namespace) = (annotation("release-name"), annotation("release-namespace"));
+    ensure(name.is_empty() || namespace == RELEASE.namespace, || {
+        format!(
+            "PresenceRoute is installed in this cluster already, as release {name} in namespace {namespace}; name another cluster by KUBECONFIG, or uninstall that release and its definition"
+        )
+    })
+}
+
+/// Takes away what this run or an earlier one made: the release, routes, namespaces, definition, topics.
+fn sweep(kafka: &Kafka) -> Outcome {
+    let selector = format!("{LABEL}={LABEL_VALUE}");
+    RELEASE.uninstall()?;
+    let namespaces = kubectl::list_everywhere("namespaces", &selector)?;
+    let namespaces: Vec<_> = namespaces.iter().map(|namespace| text(namespace, "/metadata/name")).collect();
+    if let Some(definition) = kubectl::find("", DEFINITION)? {
+        let routes = kubectl::list_everywhere("presenceroutes", "")?;
+        let (ours, theirs): (Vec<_>, Vec<_>) =
+            routes.iter().partition(|route| namespaces.contains(&text(route, "/metadata/namespace")));
+        for route in ours {
+            // The operator that would have taken the finalizer away is gone, and so will the simulator be.
+            let patch = json!({"metadata": {"finalizers": null}});
+            let namespace = text(route, "/metadata/namespace");
+            kubectl::patch(namespace, &format!("presenceroute/{}", text(route, "/metadata/name")), &patch)?;
+        }
+        if is_ours(&definition) && theirs.is_empty() {
+            kubectl::run(&["delete", DEFINITION, "--timeout=60s"])?;
+        }
+    }
+    if !namespaces.is_empty() {
+        kubectl::run(&["delete", "namespaces", "-l", &selector, "--timeout=120s"])?;
+    }
+    kafka.delete_topics(PREFIX)
+}
