@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use presenceroute_e2e::command;
+use presenceroute_e2e::kafka::Kafka;
 use presenceroute_e2e::kubectl;
 use presenceroute_e2e::route::Route;
 use presenceroute_e2e::steps::{Steps, Stopped, measured, say};
@@ -17,12 +18,9 @@ use crate::stage::Stage;
 const EVENTS: u64 = 40;
 
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
-    // The only broker of the harness; that of somebody else is not ours to pause.
-    if stage.kafka.brokers != "127.0.0.1:19092" {
-        say(&format!(
-            "      left out: {} cannot be paused from here, tests/harness/kafka can",
-            stage.kafka.brokers
-        ));
+    if !can_be_paused(&stage.kafka) {
+        let brokers = &stage.kafka.brokers;
+        say(&format!("      left out: {brokers} cannot be paused from here, tests/harness/kafka can be"));
         return Ok(());
     }
     let route = Route::new(&stage.namespace, "outage");
@@ -62,6 +60,16 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         route.becomes_ready(30)?;
         route.delete()
     })
+}
+
+/// Only the harness's own; that of somebody else is not ours to pause.
+fn can_be_paused(kafka: &Kafka) -> bool {
+    kafka.brokers == "127.0.0.1:19092"
+}
+
+/// A run that was killed at the wrong moment left the broker hanging.
+pub(crate) fn end_an_earlier_one(kafka: &Kafka) -> Outcome {
+    if can_be_paused(kafka) { harness("resume") } else { Ok(()) }
 }
 
 /// A broker that hangs until this is dropped.

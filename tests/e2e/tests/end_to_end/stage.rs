@@ -14,6 +14,8 @@ use presenceroute_e2e::steps::say;
 use presenceroute_e2e::{Failure, Outcome, ensure};
 use serde_json::{Value, json};
 
+use crate::outage;
+
 /// The label of everything that this suite makes.
 const LABEL: &str = "presenceroute.io/made-by";
 const LABEL_VALUE: &str = "e2e";
@@ -50,6 +52,7 @@ impl Stage {
         let kafka = kafka_of_environment()?;
         kubectl::run(&["get", "--raw", "/readyz"])
             .map_err(|failure| Failure(format!("{failure}\n      to get a cluster: {}", how("cluster"))))?;
+        outage::end_an_earlier_one(&kafka)?;
         sweep(&kafka)?;
         let shared = match kubectl::find("", DEFINITION)? {
             None => false,
