@@ -1,9 +1,10 @@
-//! The contracts between PresenceRoute's parts: the custom resource, the routing table and the relay's
-//! configuration and status.
+//! The contracts between PresenceRoute's parts: the custom resource, events and the routing table that they go by,
+//! and the relay's configuration and status.
 //!
-//! Everything here is data and the rules that make it valid. Nothing here opens a connection: the operator talks
+//! Everything here is data and the rules over it. Nothing here opens a connection: the operator talks
 //! to Kubernetes and Genesys Cloud, the relay to HTTP clients and Kafka, and both agree through these types.
 
+pub mod event;
 pub mod presence_route;
 pub mod relay_config;
 pub mod relay_status;

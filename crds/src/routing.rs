@@ -1,7 +1,10 @@
 //! The routing table: the file `routing.yaml` that the operator writes and the relay serves.
 //!
 //! A [`RoutingTable`] that exists is valid: names are legal, conditions are compiled. It says which topics an event
-//! goes to; finding them fast is the relay's part.
+//! goes to; a [`Router`] finds them fast. Both are pure, so that what explains a table to a person decides as the relay
+//! does.
+
+mod router;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::when::{When, WhenError};
+
+pub use router::{Decision, Key, Routed, Router, Target, Verdict};
 
 /// The format that this version reads and writes.
 pub const VERSION: u32 = 1;

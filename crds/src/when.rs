@@ -107,6 +107,16 @@ impl When {
             Err(_) => Err(EvaluationError::Failed),
         }
     }
+
+    /// Why the condition has no answer for an event, in CEL's words, which may hold parts of the event: for whoever
+    /// has the event before them, not for a log. `None` when it has one.
+    pub fn failure(&self, variables: &Variables) -> Option<String> {
+        match self.program.execute(&variables.0) {
+            Ok(Value::Bool(_)) => None,
+            Ok(_) => Some(EvaluationError::NotBoolean.to_string()),
+            Err(cause) => Some(cause.to_string()),
+        }
+    }
 }
 
 impl PartialEq for When {

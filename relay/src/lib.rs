@@ -5,7 +5,6 @@
 //! acknowledged the event with all its in-sync replicas.
 
 pub mod admin;
-pub mod event;
 pub mod intake;
 pub mod log;
 pub mod metrics;
@@ -13,11 +12,12 @@ pub mod problem;
 pub mod publish;
 pub mod relay;
 pub mod reload;
-pub mod routing;
 pub mod secrets;
 pub mod server;
 pub mod settings;
 pub mod signature;
 
+/// What an event is and where it goes: pure, and shared with what explains a table without a relay.
+pub use presenceroute_crds::{event, routing};
 pub use relay::{Relay, RunningRelay, StartError};
 pub use settings::{Arguments, RoutingSource, SecretSource, Settings, SettingsError};

@@ -8,14 +8,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
-use presenceroute_crds::routing::{
-    EventTypePattern, RecordKey, RejectStatus, Route, RoutingTable, TopicName, Unmatched,
-};
-use presenceroute_crds::when::Variables;
 use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::{EventTypePattern, RecordKey, RejectStatus, Route, RoutingTable, TopicName, Unmatched};
 use crate::event::Event;
+use crate::when::Variables;
 
 /// A routing table, laid out for lookup.
 #[derive(Debug)]
@@ -60,6 +58,30 @@ pub struct Target<'a> {
     pub key: Cow<'a, str>,
 }
 
+/// What one route makes of one event.
+#[derive(Debug, PartialEq)]
+pub enum Verdict<'a> {
+    /// It is for other event types.
+    OtherEventType,
+    /// Its condition is false.
+    ConditionFalse,
+    /// Its condition has no answer for this event, which counts as false. The words may hold parts of the event.
+    ConditionFailed(String),
+    /// It matches, and a route before it leads to the same topic already.
+    TopicTaken,
+    /// It matches, and the topic gets the event.
+    Publish(Key<'a>),
+}
+
+/// A record's key, and whether it is what the route asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key<'a> {
+    /// The key.
+    pub value: Cow<'a, str>,
+    /// The event lacks what the route asks for, or it is no scalar: this is the event's id instead.
+    pub is_substitute: bool,
+}
+
 impl Router {
     /// Lays out a table.
     pub fn new(table: RoutingTable) -> Self {
@@ -97,7 +119,7 @@ impl Router {
         let mut consider = |index: usize| {
             let route = &self.table.routes()[index];
             if targets.iter().all(|target| target.topic != &route.topic) && conditions.hold(route) {
-                targets.push(Target { topic: &route.topic, key: record_key(&route.key, event) });
+                targets.push(Target { topic: &route.topic, key: record_key(&route.key, event).value });
             }
         };
         match self.exact.get(event.event_type.as_ref()) {
@@ -113,10 +135,34 @@ impl Router {
             Unmatched::Reject { status } => Decision::Reject(*status),
             Unmatched::Drop {} => Decision::Drop,
             Unmatched::DeadLetter { topic } => {
-                Decision::DeadLetter(Target { topic, key: record_key(&RecordKey::Id, event) })
+                Decision::DeadLetter(Target { topic, key: record_key(&RecordKey::Id, event).value })
             }
         };
         Routed { decision, failed_conditions: conditions.failed }
+    }
+
+    /// What each route makes of `event`, in the table's order. The topics that are published to are those that
+    /// [`Self::route`] finds.
+    pub fn explain<'a>(&'a self, event: &'a Event<'_>) -> Vec<(&'a Route, Verdict<'a>)> {
+        let mut conditions = Conditions::new(event);
+        let mut topics: Vec<&TopicName> = Vec::new();
+        let verdict = |route: &'a Route| {
+            if !route.event_type.matches(&event.event_type) {
+                return (route, Verdict::OtherEventType);
+            }
+            if !conditions.hold(route) {
+                return (
+                    route,
+                    conditions.failure(route).map_or(Verdict::ConditionFalse, Verdict::ConditionFailed),
+                );
+            }
+            if topics.contains(&&route.topic) {
+                return (route, Verdict::TopicTaken);
+            }
+            topics.push(&route.topic);
+            (route, Verdict::Publish(record_key(&route.key, event)))
+        };
+        self.table.routes().iter().map(verdict).collect()
     }
 
     /// The wildcard routes whose prefix `event_type` begins with.
@@ -153,6 +199,15 @@ impl<'a> Conditions<'a> {
             }
         }
     }
+
+    /// Why a condition that does not hold has no answer for this event; `None` when it is false.
+    fn failure(&self, route: &Route) -> Option<String> {
+        match (&route.when, &self.variables) {
+            (Some(when), Some(Some(variables))) => when.failure(variables),
+            (Some(_), _) => Some("the attributes are nested too deep to be looked at".into()),
+            (None, _) => None,
+        }
+    }
 }
 
 fn variables(event: &Event<'_>) -> Option<Variables> {
@@ -167,13 +222,16 @@ fn variables(event: &Event<'_>) -> Option<Variables> {
 }
 
 /// The record's key. An event that lacks what the key is made of gets its id, so that it has one all the same.
-fn record_key<'a>(key: &RecordKey, event: &'a Event<'_>) -> Cow<'a, str> {
+fn record_key<'a>(key: &RecordKey, event: &'a Event<'_>) -> Key<'a> {
     let found = match key {
-        RecordKey::Id => None,
+        RecordKey::Id => Some(Cow::Borrowed(event.id.as_ref())),
         RecordKey::Source => event.source.as_deref().map(Cow::Borrowed),
         RecordKey::Attribute(path) => event.attributes.and_then(|attributes| attribute(attributes, path)),
     };
-    found.unwrap_or(Cow::Borrowed(&event.id))
+    match found {
+        Some(value) => Key { value, is_substitute: false },
+        None => Key { value: Cow::Borrowed(&event.id), is_substitute: true },
+    }
 }
 
 /// The string, number or boolean at `path`. An empty string is as good as none.
@@ -304,6 +362,42 @@ unmatched: {action: DeadLetter, topic: rest}
         let routed = router.route(&event);
         assert_eq!(routed.failed_conditions, 1);
         assert!(matches!(routed.decision, Decision::DeadLetter(_)));
+    }
+
+    #[test]
+    fn an_explanation_has_a_verdict_for_every_route_and_the_topics_of_the_decision() {
+        let router = router(TABLE);
+        let verdicts = |body: &str| -> Vec<String> {
+            let event = Event::parse(body.as_bytes()).unwrap();
+            let explained = router.explain(&event);
+            let published: Vec<_> = explained
+                .iter()
+                .filter_map(|(route, verdict)| match verdict {
+                    Verdict::Publish(key) => Some(format!("{}={}", route.topic, key.value)),
+                    _ => None,
+                })
+                .collect();
+            if !published.is_empty() {
+                assert_eq!(published, targets(&router, body));
+            }
+            explained.into_iter().map(|(_, verdict)| format!("{verdict:?}")).collect()
+        };
+        let publish = |key: &str, is_substitute: bool| {
+            format!("{:?}", Verdict::Publish(Key { value: Cow::Borrowed(key), is_substitute }))
+        };
+        assert_eq!(
+            verdicts(r#"{"id":"1","eventType":"a:b:c","source":"s","attributes":{"presence":"BUSY"}}"#),
+            [
+                publish("1", false),
+                publish("s", false),
+                publish("1", true),
+                "TopicTaken".into(),
+                "ConditionFalse".into()
+            ]
+        );
+        let failed = &verdicts(r#"{"id":"1","eventType":"x"}"#)[4];
+        assert!(failed.starts_with("ConditionFailed") && failed.contains("presence"), "{failed}");
+        assert_eq!(verdicts(r#"{"id":"1","eventType":"x"}"#)[0], "OtherEventType");
     }
 
     #[test]
