@@ -1,11 +1,12 @@
 //! The contracts between PresenceRoute's parts: the custom resource, events and the routing table that they go by,
-//! and the relay's configuration and status.
+//! and the relay's configuration, status and receipts.
 //!
 //! Everything here is data and the rules over it. Nothing here opens a connection: the operator talks
 //! to Kubernetes and Genesys Cloud, the relay to HTTP clients and Kafka, and both agree through these types.
 
 pub mod event;
 pub mod presence_route;
+pub mod receipt;
 pub mod relay_config;
 pub mod relay_status;
 pub mod routing;

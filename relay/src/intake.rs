@@ -14,6 +14,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
+use presenceroute_crds::receipt::{PREFERENCE, Receipt};
 use presenceroute_crds::relay_config::RelayConfig;
 use presenceroute_crds::routing::RejectStatus;
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::event::Event;
 use crate::metrics::{Metrics, Reason, seconds};
+use crate::preference::{self, PREFERENCE_APPLIED};
 use crate::problem::{Kind, Problem, shown};
 use crate::publish::{Publisher, Record, Trace};
 use crate::reload::Loaded;
@@ -81,7 +83,8 @@ impl Intake {
         B: Body<Data = Bytes>,
     {
         let (reason, response) = match self.process(request).await {
-            Ok(reason) => (reason, processed()),
+            Ok(Accepted { reason, receipt: None }) => (reason, processed()),
+            Ok(Accepted { reason, receipt: Some(receipt) }) => (reason, processed_with(&receipt)),
             Err(problem) => {
                 tracing::debug!(kind = problem.kind.name(), detail = %problem.detail, "refused");
                 (Reason::Refused(problem.kind), problem.into_response())
@@ -91,7 +94,7 @@ impl Intake {
         response
     }
 
-    async fn process<B>(&self, request: Request<B>) -> Result<Reason, Problem>
+    async fn process<B>(&self, request: Request<B>) -> Result<Accepted, Problem>
     where
         B: Body<Data = Bytes>,
     {
@@ -132,19 +135,21 @@ impl Intake {
             trace: Trace::from_headers(&head.headers),
             unrouted_by: None,
         };
-        match routed.decision {
+        let mut receipt = preference::wants_receipt(&head.headers).then(Receipt::default);
+        let reason = match routed.decision {
             Decision::Publish(targets) => {
-                self.publisher.publish(record, &targets).await?;
-                Ok(Reason::Processed)
+                self.publisher.publish(record, &targets, receipt.as_mut()).await?;
+                Reason::Processed
             }
             Decision::DeadLetter(target) => {
                 let record = Record { unrouted_by: Some(router.table().revision()), ..record };
-                self.publisher.publish(record, &[target]).await?;
-                Ok(Reason::DeadLettered)
+                self.publisher.publish(record, &[target], receipt.as_mut()).await?;
+                Reason::DeadLettered
             }
-            Decision::Drop => Ok(Reason::Dropped),
-            Decision::Reject(status) => Err(unrouted(status, &event)),
-        }
+            Decision::Drop => Reason::Dropped,
+            Decision::Reject(status) => return Err(unrouted(status, &event)),
+        };
+        Ok(Accepted { reason, receipt })
     }
 
     /// Whether the body was signed with an active secret.
@@ -220,8 +225,27 @@ impl Intake {
     }
 }
 
+/// What became of an event that is answered 200.
+struct Accepted {
+    reason: Reason,
+    /// Where it is now, for a sender that asked.
+    receipt: Option<Receipt>,
+}
+
 fn processed() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(PROCESSED)));
+    json(Bytes::from_static(PROCESSED))
+}
+
+fn processed_with(receipt: &Receipt) -> Response<Full<Bytes>> {
+    // It has nothing that JSON cannot hold; were it so, the event is in Kafka all the same.
+    let Ok(body) = serde_json::to_vec(receipt) else { return processed() };
+    let mut response = json(body.into());
+    response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static(PREFERENCE));
+    response
+}
+
+fn json(body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod intake;
 pub mod log;
 pub mod metrics;
+pub mod preference;
 pub mod problem;
 pub mod publish;
 pub mod relay;

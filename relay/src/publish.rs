@@ -15,6 +15,7 @@ mod record;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use presenceroute_crds::receipt::{Receipt, ReceiptRecord};
 use presenceroute_crds::relay_config::{KafkaConfig, Limits};
 use presenceroute_crds::relay_status::KafkaReport;
 use rdkafka::error::KafkaError;
@@ -29,7 +30,7 @@ use crate::routing::{Router, Target};
 
 pub use credentials::CredentialsError;
 pub use failure::Failure;
-pub use record::{Record, Trace};
+pub use record::{Position, Record, Trace};
 
 use credentials::Credentials;
 use ledger::{Begun, Bounds, Ledger};
@@ -108,21 +109,41 @@ impl Publisher {
     /// Publishes one event to every target, and answers when each has acknowledged it or one cannot.
     ///
     /// An event that is refused here may still reach a topic later; a repetition of it then finds it acknowledged.
-    pub async fn publish(&self, record: Record<'_>, targets: &[Target<'_>]) -> Result<(), Problem> {
+    /// Where each topic has it is written into `receipt`, when there is one.
+    pub async fn publish(
+        &self,
+        record: Record<'_>,
+        targets: &[Target<'_>],
+        mut receipt: Option<&mut Receipt>,
+    ) -> Result<(), Problem> {
         let deadline = Instant::now() + self.publish_timeout();
+        let mut note = |target: &Target<'_>, position: Option<Position>| {
+            if let Some(receipt) = &mut receipt {
+                receipt.records.push(ReceiptRecord {
+                    topic: target.topic.as_str().to_owned(),
+                    partition: position.map(|position| position.partition),
+                    offset: position.map(|position| position.offset),
+                });
+            }
+        };
         if let [target] = targets {
             return match self.deliver_by(deadline, &record, target).await {
-                Ok(()) => Ok(()),
+                Ok(position) => {
+                    note(target, position);
+                    Ok(())
+                }
                 Err(failure) => Err(self.problem(&[(target, failure)])),
             };
         }
         let deliveries = targets.iter().map(|target| self.deliver_by(deadline, &record, target));
         let outcomes = futures::future::join_all(deliveries).await;
-        let failures: Vec<_> = targets
-            .iter()
-            .zip(outcomes)
-            .filter_map(|(target, outcome)| Some((target, outcome.err()?)))
-            .collect();
+        let mut failures = Vec::new();
+        for (target, outcome) in targets.iter().zip(outcomes) {
+            match outcome {
+                Ok(position) => note(target, position),
+                Err(failure) => failures.push((target, failure)),
+            }
+        }
         if failures.is_empty() { Ok(()) } else { Err(self.problem(&failures)) }
     }
 
@@ -131,15 +152,16 @@ impl Publisher {
         deadline: Instant,
         record: &Record<'_>,
         target: &Target<'_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Position>, Failure> {
         match timeout_at(deadline, self.deliver(record, target)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::Unavailable(RDKafkaErrorCode::MessageTimedOut)),
         }
     }
 
-    /// One event to one topic, with as many producers as it takes.
-    async fn deliver(&self, record: &Record<'_>, target: &Target<'_>) -> Result<(), Failure> {
+    /// One event to one topic, with as many producers as it takes. Where it is, is known only of one that was not
+    /// acknowledged before.
+    async fn deliver(&self, record: &Record<'_>, target: &Target<'_>) -> Result<Option<Position>, Failure> {
         let topic = target.topic.as_str();
         let fingerprint = self.ledger.fingerprint(&record.event.id, record.body, topic);
         loop {
@@ -147,7 +169,7 @@ impl Publisher {
             let outcome = match self.ledger.begin(fingerprint, record.body.len()) {
                 Begun::Acknowledged => {
                     self.repeated(Repeat::Remembered);
-                    return Ok(());
+                    return Ok(None);
                 }
                 Begun::Full => return Err(Failure::Overloaded),
                 Begun::Joined(outcome) => {
@@ -160,7 +182,7 @@ impl Publisher {
                 }
             };
             match outcome.await.unwrap_or(Err(Failure::Abandoned)) {
-                Ok(()) => return Ok(()),
+                Ok(position) => return Ok(Some(position)),
                 Err(Failure::ProducerLost) => self.producer_after(producer.generation).await,
                 Err(failure) => return Err(failure),
             }
@@ -406,7 +428,7 @@ mod tests {
         let event = Event::parse(&body).unwrap();
         let Decision::Publish(targets) = router.route(&event).decision else { panic!("not routed") };
         let record = Record { event: &event, body: &body, trace: Trace::default(), unrouted_by: None };
-        publisher.publish(record, &targets).await
+        publisher.publish(record, &targets, None).await
     }
 
     #[tokio::test]

@@ -138,6 +138,38 @@ async fn an_event_that_no_route_matches_is_refused_dropped_or_set_aside_as_the_t
 }
 
 #[tokio::test]
+async fn a_sender_that_asks_is_told_where_its_event_is_and_nobody_else() {
+    let kafka = kafka(&["gen-presence-state", "second"]);
+    let table = "version: 1\nroutes:\n\
+                 - {eventType: \"presence:*\", topic: gen-presence-state}\n\
+                 - {eventType: \"presence:state:changed\", topic: second}\n\
+                 unmatched: {action: Drop}\n";
+    let relay = relay(settings(&kafka.bootstrap_servers(), table)).await;
+    let ask = async |body: String| {
+        let signature = sign(SECRET, body.as_bytes());
+        let headers =
+            [("X-Genesys-Event-Signature", signature.as_str()), ("Prefer", "return=representation")];
+        let answer = exchange(relay.address(), &request("POST", PATH, &headers, body.as_bytes())).await;
+        assert_eq!((answer.status, answer.headers["content-type"].as_str()), (200, "application/json"));
+        assert_eq!(answer.headers["preference-applied"], "return=representation");
+        answer.body
+    };
+    let plain = post(&relay, &event("1")).await;
+    assert_eq!(plain.body, r#"{"status":"processed"}"#);
+    assert!(!plain.headers.contains_key("preference-applied"));
+    assert_eq!(
+        ask(event("2")).await,
+        r#"{"status":"processed","records":[{"topic":"gen-presence-state","partition":0,"offset":1},{"topic":"second","partition":0,"offset":1}]}"#
+    );
+    // That it was acknowledged is remembered, not where.
+    assert_eq!(
+        ask(event("1")).await,
+        r#"{"status":"processed","records":[{"topic":"gen-presence-state"},{"topic":"second"}]}"#
+    );
+    assert_eq!(ask(event_of("other", "3")).await, r#"{"status":"processed","records":[]}"#);
+}
+
+#[tokio::test]
 async fn an_unknown_topic_is_503_at_once_and_named() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), "{presence:state:changed: absent}")).await;

@@ -13,10 +13,11 @@ use foldhash::quality::RandomState;
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
+use super::record::Position;
 use crate::metrics::Metrics;
 
 /// What became of a delivery.
-pub(super) type Outcome = Result<(), Failure>;
+pub(super) type Outcome = Result<Position, Failure>;
 
 /// What identifies a delivery: hashes with keys of this process, one of the bytes, one of the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +52,7 @@ struct Entries {
 
 /// How a delivery begins.
 pub(super) enum Begun {
-    /// It was acknowledged lately: there is nothing to do.
+    /// It was acknowledged lately: there is nothing to do. Where, is not kept.
     Acknowledged,
     /// The same is in flight: its outcome is this one's.
     Joined(oneshot::Receiver<Outcome>),
@@ -182,6 +183,8 @@ impl Drop for Delivery {
 mod tests {
     use super::*;
 
+    const AT: Position = Position { partition: 0, offset: 7 };
+
     fn ledger(in_flight: usize, remembered: usize) -> Arc<Ledger> {
         let bounds =
             Bounds { in_flight, in_flight_bytes: 100, remembered, remembered_for: Duration::from_secs(60) };
@@ -201,8 +204,8 @@ mod tests {
         let (delivery, mut outcome) = first(&ledger, "1");
         let fingerprint = ledger.fingerprint("1", b"body", "t");
         let Begun::Joined(mut joined) = ledger.begin(fingerprint, 10) else { panic!("not joined") };
-        delivery.finish(Ok(()));
-        assert!(matches!((outcome.try_recv(), joined.try_recv()), (Ok(Ok(())), Ok(Ok(())))));
+        delivery.finish(Ok(AT));
+        assert!(matches!((outcome.try_recv(), joined.try_recv()), (Ok(Ok(AT)), Ok(Ok(AT)))));
         assert!(matches!(ledger.begin(fingerprint, 10), Begun::Acknowledged));
     }
 
@@ -211,7 +214,7 @@ mod tests {
         let ledger = ledger(10, 10);
         first(&ledger, "1").0.finish(Err(Failure::Abandoned));
         drop(first(&ledger, "1").0);
-        first(&ledger, "1").0.finish(Ok(()));
+        first(&ledger, "1").0.finish(Ok(AT));
         assert_eq!(ledger.in_flight(), 0);
     }
 
@@ -220,14 +223,14 @@ mod tests {
         let ledger = ledger(10, 10);
         let (delivery, outcome) = first(&ledger, "1");
         drop(outcome);
-        delivery.finish(Ok(()));
+        delivery.finish(Ok(AT));
         assert!(matches!(ledger.begin(ledger.fingerprint("1", b"body", "t"), 10), Begun::Acknowledged));
     }
 
     #[test]
     fn another_topic_or_other_bytes_under_the_same_id_are_another_delivery() {
         let ledger = ledger(10, 10);
-        first(&ledger, "1").0.finish(Ok(()));
+        first(&ledger, "1").0.finish(Ok(AT));
         for (body, topic) in [(b"body", "u"), (b"bodi", "t")] {
             assert!(matches!(ledger.begin(ledger.fingerprint("1", body, topic), 10), Begun::First(..)));
         }
@@ -241,7 +244,7 @@ mod tests {
         drop(held);
         assert!(matches!(ledger.begin(ledger.fingerprint("3", b"", "t"), 101), Begun::Full));
         for id in ["1", "2", "3"] {
-            first(&ledger, id).0.finish(Ok(()));
+            first(&ledger, id).0.finish(Ok(AT));
         }
         first(&ledger, "1");
         assert!(matches!(ledger.begin(ledger.fingerprint("3", b"body", "t"), 1), Begun::Acknowledged));
@@ -252,7 +255,7 @@ mod tests {
         let bounds =
             Bounds { in_flight: 9, in_flight_bytes: 99, remembered: 9, remembered_for: Duration::ZERO };
         let ledger = Ledger::new(bounds, Arc::new(Metrics::new()));
-        first(&ledger, "1").0.finish(Ok(()));
+        first(&ledger, "1").0.finish(Ok(AT));
         first(&ledger, "1");
     }
 }

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use presenceroute_crds::relay_config::{KafkaConfig, Limits};
-use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientContext, Message as _};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -22,7 +22,7 @@ use super::failure::Failure;
 use super::gate::{Gate, Message};
 use super::ledger::Delivery;
 use super::native::{self, Topic, Wakeups};
-use super::record::Record;
+use super::record::{Position, Record};
 use crate::metrics::{KafkaErrorLabels, Metrics, TopicLabel, seconds};
 use crate::routing::Target;
 
@@ -108,10 +108,10 @@ impl ProducerContext for Context {
         let metrics = &self.reports.metrics;
         let Sent { delivery, topic, since } = *sent;
         match result {
-            Ok(_) => {
+            Ok(record) => {
                 metrics.stages.broker.observe(seconds(since.elapsed()));
                 topic.published.inc();
-                delivery.finish(Ok(()));
+                delivery.finish(Ok(Position { partition: record.partition(), offset: record.offset() }));
             }
             Err((error, _)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);

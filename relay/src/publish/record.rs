@@ -25,6 +25,15 @@ pub struct Record<'a> {
     pub unrouted_by: Option<&'a str>,
 }
 
+/// Where Kafka has a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The topic's partition, from 0.
+    pub partition: i32,
+    /// The record's offset in the partition.
+    pub offset: i64,
+}
+
 /// W3C trace context. `tracestate` comes only together with `traceparent`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trace<'a> {
