@@ -5,13 +5,19 @@
 //! [`Timings::lease`] after it *saw* that renewal, hence later. Times written into the Lease are for people and decide
 //! nothing. Every write carries the resourceVersion that was read, so of two replicas that try at once one fails.
 //!
+//! The Lease belongs to the pod that holds it (an owner reference) and is collected with it. A pod that was deleted and
+//! could not give its Lease back, because its rights went first or because it was killed, keeps nobody who comes
+//! afterwards waiting.
+//!
 //! What is to be done while leading, and in which order it stops, is left to the caller.
 
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use k8s_openapi::Resource as _;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
@@ -85,6 +91,8 @@ pub struct LeaderElection {
     namespace: String,
     name: String,
     identity: String,
+    /// The pod that this candidate runs in.
+    pod: Option<OwnerReference>,
     timings: Timings,
 }
 
@@ -100,8 +108,22 @@ impl LeaderElection {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             identity: format!("{pod_name}_{suffix}"),
+            pod: None,
             timings,
         }
+    }
+
+    /// Runs in this pod, of the Lease's namespace; without a uid it runs in none.
+    #[must_use]
+    pub fn of_pod(mut self, name: &str, uid: Option<&str>) -> Self {
+        self.pod = uid.filter(|uid| !uid.is_empty()).map(|uid| OwnerReference {
+            api_version: Pod::API_VERSION.to_owned(),
+            kind: Pod::KIND.to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            ..OwnerReference::default()
+        });
+        self
     }
 
     /// What the Lease's `holderIdentity` is while this candidate leads.
@@ -156,15 +178,14 @@ impl LeaderElection {
         let spec =
             held(read.and_then(|lease| lease.spec.as_ref()), &self.identity, self.timings, Timestamp::now());
         let parameters = PostParams::default();
+        let metadata = read.map_or_else(
+            || ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+            |read| read.metadata.clone(),
+        );
+        let lease = Lease { metadata: owned_by(metadata, self.pod.as_ref()), spec: Some(spec) };
         let written = match read {
-            None => {
-                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-                self.leases.create(&parameters, &Lease { metadata, spec: Some(spec) }).await
-            }
-            Some(read) => {
-                let lease = Lease { metadata: read.metadata.clone(), spec: Some(spec) };
-                self.leases.replace(&self.name, &parameters, &lease).await
-            }
+            None => self.leases.create(&parameters, &lease).await,
+            Some(_) => self.leases.replace(&self.name, &parameters, &lease).await,
         };
         match written {
             Ok(lease) => Ok(Some(lease)),
@@ -258,6 +279,7 @@ impl LeaderElection {
                 return Ok(());
             }
             lease.spec = lease.spec.map(|spec| released(spec, Timestamp::now()));
+            lease.metadata = owned_by(lease.metadata, None);
             match self.leases.replace(&self.name, &PostParams::default(), &lease).await {
                 // A renewal that was on its way came first.
                 Err(kube::Error::Api(status)) if status.code == CONFLICT => {}
@@ -469,6 +491,14 @@ fn held(before: Option<&LeaseSpec>, identity: &str, timings: Timings, now: Times
     }
 }
 
+/// The Lease's metadata while this pod holds it, or none does. Owners of another kind are somebody else's business.
+fn owned_by(mut metadata: ObjectMeta, pod: Option<&OwnerReference>) -> ObjectMeta {
+    let owners = metadata.owner_references.take().unwrap_or_default().into_iter();
+    let owners: Vec<_> = owners.filter(|owner| owner.kind != Pod::KIND).chain(pod.cloned()).collect();
+    metadata.owner_references = (!owners.is_empty()).then_some(owners);
+    metadata
+}
+
 /// The Lease's content once nobody holds it, with the shortest duration for a reader that ignores the empty name.
 fn released(held: LeaseSpec, now: Timestamp) -> LeaseSpec {
     LeaseSpec {
@@ -639,6 +669,26 @@ mod tests {
         let again = released(mine, Timestamp::from_second(201).unwrap());
         let theirs = held(Some(&again), "other", Timings::default(), Timestamp::from_second(202).unwrap());
         assert_eq!((theirs.lease_transitions, theirs.lease_duration_seconds), (Some(2), Some(15)));
+    }
+
+    #[test]
+    fn the_lease_belongs_to_the_pod_that_holds_it_and_to_none_when_it_is_given_back() {
+        let owner = |kind: &str, uid: &str| OwnerReference {
+            kind: kind.to_owned(),
+            uid: uid.to_owned(),
+            ..OwnerReference::default()
+        };
+        let foreign =
+            ObjectMeta { owner_references: Some(vec![owner("Team", "0")]), ..ObjectMeta::default() };
+        let uids = |metadata: &ObjectMeta| -> Vec<String> {
+            metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect()
+        };
+        let first = owned_by(foreign, Some(&owner("Pod", "1")));
+        assert_eq!(uids(&first), ["0", "1"]);
+        let second = owned_by(first, Some(&owner("Pod", "2")));
+        assert_eq!(uids(&second), ["0", "2"]);
+        assert_eq!(uids(&owned_by(second, None)), ["0"]);
+        assert_eq!(owned_by(ObjectMeta::default(), None).owner_references, None);
     }
 
     #[tokio::test(start_paused = true)]
