@@ -1,8 +1,8 @@
 //! The operator's own HTTP port: `/livez`, `/readyz`, `/metrics`.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -13,18 +13,24 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 
-/// Whether the process can do its work, leading or standing by.
+/// Whether the process can do its work, leading or standing by: it can when it waits for nothing.
 #[derive(Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+pub struct Readiness(Arc<Mutex<BTreeSet<String>>>);
 
 impl Readiness {
-    /// The API server answers and knows PresenceRoutes.
-    pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
+    /// Not ready until it [`has`](Self::has) this.
+    pub fn waits_for(&self, what: &str) {
+        self.missing().insert(what.to_owned());
     }
 
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// No longer waits for this.
+    pub fn has(&self, what: &str) {
+        self.missing().remove(what);
+    }
+
+    fn missing(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // A set is whole after every change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,12 +58,13 @@ pub fn router(metrics: Metrics, readiness: Readiness) -> Router {
         .route("/metrics", get(async move || text(metrics)))
 }
 
-async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
-    if readiness.get() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "waiting for the PresenceRoute definition on the API server\n")
+async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
+    let missing = readiness.missing();
+    if missing.is_empty() {
+        return (StatusCode::OK, "ok\n".into());
     }
+    let missing: Vec<_> = missing.iter().map(String::as_str).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", missing.join(", ")))
 }
 
 fn text(metrics: Metrics) -> impl IntoResponse {

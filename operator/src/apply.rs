@@ -9,13 +9,13 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api_server::ApiServerError;
-use crate::build::{ROUTE_LABEL, http_route};
+use crate::build::http_route;
+use crate::children::{Children, Leftover, RouteKey};
 
 /// The field manager of everything that the operator writes.
 pub const FIELD_MANAGER: &str = "presenceroute-operator";
@@ -68,132 +68,94 @@ pub fn child_kinds() -> Vec<ApiResource> {
     ]
 }
 
-/// What the operator's watches know of all children of all routes.
-pub struct Children {
-    kinds: Vec<(ApiResource, Store<DynamicObject>)>,
-}
-
-impl Children {
-    /// Takes the caches that the watches fill, one a kind.
-    pub fn new(kinds: Vec<(ApiResource, Store<DynamicObject>)>) -> Self {
-        Self { kinds }
-    }
-
-    fn kind_of(&self, object: &DynamicObject) -> Option<&(ApiResource, Store<DynamicObject>)> {
-        let types = object.types.as_ref()?;
-        self.kinds.iter().find(|(kind, _)| kind.kind == types.kind && kind.api_version == types.api_version)
-    }
-
-    /// Resolves when every watch has brought what there is, so that nothing is taken for missing.
-    pub fn ready(&self) -> impl Future<Output = ()> + Send + 'static {
-        let stores: Vec<_> = self.kinds.iter().map(|(_, store)| store.clone()).collect();
-        async move {
-            for store in stores {
-                // An error means that the watch's stream was dropped: the controller is on its way out.
-                let _ = store.wait_until_ready().await;
-            }
-        }
-    }
-
-    /// One child as it was last seen.
-    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<std::sync::Arc<DynamicObject>> {
-        let (resource, store) = self.kinds.iter().find(|(resource, _)| resource.kind == kind)?;
-        store.get(&ObjectRef::new_with(name, resource.clone()).within(namespace))
-    }
-}
-
-/// Writes what differs, in the given order, then deletes what is left over.
+/// Writes what differs, in the given order, then deletes what is left over. `keep` names kinds that are never left over.
 pub async fn apply(
     client: &Client,
     children: &Children,
-    namespace: &str,
-    route: &str,
+    route: &RouteKey,
     wanted: Vec<DynamicObject>,
     keep: &[&str],
 ) -> Result<(), ApplyError> {
     for object in &wanted {
-        let Some((resource, store)) = children.kind_of(object) else { return Err(ApplyError::NoGatewayApi) };
-        let object = with_content_hash(object.clone());
-        let live = store.get(&ObjectRef::from_obj_with(&object, resource.clone()));
-        if live.is_some_and(|live| says(&live, &object)) {
-            continue;
+        let (object, content_hash) = with_content_hash(object.clone());
+        if children.resource_of(&object).is_none() {
+            return Err(ApplyError::NoGatewayApi);
         }
-        apply_one(client, resource, &object).await?;
+        if !children.holds(&object, &content_hash, |live| says(live, &object)) {
+            apply_one(client, children, &object, content_hash).await?;
+        }
     }
-    for (resource, store) in &children.kinds {
-        let orphans = store.state_filter(|live| {
-            live.namespace().as_deref() == Some(namespace)
-                && live.labels().get(ROUTE_LABEL).is_some_and(|owner| owner == route)
-                && !keep.contains(&resource.kind.as_str())
-                && !wanted.iter().any(|object| is_same(object, live, resource))
-        });
-        for orphan in orphans {
-            delete_one(client, resource, &orphan).await?;
-        }
+    let is_wanted = |resource: &ApiResource, name: &str| {
+        keep.contains(&resource.kind.as_str()) || wanted.iter().any(|object| is(object, resource, name))
+    };
+    for leftover in children.leftovers(route, is_wanted) {
+        delete_one(client, &route.namespace, &leftover).await?;
     }
     Ok(())
 }
 
-/// Writes one object, whatever the cache says.
+/// Writes one object, whatever is known of it.
 pub async fn write(client: &Client, children: &Children, object: DynamicObject) -> Result<(), ApplyError> {
-    let Some((resource, _)) = children.kind_of(&object) else { return Err(ApplyError::NoGatewayApi) };
-    apply_one(client, resource, &with_content_hash(object)).await
+    let (object, content_hash) = with_content_hash(object);
+    apply_one(client, children, &object, content_hash).await
 }
 
-fn is_same(object: &DynamicObject, live: &DynamicObject, resource: &ApiResource) -> bool {
-    object.types.as_ref().is_some_and(|types| types.kind == resource.kind)
-        && object.name_any() == live.name_any()
+fn is(object: &DynamicObject, resource: &ApiResource, name: &str) -> bool {
+    object.types.as_ref().is_some_and(|types| types.kind == resource.kind) && object.name_any() == name
 }
 
 async fn apply_one(
     client: &Client,
-    resource: &ApiResource,
+    children: &Children,
     object: &DynamicObject,
+    content_hash: String,
 ) -> Result<(), ApplyError> {
+    let Some(resource) = children.resource_of(object) else { return Err(ApplyError::NoGatewayApi) };
     let name = object.name_any();
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
     tracing::debug!(kind = resource.kind, %namespace, %name, "applying");
-    api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
+    let answer = api
+        .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
         .await
-        .map(drop)
-        .map_err(|error| ApplyError::Apply { kind: resource.kind.clone(), name, source: error.into() })
+        .map_err(|error| ApplyError::Apply { kind: resource.kind.clone(), name, source: error.into() })?;
+    children.wrote(answer, content_hash);
+    Ok(())
 }
 
-async fn delete_one(
-    client: &Client,
-    resource: &ApiResource,
-    object: &DynamicObject,
-) -> Result<(), ApplyError> {
-    let name = object.name_any();
-    let namespace = object.namespace().unwrap_or_default();
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
+async fn delete_one(client: &Client, namespace: &str, leftover: &Leftover<'_>) -> Result<(), ApplyError> {
+    let Leftover { resource, name, uid } = leftover;
+    let resource: &ApiResource = resource;
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
     // Only what we have looked at: another object of that name may have come since.
     let parameters = DeleteParams {
-        preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
+        preconditions: Some(Preconditions { uid: uid.clone(), resource_version: None }),
         ..DeleteParams::background()
     };
     tracing::info!(kind = resource.kind, %namespace, %name, "deleting what is not wanted any more");
-    match api.delete(&name, &parameters).await {
+    match api.delete(name, &parameters).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-        Err(error) => Err(ApplyError::Delete { kind: resource.kind.clone(), name, source: error.into() }),
+        Err(error) => {
+            Err(ApplyError::Delete { kind: resource.kind.clone(), name: name.clone(), source: error.into() })
+        }
     }
 }
 
-fn with_content_hash(mut object: DynamicObject) -> DynamicObject {
+/// The object with the hash of its content, and the hash.
+fn with_content_hash(mut object: DynamicObject) -> (DynamicObject, String) {
     let content = serde_json::to_vec(&object).unwrap_or_default();
     let mut digest = hex::encode(Sha256::digest(content));
     digest.truncate(16);
-    object.annotations_mut().insert(CONTENT_HASH_ANNOTATION.into(), digest);
-    object
+    object.annotations_mut().insert(CONTENT_HASH_ANNOTATION.into(), digest.clone());
+    (object, digest)
 }
 
 /// Whether the live object says everything that the wanted one says. It may say more: defaults, other managers'
 /// fields.
 fn says(live: &DynamicObject, wanted: &DynamicObject) -> bool {
-    let metadata = live.meta();
-    let wanted_metadata = wanted.meta();
+    let metadata = &live.metadata;
+    let wanted_metadata = &wanted.metadata;
     let contains = |live: &Option<std::collections::BTreeMap<String, String>>,
                     wanted: &Option<std::collections::BTreeMap<String, String>>| {
         wanted.iter().flatten().all(|(key, value)| {
@@ -215,8 +177,10 @@ fn includes(live: &Value, wanted: &Value) -> bool {
                 None => is_empty(value),
             })
         }
+        // One more peer in a NetworkPolicy is as much of a difference as one less.
         (Value::Array(live), Value::Array(wanted)) => {
-            wanted.iter().all(|value| live.iter().any(|found| includes(found, value)))
+            live.len() == wanted.len()
+                && wanted.iter().all(|value| live.iter().any(|found| includes(found, value)))
         }
         (live, wanted) => live == wanted,
     }
@@ -260,5 +224,11 @@ mod tests {
         assert!(!includes(&live, &json!({"spec": {"replicas": 3}})));
         assert!(!includes(&live, &json!({"spec": {"ports": [{"name": "http", "port": 81}]}})));
         assert!(!includes(&live, &json!({"spec": {"type": "NodePort"}})));
+    }
+
+    #[test]
+    fn an_item_more_in_a_list_is_a_difference() {
+        let live = json!({"ingress": [{"from": [{"podSelector": {}}, {"ipBlock": {"cidr": "0.0.0.0/0"}}]}]});
+        assert!(!includes(&live, &json!({"ingress": [{"from": [{"podSelector": {}}]}]})));
     }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use kube::client::ClientBuilder;
 use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 
@@ -23,6 +24,8 @@ use crate::validate::validate;
 
 /// How long to wait before the API server is asked again for what is not there yet.
 const DEFINITION_POLL: Duration = Duration::from_secs(2);
+/// What /readyz says meanwhile.
+const DEFINITION: &str = "the definition of PresenceRoutes on the API server";
 
 /// Carries presence events from Genesys Cloud to Kafka: the operator.
 #[derive(Debug, Parser)]
@@ -76,6 +79,9 @@ struct RunArguments {
     /// This replica's name among those that may lead.
     #[arg(long, env = "POD_NAME", default_value = "presenceroute-operator")]
     pod_name: String,
+    /// This pod's uid. The Lease that it holds goes when the pod does, so that nobody waits for a pod that is gone.
+    #[arg(long, env = "POD_UID")]
+    pod_uid: Option<String>,
     /// The namespace of the Lease that the replicas compete for.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pod_namespace: String,
@@ -93,7 +99,7 @@ enum RunError {
     #[error("the health port failed: {0}")]
     Serve(std::io::Error),
     #[error(transparent)]
-    Controller(#[from] controller::StartError),
+    Controller(#[from] controller::ControllerError),
     #[error("a task of the operator panicked: {0}")]
     Task(#[from] tokio::task::JoinError),
     #[error("another replica leads now; this one starts again as a stand-by")]
@@ -126,9 +132,11 @@ pub async fn run(arguments: Arguments) -> ExitCode {
 async fn run_controller(arguments: RunArguments) -> Result<(), RunError> {
     crate::tls::install_crypto_provider();
     let config = kube::Config::infer().await.map_err(RunError::Config)?;
-    let client = Client::try_from(config).map_err(RunError::Client)?;
     let metrics = Metrics::new();
+    let client = ClientBuilder::try_from(config).map_err(RunError::Client)?;
+    let client = client.with_layer(&metrics.api_requests()).build();
     let readiness = Readiness::default();
+    readiness.waits_for(DEFINITION);
     let listener = admin::bind(arguments.listen)
         .await
         .map_err(|source| RunError::Listen { address: arguments.listen, source })?;
@@ -163,7 +171,7 @@ async fn lead(
     stopped: watch::Receiver<bool>,
 ) -> Result<(), RunError> {
     tokio::select! {
-        () = wait_for_definition(&client) => readiness.set(true),
+        () = wait_for_definition(&client) => readiness.has(DEFINITION),
         () = flagged(stopped.clone()) => return Ok(()),
     }
     let election = LeaderElection::new(
@@ -172,7 +180,8 @@ async fn lead(
         LEASE_NAME,
         &arguments.pod_name,
         Timings::default(),
-    );
+    )
+    .of_pod(&arguments.pod_name, arguments.pod_uid.as_deref());
     let mut leadership = tokio::select! {
         leadership = election.acquire() => leadership,
         () = flagged(stopped.clone()) => return Ok(()),
@@ -190,6 +199,7 @@ async fn lead(
         genesys: Genesys::new(),
         identity: arguments.pod_name,
         metrics: metrics.clone(),
+        readiness,
     };
     let namespaces: Vec<Option<String>> = match arguments.watch_namespaces.as_slice() {
         [] => vec![None],

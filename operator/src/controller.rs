@@ -1,6 +1,8 @@
 //! The controller: what wakes a reconcile, and the steps of one.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Shared as SharedFuture};
@@ -20,19 +22,23 @@ use presenceroute_crds::presence_route::DeletionPolicy;
 use presenceroute_crds::status::PresenceRouteStatus;
 use presenceroute_crds::{GROUP, PresenceRoute};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
+use crate::admin::Readiness;
 use crate::api_server::ApiServerError;
-use crate::apply::{self, ApplyError, Children, FIELD_MANAGER};
+use crate::apply::{self, ApplyError, FIELD_MANAGER};
 use crate::build::{self, BuildError, MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, RelayImage, signing_secret};
+use crate::children::{Children, Feed, RouteKey};
 use crate::claims;
-use crate::dereference::{ClusterSecrets, dereference, referenced_secrets};
+use crate::dereference::{dereference, referenced_secrets};
 use crate::genesys::Genesys;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::register::{Change, Failure, Outcome, Registrar};
-use crate::relays::{RelayReader, Relays, Wanted};
+use crate::register::{self, Failure, Outcome, Registrar};
+use crate::relays::{self, RelayReader, Relays, Wanted};
+use crate::secret_cache::{SecretCache, SecretKey};
 use crate::signing::SigningState;
-use crate::status::{self, DeploymentFacts, Observed, Parts, RegistrationFacts, RoutingFacts};
+use crate::status::{self, Change, DeploymentFacts, Observed, Parts, RegistrationFacts, RoutingFacts};
 use crate::validate::{Model, validate};
 
 /// Keeps a PresenceRoute until its registration is gone.
@@ -51,6 +57,11 @@ const PROGRESSING: Duration = Duration::from_secs(1);
 const RIVAL: Duration = Duration::from_secs(15);
 /// How soon the relays are asked again whether missing topics have appeared.
 const MISSING_TOPICS: Duration = Duration::from_secs(10);
+/// How many routes are built and applied at a time. Waiting, for relays or for Genesys Cloud, is not counted: a route
+/// that waits holds up no other.
+const AT_WORK: usize = 16;
+/// How many objects a listing brings at a time. Thousands of routes pass by in pieces, not all at once.
+const PAGE: u32 = 50;
 
 /// What the operator was told when it was installed.
 #[derive(Clone, Debug)]
@@ -94,7 +105,8 @@ struct Context {
     client: Client,
     settings: Settings,
     routes: Store<Guarded>,
-    children: Children,
+    secrets: Arc<SecretCache>,
+    children: Arc<Children>,
     /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
     caches_ready: SharedFuture<BoxFuture<'static, ()>>,
     relays: RelayReader,
@@ -102,17 +114,21 @@ struct Context {
     ledger: Ledger,
     recorder: Recorder,
     metrics: Metrics,
+    work: Semaphore,
 }
 
-/// Why the controller could not start.
+/// Why the controller could not start, or go on.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ControllerError {
     /// The API server did not answer as hoped.
     #[error("the API server could not be asked for its API groups: {0}")]
     Discovery(kube::Error),
     /// No HTTP client for the relays' status.
     #[error("the HTTP client for the relays' status could not be made: {0}")]
     Http(reqwest::Error),
+    /// Nobody asked it to stop, and it serves nothing any more.
+    #[error("the controller of {0} has ended without being asked to")]
+    Ended(String),
 }
 
 /// What all controllers of one process share.
@@ -128,6 +144,8 @@ pub struct Shared {
     pub identity: String,
     /// The operator's own metrics.
     pub metrics: Metrics,
+    /// What the process waits for before it can do its work.
+    pub readiness: Readiness,
 }
 
 /// Serves the routes of one namespace, or of all, until `stop` resolves; reconciles that are under way are finished.
@@ -135,51 +153,64 @@ pub async fn run(
     shared: Shared,
     namespace: Option<String>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
-) -> Result<(), StartError> {
-    let Shared { client, settings, genesys, identity, metrics } = shared;
+) -> Result<(), ControllerError> {
+    let Shared { client, settings, genesys, identity, metrics, readiness } = shared;
+    let served =
+        namespace.as_ref().map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
+    let all_objects = format!("all objects of {served} to be listed");
+    readiness.waits_for(&all_objects);
     let scope = Scope { client: client.clone(), namespace };
     let (routes, routes_writer) = reflector::store();
-    let main = watcher(scope.api::<Guarded>(), watcher::Config::default())
+    let main = watcher(scope.api::<Guarded>(), watch_config())
         .default_backoff()
+        .modify(|route| route.managed_fields_mut().clear())
         .reflect(routes_writer)
         .applied_objects()
         .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
 
     metrics.show_routes(routes.clone());
     let (pods, pods_waker) = watch_pods(&scope);
-    let mut wakers = vec![pods_waker, watch_secrets(&scope, routes.clone())];
+    let secrets = Arc::new(SecretCache::new(client.clone()));
+    let mut wakers = vec![pods_waker, watch_secrets(&scope, Arc::clone(&secrets), routes.clone())];
     let mut kinds = apply::child_kinds();
-    if apply::has_gateway_api(&client).await.map_err(StartError::Discovery)? {
+    if apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)? {
         kinds.push(build::http_route::api_resource());
     }
-    let mut caches = Vec::new();
-    for kind in kinds {
-        let (store, waker) = watch_children(&scope, &kind);
-        caches.push((kind, store));
-        wakers.push(waker);
-    }
+    let children = Arc::new(Children::new(kinds));
+    wakers.extend(children.feeds().map(|(kind, feed)| watch_children(&scope, &kind, feed)));
 
-    let children = Children::new(caches);
-    let (children_ready, pods_ready) = (children.ready(), pods.clone());
-    let caches_ready = async move {
-        children_ready.await;
-        // As for the children.
-        let _ = pods_ready.wait_until_ready().await;
+    let caches_ready = {
+        let (children, secrets, pods) = (Arc::clone(&children), Arc::clone(&secrets), pods.clone());
+        async move {
+            // An error means that the watch's stream was dropped: the controller is on its way out.
+            let _ = tokio::join!(children.ready(), secrets.ready(), pods.wait_until_ready());
+        }
     };
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
-        relays: RelayReader::new(pods).map_err(StartError::Http)?,
+        relays: RelayReader::new(pods).map_err(ControllerError::Http)?,
         registrar: Registrar::new(genesys),
         ledger: Ledger::default(),
+        secrets,
         children,
         caches_ready: caches_ready.boxed().shared(),
         routes: routes.clone(),
         client,
         settings,
         metrics,
+        work: Semaphore::new(AT_WORK),
     });
-    Controller::for_stream(main, routes)
+    let is_asked_to_stop = Arc::new(AtomicBool::new(false));
+    let stop = {
+        let is_asked_to_stop = Arc::clone(&is_asked_to_stop);
+        async move {
+            stop.await;
+            is_asked_to_stop.store(true, Ordering::Relaxed);
+        }
+    };
+    let caches_ready = context.caches_ready.clone();
+    let controller = Controller::for_stream(main, routes)
         .reconcile_on(futures::stream::select_all(wakers))
         .graceful_shutdown_on(stop)
         .run(reconcile, error_policy, context)
@@ -189,9 +220,21 @@ pub async fn run(
                 Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
                 Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
             }
-        })
-        .await;
-    Ok(())
+        });
+    let tell_when_listed = async {
+        caches_ready.await;
+        readiness.has(&all_objects);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = controller => {}
+        () = tell_when_listed => {}
+    }
+    if is_asked_to_stop.load(Ordering::Relaxed) { Ok(()) } else { Err(ControllerError::Ended(served)) }
+}
+
+fn watch_config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
 }
 
 /// One namespace, or all.
@@ -225,40 +268,38 @@ type Waker = BoxStream<'static, ObjectRef<Guarded>>;
 fn watch_pods(scope: &Scope) -> (Store<Pod>, Waker) {
     let (store, writer) = reflector::store();
     let labels = format!("{}={},{ROUTE_LABEL}", RELAY_COMPONENT.0, RELAY_COMPONENT.1);
-    let waker = watcher(scope.api::<Pod>(), watcher::Config::default().labels(&labels))
+    let waker = watcher(scope.api::<Pod>(), watch_config().labels(&labels))
         .default_backoff()
-        .modify(|pod: &mut Pod| {
-            pod.managed_fields_mut().clear();
-            pod.spec = None;
-        })
+        .modify(relays::trim)
         .reflect(writer)
         .touched_objects()
         .filter_map(async |pod| owner(&seen(pod)?));
     (store, waker.boxed())
 }
 
-/// A Secret wakes the routes that name it. Of the Secrets of others only the metadata is watched, and nothing kept.
-fn watch_secrets(scope: &Scope, routes: Store<Guarded>) -> Waker {
-    watcher(scope.api::<PartialObjectMeta<Secret>>(), watcher::Config::default())
+/// A Secret wakes the routes that name it. Of the Secrets of others only the metadata is asked for.
+fn watch_secrets(scope: &Scope, secrets: Arc<SecretCache>, routes: Store<Guarded>) -> Waker {
+    watcher(scope.api::<PartialObjectMeta<Secret>>(), watch_config())
         .default_backoff()
-        .touched_objects()
-        .filter_map(async |secret| seen(secret))
-        .flat_map(move |secret| futures::stream::iter(referrers(&routes, &secret)))
+        .filter_map(async |event| seen(event))
+        .flat_map(move |event| {
+            let changed = secrets.take(event);
+            futures::stream::iter(
+                changed.iter().flat_map(|secret| referrers(&routes, secret)).collect::<Vec<_>>(),
+            )
+        })
         .boxed()
 }
 
-/// A child wakes its route, and is kept as it was last seen.
-fn watch_children(scope: &Scope, kind: &ApiResource) -> (Store<DynamicObject>, Waker) {
-    let writer = reflector::store::Writer::new(kind.clone());
-    let store = writer.as_reader();
+/// A child wakes its route when it is no longer as it was known to be.
+fn watch_children(scope: &Scope, kind: &ApiResource, mut feed: Feed) -> Waker {
     let labels = format!("{}={},{ROUTE_LABEL}", MANAGED_BY.0, MANAGED_BY.1);
-    let waker = watcher(scope.dynamic_api(kind), watcher::Config::default().labels(&labels))
+    watcher(scope.dynamic_api(kind), watch_config().labels(&labels))
         .default_backoff()
-        .modify(|object: &mut DynamicObject| object.managed_fields_mut().clear())
-        .reflect(writer)
-        .touched_objects()
-        .filter_map(async |object| owner(&seen(object)?));
-    (store, waker.boxed())
+        .filter_map(async |event| seen(event))
+        .flat_map(move |event| futures::stream::iter(feed.take(event)))
+        .map(|RouteKey { namespace, name }| ObjectRef::new(&name).within(&namespace))
+        .boxed()
 }
 
 /// What a watch brought. A watch that fails goes on by itself, with backoff.
@@ -273,17 +314,20 @@ fn owner(object: &impl ResourceExt) -> Option<ObjectRef<Guarded>> {
 }
 
 /// The routes that name a Secret.
-fn referrers(routes: &Store<Guarded>, secret: &PartialObjectMeta<Secret>) -> Vec<ObjectRef<Guarded>> {
-    let (name, namespace) = (secret.name_any(), secret.namespace());
+fn referrers(routes: &Store<Guarded>, secret: &SecretKey) -> Vec<ObjectRef<Guarded>> {
     routes
         .state()
         .iter()
         .filter_map(|route| route.0.as_ref().ok())
-        .filter(|route| {
-            route.namespace() == namespace && referenced_secrets(&route.spec).any(|named| named == name)
-        })
+        .filter(|route| secrets_of(route).any(|named| named == *secret))
         .map(|route| ObjectRef::new(&route.name_any()).within(&route.namespace().unwrap_or_default()))
         .collect()
+}
+
+fn secrets_of(route: &PresenceRoute) -> impl Iterator<Item = SecretKey> {
+    let namespace = route.namespace().unwrap_or_default();
+    referenced_secrets(&route.spec)
+        .map(move |name| SecretKey { namespace: namespace.clone(), name: name.to_owned() })
 }
 
 /// One reconcile of a route that is there, or on its way out.
@@ -291,8 +335,7 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
     let route = match &guarded.0 {
         Ok(route) => route,
         Err(invalid) => {
-            // The API server would not take it today; it was stored under an older definition.
-            tracing::warn!(name = guarded.name_any(), error = %invalid.error, "a PresenceRoute cannot be read");
+            tell_unreadable(&guarded, &invalid.error, &context).await;
             return Ok(Action::await_change());
         }
     };
@@ -305,11 +348,39 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
     } else {
         Ok(Action::await_change())
     };
+    if route.metadata.deletion_timestamp.is_some() {
+        forget_secrets_of(route, &context);
+    }
     context.metrics.reconciled(started.elapsed(), result.is_err());
     if result.is_ok() {
         context.ledger.succeeded(&route.uid().unwrap_or_default());
     }
     result
+}
+
+/// Forgets the content of Secrets that no route names but this one, which goes.
+fn forget_secrets_of(route: &PresenceRoute, context: &Context) {
+    let routes = context.routes.state();
+    let others =
+        routes.iter().filter_map(|other| other.0.as_ref().ok()).filter(|other| other.uid() != route.uid());
+    let named: HashSet<_> = others.flat_map(secrets_of).collect();
+    context.secrets.retain(|secret| named.contains(secret));
+}
+
+/// The API server would not take such an object today; it was stored under another definition. What it had made goes
+/// on as it is.
+async fn tell_unreadable(guarded: &Guarded, error: &str, context: &Context) {
+    if !context.ledger.is_news(&guarded.uid().unwrap_or_default(), error) {
+        return;
+    }
+    let name = guarded.name_any();
+    let namespace = guarded.namespace().unwrap_or_default();
+    tracing::warn!(%namespace, %name, error, "a PresenceRoute cannot be read");
+    let note = format!(
+        "it cannot be read and is left as it is: {error}; it was stored under another definition of PresenceRoutes: \
+         write it as this one wants it, by kubectl replace"
+    );
+    publish(guarded, context, EventType::Warning, "Unreadable", &note).await;
 }
 
 /// Says on the object itself that Genesys Cloud may hold a registration for it. It is written before the first call,
@@ -354,7 +425,9 @@ fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>
 /// The steps: dereference, validate, build, apply, register, status.
 async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
     let namespace = route.namespace().unwrap_or_default();
-    let secrets = ClusterSecrets::new(context.client.clone(), &namespace);
+    // An error means that the semaphore was closed, which nobody does.
+    let at_work = context.work.acquire().await.ok();
+    let secrets = context.secrets.of(&namespace);
     let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
     let model = match validate(route, references) {
         Ok(model) => model,
@@ -373,7 +446,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         return Ok(Action::requeue(RIVAL));
     }
 
-    let signing = SigningState::read(signing_secret_of(&model, context).await?.as_ref());
+    let signing = SigningState::read(signing_secret_of(&model, context).as_ref());
     let signing = match &model.signing_secret {
         Ok(secret) => signing.advance(secret, Timestamp::now()),
         Err(_) => signing,
@@ -383,8 +456,9 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     // A Deployment that is held back for want of a Secret is not an orphan.
     let held_back: &[&str] =
         if objects.iter().any(|object| is_kind(object, "Deployment")) { &[] } else { &["Deployment"] };
-    let applied =
-        apply::apply(&context.client, &context.children, &namespace, &model.name, objects, held_back).await;
+    let key = RouteKey { namespace, name: model.name.clone() };
+    let applied = apply::apply(&context.client, &context.children, &key, objects, held_back).await;
+    drop(at_work);
     let mut scene =
         Scene { model, signing, wanted, apply_error: applied.as_ref().err().map(ToString::to_string) };
     applied.map_err(ReconcileError::from).or_else(|error| {
@@ -421,9 +495,10 @@ fn is_refusal(error: &ReconcileError) -> bool {
     }
 }
 
-async fn signing_secret_of(model: &Model, context: &Context) -> Result<Option<Secret>, ReconcileError> {
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &model.namespace);
-    api.get_opt(&signing_secret::name(&model.name)).await.map_err(kubernetes("read the signing Secret"))
+/// As it was written last: the answer to our own write counts before the watch brings it.
+fn signing_secret_of(model: &Model, context: &Context) -> Option<Secret> {
+    let name = signing_secret::name(&model.name);
+    context.children.get("Secret", &model.namespace, &name)?.try_parse().ok()
 }
 
 /// Has the relays take up what is new, and watches them do it for a little while: it takes them half a second.
@@ -433,12 +508,13 @@ async fn settle(route: &PresenceRoute, scene: &Scene, context: &Context) -> Resu
     if relays.ready().next().is_none() || relays.all_live(&scene.wanted) {
         return Ok(relays);
     }
-    let registration = RegistrationFacts::Unchanged;
-    report(route, context, scene.observed(context, &relays, registration)).await?;
     relays
         .sync_files(&context.client, namespace, &scene.wanted)
         .await
         .map_err(kubernetes("touch the relay pods"))?;
+    // While the kubelets are at it.
+    let registration = RegistrationFacts::Unchanged;
+    report(route, context, scene.observed(context, &relays, registration)).await?;
     let deadline = tokio::time::Instant::now() + LIVE_PATIENCE;
     while !relays.all_live(&scene.wanted) && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(LIVE_POLL).await;
@@ -572,7 +648,7 @@ impl Scene {
 
 fn deployment_facts(model: &Model, context: &Context) -> Option<DeploymentFacts> {
     let live = context.children.get("Deployment", &model.namespace, &build::relay_name(model))?;
-    let deployment: Deployment = live.as_ref().clone().try_parse().ok()?;
+    let deployment: Deployment = live.try_parse().ok()?;
     let status = deployment.status.unwrap_or_default();
     Some(DeploymentFacts {
         wanted: deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1),
@@ -589,15 +665,8 @@ async fn report(route: &PresenceRoute, context: &Context, observed: Observed) ->
         return Ok(());
     }
     write_status(route, context, &current).await?;
-    for condition in status::changes(previous.as_ref(), &current) {
-        let severity = if condition.status == "True"
-            || condition.reason == "Waiting"
-            || condition.reason == "Progressing"
-        {
-            EventType::Normal
-        } else {
-            EventType::Warning
-        };
+    for Change { condition, is_alarming } in status::changes(previous.as_ref(), &current) {
+        let severity = if is_alarming { EventType::Warning } else { EventType::Normal };
         let note = format!("{}: {}", condition.type_, condition.message);
         publish(route, context, severity, &condition.reason, &note).await;
     }
@@ -630,13 +699,13 @@ async fn write_status(
     }
 }
 
-async fn tell(route: &PresenceRoute, context: &Context, change: &Change) {
+async fn tell(route: &PresenceRoute, context: &Context, change: &register::Change) {
     let (reason, note) = match change {
-        Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
-        Change::Updated => {
+        register::Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
+        register::Change::Updated => {
             ("RegistrationUpdated", "the registration at Genesys Cloud has a new secret".to_owned())
         }
-        Change::Repaired(what) => {
+        register::Change::Repaired(what) => {
             ("RegistrationUpdated", format!("the registration at Genesys Cloud was brought in line: {what}"))
         }
     };
@@ -644,26 +713,32 @@ async fn tell(route: &PresenceRoute, context: &Context, change: &Change) {
 }
 
 /// An event is news for people; that it cannot be written must not stop the work.
-async fn publish(route: &PresenceRoute, context: &Context, type_: EventType, reason: &str, note: &str) {
-    let mut note = note.to_owned();
-    // The API server refuses more than 1 kB.
-    if note.len() > 1000 {
-        let mut end = 1000;
-        while !note.is_char_boundary(end) {
-            end -= 1;
-        }
-        note.truncate(end);
-    }
+async fn publish(
+    object: &impl Resource<DynamicType = ()>,
+    context: &Context,
+    type_: EventType,
+    reason: &str,
+    note: &str,
+) {
     let event = Event {
         type_,
         reason: reason.to_owned(),
-        note: Some(note),
-        action: "Reconcile".into(),
+        // The API server refuses more than 1 kB.
+        note: Some(cut(note, 1000)),
+        // What is told again is counted on the event that is there. The recorder knows it again by its action and not
+        // by its note, which would show the first of several revisions for all of them.
+        action: cut(note, 128),
         secondary: None,
     };
-    if let Err(error) = context.recorder.publish(&event, &route.object_ref(&())).await {
+    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
         tracing::warn!(%error, reason, "an event could not be written");
     }
+}
+
+/// The beginning of a text, of at most so many bytes.
+fn cut(text: &str, bytes: usize) -> String {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].to_owned()
 }
 
 /// Removes the registration, so that the object may go. The children follow by their owner reference.
@@ -673,7 +748,8 @@ async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, 
         return let_go(route, context).await;
     }
     let registered = context.ledger.status(route).and_then(|status| status.registration);
-    let secrets = ClusterSecrets::new(context.client.clone(), &route.namespace().unwrap_or_default());
+    let namespace = route.namespace().unwrap_or_default();
+    let secrets = context.secrets.of(&namespace);
     let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
     let (account, name) = match validate(route, references) {
         Ok(model) => (context.registrar.account(&model), model.registration.name),

@@ -3,7 +3,6 @@
 //! Nothing is judged here. A Secret that is missing, or lacks a key, is a fact that the next step weighs.
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
 use presenceroute_crds::PresenceRouteSpec;
 use presenceroute_crds::presence_route::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef};
 use secrecy::SecretString;
@@ -65,22 +64,6 @@ pub enum SecretProblem {
 pub trait SecretSource {
     /// Reads one Secret of the PresenceRoute's namespace; `None` when there is none of that name.
     fn secret(&self, name: &str) -> impl Future<Output = Result<Option<Secret>, kube::Error>> + Send;
-}
-
-/// The Secrets of one namespace of a cluster.
-pub struct ClusterSecrets(Api<Secret>);
-
-impl ClusterSecrets {
-    /// Reads in `namespace`.
-    pub fn new(client: Client, namespace: &str) -> Self {
-        Self(Api::namespaced(client, namespace))
-    }
-}
-
-impl SecretSource for ClusterSecrets {
-    async fn secret(&self, name: &str) -> Result<Option<Secret>, kube::Error> {
-        self.0.get_opt(name).await
-    }
 }
 
 /// Reads everything that `spec` points at. The error is the API server's alone.

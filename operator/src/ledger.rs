@@ -19,6 +19,8 @@ struct Entry {
     /// The status that was written last, and the version that the object got by it.
     written: Option<(u64, PresenceRouteStatus)>,
     failures: u32,
+    /// What was last said of a route that cannot be read.
+    unreadable: Option<String>,
 }
 
 impl Ledger {
@@ -53,6 +55,15 @@ impl Ledger {
         if let Some(entry) = self.lock().get_mut(uid) {
             entry.failures = 0;
         }
+    }
+
+    /// Why a route cannot be read: whether this has not been said yet.
+    pub fn is_news(&self, uid: &str, error: &str) -> bool {
+        let mut entries = self.lock();
+        let entry = entries.entry(uid.to_owned()).or_default();
+        let is_news = entry.unreadable.as_deref() != Some(error);
+        entry.unreadable = Some(error.to_owned());
+        is_news
     }
 
     /// The route is gone.

@@ -18,6 +18,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::api_server::{CountRequests, Requests};
+
 /// What is counted. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -25,6 +27,7 @@ pub struct Metrics {
     reconciles: Family<Outcome, Counter>,
     duration: Histogram,
     leader: Gauge,
+    api_requests: Requests,
     routes: RouteConditions,
 }
 
@@ -54,9 +57,12 @@ impl Metrics {
         registry.register("reconciles", "Reconciles, by outcome", reconciles.clone());
         registry.register("reconcile_duration_seconds", "How long a reconcile took", duration.clone());
         registry.register("leader", "1 while this replica leads, 0 otherwise", leader.clone());
+        let api_requests = Requests::default();
+        let help = "Requests to the API server, by verb and status; get is also a list, and 0 is no answer";
+        registry.register("api_requests", help, api_requests.clone());
         let routes = RouteConditions::default();
         registry.register_collector(Box::new(routes.clone()));
-        Self { registry: Arc::new(registry), reconciles, duration, leader, routes }
+        Self { registry: Arc::new(registry), reconciles, duration, leader, api_requests, routes }
     }
 
     /// Shows the conditions of the routes in this cache, too.
@@ -74,6 +80,11 @@ impl Metrics {
     /// This replica has begun or ceased to lead.
     pub fn leads(&self, leads: bool) {
         self.leader.set(leads.into());
+    }
+
+    /// What counts the requests to the API server.
+    pub fn api_requests(&self) -> CountRequests {
+        CountRequests(self.api_requests.clone())
     }
 
     /// All of them as text.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
@@ -213,6 +213,23 @@ impl Relay {
             return Some(format!("does not accept the newest signing secrets yet{cause}"));
         }
         None
+    }
+}
+
+/// Takes out of a pod what is not read of it here: thousands of pods are kept.
+pub fn trim(pod: &mut Pod) {
+    pod.managed_fields_mut().clear();
+    pod.annotations_mut().retain(|name, _| name == SYNC_ANNOTATION);
+    pod.spec = None;
+    if let Some(status) = &mut pod.status {
+        *status = PodStatus {
+            pod_ip: status.pod_ip.take(),
+            conditions: status.conditions.take().map(|mut conditions| {
+                conditions.retain(|condition| condition.type_ == "Ready");
+                conditions
+            }),
+            ..PodStatus::default()
+        };
     }
 }
 

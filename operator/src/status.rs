@@ -16,6 +16,9 @@ use crate::register::Failure;
 /// watcher of every route each five minutes.
 const VERIFIED_RESOLUTION: SignedDuration = SignedDuration::from_hours(1);
 
+/// The reason of RelayAvailable, and of what depends on it.
+const NO_REPLICA_READY: &str = "NoReplicaReady";
+
 /// What a reconcile has seen.
 pub struct Observed {
     /// What is wrong with the spec; empty when it is legal.
@@ -197,7 +200,7 @@ fn relay_available(parts: &Parts) -> Finding {
                 Some(error) => format!(": {error}"),
                 None => String::new(),
             };
-            Finding::fails("NoReplicaReady", format!("0 of {wanted} relay pods are ready{cause}"))
+            Finding::fails(NO_REPLICA_READY, format!("0 of {wanted} relay pods are ready{cause}"))
         }
         // Not how many, which changes with every rollout and every scaling: status.relay has the numbers.
         Some(_) => Finding::holds("Available", "relay pods are ready"),
@@ -207,7 +210,7 @@ fn relay_available(parts: &Parts) -> Finding {
 fn routing_live(parts: &Parts) -> Finding {
     let routing = &parts.routing;
     if routing.ready == 0 {
-        return Finding::fails("NoReplicaReady", "no relay pod is ready to serve the routes");
+        return Finding::fails(NO_REPLICA_READY, "no relay pod is ready to serve the routes");
     }
     if !routing.lagging.is_empty() {
         let message = format!(
@@ -352,21 +355,102 @@ fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// The conditions that read otherwise than before, for the events that tell of them. `Ready` repeats another one.
+/// A condition that reads otherwise than before.
+pub struct Change<'s> {
+    /// The condition as it is now.
+    pub condition: &'s Condition,
+    /// Whether somebody should look at it, because it is neither good nor on its way to be.
+    pub is_alarming: bool,
+}
+
+/// The conditions that read otherwise than before, for the events that tell of them. What repeats another condition is
+/// left out.
 pub fn changes<'s>(
     previous: Option<&PresenceRouteStatus>,
     current: &'s PresenceRouteStatus,
-) -> impl Iterator<Item = &'s Condition> {
-    let before: Vec<(String, String, String)> = previous
-        .iter()
-        .flat_map(|status| &status.conditions)
-        .map(|old| (old.type_.clone(), old.status.clone(), old.reason.clone()))
-        .collect();
-    current.conditions.iter().filter(|condition| condition.type_ != "Ready").filter(move |condition| {
-        let now = (condition.type_.clone(), condition.status.clone(), condition.reason.clone());
-        let first_and_fine = condition.status == "True"
-            && matches!(condition.type_.as_str(), "Accepted" | "SecretsResolved")
-            && !before.iter().any(|(type_, _, _)| *type_ == condition.type_);
-        !first_and_fine && !before.contains(&now)
+) -> impl Iterator<Item = Change<'s>> {
+    let before: Vec<Condition> = previous.iter().flat_map(|status| status.conditions.clone()).collect();
+    current.conditions.iter().filter_map(move |condition| {
+        let old = before.iter().find(|old| old.type_ == condition.type_);
+        let is_first = old.is_none();
+        let holds = condition.status == "True";
+        let (type_, reason) = (condition.type_.as_str(), condition.reason.as_str());
+        let is_repeated = type_ == "Ready" || (type_ == "RoutingLive" && reason == NO_REPLICA_READY);
+        let is_expected = is_first && holds && matches!(type_, "Accepted" | "SecretsResolved");
+        let is_known = old.is_some_and(|old| {
+            // That another revision is live is news, even where it took no time.
+            let is_same_revision = !(holds && type_ == "RoutingLive") || old.message == condition.message;
+            old.status == condition.status && old.reason == condition.reason && is_same_revision
+        });
+        if is_repeated || is_expected || is_known {
+            return None;
+        }
+        // A route that was just made has no ready pod yet.
+        let is_starting = is_first && matches!(reason, NO_REPLICA_READY | "RelayNotCreated");
+        let is_meant = matches!(reason, "Waiting" | "Progressing" | "Suspended" | "ScaledToZero");
+        Some(Change { condition, is_alarming: !(holds || is_starting || is_meant) })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(conditions: &[(&str, &str, &str)]) -> PresenceRouteStatus {
+        let conditions = conditions.iter().map(|(type_, status, reason)| Condition {
+            type_: (*type_).into(),
+            status: (*status).into(),
+            reason: (*reason).into(),
+            message: String::new(),
+            observed_generation: Some(1),
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        });
+        PresenceRouteStatus { conditions: conditions.collect(), ..PresenceRouteStatus::default() }
+    }
+
+    fn told(previous: Option<&PresenceRouteStatus>, current: &PresenceRouteStatus) -> Vec<(String, bool)> {
+        changes(previous, current)
+            .map(|change| {
+                (format!("{} {}", change.condition.type_, change.condition.reason), change.is_alarming)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_route_that_comes_up_tells_each_step_once_and_alarms_nobody() {
+        let made = status(&[
+            ("Accepted", "True", "Accepted"),
+            ("SecretsResolved", "True", "Resolved"),
+            ("RelayAvailable", "False", "NoReplicaReady"),
+            ("RoutingLive", "False", "NoReplicaReady"),
+            ("Registered", "False", "Waiting"),
+            ("Ready", "False", "NoReplicaReady"),
+        ]);
+        let expected =
+            [("RelayAvailable NoReplicaReady".into(), false), ("Registered Waiting".into(), false)];
+        assert_eq!(told(None, &made), expected);
+        assert_eq!(told(Some(&made), &made), []);
+        let up = status(&[
+            ("Accepted", "True", "Accepted"),
+            ("SecretsResolved", "True", "Resolved"),
+            ("RelayAvailable", "True", "Available"),
+            ("RoutingLive", "True", "Live"),
+            ("Registered", "True", "Registered"),
+            ("Ready", "True", "Ready"),
+        ]);
+        let steps = ["RelayAvailable Available", "RoutingLive Live", "Registered Registered"];
+        assert_eq!(told(Some(&made), &up), steps.map(|step| (step.to_owned(), false)));
+    }
+
+    #[test]
+    fn what_fails_later_alarms() {
+        let up = status(&[("SecretsResolved", "True", "Resolved"), ("RelayAvailable", "True", "Available")]);
+        let down = status(&[
+            ("SecretsResolved", "False", "SecretsUnresolved"),
+            ("RelayAvailable", "False", "NoReplicaReady"),
+        ]);
+        let alarms = ["SecretsResolved SecretsUnresolved", "RelayAvailable NoReplicaReady"];
+        assert_eq!(told(Some(&up), &down), alarms.map(|alarm| (alarm.to_owned(), true)));
+        assert_eq!(told(Some(&down), &up)[0], ("SecretsResolved Resolved".into(), false));
+    }
 }
