@@ -12,6 +12,7 @@ mod outage;
 mod refusals;
 mod removal;
 mod stage;
+mod ten_relays;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         steps.scenario("main path", |steps| main_path::story(&stage, steps));
         steps.scenario("refusals", |steps| refusals::story(&stage, steps));
         steps.scenario("healing", |steps| healing::story(&stage, steps));
+        steps.scenario("ten relays", |steps| ten_relays::story(&stage, steps));
         steps.scenario("outage", |steps| outage::story(&stage, steps));
         steps.scenario("upgrade", |steps| upgrade::story(&stage, steps));
         steps.scenario("removal", |steps| removal::story(&stage, steps));

@@ -1,0 +1,98 @@
+//! Deleting and suspending a route.
+
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt;
+use presenceroute_operator::controller::FINALIZER;
+use serde_json::json;
+
+use crate::stage::{Stage, until};
+
+#[tokio::test]
+async fn deleting_while_genesys_is_down_waits_and_says_why_until_retain_lets_go() {
+    let mut stage = Stage::new().await;
+    stage.apply(stage.route("stuck")).await;
+    let operator = stage.operator().await;
+    stage.is_ready("stuck").await;
+    stage.stop_genesys().await;
+
+    stage.delete("PresenceRoute", "stuck").await;
+    let message = until("the condition says why", Duration::from_secs(30), async || {
+        let route = stage.routes().get("stuck").await.unwrap();
+        let conditions = route.status.unwrap_or_default().conditions;
+        let registered = conditions.into_iter().find(|condition| condition.type_ == "Registered").unwrap();
+        if registered.status == "False" { Ok(registered.message) } else { Err(registered) }
+    })
+    .await;
+    assert!(message.contains("spec.deletionPolicy to Retain"), "{message}");
+    let events = stage.events("stuck").await;
+    assert!(
+        events.iter().any(|event| event.type_.as_deref() == Some("Warning")
+            && event.message.as_deref().is_some_and(|note| note.contains("deletionPolicy"))),
+        "{events:#?}"
+    );
+    let route = stage.routes().get("stuck").await.unwrap();
+    assert!(route.finalizers().iter().any(|finalizer| finalizer == FINALIZER));
+    assert_eq!(stage.simulator.registrations().len(), 1);
+
+    stage.patch("PresenceRoute", "stuck", json!({"spec": {"deletionPolicy": "Retain"}})).await;
+    let began = Instant::now();
+    stage.is_empty().await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(stage.simulator.registrations().len(), 1, "Retain leaves it there");
+    stage.end(operator).await;
+}
+
+#[tokio::test]
+async fn deleting_takes_the_registration_and_all_children_away() {
+    let stage = Stage::new().await;
+    stage.apply(stage.route("short-lived")).await;
+    let operator = stage.operator().await;
+    stage.is_ready("short-lived").await;
+    stage.delete("PresenceRoute", "short-lived").await;
+    stage.is_empty().await;
+    assert!(stage.simulator.registrations().is_empty());
+    for (kind, name) in [
+        ("Deployment", "short-lived-relay"),
+        ("Service", "short-lived-relay"),
+        ("ConfigMap", "short-lived-routing"),
+        ("Secret", "short-lived-signing"),
+        ("PodDisruptionBudget", "short-lived-relay"),
+        ("ServiceAccount", "short-lived-relay"),
+    ] {
+        until(&format!("{kind} {name} is collected"), Duration::from_secs(30), async || {
+            if stage.get(kind, name).await.is_none() { Ok(()) } else { Err("it is there") }
+        })
+        .await;
+    }
+    stage.end(operator).await;
+}
+
+#[tokio::test]
+async fn suspending_disables_the_registration_and_keeps_the_pods() {
+    let stage = Stage::new().await;
+    stage.apply(stage.route("resting")).await;
+    let operator = stage.operator().await;
+    stage.is_ready("resting").await;
+    let pods = || async {
+        let pods = stage.list("Pod").await;
+        let mut uids: Vec<_> =
+            pods.iter().map(|pod| (pod.uid(), pod.metadata.deletion_timestamp.clone())).collect();
+        uids.sort();
+        uids
+    };
+    let before = pods().await;
+    assert_eq!(before.len(), 1);
+
+    stage.patch("PresenceRoute", "resting", json!({"spec": {"suspend": true}})).await;
+    stage.condition("resting", "Ready", "False", "Suspended").await;
+    assert!(!stage.simulator.registrations()[0].enabled);
+    assert_eq!(pods().await, before);
+    stage.condition("resting", "RoutingLive", "True", "Live").await;
+
+    stage.patch("PresenceRoute", "resting", json!({"spec": {"suspend": false}})).await;
+    stage.is_ready("resting").await;
+    assert!(stage.simulator.registrations()[0].enabled);
+    assert_eq!(pods().await, before);
+    stage.end(operator).await;
+}

@@ -1,0 +1,140 @@
+//! What is missing heals when it appears, what is damaged is put back: at once, woken by a watch.
+
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use crate::stage::{Stage, secret, until};
+
+/// From the moment of the edit, on a machine that does other things, too.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_missing_secret_heals_at_once_and_costs_nothing_until_then() {
+    let stage = Stage::new().await;
+    let mut route = stage.route("late");
+    route["spec"]["endpoint"]["signingSecretRef"]["name"] = json!("late-webhook");
+    stage.apply(route).await;
+    let operator = stage.operator().await;
+    let message = stage.condition("late", "SecretsResolved", "False", "SecretsUnresolved").await;
+    assert!(message.contains("late-webhook"), "{message}");
+    operator.is_quiet().await;
+    let calls = operator.calls.count();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let calls: Vec<_> = operator.calls.since(calls).into_iter().filter(|call| !call.is_watch()).collect();
+    assert!(calls.is_empty(), "it polls: {calls:#?}");
+
+    stage.apply(secret("late-webhook", json!({"secret": "sign-me"}))).await;
+    let began = Instant::now();
+    stage.condition("late", "SecretsResolved", "True", "Resolved").await;
+    println!("a Secret that appears is seen after {:?}", began.elapsed());
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    stage.is_ready("late").await;
+    stage.end(operator).await;
+}
+
+#[tokio::test]
+async fn a_child_that_is_deleted_or_edited_is_put_back_at_once() {
+    let stage = Stage::new().await;
+    let mut route = stage.route("hurt");
+    route["spec"]["relay"]["networkPolicy"] = json!({});
+    route["spec"]["relay"]["autoscaling"] = json!({"minReplicas": 1, "maxReplicas": 2});
+    route["spec"]["endpoint"]["ingress"] = json!({"className": "nginx"});
+    stage.apply(route).await;
+    let operator = stage.operator().await;
+    stage.is_ready("hurt").await;
+    operator.is_quiet().await;
+
+    let edits = [
+        ("ConfigMap", "hurt-routing", json!({"data": {"routing.yaml": "version: 1"}}), "/data"),
+        ("ConfigMap", "hurt-relay", json!({"data": {"relay.yaml": "{}"}}), "/data"),
+        ("Secret", "hurt-signing", json!({"data": {"revision": "bm9uZQ=="}}), "/data"),
+        (
+            "Service",
+            "hurt-relay",
+            json!({"spec": {"selector": {"presenceroute.io/route": "x"}}}),
+            "/spec/selector",
+        ),
+        (
+            "ServiceAccount",
+            "hurt-relay",
+            json!({"automountServiceAccountToken": true}),
+            "/automountServiceAccountToken",
+        ),
+        ("PodDisruptionBudget", "hurt-relay", json!({"spec": {"maxUnavailable": 9}}), "/spec/maxUnavailable"),
+        (
+            "Deployment",
+            "hurt-relay",
+            json!({"spec": {"template": {"spec": {"automountServiceAccountToken": true}}}}),
+            "/spec/template/spec/automountServiceAccountToken",
+        ),
+        ("HorizontalPodAutoscaler", "hurt-relay", json!({"spec": {"maxReplicas": 99}}), "/spec/maxReplicas"),
+        (
+            "NetworkPolicy",
+            "hurt-relay",
+            json!({"spec": {"egress": [{}, {"ports": [{"port": 53, "protocol": "UDP"}]}]}}),
+            "/spec/egress",
+        ),
+        ("NetworkPolicy", "hurt-relay", json!({"spec": {"policyTypes": ["Ingress"]}}), "/spec/policyTypes"),
+        ("Ingress", "hurt-relay", json!({"spec": {"ingressClassName": "other"}}), "/spec/ingressClassName"),
+        (
+            "Ingress",
+            "hurt-relay",
+            json!({"metadata": {"ownerReferences": null}}),
+            "/metadata/ownerReferences/0/name",
+        ),
+        (
+            "Service",
+            "hurt-relay",
+            json!({"metadata": {"labels": {"app.kubernetes.io/name": "x"}}}),
+            "/metadata/labels",
+        ),
+    ];
+    let mut slowest = Duration::ZERO;
+    for (kind, name, patch, place) in edits {
+        let content = |object| serde_json::to_value(object).unwrap().pointer(place).cloned();
+        let before = content(stage.get(kind, name).await.unwrap());
+        assert_ne!(before, None, "{kind} {name} has no {place}");
+        let edited = content(stage.patch(kind, name, patch).await);
+        assert_ne!(edited, before, "the edit of {kind} {name} changed nothing");
+        let began = Instant::now();
+        until(&format!("{place} of {kind} {name} is as it was"), Duration::from_secs(20), async || {
+            let now: Option<Value> = content(stage.get(kind, name).await.unwrap());
+            if now == before { Ok(()) } else { Err(now) }
+        })
+        .await;
+        slowest = slowest.max(began.elapsed());
+        assert!(began.elapsed() < AT_ONCE, "{kind} {name} took {:?}", began.elapsed());
+    }
+    println!("an edited child is put back after {slowest:?} at most");
+
+    slowest = Duration::ZERO;
+    let children = [
+        ("ServiceAccount", "hurt-relay"),
+        ("Secret", "hurt-signing"),
+        ("ConfigMap", "hurt-routing"),
+        ("ConfigMap", "hurt-relay"),
+        ("Service", "hurt-relay"),
+        ("PodDisruptionBudget", "hurt-relay"),
+        ("HorizontalPodAutoscaler", "hurt-relay"),
+        ("NetworkPolicy", "hurt-relay"),
+        ("Ingress", "hurt-relay"),
+        ("Deployment", "hurt-relay"),
+    ];
+    for (kind, name) in children {
+        let before = stage.get(kind, name).await.unwrap().uid();
+        stage.delete(kind, name).await;
+        let began = Instant::now();
+        until(&format!("{kind} {name} is there again"), Duration::from_secs(20), async || {
+            let now = stage.get(kind, name).await.and_then(|object| object.uid());
+            if now.is_some() && now != before { Ok(()) } else { Err(now) }
+        })
+        .await;
+        slowest = slowest.max(began.elapsed());
+        assert!(began.elapsed() < AT_ONCE, "{kind} {name} took {:?}", began.elapsed());
+    }
+    println!("a deleted child is put back after {slowest:?} at most");
+    stage.is_ready("hurt").await;
+    stage.end(operator).await;
+}

@@ -1,0 +1,122 @@
+//! Every object that a route can ask for: the API server takes it, and takes it away when it is not asked for any more.
+
+use std::time::Duration;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use crate::stage::{Stage, is_established, ours, until};
+
+/// As much of the Gateway API as an HTTPRoute needs to be stored.
+fn http_route_definition() -> CustomResourceDefinition {
+    let definition = json!({
+        "metadata": {
+            "name": "httproutes.gateway.networking.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/3328"},
+        },
+        "spec": {
+            "group": "gateway.networking.k8s.io",
+            "scope": "Namespaced",
+            "names": {"kind": "HTTPRoute", "plural": "httproutes", "singular": "httproute"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                "type": "object",
+                "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }}}],
+        },
+    });
+    ours(serde_json::from_value(definition).unwrap())
+}
+
+/// Alone, because the Gateway API comes and goes with it.
+#[tokio::test]
+async fn every_object_that_a_route_can_ask_for_is_made_and_taken_away() {
+    let stage = Stage::alone().await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(stage.client.clone());
+    let http_routes = http_route_definition();
+    if definitions.get_opt(&http_routes.name_any()).await.unwrap().is_none() {
+        definitions.create(&Default::default(), &http_routes).await.unwrap();
+    }
+    is_established(&stage.client, &http_routes.name_any()).await;
+
+    let mut route = stage.route("all");
+    route["spec"]["relay"]["networkPolicy"] = json!({
+        "ingressFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}],
+        "metricsFrom": [{"podSelector": {}, "namespaceSelector": {}}],
+    });
+    route["spec"]["relay"]["autoscaling"] = json!({"minReplicas": 1, "maxReplicas": 3});
+    route["spec"]["relay"]["topologySpreadConstraints"] =
+        json!([{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]);
+    route["spec"]["endpoint"]["service"] =
+        json!({"type": "NodePort", "annotations": {"example.com/lb": "yes"}});
+    route["spec"]["endpoint"]["ingress"] = json!({
+        "className": "nginx",
+        "tlsSecretName": "presence-tls",
+        "annotations": {"cert-manager.io/cluster-issuer": "letsencrypt"},
+    });
+    stage.apply(route.clone()).await;
+    let operator = stage.operator().await;
+    stage.is_ready("all").await;
+    for kind in ["HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Ingress", "Service"] {
+        assert!(stage.get(kind, "all-relay").await.is_some(), "there is no {kind}");
+    }
+    let service = stage.get("Service", "all-relay").await.unwrap();
+    assert_eq!(service.data["spec"]["type"], "NodePort");
+    assert_eq!(service.annotations()["example.com/lb"], "yes");
+    let deployment = stage.get("Deployment", "all-relay").await.unwrap();
+    let spread = &deployment.data["spec"]["template"]["spec"]["topologySpreadConstraints"];
+    assert_eq!(spread[0]["topologyKey"], "zone");
+
+    // The namespace takes only restricted pods, and nobody gave this one a token.
+    let pods = stage.list("Pod").await;
+    assert!(!pods.is_empty());
+    for pod in &pods {
+        let spec = serde_json::to_string(&pod.data["spec"]).unwrap();
+        assert!(!spec.contains("serviceAccountToken") && !spec.contains("kube-api-access"), "{spec}");
+    }
+
+    // From an Ingress to the Gateway API, and the rest away.
+    let gateway =
+        json!({"parentRefs": [{"name": "public", "namespace": "gateways", "sectionName": "https"}]});
+    stage
+        .patch(
+            "PresenceRoute",
+            "all",
+            json!({"spec": {
+                "endpoint": {"ingress": null, "gateway": gateway, "service": {"type": "ClusterIP"}},
+                "relay": {"autoscaling": null, "networkPolicy": null},
+            }}),
+        )
+        .await;
+    until("what is not asked for any more is gone", Duration::from_secs(10), async || {
+        for kind in ["Ingress", "HorizontalPodAutoscaler", "NetworkPolicy"] {
+            if stage.get(kind, "all-relay").await.is_some() {
+                return Err(kind);
+            }
+        }
+        Ok(())
+    })
+    .await;
+    let http_route = until("the HTTPRoute is there", Duration::from_secs(10), async || {
+        stage.get("HTTPRoute", "all-relay").await.ok_or("not yet")
+    })
+    .await;
+    let spec = &http_route.data["spec"];
+    assert_eq!(spec["parentRefs"][0]["sectionName"], "https");
+    assert_eq!(spec["rules"][0]["matches"][0]["path"]["value"], "/eventbridge/presence");
+    assert_eq!(spec["rules"][0]["backendRefs"][0], json!({"name": "all-relay", "port": 8080}));
+    until("the Service has the other type", Duration::from_secs(10), async || {
+        let service = stage.get("Service", "all-relay").await.unwrap();
+        if service.data["spec"]["type"] == "ClusterIP" { Ok(()) } else { Err(service.data) }
+    })
+    .await;
+    stage.is_ready("all").await;
+    // None of it is a fight: the API server's defaults are no differences.
+    let calls = operator.calls.count();
+    let note = json!({"metadata": {"annotations": {"example.com/note": "hello"}}});
+    stage.patch("HTTPRoute", "all-relay", note).await;
+    operator.is_quiet().await;
+    let writes: Vec<_> = operator.calls.since(calls).into_iter().filter(|call| call.is_write()).collect();
+    assert!(writes.is_empty(), "{writes:#?}");
+    stage.end(operator).await;
+}

@@ -1,0 +1,89 @@
+//! The operator's controller in this process, with a client whose calls are noted.
+
+use std::time::Duration;
+
+use kube::Config;
+use presenceroute_operator::admin::Readiness;
+use presenceroute_operator::build::RelayImage;
+use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
+use presenceroute_operator::genesys::Genesys;
+use presenceroute_operator::metrics::Metrics;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::api_calls::ApiCalls;
+use crate::stage::until;
+
+/// A controller that runs.
+pub(crate) struct Operator {
+    pub(crate) calls: ApiCalls,
+    metrics: Metrics,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), ControllerError>>,
+}
+
+impl Operator {
+    /// Starts it for one namespace, or for all, as whom `config` says.
+    pub(crate) fn start(config: Config, namespace: Option<&str>) -> Self {
+        let (calls, metrics) = (ApiCalls::default(), Metrics::new());
+        let shared = Shared {
+            client: calls.client(config),
+            settings: Settings {
+                relay_image: RelayImage {
+                    reference: "presenceroute/relay:none".into(),
+                    pull_policy: "Never".into(),
+                },
+                secret_grace: Duration::from_secs(1),
+            },
+            genesys: Genesys::new(),
+            identity: "cluster-test".into(),
+            metrics: metrics.clone(),
+            readiness: Readiness::default(),
+        };
+        let (stop, mut stopped) = watch::channel(false);
+        let asked_to_stop = async move {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        };
+        let task = tokio::spawn(controller::run(shared, namespace.map(str::to_owned), asked_to_stop));
+        Self { calls, metrics, stop, task }
+    }
+
+    /// Stops it and says how it ended.
+    pub(crate) async fn stop(self) {
+        self.stop.send_replace(true);
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// How many reconciles it has finished.
+    pub(crate) fn reconciles(&self) -> u64 {
+        let text = self.metrics.text();
+        let counts = text.lines().filter_map(|line| {
+            line.strip_prefix("presenceroute_operator_reconciles_total{")?
+                .rsplit_once(' ')?
+                .1
+                .parse::<u64>()
+                .ok()
+        });
+        counts.sum()
+    }
+
+    /// Waits until it has finished so many more, and then for a moment in which there are none.
+    pub(crate) async fn has_reconciled(&self, more: u64) {
+        let goal = self.reconciles() + more;
+        until("it has reconciled", Duration::from_secs(20), async || {
+            (self.reconciles() >= goal).then_some(()).ok_or("not yet")
+        })
+        .await;
+        self.is_quiet().await;
+    }
+
+    /// Waits for a second in which it finishes no reconcile.
+    pub(crate) async fn is_quiet(&self) {
+        until("it is quiet", Duration::from_secs(60), async || {
+            let before = self.reconciles();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            (self.reconciles() == before).then_some(()).ok_or("it still reconciles")
+        })
+        .await;
+    }
+}

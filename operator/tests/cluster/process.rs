@@ -1,0 +1,246 @@
+//! The operator as a process: two replicas, a definition that comes late, an API server that goes and comes back.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{Api, ResourceExt};
+use presenceroute_operator::leader::LEASE_NAME;
+use serde_json::json;
+
+use crate::api_server::HarnessApiServer;
+use crate::stage::{DEFINITION, Stage, definition, kubectl, until};
+
+/// One replica.
+pub(crate) struct Replica {
+    child: Child,
+    pod: String,
+    address: SocketAddr,
+}
+
+impl Replica {
+    /// A replica for the stage's namespace.
+    pub(crate) fn start(stage: &Stage, pod: &str) -> Self {
+        // A port that was free a moment ago.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let log = std::env::temp_dir().join(format!("{}-{pod}.log", stage.namespace));
+        let child = Command::new(env!("CARGO_BIN_EXE_presenceroute-operator"))
+            .args(["run", "--listen", &address.to_string(), "--watch-namespaces", &stage.namespace])
+            .args(["--pod-name", pod, "--pod-namespace", &stage.namespace])
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        println!("{pod} is pid {}, its log is {}", child.id(), log.display());
+        Self { child, pod: pod.into(), address }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it answers on its health port.
+    pub(crate) async fn get(&self, path: &str) -> Result<(u16, String), reqwest::Error> {
+        let answer = reqwest::get(format!("http://{}{path}", self.address)).await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// The sum of a metric over its labels.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let Ok((_, text)) = self.get("/metrics").await else { return 0.0 };
+        let name = format!("presenceroute_operator_{name}");
+        let values = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            (series.split('{').next() == Some(name.as_str())).then(|| value.parse::<f64>().ok()).flatten()
+        });
+        values.sum()
+    }
+
+    pub(crate) async fn leads(&self, patience: Duration) -> Duration {
+        let began = Instant::now();
+        until(&format!("{} leads", self.pod), patience, async || {
+            if self.metric("leader").await == 1.0 { Ok(()) } else { Err("not yet") }
+        })
+        .await;
+        began.elapsed()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// As Kubernetes asks; gives whether it ended well.
+    pub(crate) async fn terminate(mut self) -> bool {
+        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
+        self.ended(Duration::from_secs(20)).await
+    }
+
+    /// Waits until it has ended, and gives whether it ended well.
+    async fn ended(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            assert!(Instant::now() < deadline, "{} still runs after {patience:?}", self.pod);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn is_put_back(stage: &Stage, name: &str, patience: Duration) -> Duration {
+    let before = stage.get("ConfigMap", name).await.unwrap().uid();
+    stage.delete("ConfigMap", name).await;
+    let began = Instant::now();
+    until(&format!("{name} is there again"), patience, async || {
+        let now = stage.get("ConfigMap", name).await.and_then(|object| object.uid());
+        if now.is_some() && now != before { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_standby_takes_over_from_a_dead_leader_and_at_once_from_one_that_stops() {
+    let stage = Stage::new().await;
+    stage.apply(stage.route("handed-over")).await;
+    let mut first = Replica::start(&stage, "first");
+    first.leads(Duration::from_secs(20)).await;
+    let second = Replica::start(&stage, "second");
+    stage.is_ready("handed-over").await;
+    until("the standby is ready", Duration::from_secs(10), async || match second.get("/readyz").await {
+        Ok((200, _)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(second.metric("reconciles_total").await, 0.0, "a standby does nothing");
+    assert_eq!(second.metric("leader").await, 0.0);
+
+    first.kill();
+    let took = second.leads(Duration::from_secs(20)).await;
+    println!("taken over from one that was killed after {took:?}");
+    is_put_back(&stage, "handed-over-routing", Duration::from_secs(10)).await;
+
+    let third = Replica::start(&stage, "third");
+    until("the third stands by", Duration::from_secs(10), async || match third.get("/readyz").await {
+        Ok((200, _)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let began = Instant::now();
+    assert!(second.terminate().await);
+    third.leads(Duration::from_secs(5)).await;
+    println!("handed over by one that was asked to stop within {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    is_put_back(&stage, "handed-over-routing", Duration::from_secs(10)).await;
+
+    stage.delete("PresenceRoute", "handed-over").await;
+    stage.is_empty().await;
+    assert!(third.terminate().await);
+    stage.leave().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_loses_its_lease_ends() {
+    let stage = Stage::new().await;
+    let mut replica = Replica::start(&stage, "robbed");
+    replica.leads(Duration::from_secs(20)).await;
+    stage.patch("Lease", LEASE_NAME, json!({"spec": {"holderIdentity": "somebody-else"}})).await;
+    assert!(
+        !replica.ended(Duration::from_secs(15)).await,
+        "it ends as a failure, so that it is started again"
+    );
+    assert!(replica.get("/readyz").await.is_err());
+    stage.leave().await;
+}
+
+/// Alone, because the definition is everybody's.
+#[tokio::test]
+async fn it_waits_for_a_definition_that_comes_late() {
+    let stage = Stage::alone().await;
+    kubectl(&["delete", "crd", DEFINITION, "--timeout=30s"]);
+    let replica = Replica::start(&stage, "early");
+    until("it says what it waits for", Duration::from_secs(10), async || {
+        match replica.get("/readyz").await {
+            Ok((503, text)) if text.contains("the definition of PresenceRoutes") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(replica.get("/livez").await.unwrap().0, 200);
+
+    let definitions: Api<CustomResourceDefinition> = Api::all(stage.client.clone());
+    definitions.create(&Default::default(), &definition()).await.unwrap();
+    until("it is ready", Duration::from_secs(10), async || match replica.get("/readyz").await {
+        Ok((200, _)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    until("the API server takes routes", Duration::from_secs(10), async || {
+        stage.objects("PresenceRoute").list(&Default::default()).await.map(drop)
+    })
+    .await;
+    stage.apply(stage.route("patient")).await;
+    stage.is_ready("patient").await;
+    stage.delete("PresenceRoute", "patient").await;
+    stage.is_empty().await;
+    assert!(replica.terminate().await);
+    stage.leave().await;
+}
+
+/// Alone, because it stops the API server.
+#[tokio::test]
+async fn it_survives_the_api_servers_restart_and_watches_that_are_gone() {
+    let Some(api_server) = HarnessApiServer::find() else {
+        println!("left out: only the harness's API server may be restarted");
+        return;
+    };
+    let stage = Stage::alone().await;
+    stage.apply(stage.route("survivor")).await;
+    let operator = stage.operator().await;
+    let replica = Replica::start(&stage, "survivor");
+    replica.leads(Duration::from_secs(20)).await;
+    stage.is_ready("survivor").await;
+
+    // What the watches ask for next is long gone: 410, and all is listed anew.
+    let calls = operator.calls.count();
+    operator.calls.begin_watches_in_the_past(true);
+    api_server.stop();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    api_server.start();
+    let lists = || {
+        let calls = operator.calls.since(calls).into_iter();
+        calls
+            .filter(|call| !call.is_watch() && call.status == 200 && call.uri.path().ends_with("/configmaps"))
+            .count()
+    };
+    until("ConfigMaps were listed anew, twice", Duration::from_secs(60), async || {
+        if lists() >= 2 { Ok(()) } else { Err(lists()) }
+    })
+    .await;
+    operator.calls.begin_watches_in_the_past(false);
+
+    // Watches that failed several times begin again after half a minute at most.
+    let first = is_put_back(&stage, "survivor-routing", Duration::from_secs(60)).await;
+    let again = is_put_back(&stage, "survivor-routing", Duration::from_secs(60)).await;
+    println!("put back {first:?} after the restart, and {again:?} after that");
+    assert_eq!(replica.metric("leader").await, 1.0, "the leader outlived it");
+    assert_eq!(replica.get("/readyz").await.unwrap().0, 200);
+    stage.is_ready("survivor").await;
+    operator.stop().await;
+    stage.delete("PresenceRoute", "survivor").await;
+    stage.is_empty().await;
+    assert!(replica.terminate().await);
+    stage.leave().await;
+}

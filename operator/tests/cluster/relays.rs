@@ -1,0 +1,145 @@
+//! Relay pods that no node takes: their objects are real, and what they report is what they would have mounted.
+//!
+//! Each gets an address of the loopback network, where `/status` answers from the route's ConfigMap and Secret as they
+//! are at that moment, as a kubelet would have brought them. One that is frozen goes on with what it last had.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::extract::State;
+use axum::{Json, Router, routing::get};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use presenceroute_crds::relay_status::{KafkaReport, RelayStatus, RoutingReport, SecretsReport};
+use presenceroute_operator::build::{ADMIN_PORT, ROUTE_LABEL};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// The second half of the next pod's address.
+static NEXT_ADDRESS: AtomicU16 = AtomicU16::new(1);
+
+/// Plays all relay pods of a namespace.
+pub(crate) struct PlayedRelays {
+    frozen: Arc<Mutex<HashSet<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl PlayedRelays {
+    pub(crate) fn start(client: Client, namespace: &str) -> Self {
+        let frozen = Arc::<Mutex<HashSet<String>>>::default();
+        let task = tokio::spawn(play_all(client, namespace.to_owned(), Arc::clone(&frozen)));
+        Self { frozen, task }
+    }
+
+    /// The pod takes up nothing new until it thaws.
+    pub(crate) fn freeze(&self, pod: &str) {
+        self.frozen.lock().unwrap().insert(pod.to_owned());
+    }
+
+    pub(crate) fn thaw(&self, pod: &str) {
+        self.frozen.lock().unwrap().remove(pod);
+    }
+}
+
+impl Drop for PlayedRelays {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn play_all(client: Client, namespace: String, frozen: Arc<Mutex<HashSet<String>>>) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let mut events = watcher(pods, watcher::Config::default().labels(ROUTE_LABEL))
+        .default_backoff()
+        .applied_objects()
+        .boxed();
+    let (mut known, mut servers) = (HashMap::new(), JoinSet::new());
+    while let Some(event) = events.next().await {
+        let Ok(pod) = event else { continue };
+        if pod.metadata.deletion_timestamp.is_some() || known.contains_key(&pod.name_any()) {
+            continue;
+        }
+        let [high, low] = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let address = Ipv4Addr::new(127, 77, high, low);
+        known.insert(pod.name_any(), address);
+        let relay = Relay {
+            client: client.clone(),
+            namespace: namespace.clone(),
+            pod: pod.name_any(),
+            route: pod.labels()[ROUTE_LABEL].clone(),
+            frozen: Arc::clone(&frozen),
+            last: Arc::default(),
+        };
+        servers.spawn(relay.serve(address));
+    }
+}
+
+#[derive(Clone)]
+struct Relay {
+    client: Client,
+    namespace: String,
+    pod: String,
+    route: String,
+    frozen: Arc<Mutex<HashSet<String>>>,
+    last: Arc<Mutex<RelayStatus>>,
+}
+
+impl Relay {
+    async fn serve(self, address: Ipv4Addr) {
+        let port = u16::try_from(ADMIN_PORT).unwrap();
+        let listener = TcpListener::bind(SocketAddr::from((address, port))).await.unwrap();
+        // As a relay that starts: it is ready once it has loaded what it serves.
+        self.report().await;
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let ready = json!({"status": {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }});
+        // It may be gone already.
+        let _ = pods.patch_status(&self.pod, &PatchParams::default(), &Patch::Strategic(ready)).await;
+        let answer = async |State(relay): State<Relay>| Json(relay.report().await);
+        let router = Router::new().route("/status", get(answer)).with_state(self);
+        axum::serve(listener, router).await.unwrap();
+    }
+
+    async fn report(&self) -> RelayStatus {
+        if !self.frozen.lock().unwrap().contains(&self.pod)
+            && let Some(newest) = self.newest().await
+        {
+            *self.last.lock().unwrap() = newest;
+        }
+        self.last.lock().unwrap().clone()
+    }
+
+    async fn newest(&self) -> Option<RelayStatus> {
+        let config_maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let table = config_maps.get(&format!("{}-routing", self.route)).await.ok()?;
+        let table: Value = serde_saphyr::from_str(table.data?.get("routing.yaml")?).ok()?;
+        let signing = secrets.get(&format!("{}-signing", self.route)).await.ok()?.data?;
+        let revision = String::from_utf8(signing.get("revision")?.0.clone()).ok()?;
+        Some(RelayStatus {
+            version: "played".into(),
+            routing: RoutingReport {
+                revision: table["revision"].as_str()?.to_owned(),
+                routes: table["routes"].as_array()?.len(),
+                ..RoutingReport::default()
+            },
+            secrets: SecretsReport {
+                revision: Some(revision),
+                active: signing.len() - 1,
+                ..SecretsReport::default()
+            },
+            kafka: KafkaReport { reachable: true, error: None },
+            ..RelayStatus::default()
+        })
+    }
+}

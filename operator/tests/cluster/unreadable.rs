@@ -1,0 +1,113 @@
+//! A PresenceRoute that cannot be read stops nothing else, and no field is half applied.
+
+use std::time::Duration;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps,
+};
+use kube::Api;
+use serde_json::json;
+
+use crate::stage::{DEFINITION, Stage, definition, is_established, until};
+
+/// The same definition as it might have been once: anything is a spec.
+fn looser() -> CustomResourceDefinition {
+    let mut definition = definition();
+    let anything = JSONSchemaProps {
+        type_: Some("object".into()),
+        x_kubernetes_preserve_unknown_fields: Some(true),
+        ..JSONSchemaProps::default()
+    };
+    let schema = definition.spec.versions[0].schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap();
+    schema.x_kubernetes_validations = None;
+    schema.properties.as_mut().unwrap().insert("spec".into(), anything);
+    definition
+}
+
+async fn redefine(stage: &Stage, definition: CustomResourceDefinition) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(stage.client.clone());
+    let mut live = definitions.get(DEFINITION).await.unwrap();
+    live.spec = definition.spec;
+    definitions.replace(DEFINITION, &Default::default(), &live).await.unwrap();
+    is_established(&stage.client, DEFINITION).await;
+}
+
+/// Alone, because the definition is everybody's.
+#[tokio::test]
+async fn a_route_of_an_older_definition_stops_nothing_else() {
+    let stage = Stage::alone().await;
+    redefine(&stage, looser()).await;
+    let broken = json!({
+        "apiVersion": "presenceroute.io/v1alpha1", "kind": "PresenceRoute",
+        "metadata": {"name": "broken"},
+        "spec": {"routes": "all of them", "relay": {"replicas": 1, "logLevel": 7}},
+    });
+    until("the API server takes it", Duration::from_secs(10), async || {
+        stage
+            .objects("PresenceRoute")
+            .create(&Default::default(), &serde_json::from_value(broken.clone()).unwrap())
+            .await
+    })
+    .await;
+    redefine(&stage, definition()).await;
+
+    let operator = stage.operator().await;
+    stage.apply(stage.route("sound")).await;
+    stage.is_ready("sound").await;
+    let events = until("an event tells of the broken one", Duration::from_secs(10), async || {
+        let events = stage.events("broken").await;
+        if events.is_empty() { Err("none") } else { Ok(events) }
+    })
+    .await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].reason.as_deref(), Some("Unreadable"));
+    assert!(events[0].message.as_deref().unwrap().contains("kubectl replace"), "{:?}", events[0].message);
+    for kind in ["Deployment", "ConfigMap", "Service"] {
+        let names = stage.list(kind).await.into_iter().filter_map(|object| object.metadata.name);
+        assert!(!names.into_iter().any(|name| name.starts_with("broken")), "{kind}");
+    }
+
+    // It is repaired, and comes up.
+    let mut repaired = stage.route("broken");
+    repaired["metadata"]["resourceVersion"] =
+        json!(stage.get("PresenceRoute", "broken").await.unwrap().metadata.resource_version);
+    let repaired = serde_json::from_value(repaired).unwrap();
+    stage.objects("PresenceRoute").replace("broken", &Default::default(), &repaired).await.unwrap();
+    stage.is_ready("broken").await;
+    assert_eq!(
+        stage
+            .events("broken")
+            .await
+            .iter()
+            .filter(|event| event.reason.as_deref() == Some("Unreadable"))
+            .count(),
+        1
+    );
+    stage.end(operator).await;
+}
+
+#[tokio::test]
+async fn an_unknown_field_is_pruned_or_refused_but_never_half_applied() {
+    let stage = Stage::new().await;
+    let mut route = stage.route("typo");
+    route["spec"]["relay"]["replicaCount"] = json!(7);
+    route["metadata"]["namespace"] = json!(stage.namespace);
+    let object = serde_json::from_value(route.clone()).unwrap();
+    let strict = kube::api::PostParams { field_manager: None, dry_run: false };
+    let api = stage.objects("PresenceRoute");
+    let stored = api.create(&strict, &object).await.unwrap();
+    assert_eq!(stored.data["spec"]["relay"].get("replicaCount"), None, "the API server prunes it");
+
+    // `kubectl apply` asks for strict validation, and is refused with the field's path.
+    let file = std::env::temp_dir().join(format!("{}.json", stage.namespace));
+    std::fs::write(&file, route.to_string()).unwrap();
+    let said = crate::stage::kubectl(&["apply", "-f", file.to_str().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    assert!(said.contains(r#"unknown field "spec.relay.replicaCount""#), "{said}");
+    let live = stage.get("PresenceRoute", "typo").await.unwrap();
+    assert_eq!(
+        live.metadata.resource_version, stored.metadata.resource_version,
+        "a refused one changes nothing"
+    );
+    stage.leave().await;
+}
