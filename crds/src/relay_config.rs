@@ -149,7 +149,7 @@ pub fn refused_property(name: &str) -> Option<&'static str> {
         | "queue.buffering.max.kbytes"
         | "queue.buffering.backpressure.threshold" => Some("the relay bounds what is in flight itself"),
         "allow.auto.create.topics" => Some("a misspelt topic must show, not appear"),
-        "statistics.interval.ms" | "enabled_events" | "debug" | "log_level" | "plugin.library.paths" => {
+        "enabled_events" | "debug" | "log_level" | "plugin.library.paths" => {
             Some("the relay observes its producer itself")
         }
         other if other.starts_with("ssl.") => Some("spec.kafka.tls sets it"),
@@ -186,7 +186,7 @@ mod tests {
         {
             assert!(refused_property(name).is_some(), "{name}");
         }
-        for name in ["compression.type", "socket.keepalive.enable", "client.id", "message.max.bytes"] {
+        for name in ["compression.type", "statistics.interval.ms", "client.id", "message.max.bytes"] {
             assert!(refused_property(name).is_none(), "{name}");
         }
     }

@@ -2,8 +2,10 @@
 //! process.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,6 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::problem::Kind;
+use crate::publish::Statistics;
 
 /// The metrics of one relay.
 pub struct Metrics {
@@ -50,6 +53,8 @@ pub struct Metrics {
     pub producer_rebuilds: Family<CauseLabel, Counter>,
     /// Open connections.
     pub connections: Gauge,
+    /// What the Kafka library counts of itself.
+    pub statistics: Arc<Statistics>,
 }
 
 /// The stages of an event, in seconds.
@@ -76,14 +81,26 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The status that it is answered with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Processed | Self::Dropped | Self::DeadLettered => StatusCode::OK,
+            Self::Refused(kind) => kind.status(),
+        }
+    }
+
+    /// Its name in the metrics and in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Processed => "processed",
+            Self::Dropped => "dropped",
+            Self::DeadLettered => "dead-lettered",
+            Self::Refused(kind) => kind.name(),
+        }
+    }
+
     fn labels(self) -> RequestLabels {
-        let (code, reason) = match self {
-            Self::Processed => (200, "processed"),
-            Self::Dropped => (200, "dropped"),
-            Self::DeadLettered => (200, "dead-lettered"),
-            Self::Refused(kind) => (kind.status().as_u16(), kind.name()),
-        };
-        RequestLabels { code, reason }
+        RequestLabels { code: self.status().as_u16(), reason: self.name() }
     }
 }
 
@@ -179,11 +196,14 @@ impl Metrics {
             Unit::Seconds,
             stages.clone(),
         );
+        let statistics = Arc::new(Statistics::default());
+        registry.register_collector(Box::new(Arc::clone(&statistics)));
         let stage = |stage| stages.get_or_create_owned(&StageLabel { stage });
         let stages = Stages { verify: stage("verify"), queue: stage("queue"), broker: stage("broker") };
         Self {
             requests,
             stages,
+            statistics,
             published: metric(&mut registry, "events_published", "Events acknowledged by a topic"),
             kafka_errors: metric(
                 &mut registry,

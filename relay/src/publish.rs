@@ -11,6 +11,7 @@ mod ledger;
 mod native;
 mod producer;
 mod record;
+mod statistics;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::routing::{Router, Target};
 pub use credentials::CredentialsError;
 pub use failure::Failure;
 pub use record::{Position, Record, Trace};
+pub use statistics::Statistics;
 
 use credentials::Credentials;
 use ledger::{Begun, Bounds, Ledger};
@@ -449,6 +451,17 @@ mod tests {
         publish(&publisher, &router, "after").await.unwrap();
         assert_eq!(publisher.producer.borrow().generation, 1);
         assert_eq!(publisher.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_the_cluster_is_counted_once() {
+        let kafka = MockCluster::new(1).unwrap();
+        let (publisher, _) = publisher(kafka.bootstrap_servers());
+        publisher.producer.borrow().fail_for_good();
+        let mut replaced = publisher.producer.subscribe();
+        replaced.wait_for(|producer| producer.generation == 1).await.unwrap();
+        let metrics = publisher.metrics.encode().unwrap();
+        assert!(metrics.contains(r#"kafka_errors_total{topic="",kind="Fatal"} 1"#), "{metrics}");
     }
 
     #[tokio::test]

@@ -68,6 +68,40 @@ async fn the_metrics_count_what_happened_and_hold_no_secret_and_no_body() {
 }
 
 #[tokio::test]
+async fn the_metrics_show_what_waits_in_the_kafka_library_and_how_the_broker_answers() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.kafka.properties.insert("statistics.interval.ms".into(), "200".into());
+    let relay = relay(settings).await;
+    let broker = format!("{}/1", kafka.bootstrap_servers());
+    kafka.broker_round_trip_time(1, Duration::from_millis(400)).unwrap();
+    let body = event("1");
+    let (answer, ()) = tokio::join!(
+        post(&relay, &body),
+        metrics_show(&relay, &["kafka_queue_messages 1", r#"kafka_broker_pending_requests{broker=""#]),
+    );
+    assert_eq!(answer.status, 200);
+    metrics_show(&relay, &[&format!(r#"kafka_broker_round_trip_p99_seconds{{broker="{broker}"}} 0.4"#)])
+        .await;
+    kafka.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    metrics_show(
+        &relay,
+        &[
+            "presenceroute_relay_kafka_queue_messages 0",
+            "presenceroute_relay_kafka_queue_bytes 0",
+            &format!(r#"presenceroute_relay_kafka_broker_state{{broker="{broker}",state="UP"}} 1"#),
+        ],
+    )
+    .await;
+    kafka.broker_down(1).unwrap();
+    metrics_show(
+        &relay,
+        &[&format!(r#"presenceroute_relay_kafka_broker_disconnects_total{{broker="{broker}"}} 1"#)],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_relay_that_ends_answers_what_it_has_and_what_still_comes_while_it_drains() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);

@@ -4,6 +4,7 @@
 //! report of every event goes to that event's [`Delivery`].
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,9 @@ impl Reports {
 pub(super) struct Context {
     reports: Arc<Reports>,
     gate: Arc<Gate>,
+    generation: u64,
+    /// Whether the next call of [`ClientContext::error`] repeats the one before.
+    repeats_error: AtomicBool,
 }
 
 /// A record that the library has, until its report comes.
@@ -84,7 +88,17 @@ impl ClientContext for Context {
         }
     }
 
+    fn stats_raw(&self, json: &[u8]) {
+        if let Err(error) = self.reports.metrics.statistics.take(self.generation, json) {
+            tracing::debug!(%error, "the Kafka library's statistics cannot be read");
+        }
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
+        // The crate's producer tells each error twice in a row.
+        if self.repeats_error.fetch_xor(true, Ordering::Relaxed) {
+            return;
+        }
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         let kind = format!("{code:?}");
         self.reports
@@ -147,7 +161,12 @@ impl Producer {
             config.set(name, value);
         }
         let gate = Arc::new(Gate::default());
-        let context = Context { reports: Arc::clone(&reports), gate: Arc::clone(&gate) };
+        let context = Context {
+            reports: Arc::clone(&reports),
+            gate: Arc::clone(&gate),
+            generation,
+            repeats_error: AtomicBool::new(false),
+        };
         let client: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
         let wakeups = Wakeups::new(&client, Arc::clone(&gate.bell))
             .ok_or_else(|| KafkaError::ClientCreation("it has no event queue".into()))?;
@@ -254,6 +273,8 @@ fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfig {
         ("topic.metadata.propagation.max.ms", "0"),
         // Far below what a topic takes, so that a full batch is not refused where each of its records fits.
         ("batch.size", "262144"),
+        // One text of a few KiB and one for each partition: too seldom to be noticed, often enough for a scrape.
+        ("statistics.interval.ms", "10000"),
     ] {
         config.set(name, value);
     }

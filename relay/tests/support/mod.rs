@@ -176,6 +176,17 @@ pub(crate) async fn status(relay: &RunningRelay) -> RelayStatus {
     serde_json::from_str(&get(relay, "/status").await.body).unwrap()
 }
 
+/// Waits until the metrics hold all of this.
+pub(crate) async fn metrics_show(relay: &RunningRelay, expected: &[&str]) {
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let metrics = get(relay, "/metrics").await.body;
+        let Some(missing) = expected.iter().find(|text| !metrics.contains(**text)) else { return };
+        assert!(std::time::Instant::now() < until, "never: {missing} in {metrics}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// A record as a consumer sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Consumed {
