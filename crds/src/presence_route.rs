@@ -593,7 +593,7 @@ pub struct Relay {
     /// The relay's image. Default: the one that the operator was installed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The level of the relay's log.
+    /// The level of the relay's log. An edit takes effect within seconds and restarts nothing.
     #[serde(default)]
     pub log_level: LogLevel,
     /// Restricts who talks to the pods and whom they talk to.

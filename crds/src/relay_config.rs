@@ -23,6 +23,9 @@ pub struct RelayConfig {
     /// Bounds on time and memory.
     #[serde(default)]
     pub limits: Limits,
+    /// The PresenceRoute that the relay serves, NAMESPACE/NAME, for its log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
 }
 
 /// The path that a relay serves unless it is told another.

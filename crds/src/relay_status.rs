@@ -21,6 +21,9 @@ pub struct RelayStatus {
     pub in_flight: u64,
     /// Whether the relay is on its way out.
     pub draining: bool,
+    /// The level of the log of the relay's process, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
 }
 
 /// The routing table that is being served, and what is wrong with a newer one.

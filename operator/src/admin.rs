@@ -1,7 +1,6 @@
 //! The operator's own HTTP port: `/livez`, `/readyz`, `/metrics`.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
@@ -32,11 +31,6 @@ impl Readiness {
         // A set is whole after every change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Opens the port.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, std::io::Error> {
-    TcpListener::bind(address).await
 }
 
 /// Answers until `stop` resolves.

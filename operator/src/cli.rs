@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use kube::client::ClientBuilder;
 use kube::{Client, ResourceExt};
+use presenceroute_runtime::listen::listen;
+use presenceroute_runtime::log::{self, LogError, LogFormat};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
@@ -19,7 +21,6 @@ use crate::genesys::Genesys;
 use crate::leader::{LEASE_NAME, LeaderElection, Timings};
 use crate::manifest::Manifest;
 use crate::metrics::Metrics;
-use crate::telemetry::{self, LogFormat};
 use crate::validate::validate;
 
 /// How long to wait before the API server is asked again for what is not there yet.
@@ -65,7 +66,7 @@ struct RunArguments {
     #[arg(long, env = "PRESENCEROUTE_WATCH_NAMESPACES", value_delimiter = ',')]
     watch_namespaces: Vec<String>,
     /// Where /livez, /readyz and /metrics are served.
-    #[arg(long, env = "PRESENCEROUTE_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "PRESENCEROUTE_LISTEN", default_value = "[::]:8080")]
     listen: SocketAddr,
     /// For how many seconds an old signing secret is accepted after Genesys Cloud has confirmed the new one.
     #[arg(long, env = "PRESENCEROUTE_SECRET_GRACE_SECONDS", default_value_t = 300)]
@@ -76,6 +77,9 @@ struct RunArguments {
     /// What is logged: error, warn, info, debug, trace, or a filter such as info,kube=debug.
     #[arg(long, env = "PRESENCEROUTE_LOG_LEVEL", default_value = "info")]
     log_level: String,
+    /// A file with the log's level, which is followed when it changes; while there is none, --log-level holds.
+    #[arg(long, env = "PRESENCEROUTE_LOG_LEVEL_FILE")]
+    log_level_file: Option<PathBuf>,
     /// This replica's name among those that may lead.
     #[arg(long, env = "POD_NAME", default_value = "presenceroute-operator")]
     pod_name: String,
@@ -110,7 +114,9 @@ enum RunError {
 pub async fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Run(arguments) => {
-            telemetry::init(arguments.log_format, &arguments.log_level);
+            if let Err(error) = start_log(&arguments) {
+                return complain(&error.to_string());
+            }
             match run_controller(*arguments).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -129,6 +135,20 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
+fn start_log(arguments: &RunArguments) -> Result<(), LogError> {
+    let level = log::start(&arguments.log_level, arguments.log_format)?;
+    if let Some(path) = &arguments.log_level_file {
+        tokio::spawn(level.follow(path.clone()));
+    }
+    Ok(())
+}
+
+/// For whoever started the program, before there is a log.
+fn complain(error: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    ExitCode::FAILURE
+}
+
 async fn run_controller(arguments: RunArguments) -> Result<(), RunError> {
     crate::tls::install_crypto_provider();
     let config = kube::Config::infer().await.map_err(RunError::Config)?;
@@ -137,9 +157,8 @@ async fn run_controller(arguments: RunArguments) -> Result<(), RunError> {
     let client = client.with_layer(&metrics.api_requests()).build();
     let readiness = Readiness::default();
     readiness.waits_for(DEFINITION);
-    let listener = admin::bind(arguments.listen)
-        .await
-        .map_err(|source| RunError::Listen { address: arguments.listen, source })?;
+    let listener =
+        listen(arguments.listen).map_err(|source| RunError::Listen { address: arguments.listen, source })?;
     let (stop, stopped) = watch::channel(false);
     let admin =
         tokio::spawn(admin::serve(listener, metrics.clone(), readiness.clone(), flagged(stopped.clone())));

@@ -451,7 +451,11 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         Ok(secret) => signing.advance(secret, Timestamp::now()),
         Err(_) => signing,
     };
-    let wanted = Wanted { routing: model.table.revision().to_owned(), signing: signing.revision() };
+    let wanted = Wanted {
+        routing: model.table.revision().to_owned(),
+        signing: signing.revision(),
+        log_level: model.relay.log_level.as_str(),
+    };
     let objects = build::build(&model, &signing, &context.settings.relay_image)?;
     // A Deployment that is held back for want of a Secret is not an orphan.
     let held_back: &[&str] =
@@ -505,13 +509,17 @@ fn signing_secret_of(model: &Model, context: &Context) -> Option<Secret> {
 async fn settle(route: &PresenceRoute, scene: &Scene, context: &Context) -> Result<Relays, ReconcileError> {
     let Model { namespace, name, .. } = &scene.model;
     let mut relays = context.relays.read(namespace, name).await;
-    if relays.ready().next().is_none() || relays.all_live(&scene.wanted) {
+    if relays.ready().next().is_none() {
         return Ok(relays);
     }
     relays
         .sync_files(&context.client, namespace, &scene.wanted)
         .await
         .map_err(kubernetes("touch the relay pods"))?;
+    // A relay that logs at another level for a moment is live all the same.
+    if relays.all_live(&scene.wanted) {
+        return Ok(relays);
+    }
     // While the kubelets are at it.
     let registration = RegistrationFacts::Unchanged;
     report(route, context, scene.observed(context, &relays, registration)).await?;

@@ -22,6 +22,5 @@ pub mod relays;
 pub mod secret_cache;
 pub mod signing;
 pub mod status;
-pub mod telemetry;
 pub mod tls;
 pub mod validate;

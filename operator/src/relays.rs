@@ -45,6 +45,8 @@ pub struct Wanted {
     pub routing: String,
     /// Of the signing secrets.
     pub signing: String,
+    /// The level of their log. A relay that has another one is no less live.
+    pub log_level: &'static str,
 }
 
 /// Reads what relay pods report.
@@ -165,18 +167,18 @@ impl Relays {
         (!versions.is_empty()).then(|| versions.into_iter().collect::<Vec<_>>().join(","))
     }
 
-    /// Has the kubelets sync the files of every pod that lags, once for each revision.
+    /// Has the kubelets sync the files of every pod that lags or logs at another level, once for each revision.
     pub async fn sync_files(
         &self,
         client: &Client,
         namespace: &str,
         wanted: &Wanted,
     ) -> Result<(), kube::Error> {
-        let mark = format!("{}/{}", wanted.routing, wanted.signing);
+        let mark = format!("{}/{}/{}", wanted.routing, wanted.signing, wanted.log_level);
         let lagging = self.pods.iter().filter(|relay| {
             relay.synced.as_deref() != Some(mark.as_str())
                 && relay.report.is_ok()
-                && relay.lag(wanted).is_some()
+                && (relay.lag(wanted).is_some() || relay.logs_at_another_level(wanted))
         });
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let patch = Patch::Merge(json!({"metadata": {"annotations": {SYNC_ANNOTATION: mark}}}));
@@ -213,6 +215,12 @@ impl Relay {
             return Some(format!("does not accept the newest signing secrets yet{cause}"));
         }
         None
+    }
+
+    fn logs_at_another_level(&self, wanted: &Wanted) -> bool {
+        self.report
+            .as_ref()
+            .is_ok_and(|report| report.log_level.as_deref().is_some_and(|level| level != wanted.log_level))
     }
 }
 

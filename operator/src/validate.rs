@@ -26,7 +26,7 @@ use crate::dereference::{OAuthClient, References, SecretProblem};
 pub mod paths {
     /// `relay.yaml`.
     pub const CONFIG_DIR: &str = "/etc/presenceroute/relay";
-    /// `routing.yaml`.
+    /// `routing.yaml` and the level of the log.
     pub const ROUTING_DIR: &str = "/etc/presenceroute/routing";
     /// The signing secrets.
     pub const SIGNING_DIR: &str = "/etc/presenceroute/signing";
@@ -224,6 +224,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
             signature_header: spec.genesys.api.signature_header.clone(),
             kafka: kafka_config(&spec.kafka),
             limits: Limits::default(),
+            route: Some(format!("{namespace}/{name}")),
         },
         kafka_mounts: kafka_mounts(&spec.kafka),
         kafka_problems: references.kafka,

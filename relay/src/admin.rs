@@ -81,6 +81,7 @@ impl Admin {
             missing_topics,
             in_flight: self.publisher.in_flight() as u64,
             draining: self.draining.load(Ordering::Acquire),
+            log_level: presenceroute_runtime::log::level(),
         }
     }
 

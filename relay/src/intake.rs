@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::event::Event;
+use crate::log::Outcomes;
 use crate::metrics::{Metrics, Reason, seconds};
 use crate::preference::{self, PREFERENCE_APPLIED};
 use crate::problem::{Kind, Problem, shown};
@@ -43,6 +45,7 @@ pub struct Intake {
     secrets: watch::Receiver<Loaded<Secrets>>,
     publisher: Arc<Publisher>,
     metrics: Arc<Metrics>,
+    outcomes: Arc<Outcomes>,
     held: Held,
     closed: AtomicBool,
 }
@@ -56,6 +59,7 @@ impl Intake {
         secrets: watch::Receiver<Loaded<Secrets>>,
         publisher: Arc<Publisher>,
         metrics: Arc<Metrics>,
+        outcomes: Arc<Outcomes>,
     ) -> Self {
         let limits = &config.limits;
         Self {
@@ -69,6 +73,7 @@ impl Intake {
             secrets,
             publisher,
             metrics,
+            outcomes,
         }
     }
 
@@ -82,11 +87,13 @@ impl Intake {
     where
         B: Body<Data = Bytes>,
     {
-        let (reason, response) = match self.process(request).await {
+        let (head, body) = request.into_parts();
+        let trace = Trace::from_headers(&head.headers);
+        let (reason, response) = match self.process(&head, body, trace).await {
             Ok(Accepted { reason, receipt: None }) => (reason, processed()),
             Ok(Accepted { reason, receipt: Some(receipt) }) => (reason, processed_with(&receipt)),
             Err(problem) => {
-                tracing::debug!(kind = problem.kind.name(), detail = %problem.detail, "refused");
+                self.outcomes.refused(&problem, trace);
                 (Reason::Refused(problem.kind), problem.into_response())
             }
         };
@@ -94,11 +101,10 @@ impl Intake {
         response
     }
 
-    async fn process<B>(&self, request: Request<B>) -> Result<Accepted, Problem>
+    async fn process<B>(&self, head: &Parts, body: B, trace: Trace<'_>) -> Result<Accepted, Problem>
     where
         B: Body<Data = Bytes>,
     {
-        let (head, body) = request.into_parts();
         if head.uri.path() != self.path {
             let detail =
                 format!("{} is not served here; post events to {}", shown(head.uri.path()), self.path);
@@ -123,33 +129,43 @@ impl Intake {
         self.authenticate(signature, &body)?;
         let event =
             Event::parse(&body).map_err(|error| Problem::new(Kind::EventInvalid, error.to_string()))?;
+        let record = Record { event: &event, body: &body, trace, unrouted_by: None };
+        let mut receipt = preference::wants_receipt(&head.headers).then(Receipt::default);
+        match self.carry(record, receipt.as_mut(), begun).await {
+            Ok(reason) => {
+                self.outcomes.taken(reason, &event.id, trace);
+                Ok(Accepted { reason, receipt })
+            }
+            Err(problem) => Err(problem.about(&event.id)),
+        }
+    }
+
+    /// Routes and publishes an event that was verified, for which work has `begun`.
+    async fn carry(
+        &self,
+        record: Record<'_>,
+        receipt: Option<&mut Receipt>,
+        begun: Instant,
+    ) -> Result<Reason, Problem> {
         let router = self.router()?;
-        let routed = router.route(&event);
+        let routed = router.route(record.event);
         if routed.failed_conditions > 0 {
             self.metrics.failed_conditions.inc_by(routed.failed_conditions);
         }
         self.metrics.stages.verify.observe(seconds(begun.elapsed()));
-        let record = Record {
-            event: &event,
-            body: &body,
-            trace: Trace::from_headers(&head.headers),
-            unrouted_by: None,
-        };
-        let mut receipt = preference::wants_receipt(&head.headers).then(Receipt::default);
-        let reason = match routed.decision {
+        match routed.decision {
             Decision::Publish(targets) => {
-                self.publisher.publish(record, &targets, receipt.as_mut()).await?;
-                Reason::Processed
+                self.publisher.publish(record, &targets, receipt).await?;
+                Ok(Reason::Processed)
             }
             Decision::DeadLetter(target) => {
                 let record = Record { unrouted_by: Some(router.table().revision()), ..record };
-                self.publisher.publish(record, &[target], receipt.as_mut()).await?;
-                Reason::DeadLettered
+                self.publisher.publish(record, &[target], receipt).await?;
+                Ok(Reason::DeadLettered)
             }
-            Decision::Drop => Reason::Dropped,
-            Decision::Reject(status) => return Err(unrouted(status, &event)),
-        };
-        Ok(Accepted { reason, receipt })
+            Decision::Drop => Ok(Reason::Dropped),
+            Decision::Reject(status) => Err(unrouted(status, record.event)),
+        }
     }
 
     /// Whether the body was signed with an active secret.

@@ -23,7 +23,10 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    presenceroute_relay::log::start(&arguments.log_level, arguments.log_format)?;
+    let level = presenceroute_runtime::log::start(&arguments.log_level, arguments.log_format)?;
+    if let Some(path) = &arguments.log_level_file {
+        tokio::spawn(level.follow(path.clone()));
+    }
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let secret = std::env::var(SECRET_VARIABLE).ok().map(SecretString::from);

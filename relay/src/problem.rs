@@ -140,12 +140,19 @@ pub struct Problem {
     pub kind: Kind,
     /// What happened this time, and what to do about it.
     pub detail: Cow<'static, str>,
+    /// The event's id, for the log, when the event was verified before it was refused.
+    pub event_id: Option<String>,
 }
 
 impl Problem {
     /// A refusal with its cause and remedy.
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into(), event_id: None }
+    }
+
+    /// The refusal of this event, which was verified.
+    pub fn about(self, event_id: &str) -> Self {
+        Self { event_id: Some(event_id.to_owned()), ..self }
     }
 
     /// The refusal as an HTTP answer.

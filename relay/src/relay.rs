@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use presenceroute_crds::relay_status::RelayStatus;
+use presenceroute_runtime::listen::listen;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::intake::Intake;
+use crate::log::Outcomes;
 use crate::metrics::Metrics;
 use crate::publish::{Publisher, PublisherError};
 use crate::reload::{Loaded, follow_routing, follow_secrets};
@@ -71,14 +73,16 @@ impl Relay {
             .map_err(|_| SettingsError::SignatureHeader(config.signature_header.clone()))?;
         let metrics = Arc::new(Metrics::new());
         let publisher = Publisher::new(config.kafka.clone(), config.limits.clone(), Arc::clone(&metrics))?;
-        let listener = bind(listen).await?;
-        let admin_listener = bind(admin_listen).await?;
+        let listener = bind(listen)?;
+        let admin_listener = bind(admin_listen)?;
 
         let stop = CancellationToken::new();
         let routing = follow_table(routing, &stop).await;
         let secrets = follow_signing(secrets, &stop).await;
         tokio::spawn(Arc::clone(&publisher).supervise(routing.clone(), stop.clone()));
 
+        let outcomes = Arc::new(Outcomes::new(config.route.clone()));
+        tokio::spawn(Arc::clone(&outcomes).sum_up(stop.clone()));
         let intake = Arc::new(Intake::new(
             &config,
             signature_header,
@@ -86,6 +90,7 @@ impl Relay {
             secrets.clone(),
             Arc::clone(&publisher),
             Arc::clone(&metrics),
+            outcomes,
         ));
         let admin = Arc::new(Admin::new(routing, secrets, Arc::clone(&publisher), Arc::clone(&metrics)));
         let (address, admin_address) = (listener.local, admin_listener.local);
@@ -101,7 +106,7 @@ impl Relay {
             admin_listener
                 .serve(Default::default(), move |request| std::future::ready(admin.answer(&request)))
         };
-        tracing::info!(%address, %admin_address, path = config.path, "listening");
+        tracing::info!(%address, %admin_address, path = config.path, route = config.route, "listening");
         let drain = Duration::from_millis(config.limits.drain_ms);
         Ok(RunningRelay { address, admin_address, intake, admin, publisher, drain, events, observed, stop })
     }
@@ -152,9 +157,9 @@ struct Bound {
     local: SocketAddr,
 }
 
-async fn bind(address: SocketAddr) -> Result<Bound, StartError> {
+fn bind(address: SocketAddr) -> Result<Bound, StartError> {
     let failed = |cause| StartError::Listen { address, cause };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen(address).map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
     Ok(Bound { listener, local })
 }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use presenceroute_crds::relay_config::{KafkaConfig, Limits, RelayConfig, default_path, refused_property};
 use presenceroute_crds::routing::{RoutingError, RoutingTable};
+use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
 
 use crate::secrets::{Secrets, SecretsError};
@@ -28,10 +29,10 @@ const DEFAULT_ROUTES: &str = "{
 #[command(name = "presenceroute-relay", version)]
 pub struct Arguments {
     /// Where events are received.
-    #[arg(long, env = "PRESENCEROUTE_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    #[arg(long, env = "PRESENCEROUTE_LISTEN", default_value = "[::]:8080", value_name = "ADDRESS")]
     pub listen: SocketAddr,
     /// Where /livez, /readyz, /metrics and /status are served.
-    #[arg(long, env = "PRESENCEROUTE_ADMIN_LISTEN", default_value = "0.0.0.0:9090", value_name = "ADDRESS")]
+    #[arg(long, env = "PRESENCEROUTE_ADMIN_LISTEN", default_value = "[::]:9090", value_name = "ADDRESS")]
     pub admin_listen: SocketAddr,
     /// The path that events are posted to [default: /eventbridge/presence, or relay.yaml's].
     #[arg(long, env = "PRESENCEROUTE_PATH", value_name = "PATH")]
@@ -51,21 +52,15 @@ pub struct Arguments {
     /// Kafka brokers to find the cluster by, where no relay.yaml names them.
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT", value_delimiter = ',')]
     pub kafka_brokers: Vec<String>,
-    /// error, warn, info, debug or trace; or a tracing filter.
+    /// error, warn, info, debug or trace; or a filter of them, such as info,librdkafka=debug.
     #[arg(long, env = "PRESENCEROUTE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
+    /// A file with the log's level, which is followed when it changes; while there is none, --log-level holds.
+    #[arg(long, env = "PRESENCEROUTE_LOG_LEVEL_FILE", value_name = "FILE")]
+    pub log_level_file: Option<PathBuf>,
     /// How log lines are written.
     #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Everything that a relay needs to start.
@@ -160,6 +155,7 @@ impl Settings {
                 signature_header: presenceroute_crds::presence_route::signature_header(),
                 kafka: KafkaConfig { bootstrap_servers: arguments.kafka_brokers, ..KafkaConfig::default() },
                 limits: Limits::default(),
+                route: None,
             },
         };
         if let Some(path) = arguments.path {

@@ -120,7 +120,7 @@ fn container(model: &Model, image: &RelayImage) -> Container {
         ("PRESENCEROUTE_CONFIG", format!("{}/{}", paths::CONFIG_DIR, config_maps::RELAY_KEY)),
         ("PRESENCEROUTE_ROUTING_FILE", format!("{}/{}", paths::ROUTING_DIR, config_maps::ROUTING_KEY)),
         ("PRESENCEROUTE_SECRET_DIR", paths::SIGNING_DIR.to_owned()),
-        ("PRESENCEROUTE_LOG_LEVEL", model.relay.log_level.as_str().to_owned()),
+        ("PRESENCEROUTE_LOG_LEVEL_FILE", format!("{}/{}", paths::ROUTING_DIR, config_maps::LOG_LEVEL_KEY)),
         ("PRESENCEROUTE_LOG_FORMAT", "json".to_owned()),
     ];
     Container {

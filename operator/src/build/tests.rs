@@ -151,6 +151,15 @@ async fn routes_reach_the_pods_by_a_mounted_directory_and_do_not_roll_them() {
 }
 
 #[tokio::test]
+async fn the_level_of_the_log_reaches_the_pods_without_rolling_them() {
+    let one = objects(&defaults()).await;
+    let other = objects(&format!("{}\n  relay: {{logLevel: debug}}", defaults())).await;
+    assert_eq!(find(&one, "ConfigMap")["data"]["log-level"], "info");
+    assert_eq!(find(&other, "ConfigMap")["data"]["log-level"], "debug");
+    assert_eq!(find(&one, "Deployment"), find(&other, "Deployment"));
+}
+
+#[tokio::test]
 async fn another_kafka_rolls_the_pods() {
     let one = objects(&defaults()).await;
     let other = objects(&format!("{ENDPOINT}\n  kafka: {{bootstrapServers: ['other:9092']}}")).await;

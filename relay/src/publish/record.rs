@@ -52,6 +52,11 @@ impl<'a> Trace<'a> {
         };
         Self { parent: Some(parent), state: text("tracestate").filter(|state| state.len() <= 512) }
     }
+
+    /// The id of the whole trace, 32 hexadecimal digits.
+    pub fn id(self) -> Option<&'a str> {
+        self.parent?.split('-').nth(1)
+    }
 }
 
 /// `VERSION-TRACE-PARENT-FLAGS` in lowercase hexadecimal, none of the ids zero.

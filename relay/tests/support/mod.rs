@@ -55,6 +55,7 @@ pub(crate) fn settings(brokers: &str, table: &str) -> Settings {
                 ..KafkaConfig::default()
             },
             limits: Limits { publish_timeout_ms: 2_000, drain_ms: 0, ..Limits::default() },
+            route: None,
         },
         routing: RoutingSource::Fixed(RoutingTable::parse(table).unwrap()),
         secrets: SecretSource::Fixed(Secrets::single("test", &SECRET.into()).unwrap()),

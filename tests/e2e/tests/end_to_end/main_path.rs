@@ -145,6 +145,30 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
             ensure_same("records in it", &stage.kafka.records(&states)?.len(), &before)
         },
     )?;
+    steps.prove("an edited log level is live on every pod within seconds", || {
+        let levels = |level: &str| -> Outcome {
+            let edit = json!({"spec": {"relay": {"logLevel": level}}});
+            let began = Instant::now();
+            kubectl::run(&[
+                "-n",
+                &route.namespace,
+                "patch",
+                &route.object(),
+                "--type=merge",
+                "-p",
+                &edit.to_string(),
+            ])?;
+            until(&format!("every relay logs at {level}"), seconds(15), || {
+                let relays = route.relays()?;
+                let at_level = relays.iter().filter(|relay| relay.log_level.as_deref() == Some(level));
+                ensure_same("relays", &at_level.count(), &REPLICAS)
+            })?;
+            measured(&format!("{level} {:.1} s after kubectl patch began", began.elapsed().as_secs_f64()));
+            Ok(())
+        };
+        levels("debug")?;
+        levels("info")
+    })?;
     steps
         .prove("no relay pod was restarted or replaced", || ensure_same("the pods", &route.pods()?, &pods))?;
 

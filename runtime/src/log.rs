@@ -1,0 +1,165 @@
+//! The log: one line an event on standard error, as text for people or as JSON for machines. Its level can change
+//! while the program runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Registry, fmt, reload};
+
+/// How often the file with the level is read.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The level of this process's log. There is one log a process, so there is one level.
+static CURRENT: Mutex<Option<String>> = Mutex::new(None);
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why there is no log, or not at this level.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Not a level, nor a filter of them.
+    #[error(
+        "the log level {0:?} is not legal; use error, warn, info, debug or trace, or a filter such as info,kube=debug"
+    )]
+    Level(String),
+    /// A filter that cannot be read.
+    #[error("the log level {level:?} is not legal: {cause}")]
+    Filter {
+        /// What was given.
+        level: String,
+        /// What is wrong with it.
+        cause: ParseError,
+    },
+    /// This process has a log already.
+    #[error(transparent)]
+    Started(#[from] TryInitError),
+    /// The log is gone.
+    #[error(transparent)]
+    Gone(#[from] reload::Error),
+}
+
+/// Changes the level of the log.
+pub struct Level(reload::Handle<EnvFilter, Registry>);
+
+/// Starts this process's log. A level is one of error, warn, info, debug and trace, or a filter as
+/// `tracing-subscriber` reads it, such as `info,kube=debug`.
+pub fn start(level: &str, format: LogFormat) -> Result<Level, LogError> {
+    let (filter, handle) = reload::Layer::new(filter(level)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Text => {
+            let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry.with(fmt::layer().with_ansi(is_terminal).with_writer(std::io::stderr)).try_init()?;
+        }
+        LogFormat::Json => {
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()?;
+        }
+    }
+    remember(level);
+    Ok(Level(handle))
+}
+
+/// The level of this process's log, where it has one.
+pub fn level() -> Option<String> {
+    CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn remember(level: &str) {
+    *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(level.to_owned());
+}
+
+impl Level {
+    /// Logs at this level from now on.
+    pub fn set(&self, level: &str) -> Result<(), LogError> {
+        self.0.reload(filter(level)?)?;
+        remember(level);
+        Ok(())
+    }
+
+    /// Follows the level that is written in a file, for as long as it is polled. A file that is missing or has no
+    /// legal level leaves the log as it is.
+    pub async fn follow(self, path: PathBuf) {
+        let mut every = tokio::time::interval(EVERY);
+        let mut known = None;
+        loop {
+            every.tick().await;
+            let read = read(&path).await;
+            if known.as_ref() != Some(&read) {
+                self.take(&read);
+                known = Some(read);
+            }
+        }
+    }
+
+    fn take(&self, read: &Result<String, String>) {
+        match read.as_ref().map(|level| (level, self.set(level))) {
+            Ok((level, Ok(()))) => tracing::info!(level, "log level"),
+            Ok((_, Err(error))) => tracing::error!(%error, "the log keeps its level"),
+            Err(error) => tracing::error!(error, "the log keeps its level"),
+        }
+    }
+}
+
+async fn read(path: &Path) -> Result<String, String> {
+    let text = tokio::fs::read_to_string(path)
+        .await
+        .map_err(|cause| format!("{} cannot be read: {cause}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// A word that is no level would be taken for the name of a module, and the log would fall silent.
+fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    let is_legal =
+        |directive: &str| directive.contains(['=', '[']) || directive.trim().parse::<LevelFilter>().is_ok();
+    if level.is_empty() || !level.split(',').all(is_legal) {
+        return Err(LogError::Level(level.to_owned()));
+    }
+    EnvFilter::try_new(level).map_err(|cause| LogError::Filter { level: level.to_owned(), cause })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_or_a_filter_is_taken_and_a_misspelt_one_is_not() {
+        for legal in ["error", "INFO", "debug", "off", "info,kube=debug", "hyper=trace", "info, kube=warn"] {
+            assert!(filter(legal).is_ok(), "{legal}");
+        }
+        for illegal in ["", "infoo", "verbose", "info,kube", "kube=loud", "info,"] {
+            assert!(filter(illegal).is_err(), "{illegal}");
+        }
+        assert!(filter("infoo").unwrap_err().to_string().contains("use error, warn, info, debug or trace"));
+    }
+
+    #[tokio::test]
+    async fn the_level_is_what_the_file_says_and_outlives_nonsense_in_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (_log, handle) = reload::Layer::new(filter("info").unwrap());
+        let level = Level(handle);
+        let written = async |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            level.take(&read(file.path()).await);
+            level.0.with_current(ToString::to_string).unwrap()
+        };
+        assert_eq!(written("debug\n").await, "debug");
+        assert_eq!(written("infoo").await, "debug");
+        assert_eq!(written("").await, "debug");
+        assert_eq!(written("warn,hyper=off").await, "hyper=off,warn");
+        level.take(&read(Path::new("/nowhere")).await);
+        assert_eq!(level.0.with_current(ToString::to_string).unwrap(), "hyper=off,warn");
+    }
+}
