@@ -596,6 +596,10 @@ pub struct Relay {
     /// The level of the relay's log. An edit takes effect within seconds and restarts nothing.
     #[serde(default)]
     pub log_level: LogLevel,
+    /// Has the pods speak TLS themselves, for where no proxy in front does: the Service then listens on 443. An Ingress
+    /// or a Gateway in front must be told to speak HTTPS to the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RelayTls>,
     /// Restricts who talks to the pods and whom they talk to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
@@ -634,9 +638,35 @@ impl Default for Relay {
             image_pull_secrets: Vec::new(),
             image: None,
             log_level: LogLevel::default(),
+            tls: None,
             network_policy: None,
         }
     }
+}
+
+/// TLS on the port that events are posted to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayTls {
+    /// The Secret of type kubernetes.io/tls with the certificate, as cert-manager makes it. The pods take up a renewed
+    /// one without a restart.
+    pub certificate_secret_ref: TlsSecretRef,
+}
+
+/// A Secret of type kubernetes.io/tls, with the keys `tls.crt` and `tls.key`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsSecretRef {
+    /// The Secret's name, in the namespace of the PresenceRoute.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+impl TlsSecretRef {
+    /// The key of the certificate, with its chain.
+    pub const CERTIFICATE_KEY: &str = "tls.crt";
+    /// The key of the private key.
+    pub const PRIVATE_KEY_KEY: &str = "tls.key";
 }
 
 /// The bounds and the target of a HorizontalPodAutoscaler.

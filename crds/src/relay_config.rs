@@ -23,6 +23,10 @@ pub struct RelayConfig {
     /// Bounds on time and memory.
     #[serde(default)]
     pub limits: Limits,
+    /// TLS on the port that events are posted to. Without it the relay speaks plain HTTP, for a proxy in front that
+    /// speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<CertificateFiles>,
     /// The PresenceRoute that the relay serves, NAMESPACE/NAME, for its log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
@@ -59,13 +63,13 @@ pub struct KafkaTlsConfig {
     pub ca_file: Option<PathBuf>,
     /// The relay's certificate and private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_certificate: Option<ClientCertificateFiles>,
+    pub client_certificate: Option<CertificateFiles>,
 }
 
-/// A certificate and its private key.
+/// A certificate, with the chain that belongs to it, and its private key, each in PEM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ClientCertificateFiles {
+pub struct CertificateFiles {
     /// The certificate.
     pub certificate_file: PathBuf,
     /// The private key, unencrypted.

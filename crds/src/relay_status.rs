@@ -12,6 +12,9 @@ pub struct RelayStatus {
     pub routing: RoutingReport,
     /// The signing secrets that are being accepted.
     pub secrets: SecretsReport,
+    /// The certificate of the port that events are posted to, where it speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsReport>,
     /// The connection to Kafka.
     pub kafka: KafkaReport,
     /// Topics that the table names and Kafka does not have, sorted.
@@ -48,6 +51,18 @@ pub struct SecretsReport {
     pub revision: Option<String>,
     /// How many secrets are active.
     pub active: usize,
+    /// Why newer files are not used, when they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The certificate that is being served, and what is wrong with a newer one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsReport {
+    /// When it expires (RFC 3339); absent while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
     /// Why newer files are not used, when they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -598,7 +598,9 @@ async fn wait_for_service(model: &Model, context: &Context) {
         .and_then(|service| service.data.pointer("/spec/clusterIP")?.as_str()?.parse().ok());
     let Some(cluster_ip) = cluster_ip else { return };
     let deadline = tokio::time::Instant::now() + SERVICE_PATIENCE;
-    while !context.relays.answers(cluster_ip).await && tokio::time::Instant::now() < deadline {
+    let port = build::service::port(model);
+    let scheme = build::service::port_name(model);
+    while !context.relays.answers(cluster_ip, scheme, port).await && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(LIVE_POLL).await;
     }
 }

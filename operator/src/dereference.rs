@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use presenceroute_crds::PresenceRouteSpec;
-use presenceroute_crds::presence_route::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef};
+use presenceroute_crds::presence_route::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef, TlsSecretRef};
 use secrecy::SecretString;
 
 /// What the spec points at, as it was found.
@@ -15,8 +15,8 @@ pub struct References {
     pub genesys_ca: Option<Result<Vec<u8>, SecretProblem>>,
     /// The secret that events are signed with.
     pub signing_secret: Result<SecretString, SecretProblem>,
-    /// What is wrong with the Secrets that relay pods mount for Kafka. Empty when all is there.
-    pub kafka: Vec<SecretProblem>,
+    /// What is wrong with the Secrets that relay pods mount. Empty when all is there.
+    pub mounted: Vec<SecretProblem>,
 }
 
 /// The id and the secret of an OAuth client.
@@ -78,7 +78,7 @@ pub async fn dereference(
             None => None,
         },
         signing_secret: signing_secret(source, &spec.endpoint.signing_secret_ref).await?,
-        kafka: kafka_problems(source, spec).await?,
+        mounted: mount_problems(source, spec).await?,
     })
 }
 
@@ -92,6 +92,7 @@ pub fn referenced_secrets(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str
         tls.and_then(|tls| tls.ca_secret_ref.as_ref()).map(|reference| &reference.name),
         tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|reference| &reference.name),
         spec.kafka.sasl.as_ref().map(|sasl| &sasl.credentials_secret_ref.name),
+        spec.relay.tls.as_ref().map(|tls| &tls.certificate_secret_ref.name),
     ]
     .into_iter()
     .flatten()
@@ -125,7 +126,7 @@ async fn ca(
     Ok(text(secret.as_ref(), &reference.name, &reference.key).map(String::into_bytes))
 }
 
-async fn kafka_problems(
+async fn mount_problems(
     source: &impl SecretSource,
     spec: &PresenceRouteSpec,
 ) -> Result<Vec<SecretProblem>, kube::Error> {
@@ -140,6 +141,10 @@ async fn kafka_problems(
     if let Some(sasl) = &spec.kafka.sasl {
         let credentials = &sasl.credentials_secret_ref;
         wanted.push((&credentials.name, vec![&credentials.password_key]));
+    }
+    if let Some(tls) = &spec.relay.tls {
+        let keys = vec![TlsSecretRef::CERTIFICATE_KEY, TlsSecretRef::PRIVATE_KEY_KEY];
+        wanted.push((&tls.certificate_secret_ref.name, keys));
     }
     let mut problems = Vec::new();
     for (name, keys) in wanted {

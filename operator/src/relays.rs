@@ -12,7 +12,7 @@ use kube::{Client, ResourceExt};
 use presenceroute_crds::relay_status::RelayStatus;
 use serde_json::json;
 
-use crate::build::{ADMIN_PORT, EVENTS_PORT, RELAY_COMPONENT, ROUTE_LABEL};
+use crate::build::{ADMIN_PORT, RELAY_COMPONENT, ROUTE_LABEL};
 
 /// Carries the revisions that a pod should have. Its value matters to nobody: a pod that changes is synced by its
 /// kubelet at once, and with it the ConfigMaps and Secrets that it mounts.
@@ -54,14 +54,17 @@ pub struct Wanted {
 pub struct RelayReader {
     pods: Store<Pod>,
     http: reqwest::Client,
+    /// For questions whose answer does not matter.
+    anyone: reqwest::Client,
 }
 
 impl RelayReader {
     /// Takes the cache of relay pods that a watch fills.
     pub fn new(pods: Store<Pod>) -> Result<Self, reqwest::Error> {
         // Pods are asked directly: a proxy of the environment is for the world outside.
-        let http = reqwest::Client::builder().timeout(STATUS_TIMEOUT).no_proxy().build()?;
-        Ok(Self { pods, http })
+        let direct = || reqwest::Client::builder().timeout(STATUS_TIMEOUT).no_proxy();
+        let anyone = direct().danger_accept_invalid_certs(true).build()?;
+        Ok(Self { pods, http: direct().build()?, anyone })
     }
 
     /// Asks every pod of the route that is not on its way out.
@@ -82,9 +85,10 @@ impl RelayReader {
         Relays { pods: join_all(relays).await }
     }
 
-    /// Whether something answers HTTP behind a Service. What it answers to this empty question does not matter.
-    pub async fn answers(&self, cluster_ip: IpAddr) -> bool {
-        self.http.get(url_at(cluster_ip, EVENTS_PORT, "/")).send().await.is_ok()
+    /// Whether something answers behind a Service. What it answers to this empty question does not matter, nor does
+    /// whose certificate it has: it is asked by its address, which is in none.
+    pub async fn answers(&self, cluster_ip: IpAddr, scheme: &str, port: i32) -> bool {
+        self.anyone.get(url_at(scheme, cluster_ip, port, "/")).send().await.is_ok()
     }
 
     async fn report(&self, pod: &Pod) -> Result<RelayStatus, String> {
@@ -94,7 +98,7 @@ impl RelayReader {
             .and_then(|status| status.pod_ip.as_deref())
             .and_then(|address| address.parse().ok())
             .ok_or("it has no address yet")?;
-        let url = url_at(address, ADMIN_PORT, "/status");
+        let url = url_at("http", address, ADMIN_PORT, "/status");
         let unheard = |error: reqwest::Error| {
             if error.is_timeout() {
                 "its /status does not answer within a second".to_owned()
@@ -241,10 +245,10 @@ pub fn trim(pod: &mut Pod) {
     }
 }
 
-fn url_at(address: IpAddr, port: i32, path: &str) -> String {
+fn url_at(scheme: &str, address: IpAddr, port: i32, path: &str) -> String {
     match address {
-        IpAddr::V4(address) => format!("http://{address}:{port}{path}"),
-        IpAddr::V6(address) => format!("http://[{address}]:{port}{path}"),
+        IpAddr::V4(address) => format!("{scheme}://{address}:{port}{path}"),
+        IpAddr::V6(address) => format!("{scheme}://[{address}]:{port}{path}"),
     }
 }
 

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::presence_route::{
-    self, DeletionPolicy, Kafka, Relay, RetryPolicy, ServiceTemplate, TokenRequest, UnmatchedAction,
+    self, DeletionPolicy, Kafka, Relay, RetryPolicy, ServiceTemplate, TlsSecretRef, TokenRequest,
+    UnmatchedAction,
 };
 use presenceroute_crds::relay_config::{
-    ClientCertificateFiles, KafkaConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig,
-    refused_property,
+    CertificateFiles, KafkaConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig, refused_property,
 };
 use presenceroute_crds::routing::{
     EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName, Unmatched,
@@ -36,6 +36,8 @@ pub mod paths {
     pub const KAFKA_CLIENT_DIR: &str = "/etc/presenceroute/kafka/client";
     /// The relay's user and password for Kafka.
     pub const KAFKA_SASL_DIR: &str = "/etc/presenceroute/kafka/sasl";
+    /// The certificate of the port that events are posted to.
+    pub const TLS_DIR: &str = "/etc/presenceroute/tls";
 }
 
 /// A PresenceRoute that has been found legal.
@@ -56,10 +58,10 @@ pub struct Model {
     pub table: RoutingTable,
     /// What the relay is told at its start.
     pub config: RelayConfig,
-    /// The Kafka Secrets that the relay mounts.
-    pub kafka_mounts: Vec<SecretMount>,
+    /// The user's Secrets that the relay mounts.
+    pub mounts: Vec<SecretMount>,
     /// What keeps relay pods from being started anew; a running pod is not disturbed by it.
-    pub kafka_problems: Vec<SecretProblem>,
+    pub mount_problems: Vec<SecretProblem>,
     /// The relay pods.
     pub relay: Relay,
     /// What is to be registered at Genesys Cloud.
@@ -131,7 +133,7 @@ impl Model {
             .into_iter()
             .chain(ca_problem)
             .chain(self.signing_secret.as_ref().err())
-            .chain(&self.kafka_problems)
+            .chain(&self.mount_problems)
             .collect()
     }
 }
@@ -224,10 +226,11 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
             signature_header: spec.genesys.api.signature_header.clone(),
             kafka: kafka_config(&spec.kafka),
             limits: Limits::default(),
+            tls: tls_files(&spec.relay),
             route: Some(format!("{namespace}/{name}")),
         },
-        kafka_mounts: kafka_mounts(&spec.kafka),
-        kafka_problems: references.kafka,
+        mounts: kafka_mounts(&spec.kafka).chain(tls_mount(&spec.relay)).collect(),
+        mount_problems: references.mounted,
         registration: RegistrationModel {
             name: spec.genesys.endpoint_name.clone().unwrap_or_else(|| format!("{namespace}/{name}")),
             enabled: !spec.suspend,
@@ -377,13 +380,9 @@ fn kafka_config(kafka: &Kafka) -> KafkaConfig {
                 .ca_secret_ref
                 .as_ref()
                 .map(|ca| format!("{}/{}", paths::KAFKA_CA_DIR, ca.key).into()),
-            client_certificate: tls.client_certificate_secret_ref.as_ref().map(|client| {
-                ClientCertificateFiles {
-                    certificate_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.certificate_key)
-                        .into(),
-                    private_key_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.private_key_key)
-                        .into(),
-                }
+            client_certificate: tls.client_certificate_secret_ref.as_ref().map(|client| CertificateFiles {
+                certificate_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.certificate_key).into(),
+                private_key_file: format!("{}/{}", paths::KAFKA_CLIENT_DIR, client.private_key_key).into(),
             }),
         }),
         sasl: kafka.sasl.as_ref().map(|sasl| {
@@ -399,7 +398,7 @@ fn kafka_config(kafka: &Kafka) -> KafkaConfig {
     }
 }
 
-fn kafka_mounts(kafka: &Kafka) -> Vec<SecretMount> {
+fn kafka_mounts(kafka: &Kafka) -> impl Iterator<Item = SecretMount> {
     let tls = kafka.tls.as_ref();
     let ca = tls.and_then(|tls| tls.ca_secret_ref.as_ref()).map(|ca| SecretMount {
         volume: "kafka-ca",
@@ -416,5 +415,20 @@ fn kafka_mounts(kafka: &Kafka) -> Vec<SecretMount> {
         secret: sasl.credentials_secret_ref.name.clone(),
         directory: paths::KAFKA_SASL_DIR,
     });
-    [ca, client, sasl].into_iter().flatten().collect()
+    [ca, client, sasl].into_iter().flatten()
+}
+
+fn tls_files(relay: &Relay) -> Option<CertificateFiles> {
+    relay.tls.as_ref().map(|_| CertificateFiles {
+        certificate_file: format!("{}/{}", paths::TLS_DIR, TlsSecretRef::CERTIFICATE_KEY).into(),
+        private_key_file: format!("{}/{}", paths::TLS_DIR, TlsSecretRef::PRIVATE_KEY_KEY).into(),
+    })
+}
+
+fn tls_mount(relay: &Relay) -> Option<SecretMount> {
+    relay.tls.as_ref().map(|tls| SecretMount {
+        volume: "tls",
+        secret: tls.certificate_secret_ref.name.clone(),
+        directory: paths::TLS_DIR,
+    })
 }

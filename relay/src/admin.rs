@@ -8,19 +8,25 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use presenceroute_crds::relay_status::{RelayStatus, RoutingReport, SecretsReport};
+use presenceroute_crds::relay_status::{RelayStatus, RoutingReport, SecretsReport, TlsReport};
 use tokio::sync::watch;
 
-use crate::metrics::Metrics;
+use crate::metrics::{CertificateLabel, Metrics, RevisionLabel};
 use crate::publish::Publisher;
 use crate::reload::Loaded;
 use crate::routing::Router;
 use crate::secrets::Secrets;
+use crate::tls::Certificate;
+
+/// The certificate of the port that events are posted to, in the metrics.
+const LISTENER: CertificateLabel = CertificateLabel { certificate: "listener" };
 
 /// What is known of a relay from outside.
 pub struct Admin {
     routing: watch::Receiver<Loaded<Router>>,
     secrets: watch::Receiver<Loaded<Secrets>>,
+    /// Where events are received by TLS.
+    certificate: Option<watch::Receiver<Loaded<Certificate>>>,
     publisher: Arc<Publisher>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
@@ -31,10 +37,11 @@ impl Admin {
     pub fn new(
         routing: watch::Receiver<Loaded<Router>>,
         secrets: watch::Receiver<Loaded<Secrets>>,
+        certificate: Option<watch::Receiver<Loaded<Certificate>>>,
         publisher: Arc<Publisher>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { routing, secrets, publisher, metrics, draining: AtomicBool::new(false) }
+        Self { routing, secrets, certificate, publisher, metrics, draining: AtomicBool::new(false) }
     }
 
     /// From now on the relay is not ready.
@@ -77,6 +84,13 @@ impl Admin {
                 active: secrets.current.as_ref().map_or(0, |secrets| secrets.keys().len()),
                 error: secrets.error.clone(),
             },
+            tls: self.certificate.as_ref().map(|certificate| {
+                let loaded = certificate.borrow();
+                TlsReport {
+                    expires: loaded.current.as_ref().map(|current| current.expires_at()),
+                    error: loaded.error.clone(),
+                }
+            }),
             kafka,
             missing_topics,
             in_flight: self.publisher.in_flight() as u64,
@@ -106,6 +120,9 @@ impl Admin {
         if status.secrets.active == 0 {
             fail("no signing secret", status.secrets.error);
         }
+        if let Some(TlsReport { expires: None, error }) = status.tls {
+            fail("no certificate", error);
+        }
         if !status.kafka.reachable {
             fail("Kafka is not reachable", status.kafka.error);
         }
@@ -133,12 +150,18 @@ impl Admin {
 
     /// Sets what is a state rather than a count.
     fn refresh_metrics(&self) {
-        use crate::metrics::RevisionLabel;
         let status = self.status();
         let metrics = &self.metrics;
         metrics.routing_valid.set(i64::from(status.routing.error.is_none()));
         metrics.secrets_valid.set(i64::from(status.secrets.error.is_none()));
         metrics.secrets_active.set(i64::try_from(status.secrets.active).unwrap_or(i64::MAX));
+        if let Some(certificate) = &self.certificate {
+            let loaded = certificate.borrow();
+            metrics.certificate_valid.get_or_create(&LISTENER).set(i64::from(loaded.error.is_none()));
+            if let Some(current) = &loaded.current {
+                metrics.certificate_expiry.get_or_create(&LISTENER).set(current.expires());
+            }
+        }
         metrics.routing_revision.clear();
         metrics.routing_revision.get_or_create(&RevisionLabel { revision: status.routing.revision }).set(1);
         metrics.secret_revision.clear();

@@ -45,6 +45,12 @@ pub struct Metrics {
     pub secrets_valid: Gauge,
     /// How many secrets are active.
     pub secrets_active: Gauge,
+    /// 1 when the newest certificate is the one that is served; nothing without TLS.
+    pub certificate_valid: Family<CertificateLabel, Gauge>,
+    /// When the certificate that is served expires, in seconds since 1970; nothing without TLS.
+    pub certificate_expiry: Family<CertificateLabel, Gauge>,
+    /// TLS handshakes that failed.
+    pub tls_handshake_failures: Counter,
     /// Topics that the table names and Kafka does not have: 1 each.
     pub missing_topics: Family<TopicLabel, Gauge>,
     /// 1 while a broker answers.
@@ -159,6 +165,13 @@ pub struct RevisionLabel {
     pub revision: String,
 }
 
+/// What a certificate is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CertificateLabel {
+    /// Its purpose.
+    pub certificate: &'static str,
+}
+
 /// A cause.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CauseLabel {
@@ -239,6 +252,21 @@ impl Metrics {
                 "1 when the newest signing secrets are those that are accepted",
             ),
             secrets_active: metric(&mut registry, "secrets_active", "Signing secrets that are accepted"),
+            certificate_valid: metric(
+                &mut registry,
+                "certificate_valid",
+                "1 when the newest certificate is the one that is served",
+            ),
+            certificate_expiry: metric(
+                &mut registry,
+                "certificate_expiry_timestamp_seconds",
+                "When the certificate that is served expires, in seconds since 1970",
+            ),
+            tls_handshake_failures: metric(
+                &mut registry,
+                "tls_handshake_failures",
+                "TLS handshakes of senders that failed",
+            ),
             missing_topics: metric(
                 &mut registry,
                 "missing_topics",

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+use presenceroute_crds::relay_config::CertificateFiles;
 use presenceroute_crds::relay_status::RelayStatus;
 use presenceroute_runtime::listen::listen;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -17,10 +19,11 @@ use crate::intake::Intake;
 use crate::log::Outcomes;
 use crate::metrics::Metrics;
 use crate::publish::{Publisher, PublisherError};
-use crate::reload::{Loaded, follow_routing, follow_secrets};
+use crate::reload::{Loaded, follow_certificate, follow_routing, follow_secrets};
 use crate::routing::Router;
 use crate::server::{Closing, serve};
 use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check};
+use crate::tls::{Certificate, Handshakes};
 
 /// A relay. Several may run in one process.
 pub struct Relay;
@@ -79,6 +82,10 @@ impl Relay {
         let stop = CancellationToken::new();
         let routing = follow_table(routing, &stop).await;
         let secrets = follow_signing(secrets, &stop).await;
+        let certificate = match config.tls.clone() {
+            Some(files) => Some(follow_pair(files, &stop).await),
+            None => None,
+        };
         tokio::spawn(Arc::clone(&publisher).supervise(routing.clone(), stop.clone()));
 
         let outcomes = Arc::new(Outcomes::new(config.route.clone()));
@@ -92,11 +99,15 @@ impl Relay {
             Arc::clone(&metrics),
             outcomes,
         ));
-        let admin = Arc::new(Admin::new(routing, secrets, Arc::clone(&publisher), Arc::clone(&metrics)));
+        let tls = certificate
+            .clone()
+            .map(|certificate| Handshakes::new(certificate, metrics.tls_handshake_failures.clone()));
+        let (published, counted) = (Arc::clone(&publisher), Arc::clone(&metrics));
+        let admin = Arc::new(Admin::new(routing, secrets, certificate, published, counted));
         let (address, admin_address) = (listener.local, admin_listener.local);
         let events = {
             let intake = Arc::clone(&intake);
-            listener.serve(metrics.connections.clone(), move |request| {
+            listener.serve(tls, metrics.connections.clone(), move |request| {
                 let intake = Arc::clone(&intake);
                 async move { intake.answer(request).await }
             })
@@ -104,7 +115,7 @@ impl Relay {
         let observed = {
             let admin = Arc::clone(&admin);
             admin_listener
-                .serve(Default::default(), move |request| std::future::ready(admin.answer(&request)))
+                .serve(None, Default::default(), move |request| std::future::ready(admin.answer(&request)))
         };
         tracing::info!(%address, %admin_address, path = config.path, route = config.route, "listening");
         let drain = Duration::from_millis(config.limits.drain_ms);
@@ -165,13 +176,13 @@ fn bind(address: SocketAddr) -> Result<Bound, StartError> {
 }
 
 impl Bound {
-    fn serve<H, F>(self, connections: prometheus_client::metrics::gauge::Gauge, handle: H) -> Listening
+    fn serve<H, F>(self, tls: Option<Handshakes>, connections: Gauge, handle: H) -> Listening
     where
         H: Fn(http::Request<hyper::body::Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = http::Response<http_body_util::Full<bytes::Bytes>>> + Send + 'static,
     {
         let closing = Closing::default();
-        let served = tokio::spawn(serve(self.listener, closing.clone(), connections, handle));
+        let served = tokio::spawn(serve(self.listener, tls, closing.clone(), connections, handle));
         Listening { closing, served }
     }
 }
@@ -205,4 +216,16 @@ async fn follow_signing(
             secrets
         }
     }
+}
+
+/// The certificate, read once when this returns.
+async fn follow_pair(
+    files: CertificateFiles,
+    stop: &CancellationToken,
+) -> watch::Receiver<Loaded<Certificate>> {
+    let into = watch::Sender::new(Loaded::nothing("it has not been read yet"));
+    let mut certificate = into.subscribe();
+    tokio::spawn(follow_certificate(files, into, stop.clone()));
+    let _ = certificate.changed().await;
+    certificate
 }

@@ -1,4 +1,4 @@
-//! Taking up files that change while the relay runs: the routing table and the signing secrets.
+//! Taking up files that change while the relay runs: the routing table, the signing secrets and the certificate.
 //!
 //! Content is compared, not names or inodes, because a mounted ConfigMap or Secret changes by the swap of a link.
 //! What cannot be used leaves the last good one in place and is reported.
@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use presenceroute_crds::relay_config::CertificateFiles;
 use presenceroute_crds::routing::RoutingTable;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::routing::Router;
 use crate::secrets::Secrets;
+use crate::tls::Certificate;
 
 /// How often files are read. A change is in force at the latest this long after it is there.
 pub const EVERY: Duration = Duration::from_millis(200);
@@ -107,6 +109,36 @@ pub async fn follow_secrets(
                 return Found::Same;
             }
             tracing::error!(error, "the signing secrets cannot be used; the last good ones stay");
+            known_error = Some(error.clone());
+            Found::Unusable(error)
+        }
+    })
+    .await;
+}
+
+/// Serves the certificate of these files, until `stop`.
+pub async fn follow_certificate(
+    files: CertificateFiles,
+    into: watch::Sender<Loaded<Certificate>>,
+    stop: CancellationToken,
+) {
+    let current = into.subscribe();
+    let mut known_error = None;
+    follow(into, stop, move || match Certificate::read(&files) {
+        Ok(read) => {
+            let known = current.borrow().current.clone();
+            if known_error.take().is_none() && known.is_some_and(|known| known.same_as(&read)) {
+                return Found::Same;
+            }
+            tracing::info!(expires = read.expires_at(), "certificate loaded");
+            Found::New(read)
+        }
+        Err(error) => {
+            let error = error.to_string();
+            if known_error.as_ref() == Some(&error) {
+                return Found::Same;
+            }
+            tracing::error!(error, "the certificate cannot be used; the last good one stays");
             known_error = Some(error.clone());
             Found::Unusable(error)
         }

@@ -1,4 +1,4 @@
-//! Connections: HTTP/1.1 and HTTP/2 without TLS, bounded in number, header size and time, and closed gracefully.
+//! Connections: HTTP/1.1 and HTTP/2, with TLS or without, bounded in number, header size and time, and closed gracefully.
 //!
 //! What a request means is the `intake` module's; the admin port is served the same way.
 
@@ -17,9 +17,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
+
+use crate::tls::Handshakes;
 
 /// The most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -50,8 +54,13 @@ pub struct Closing {
 }
 
 /// Serves `listener` until it is stopped and every connection has ended.
-pub async fn serve<H, F>(listener: TcpListener, closing: Closing, connections: Gauge, handle: H)
-where
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    tls: Option<Handshakes>,
+    closing: Closing,
+    connections: Gauge,
+    handle: H,
+) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
@@ -82,10 +91,12 @@ where
         let watcher = graceful.watcher();
         let connections = connections.clone();
         let handle = handle.clone();
-        let drain = closing.drain.clone();
+        let tls = tls.clone();
+        let Closing { drain, stop } = closing.clone();
         tokio::spawn(async move {
             let _place = place;
             connections.inc();
+            let Some(stream) = begin(stream, tls, &stop).await else { return connections.dec() };
             let service = service_fn(|request| {
                 let version = request.version();
                 let answer = handle(request);
@@ -108,6 +119,18 @@ where
     drop(listener);
     if tokio::time::timeout(CLOSE_WITHIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("some connections did not end in time");
+    }
+}
+
+/// The connection as HTTP is spoken on it, or nothing where TLS was wanted and failed.
+async fn begin(
+    stream: TcpStream,
+    tls: Option<Handshakes>,
+    stop: &CancellationToken,
+) -> Option<Either<TcpStream, Box<TlsStream<TcpStream>>>> {
+    match tls {
+        None => Some(Either::Left(stream)),
+        Some(tls) => stop.run_until_cancelled(tls.accept(stream)).await.flatten().map(Either::Right),
     }
 }
 

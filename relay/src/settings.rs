@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use presenceroute_crds::relay_config::{KafkaConfig, Limits, RelayConfig, default_path, refused_property};
+use presenceroute_crds::relay_config::{
+    CertificateFiles, KafkaConfig, Limits, RelayConfig, default_path, refused_property,
+};
 use presenceroute_crds::routing::{RoutingError, RoutingTable};
 use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
@@ -52,6 +54,23 @@ pub struct Arguments {
     /// Kafka brokers to find the cluster by, where no relay.yaml names them.
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT", value_delimiter = ',')]
     pub kafka_brokers: Vec<String>,
+    /// The certificate, with its chain, that events are received with by TLS, re-read when it changes. Without it,
+    /// plain HTTP.
+    #[arg(
+        long,
+        env = "PRESENCEROUTE_TLS_CERTIFICATE_FILE",
+        value_name = "FILE",
+        requires = "tls_private_key_file"
+    )]
+    pub tls_certificate_file: Option<PathBuf>,
+    /// The private key of that certificate, unencrypted.
+    #[arg(
+        long,
+        env = "PRESENCEROUTE_TLS_PRIVATE_KEY_FILE",
+        value_name = "FILE",
+        requires = "tls_certificate_file"
+    )]
+    pub tls_private_key_file: Option<PathBuf>,
     /// error, warn, info, debug or trace; or a filter of them, such as info,librdkafka=debug.
     #[arg(long, env = "PRESENCEROUTE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
@@ -155,11 +174,17 @@ impl Settings {
                 signature_header: presenceroute_crds::presence_route::signature_header(),
                 kafka: KafkaConfig { bootstrap_servers: arguments.kafka_brokers, ..KafkaConfig::default() },
                 limits: Limits::default(),
+                tls: None,
                 route: None,
             },
         };
         if let Some(path) = arguments.path {
             config.path = path;
+        }
+        if let (Some(certificate_file), Some(private_key_file)) =
+            (arguments.tls_certificate_file, arguments.tls_private_key_file)
+        {
+            config.tls = Some(CertificateFiles { certificate_file, private_key_file });
         }
         check(&config)?;
         let routing = match (arguments.routing_file, arguments.routes) {

@@ -1,5 +1,8 @@
 //! The program's log: its level follows a file while it runs, and it says one line an outcome.
 
+// Clippy takes a function outside a #[test] for one that is not part of a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use std::io::{BufRead, BufReader};

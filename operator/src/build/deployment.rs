@@ -11,7 +11,8 @@ use kube::api::ObjectMeta;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ADMIN_PORT, EVENTS_PORT, RelayImage, config_maps, labels, metadata, relay_name, selector, signing_secret,
+    ADMIN_PORT, EVENTS_PORT, RelayImage, config_maps, labels, metadata, relay_name, selector, service,
+    signing_secret,
 };
 use crate::validate::{Model, paths};
 
@@ -133,7 +134,7 @@ fn container(model: &Model, image: &RelayImage) -> Container {
                 .map(|(name, value)| EnvVar { name: name.into(), value: Some(value), ..EnvVar::default() })
                 .collect(),
         ),
-        ports: Some(vec![port("http", EVENTS_PORT), port("admin", ADMIN_PORT)]),
+        ports: Some(vec![port(service::port_name(model), EVENTS_PORT), port("admin", ADMIN_PORT)]),
         resources: Some(model.relay.resources.clone()),
         liveness_probe: Some(Probe {
             period_seconds: Some(10),
@@ -187,9 +188,9 @@ fn probe(path: &str) -> Probe {
 fn volume_mounts(model: &Model) -> Vec<VolumeMount> {
     let own =
         [("relay", paths::CONFIG_DIR), ("routing", paths::ROUTING_DIR), ("signing", paths::SIGNING_DIR)];
-    let kafka = model.kafka_mounts.iter().map(|mount| (mount.volume, mount.directory));
+    let named = model.mounts.iter().map(|mount| (mount.volume, mount.directory));
     own.into_iter()
-        .chain(kafka)
+        .chain(named)
         .map(|(name, directory)| VolumeMount {
             name: name.into(),
             mount_path: directory.into(),
@@ -220,6 +221,6 @@ fn volumes(model: &Model) -> Vec<Volume> {
         secret("signing", signing_secret::name(&model.name)),
     ]
     .into_iter()
-    .chain(model.kafka_mounts.iter().map(|mount| secret(mount.volume, mount.secret.clone())))
+    .chain(model.mounts.iter().map(|mount| secret(mount.volume, mount.secret.clone())))
     .collect()
 }

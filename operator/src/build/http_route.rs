@@ -5,7 +5,7 @@
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::json;
 
-use super::{EVENTS_PORT, metadata, relay_name};
+use super::{metadata, relay_name, service};
 use crate::validate::{Exposure, Model};
 
 /// HTTPRoute in the version that has been stable since Gateway API 1.0.
@@ -21,7 +21,7 @@ pub fn build(model: &Model) -> Result<Option<DynamicObject>, serde_json::Error> 
         "hostnames": [model.endpoint.host_str()],
         "rules": [{
             "matches": [{"path": {"type": "Exact", "value": model.endpoint.path()}}],
-            "backendRefs": [{"name": relay_name(model), "port": EVENTS_PORT}],
+            "backendRefs": [{"name": relay_name(model), "port": service::port(model)}],
         }],
     });
     let mut route = DynamicObject::new(&relay_name(model), &api_resource()).data(json!({"spec": spec}));

@@ -5,7 +5,7 @@ use k8s_openapi::api::networking::v1::{
     IngressSpec, IngressTLS, ServiceBackendPort,
 };
 
-use super::{EVENTS_PORT, metadata, relay_name};
+use super::{metadata, relay_name, service};
 use crate::validate::{Exposure, Model};
 
 /// Builds it.
@@ -15,7 +15,10 @@ pub fn build(model: &Model) -> Option<Ingress> {
     let backend = IngressBackend {
         service: Some(IngressServiceBackend {
             name: relay_name(model),
-            port: Some(ServiceBackendPort { number: Some(EVENTS_PORT), ..ServiceBackendPort::default() }),
+            port: Some(ServiceBackendPort {
+                number: Some(service::port(model)),
+                ..ServiceBackendPort::default()
+            }),
         }),
         ..IngressBackend::default()
     };

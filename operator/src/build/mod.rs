@@ -73,9 +73,9 @@ pub fn build(
         dynamic(service::build(model))?,
         dynamic(disruption_budget::build(model))?,
     ];
-    // Without something to verify signatures with, or to be let into Kafka by, a new pod could not start: those that
-    // run keep what they have.
-    if !signing.is_empty() && model.kafka_problems.is_empty() {
+    // Without something to verify signatures with, or a Secret that is to be mounted, a new pod could not start: those
+    // that run keep what they have.
+    if !signing.is_empty() && model.mount_problems.is_empty() {
         objects.push(dynamic(deployment::build(model, &relay_config, image))?);
     }
     if let Some(autoscaler) = autoscaler::build(model) {

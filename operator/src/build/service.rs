@@ -7,7 +7,20 @@ use presenceroute_crds::presence_route::ServiceType;
 use super::{EVENTS_PORT, metadata, relay_name, selector_labels};
 use crate::validate::Model;
 
-/// Builds it. It listens where the pods do; metrics and status stay on the pods.
+/// Where HTTPS is expected.
+const HTTPS_PORT: i32 = 443;
+
+/// What both the Service and the pods call the port that events are posted to.
+pub fn port_name(model: &Model) -> &'static str {
+    if model.config.tls.is_some() { "https" } else { "http" }
+}
+
+/// Where the Service listens: where the pods do, or where HTTPS is expected.
+pub fn port(model: &Model) -> i32 {
+    if model.config.tls.is_some() { HTTPS_PORT } else { EVENTS_PORT }
+}
+
+/// Builds it. Metrics and status stay on the pods.
 pub fn build(model: &Model) -> Service {
     let mut service = Service {
         metadata: metadata(model, relay_name(model)),
@@ -22,9 +35,10 @@ pub fn build(model: &Model) -> Service {
             ),
             selector: Some(selector_labels(&model.name)),
             ports: Some(vec![ServicePort {
-                name: Some("http".into()),
-                port: EVENTS_PORT,
-                target_port: Some(IntOrString::String("http".into())),
+                name: Some(port_name(model).into()),
+                port: port(model),
+                target_port: Some(IntOrString::String(port_name(model).into())),
+                app_protocol: Some(port_name(model).into()),
                 protocol: Some("TCP".into()),
                 ..ServicePort::default()
             }]),

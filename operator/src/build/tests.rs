@@ -32,6 +32,11 @@ kind: Secret
 metadata: {name: kafka-user}
 stringData: {password: pass}
 ---
+apiVersion: v1
+kind: Secret
+metadata: {name: relay-tls}
+stringData: {tls.crt: pem, tls.key: pem}
+---
 "#;
 
 /// A manifest with `extra` inside its spec, at two spaces of indentation.
@@ -231,6 +236,35 @@ async fn strimzis_secrets_are_mounted_as_they_are() {
     let yaml = config.unwrap().data["data"]["relay.yaml"].as_str().unwrap();
     assert!(yaml.contains("/etc/presenceroute/kafka/ca/ca.crt") && yaml.contains("SCRAM-SHA-512"), "{yaml}");
     assert!(!yaml.contains("pass:") && !yaml.contains("hush"), "{yaml}");
+}
+
+#[tokio::test]
+async fn a_certificate_has_the_pods_speak_tls_behind_port_443() {
+    let tls = "
+  relay: {tls: {certificateSecretRef: {name: relay-tls}}}
+  endpoint:
+    url: https://presence.example.com/eventbridge/presence
+    signingSecretRef: {name: webhook}
+    ingress: {className: nginx}";
+    let objects = objects(&format!("{tls}{KAFKA}")).await;
+    let port = &find(&objects, "Service")["spec"]["ports"][0];
+    assert_eq!(
+        port,
+        &json!({"name": "https", "port": 443, "targetPort": "https", "protocol": "TCP", "appProtocol": "https"})
+    );
+    let backend =
+        find(&objects, "Ingress").pointer("/spec/rules/0/http/paths/0/backend/service/port").unwrap();
+    assert_eq!(backend, &json!({"number": 443}));
+    let pod = find(&objects, "Deployment").pointer("/spec/template/spec").unwrap();
+    assert_eq!(pod["containers"][0]["ports"][0]["name"], "https");
+    assert_eq!(pod["containers"][0]["readinessProbe"]["httpGet"]["port"], "admin");
+    let volumes = pod["volumes"].as_array().unwrap();
+    assert!(volumes.iter().any(|volume| volume["secret"]["secretName"] == "relay-tls"), "{volumes:?}");
+    let config = objects
+        .iter()
+        .find(|o| o.types.as_ref().unwrap().kind == "ConfigMap" && o.name_any().ends_with("-relay"));
+    let yaml = config.unwrap().data["data"]["relay.yaml"].as_str().unwrap();
+    assert!(yaml.contains("/etc/presenceroute/tls/tls.crt"), "{yaml}");
 }
 
 #[tokio::test]

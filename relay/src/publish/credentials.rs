@@ -102,7 +102,7 @@ fn trimmed(secret: &SecretString) -> SecretString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use presenceroute_crds::relay_config::ClientCertificateFiles;
+    use presenceroute_crds::relay_config::CertificateFiles;
 
     #[test]
     fn strimzis_files_become_properties_and_a_change_shows() {
@@ -115,7 +115,7 @@ mod tests {
         let kafka = KafkaConfig {
             tls: Some(KafkaTlsConfig {
                 ca_file: Some(file("ca.crt", "CA")),
-                client_certificate: Some(ClientCertificateFiles {
+                client_certificate: Some(CertificateFiles {
                     certificate_file: file("user.crt", "CERTIFICATE"),
                     private_key_file: file("user.key", "KEY"),
                 }),

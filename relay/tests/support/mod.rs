@@ -23,7 +23,7 @@ use rdkafka::message::Headers;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use sha2::Sha256;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 pub(crate) const SECRET: &str = "a signing secret";
@@ -55,6 +55,7 @@ pub(crate) fn settings(brokers: &str, table: &str) -> Settings {
                 ..KafkaConfig::default()
             },
             limits: Limits { publish_timeout_ms: 2_000, drain_ms: 0, ..Limits::default() },
+            tls: None,
             route: None,
         },
         routing: RoutingSource::Fixed(RoutingTable::parse(table).unwrap()),
@@ -142,7 +143,7 @@ pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
 }
 
 /// Reads one answer, or `None` where the connection ends first.
-pub(crate) async fn read_answer(stream: &mut TcpStream) -> Option<Answer> {
+pub(crate) async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> Option<Answer> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
