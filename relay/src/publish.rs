@@ -461,7 +461,10 @@ mod tests {
         let mut replaced = publisher.producer.subscribe();
         replaced.wait_for(|producer| producer.generation == 1).await.unwrap();
         let metrics = publisher.metrics.encode().unwrap();
-        assert!(metrics.contains(r#"kafka_errors_total{topic="",kind="Fatal"} 1"#), "{metrics}");
+        assert!(
+            metrics.contains(r#"kafka_errors_total{topic="",kind="OutOfOrderSequenceNumber"} 1"#),
+            "{metrics}"
+        );
     }
 
     #[tokio::test]

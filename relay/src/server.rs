@@ -96,7 +96,10 @@ pub async fn serve<H, F>(
         tokio::spawn(async move {
             let _place = place;
             connections.inc();
-            let Some(stream) = begin(stream, tls, &stop).await else { return connections.dec() };
+            let Some(stream) = begin(stream, tls, &stop).await else {
+                connections.dec();
+                return;
+            };
             let service = service_fn(|request| {
                 let version = request.version();
                 let answer = handle(request);

@@ -106,7 +106,7 @@ impl Level {
 
     fn take(&self, read: &Result<String, String>) {
         match read.as_ref().map(|level| (level, self.set(level))) {
-            Ok((level, Ok(()))) => tracing::info!(level, "log level"),
+            Ok((level, Ok(()))) => tracing::info!(log_level = level, "the log has another level"),
             Ok((_, Err(error))) => tracing::error!(%error, "the log keeps its level"),
             Err(error) => tracing::error!(error, "the log keeps its level"),
         }

@@ -95,24 +95,24 @@ impl Collector for Statistics {
         };
         total(
             "kafka_queue_messages",
-            "Records that the Kafka library holds until they are acknowledged",
+            "Records that the Kafka library holds until they are acknowledged.",
             report.msg_cnt,
         )?;
         total(
             "kafka_queue_bytes",
-            "Bytes of the records that the Kafka library holds until they are acknowledged",
+            "Bytes of the records that the Kafka library holds until they are acknowledged.",
             report.msg_size,
         )?;
         gauge(
             &mut encoder,
             "kafka_broker_state",
-            "1 for the state of the connection to each broker; INIT is one that nothing has needed yet",
+            "1 for the state of the connection to each broker; INIT is one that nothing has needed yet.",
             report.brokers().map(|(name, broker)| ([of(name), ("state", broker.state.as_str())], 1.0)),
         )?;
         gauge(
             &mut encoder,
             "kafka_broker_pending_requests",
-            "Requests that wait to be sent to a broker or to be answered by it",
+            "Requests that wait to be sent to a broker or to be answered by it.",
             report
                 .brokers()
                 .map(|(name, broker)| ([of(name)], (broker.outbuf_cnt + broker.waitresp_cnt) as f64)),
@@ -120,26 +120,26 @@ impl Collector for Statistics {
         gauge(
             &mut encoder,
             "kafka_broker_round_trip_average_seconds",
-            "From a request to a broker to its answer, on average over the last interval of the statistics",
+            "From a request to a broker to its answer, on average over the last interval of the statistics.",
             windows(report, |broker| &broker.rtt).map(|(name, rtt)| ([of(name)], rtt.avg as f64 / 1e6)),
         )?;
         gauge(
             &mut encoder,
             "kafka_broker_round_trip_p99_seconds",
-            "From a request to a broker to its answer, for 99 of 100 over the last interval of the statistics",
+            "From a request to a broker to its answer, for 99 of 100 over the last interval of the statistics.",
             windows(report, |broker| &broker.rtt).map(|(name, rtt)| ([of(name)], rtt.p99 as f64 / 1e6)),
         )?;
         gauge(
             &mut encoder,
             "kafka_broker_throttle_max_seconds",
-            "The longest that a broker made the relay wait for its quota over the last interval of the statistics",
+            "The longest that a broker made the relay wait for its quota over the last interval of the statistics.",
             windows(report, |broker| &broker.throttle)
                 .map(|(name, wait)| ([of(name)], wait.max as f64 / 1e3)),
         )?;
         counter(
             &mut encoder,
             "kafka_broker_request_failures",
-            "Requests to a broker that could not be sent, answers that could not be read, and timeouts",
+            "Requests to a broker that could not be sent, answers that could not be read, and timeouts.",
             report.brokers().flat_map(|(name, broker)| {
                 [("transmit", broker.txerrs), ("receive", broker.rxerrs), ("timeout", broker.req_timeouts)]
                     .map(|(kind, count)| ([of(name), ("kind", kind)], count))
@@ -148,13 +148,13 @@ impl Collector for Statistics {
         counter(
             &mut encoder,
             "kafka_broker_request_retries",
-            "Requests that were sent to a broker again",
+            "Requests that were sent to a broker again.",
             report.brokers().map(|(name, broker)| ([of(name)], broker.txretries)),
         )?;
         counter(
             &mut encoder,
             "kafka_broker_disconnects",
-            "Connections to a broker that ended, whoever ended them",
+            "Connections to a broker that ended, whoever ended them.",
             report.brokers().map(|(name, broker)| ([of(name)], broker.disconnects)),
         )
     }
@@ -193,7 +193,6 @@ fn counter<'a, const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::metrics::Metrics;
 
     fn json(messages: u64, brokers: &str) -> Vec<u8> {
