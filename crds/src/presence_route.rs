@@ -497,13 +497,36 @@ fn private_key_key() -> String {
 }
 
 /// SASL towards the brokers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.mechanism == 'OAUTHBEARER') == has(self.oauth)")
+    .message("oauth must be set when mechanism is OAUTHBEARER, and only then"))]
 pub struct KafkaSasl {
     /// The mechanism.
     pub mechanism: SaslMechanism,
-    /// The Secret with the user's name and password.
+    /// The Secret with the user's name and password; with OAUTHBEARER, the id and the secret of the OAuth client.
     pub credentials_secret_ref: KafkaCredentialsSecretRef,
+    /// Where the relay gets its tokens, with OAUTHBEARER.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<KafkaOauth>,
+}
+
+/// A token endpoint that is asked by the client-credentials grant (RFC 6749, section 4.4).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaOauth {
+    /// Its URL.
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
+        .message("must be an http or https URL without user, query or fragment"))]
+    pub token_endpoint_url: String,
+    /// The scope to ask for. Default: whatever the server gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub scope: Option<String>,
+    /// The CA that signed the token endpoint's certificate. Default: the public CAs of the relay's image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
 }
 
 /// The SASL mechanisms that the relay speaks.
@@ -518,6 +541,9 @@ pub enum SaslMechanism {
     /// RFC 7677 with SHA-512, what a Strimzi KafkaUser gets.
     #[serde(rename = "SCRAM-SHA-512")]
     ScramSha512,
+    /// RFC 7628, with tokens of an OAuth 2.0 server; only sensible together with TLS.
+    #[serde(rename = "OAUTHBEARER")]
+    OauthBearer,
 }
 
 impl SaslMechanism {
@@ -527,6 +553,7 @@ impl SaslMechanism {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::OauthBearer => "OAUTHBEARER",
         }
     }
 }

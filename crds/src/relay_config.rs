@@ -89,6 +89,23 @@ pub struct KafkaSaslConfig {
     pub username: Option<String>,
     /// The file with the password.
     pub password_file: PathBuf,
+    /// Where tokens come from with OAUTHBEARER; user and password are then the OAuth client's id and secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<KafkaOauthConfig>,
+}
+
+/// A token endpoint, asked by the client-credentials grant (RFC 6749, section 4.4).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KafkaOauthConfig {
+    /// Its URL.
+    pub token_endpoint_url: String,
+    /// The scope to ask for. Default: whatever the server gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// The CA of the token endpoint, in PEM. Default: the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Bounds. Times are in milliseconds, sizes in bytes.

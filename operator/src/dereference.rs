@@ -92,6 +92,7 @@ pub fn referenced_secrets(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str
         tls.and_then(|tls| tls.ca_secret_ref.as_ref()).map(|reference| &reference.name),
         tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|reference| &reference.name),
         spec.kafka.sasl.as_ref().map(|sasl| &sasl.credentials_secret_ref.name),
+        spec.kafka.sasl.as_ref().and_then(|sasl| Some(&sasl.oauth.as_ref()?.ca_secret_ref.as_ref()?.name)),
         spec.relay.tls.as_ref().map(|tls| &tls.certificate_secret_ref.name),
     ]
     .into_iter()
@@ -141,6 +142,8 @@ async fn mount_problems(
     if let Some(sasl) = &spec.kafka.sasl {
         let credentials = &sasl.credentials_secret_ref;
         wanted.push((&credentials.name, vec![&credentials.password_key]));
+        let oauth_ca = sasl.oauth.iter().filter_map(|oauth| oauth.ca_secret_ref.as_ref());
+        wanted.extend(oauth_ca.map(|ca| (ca.name.as_str(), vec![ca.key.as_str()])));
     }
     if let Some(tls) = &spec.relay.tls {
         let keys = vec![TlsSecretRef::CERTIFICATE_KEY, TlsSecretRef::PRIVATE_KEY_KEY];

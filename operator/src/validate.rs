@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::presence_route::{
-    self, DeletionPolicy, Kafka, Relay, RetryPolicy, ServiceTemplate, TlsSecretRef, TokenRequest,
-    UnmatchedAction,
+    self, DeletionPolicy, Kafka, KafkaSasl, Relay, RetryPolicy, SaslMechanism, ServiceTemplate, TlsSecretRef,
+    TokenRequest, UnmatchedAction,
 };
 use presenceroute_crds::relay_config::{
-    CertificateFiles, KafkaConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig, refused_property,
+    CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig,
+    refused_property,
 };
 use presenceroute_crds::routing::{
     EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName, Unmatched,
@@ -36,6 +37,8 @@ pub mod paths {
     pub const KAFKA_CLIENT_DIR: &str = "/etc/presenceroute/kafka/client";
     /// The relay's user and password for Kafka.
     pub const KAFKA_SASL_DIR: &str = "/etc/presenceroute/kafka/sasl";
+    /// The CA of Kafka's token endpoint.
+    pub const KAFKA_OAUTH_CA_DIR: &str = "/etc/presenceroute/kafka/oauth-ca";
     /// The certificate of the port that events are posted to.
     pub const TLS_DIR: &str = "/etc/presenceroute/tls";
 }
@@ -199,6 +202,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     problems.extend(spec.kafka.properties.keys().filter_map(|name| {
         refused_property(name).map(|reason| SpecProblem::KafkaProperty { name: name.clone(), reason })
     }));
+    problems.extend(spec.kafka.sasl.as_ref().and_then(sasl_problem));
     if spec.kafka.bootstrap_servers.is_empty() {
         problems.push(SpecProblem::Rule {
             field: "kafka.bootstrapServers",
@@ -392,9 +396,31 @@ fn kafka_config(kafka: &Kafka) -> KafkaConfig {
                 username_file: format!("{}/{}", paths::KAFKA_SASL_DIR, credentials.username_key).into(),
                 username: Some(credentials.name.clone()),
                 password_file: format!("{}/{}", paths::KAFKA_SASL_DIR, credentials.password_key).into(),
+                oauth: sasl.oauth.as_ref().map(|oauth| KafkaOauthConfig {
+                    token_endpoint_url: oauth.token_endpoint_url.clone(),
+                    scope: oauth.scope.clone(),
+                    ca_file: oauth
+                        .ca_secret_ref
+                        .as_ref()
+                        .map(|ca| format!("{}/{}", paths::KAFKA_OAUTH_CA_DIR, ca.key).into()),
+                }),
             }
         }),
         properties: kafka.properties.clone(),
+    }
+}
+
+fn sasl_problem(sasl: &KafkaSasl) -> Option<SpecProblem> {
+    match (sasl.mechanism, &sasl.oauth) {
+        (SaslMechanism::OauthBearer, Some(oauth)) => {
+            let url = http_url("kafka.sasl.oauth.tokenEndpointUrl", &oauth.token_endpoint_url);
+            url.err().and_then(|problems| problems.into_iter().next())
+        }
+        (SaslMechanism::OauthBearer, None) | (_, Some(_)) => Some(SpecProblem::Rule {
+            field: "kafka.sasl",
+            rule: "oauth must be set when mechanism is OAUTHBEARER, and only then",
+        }),
+        (_, None) => None,
     }
 }
 
@@ -415,7 +441,15 @@ fn kafka_mounts(kafka: &Kafka) -> impl Iterator<Item = SecretMount> {
         secret: sasl.credentials_secret_ref.name.clone(),
         directory: paths::KAFKA_SASL_DIR,
     });
-    [ca, client, sasl].into_iter().flatten()
+    let oauth_ca =
+        kafka.sasl.as_ref().and_then(|sasl| sasl.oauth.as_ref()?.ca_secret_ref.as_ref()).map(|ca| {
+            SecretMount {
+                volume: "kafka-oauth-ca",
+                secret: ca.name.clone(),
+                directory: paths::KAFKA_OAUTH_CA_DIR,
+            }
+        });
+    [ca, client, sasl, oauth_ca].into_iter().flatten()
 }
 
 fn tls_files(relay: &Relay) -> Option<CertificateFiles> {

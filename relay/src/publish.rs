@@ -9,6 +9,7 @@ mod failure;
 mod gate;
 mod ledger;
 mod native;
+mod oauth;
 mod producer;
 mod record;
 mod statistics;
@@ -412,6 +413,8 @@ mod tests {
     use crate::event::Event;
     use crate::routing::Decision;
     use bytes::Bytes;
+    use presenceroute_crds::presence_route::SaslMechanism;
+    use presenceroute_crds::relay_config::{KafkaOauthConfig, KafkaSaslConfig};
     use presenceroute_crds::routing::RoutingTable;
     use rdkafka::mocking::MockCluster;
 
@@ -451,6 +454,43 @@ mod tests {
         publish(&publisher, &router, "after").await.unwrap();
         assert_eq!(publisher.producer.borrow().generation, 1);
         assert_eq!(publisher.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_cannot_be_had_is_what_the_report_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, "hush").unwrap();
+            path
+        };
+        let kafka = KafkaConfig {
+            bootstrap_servers: vec!["127.0.0.1:1".into()],
+            sasl: Some(KafkaSaslConfig {
+                mechanism: SaslMechanism::OauthBearer,
+                username_file: file("id"),
+                username: None,
+                password_file: file("secret"),
+                oauth: Some(KafkaOauthConfig {
+                    token_endpoint_url: "http://127.0.0.1:1/token".into(),
+                    scope: None,
+                    ca_file: None,
+                }),
+            }),
+            ..KafkaConfig::default()
+        };
+        let publisher = Publisher::new(kafka, Limits::default(), Arc::new(Metrics::new())).unwrap();
+        let told = async {
+            loop {
+                let known = publisher.reports.newest_error().map(|(_, error)| error);
+                match known.filter(|error| error.contains("token endpoint http://127.0.0.1:1/token")) {
+                    Some(error) => break error,
+                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let error = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+        assert!(!error.contains("hush"), "{error}");
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use presenceroute_crds::presence_route::SaslMechanism;
 use presenceroute_crds::relay_config::{
     CertificateFiles, KafkaConfig, Limits, RelayConfig, default_path, refused_property,
 };
@@ -142,6 +143,9 @@ pub enum SettingsError {
         /// What rests on it.
         reason: &'static str,
     },
+    /// OAUTHBEARER without a token endpoint, or the other way round.
+    #[error("kafka.sasl.oauth must be set when mechanism is OAUTHBEARER, and only then")]
+    Oauth,
     /// A path that no request has.
     #[error("the path {0:?} is not legal; begin it with / and leave out ? and #")]
     Path(String),
@@ -223,6 +227,11 @@ pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
     }
     if http::HeaderName::try_from(config.signature_header.as_str()).is_err() {
         return Err(SettingsError::SignatureHeader(config.signature_header.clone()));
+    }
+    if let Some(sasl) = &config.kafka.sasl
+        && (sasl.mechanism == SaslMechanism::OauthBearer) != sasl.oauth.is_some()
+    {
+        return Err(SettingsError::Oauth);
     }
     let limits = &config.limits;
     let never_zero = [

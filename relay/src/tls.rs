@@ -28,6 +28,12 @@ use crate::reload::Loaded;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Makes ring the process's crypto provider, for HTTP clients, which want one. Calling it again does nothing.
+pub(crate) fn install_crypto_provider() {
+    // An error means that there is one already, which is all that is wanted.
+    let _ = ring::default_provider().install_default();
+}
+
 /// What connections are served with.
 pub struct Certificate {
     config: Arc<ServerConfig>,

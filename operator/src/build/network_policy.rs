@@ -7,11 +7,13 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use url::Url;
+
 use super::{ADMIN_PORT, EVENTS_PORT, metadata, relay_name, selector};
 use crate::validate::Model;
 
 /// Builds it: events from the given peers, the admin port from the operator and the given scrapers, out to DNS and
-/// to the brokers' ports. Brokers are named by host, which a NetworkPolicy cannot select, hence by port alone.
+/// to the ports of the brokers and of their token endpoint. They are named by host, which a NetworkPolicy cannot select, hence by port alone.
 pub fn build(model: &Model) -> Option<NetworkPolicy> {
     let wanted = model.relay.network_policy.as_ref()?;
     let operator = NetworkPolicyPeer {
@@ -30,7 +32,11 @@ pub fn build(model: &Model) -> Option<NetworkPolicy> {
         .iter()
         .filter_map(|server| server.rsplit_once(':')?.1.parse().ok())
         .map(|number| port("TCP", number));
-    let mut kafka: Vec<_> = broker_ports.collect();
+    let token_port = model.config.kafka.sasl.as_ref().and_then(|sasl| {
+        let url = Url::parse(&sasl.oauth.as_ref()?.token_endpoint_url).ok()?;
+        url.port_or_known_default().map(|number| port("TCP", number.into()))
+    });
+    let mut kafka: Vec<_> = broker_ports.chain(token_port).collect();
     kafka.dedup();
     Some(NetworkPolicy {
         metadata: metadata(model, relay_name(model)),

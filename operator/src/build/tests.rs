@@ -268,6 +268,25 @@ async fn a_certificate_has_the_pods_speak_tls_behind_port_443() {
 }
 
 #[tokio::test]
+async fn oauthbearer_takes_its_tokens_from_the_endpoint_and_trusts_its_ca() {
+    let kafka = "
+  kafka:
+    bootstrapServers: ['kafka:9093']
+    sasl:
+      mechanism: OAUTHBEARER
+      credentialsSecretRef: {name: kafka-user}
+      oauth: {tokenEndpointUrl: 'https://id.example.com/token', scope: kafka, caSecretRef: {name: cluster-ca}}
+  relay: {networkPolicy: {}}";
+    let objects = objects(&format!("{ENDPOINT}{kafka}")).await;
+    let volumes = find(&objects, "Deployment").pointer("/spec/template/spec/volumes").unwrap();
+    let secrets: Vec<_> =
+        volumes.as_array().unwrap().iter().filter_map(|v| v["secret"]["secretName"].as_str()).collect();
+    assert_eq!(secrets, ["contact-centre-signing", "kafka-user", "cluster-ca"]);
+    let ports = find(&objects, "NetworkPolicy").pointer("/spec/egress/1/ports").unwrap();
+    assert_eq!(ports, &json!([{"protocol": "TCP", "port": 9093}, {"protocol": "TCP", "port": 443}]));
+}
+
+#[tokio::test]
 async fn a_missing_kafka_secret_holds_the_deployment_back_and_is_named() {
     let kafka = "
   kafka:
@@ -315,7 +334,10 @@ spec:
   - {{eventType: "presence:*", topic: "no good"}}
   - {{eventType: "a", topic: b, when: "attribute.x == 1"}}
   unmatched: {{action: DeadLetter}}
-  kafka: {{bootstrapServers: ["kafka:9092"], properties: {{acks: "1"}}}}
+  kafka:
+    bootstrapServers: ["kafka:9092"]
+    properties: {{acks: "1"}}
+    sasl: {{mechanism: OAUTHBEARER, credentialsSecretRef: {{name: kafka-user}}}}
 "#
     );
     let Err(problems) = validated(&text).await else { panic!("it was taken") };
@@ -328,6 +350,7 @@ spec:
         r#"spec.endpoint.url: "https://presence.example.com/e?x=1" is not"#,
         "spec.genesys: exactly one of region and apiUrl must be set",
         r#"spec.kafka.properties: "acks" cannot be set: an answer of 200 promises"#,
+        "spec.kafka.sasl: oauth must be set when mechanism is OAUTHBEARER, and only then",
     ] {
         assert!(told.contains(part), "{part:?} is not in\n{told}");
     }

@@ -7,9 +7,15 @@ use std::path::{Path, PathBuf};
 use presenceroute_crds::relay_config::{KafkaConfig, KafkaSaslConfig, KafkaTlsConfig};
 use secrecy::{ExposeSecret, SecretString};
 
-/// The librdkafka properties of a connection's security. They cannot be printed.
-#[derive(Default)]
-pub(super) struct Credentials(Vec<(&'static str, SecretString)>);
+use super::oauth::OauthClient;
+
+/// What a connection's security takes. It cannot be printed.
+pub(super) struct Credentials {
+    /// librdkafka's properties.
+    properties: Vec<(&'static str, SecretString)>,
+    /// Who gets the tokens, with OAUTHBEARER.
+    oauth: Option<OauthClient>,
+}
 
 /// Why there are no credentials. It names files, never what is in them.
 #[derive(Debug, thiserror::Error)]
@@ -40,19 +46,25 @@ impl Credentials {
         if let Some(tls) = &kafka.tls {
             read_tls(tls, &mut properties)?;
         }
+        let mut oauth = None;
         if let Some(sasl) = &kafka.sasl {
-            read_sasl(sasl, &mut properties)?;
+            oauth = read_sasl(sasl, &mut properties)?;
         }
-        Ok(Self(properties))
+        Ok(Self { properties, oauth })
     }
 
     pub(super) fn properties(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.0.iter().map(|(name, value)| (*name, value.expose_secret()))
+        self.properties.iter().map(|(name, value)| (*name, value.expose_secret()))
     }
 
     /// Whether both are the same.
     pub(super) fn same_as(&self, other: &Self) -> bool {
-        self.properties().eq(other.properties())
+        self.properties().eq(other.properties()) && self.oauth == other.oauth
+    }
+
+    /// Who gets the tokens that connections are opened with, where they are.
+    pub(super) fn oauth(&self) -> Option<&OauthClient> {
+        self.oauth.as_ref()
     }
 }
 
@@ -75,15 +87,26 @@ fn read_tls(
 fn read_sasl(
     sasl: &KafkaSaslConfig,
     properties: &mut Vec<(&'static str, SecretString)>,
-) -> Result<(), CredentialsError> {
+) -> Result<Option<OauthClient>, CredentialsError> {
     properties.push(("sasl.mechanism", sasl.mechanism.as_str().into()));
     let username = match (&sasl.username, sasl.username_file.exists()) {
         (Some(username), false) => username.as_str().into(),
         _ => read(&sasl.username_file, "user name")?,
     };
-    properties.push(("sasl.username", trimmed(&username)));
-    properties.push(("sasl.password", trimmed(&read(&sasl.password_file, "password")?)));
-    Ok(())
+    let (username, password) = (trimmed(&username), trimmed(&read(&sasl.password_file, "password")?));
+    let Some(oauth) = &sasl.oauth else {
+        properties.push(("sasl.username", username));
+        properties.push(("sasl.password", password));
+        return Ok(None);
+    };
+    let ca = oauth.ca_file.as_ref().map(|path| read(path, "token endpoint's CA certificate")).transpose()?;
+    Ok(Some(OauthClient {
+        id: username.expose_secret().to_owned(),
+        secret: password,
+        token_endpoint: oauth.token_endpoint_url.clone(),
+        scope: oauth.scope.clone(),
+        ca_pem: ca.map(|pem| pem.expose_secret().to_owned()),
+    }))
 }
 
 fn read(path: &Path, what: &'static str) -> Result<SecretString, CredentialsError> {
@@ -103,6 +126,39 @@ fn trimmed(secret: &SecretString) -> SecretString {
 mod tests {
     use super::*;
     use presenceroute_crds::relay_config::CertificateFiles;
+
+    #[test]
+    fn with_oauthbearer_user_and_password_are_those_of_the_oauth_client() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let kafka = KafkaConfig {
+            sasl: Some(KafkaSaslConfig {
+                mechanism: presenceroute_crds::presence_route::SaslMechanism::OauthBearer,
+                username_file: file("username", "relay\n"),
+                username: None,
+                password_file: file("password", "hush\n"),
+                oauth: Some(presenceroute_crds::relay_config::KafkaOauthConfig {
+                    token_endpoint_url: "https://id.example.com/token".into(),
+                    scope: None,
+                    ca_file: Some(file("ca.crt", "CA")),
+                }),
+            }),
+            ..KafkaConfig::default()
+        };
+        let first = Credentials::read(&kafka).unwrap();
+        let properties: Vec<_> = first.properties().collect();
+        assert_eq!(properties, [("security.protocol", "sasl_plaintext"), ("sasl.mechanism", "OAUTHBEARER")]);
+        let client = first.oauth().unwrap();
+        assert_eq!((client.id.as_str(), client.secret.expose_secret()), ("relay", "hush"));
+        assert_eq!(client.ca_pem.as_deref(), Some("CA"));
+        assert!(first.same_as(&Credentials::read(&kafka).unwrap()));
+        file("password", "other");
+        assert!(!first.same_as(&Credentials::read(&kafka).unwrap()));
+    }
 
     #[test]
     fn strimzis_files_become_properties_and_a_change_shows() {
@@ -125,6 +181,7 @@ mod tests {
                 username_file: directory.path().join("username"),
                 username: Some("relay".into()),
                 password_file: file("password", "p\n"),
+                oauth: None,
             }),
             ..KafkaConfig::default()
         };
@@ -142,6 +199,7 @@ mod tests {
                 ("sasl.password", "p"),
             ]
         );
+        assert!(first.oauth().is_none());
         file("password", "q");
         assert!(!first.same_as(&Credentials::read(&kafka).unwrap()));
         fs::remove_file(directory.path().join("user.key")).unwrap();

@@ -16,8 +16,10 @@ use rdkafka::bindings as c;
 use rdkafka::bindings::rd_kafka_vtype_t as vtype;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::types::RDKafkaErrorCode;
+use secrecy::ExposeSecret;
 use tokio::sync::Notify;
 
+use super::oauth::Token;
 use super::producer::{Context, Sent};
 
 type Client = Arc<BaseProducer<Context>>;
@@ -249,6 +251,47 @@ pub(super) fn topics_in_use(
         c::rd_kafka_metadata_destroy(metadata);
         Ok(found)
     }
+}
+
+/// Hands a SASL OAUTHBEARER token over: connections are opened with it from now on. The error is the library's, in
+/// words.
+pub(super) fn set_token(
+    client: &BaseProducer<Context>,
+    principal: &str,
+    token: &Token,
+) -> Result<(), String> {
+    const LONGEST_ERROR: usize = 512;
+    let no_text = |_| "it holds a NUL".to_owned();
+    let value = CString::new(token.value.expose_secret()).map_err(no_text)?;
+    let principal = CString::new(principal).map_err(no_text)?;
+    let mut error = [0 as c_char; LONGEST_ERROR];
+    // SAFETY: the client is alive; both texts end with NUL and are copied; there are no extensions; the library writes
+    // no more than the buffer's length, with a NUL at its end.
+    let code = unsafe {
+        c::rd_kafka_oauthbearer_set_token(
+            client.client().native_ptr(),
+            value.as_ptr(),
+            token.expires,
+            principal.as_ptr(),
+            ptr::null_mut(),
+            0,
+            error.as_mut_ptr(),
+            error.len(),
+        )
+    };
+    if code == c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return Ok(());
+    }
+    // SAFETY: the buffer was all NUL before, and so ends with one.
+    Err(unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned())
+}
+
+/// Tells the client why it gets no token; it reports that as an error of the cluster.
+pub(super) fn report_no_token(client: &BaseProducer<Context>, why: &str) {
+    let Ok(why) = CString::new(why.replace('\0', " ")) else { return };
+    // SAFETY: the client is alive; the text ends with NUL and is copied. A client that does not use OAUTHBEARER
+    // refuses the call.
+    unsafe { c::rd_kafka_oauthbearer_set_token_failure(client.client().native_ptr(), why.as_ptr()) };
 }
 
 /// Makes the client fail for good, as an unrecoverable error of the cluster would.

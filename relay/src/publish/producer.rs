@@ -23,6 +23,7 @@ use super::failure::Failure;
 use super::gate::{Gate, Message};
 use super::ledger::Delivery;
 use super::native::{self, Topic, Wakeups};
+use super::oauth;
 use super::record::{Position, Record};
 use crate::metrics::{KafkaErrorLabels, Metrics, TopicLabel, seconds};
 use crate::routing::Target;
@@ -146,6 +147,8 @@ pub(super) struct Producer {
     /// Which of the relay's producers it is: a later one has a higher number.
     pub(super) generation: u64,
     serving: JoinHandle<()>,
+    /// Gets tokens, with OAUTHBEARER.
+    supplying: Option<JoinHandle<()>>,
 }
 
 impl Producer {
@@ -171,7 +174,9 @@ impl Producer {
         let wakeups = Wakeups::new(&client, Arc::clone(&gate.bell))
             .ok_or_else(|| KafkaError::ClientCreation("it has no event queue".into()))?;
         let serving = tokio::spawn(serve(wakeups, Arc::clone(&gate), Arc::clone(&reports)));
-        Ok(Self { client, topics: RwLock::default(), reports, gate, generation, serving })
+        let supplying =
+            credentials.oauth().map(|oauth| tokio::spawn(oauth::supply(Arc::clone(&client), oauth.clone())));
+        Ok(Self { client, topics: RwLock::default(), reports, gate, generation, serving, supplying })
     }
 
     /// Hands one record over. What becomes of it is reported to `delivery`, also when that is at once.
@@ -232,6 +237,7 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.serving.abort();
+        self.supplying.iter().for_each(JoinHandle::abort);
     }
 }
 
