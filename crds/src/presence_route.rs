@@ -623,6 +623,9 @@ pub struct Relay {
     /// The level of the relay's log. An edit takes effect within seconds and restarts nothing.
     #[serde(default)]
     pub log_level: LogLevel,
+    /// Sends a span for each event to an OpenTelemetry collector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
     /// Has the pods speak TLS themselves, for where no proxy in front does: the Service then listens on 443. An Ingress
     /// or a Gateway in front must be told to speak HTTPS to the Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -665,10 +668,30 @@ impl Default for Relay {
             image_pull_secrets: Vec::new(),
             image: None,
             log_level: LogLevel::default(),
+            tracing: None,
             tls: None,
             network_policy: None,
         }
     }
+}
+
+/// Spans for OpenTelemetry, by OTLP over HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tracing {
+    /// The collector, such as `http://otel-collector.observability:4318`; `/v1/traces` is added to it.
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
+        .message("must be an http or https URL without user, query or fragment"))]
+    pub endpoint: String,
+    /// Of how many events in 100 a span is sent, where the sender has not decided that by its `traceparent`.
+    #[serde(default = "sample_percentage")]
+    #[schemars(range(min = 0, max = 100))]
+    pub sample_percentage: i32,
+}
+
+fn sample_percentage() -> i32 {
+    100
 }
 
 /// TLS on the port that events are posted to.

@@ -7,7 +7,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -31,6 +31,7 @@ use crate::reload::Loaded;
 use crate::routing::{Decision, Router};
 use crate::secrets::Secrets;
 use crate::signature;
+use crate::spans::Spans;
 
 /// The body of a 200.
 const PROCESSED: &[u8] = br#"{"status":"processed"}"#;
@@ -46,6 +47,7 @@ pub struct Intake {
     publisher: Arc<Publisher>,
     metrics: Arc<Metrics>,
     outcomes: Arc<Outcomes>,
+    spans: Option<Arc<Spans>>,
     held: Held,
     closed: AtomicBool,
 }
@@ -59,7 +61,7 @@ impl Intake {
         secrets: watch::Receiver<Loaded<Secrets>>,
         publisher: Arc<Publisher>,
         metrics: Arc<Metrics>,
-        outcomes: Arc<Outcomes>,
+        spans: Option<Arc<Spans>>,
     ) -> Self {
         let limits = &config.limits;
         Self {
@@ -73,8 +75,14 @@ impl Intake {
             secrets,
             publisher,
             metrics,
-            outcomes,
+            outcomes: Arc::new(Outcomes::new(config.route.clone())),
+            spans,
         }
+    }
+
+    /// What says in the log how requests were answered.
+    pub fn outcomes(&self) -> Arc<Outcomes> {
+        Arc::clone(&self.outcomes)
     }
 
     /// Refuses what still comes: the relay is about to end.
@@ -105,6 +113,7 @@ impl Intake {
     where
         B: Body<Data = Bytes>,
     {
+        let since = self.spans.as_ref().map(|_| SystemTime::now());
         if head.uri.path() != self.path {
             let detail =
                 format!("{} is not served here; post events to {}", shown(head.uri.path()), self.path);
@@ -129,13 +138,19 @@ impl Intake {
         self.authenticate(signature, &body)?;
         let event =
             Event::parse(&body).map_err(|error| Problem::new(Kind::EventInvalid, error.to_string()))?;
+        let span = self.spans.as_ref().zip(since).map(|(spans, since)| spans.begin(&event, trace, since));
+        let trace = span.as_ref().map_or(trace, |span| span.trace(trace));
         let record = Record { event: &event, body: &body, trace, unrouted_by: None };
         let mut receipt = preference::wants_receipt(&head.headers).then(Receipt::default);
-        match self.carry(record, receipt.as_mut(), begun).await {
-            Ok(reason) => {
-                self.outcomes.taken(reason, &event.id, trace);
-                Ok(Accepted { reason, receipt })
-            }
+        let carried = self.carry(record, receipt.as_mut(), begun).await;
+        if let Ok(reason) = carried {
+            self.outcomes.taken(reason, &event.id, trace);
+        }
+        if let Some(span) = span {
+            span.end(carried.as_ref().map_or_else(|problem| Reason::Refused(problem.kind), |reason| *reason));
+        }
+        match carried {
+            Ok(reason) => Ok(Accepted { reason, receipt }),
             Err(problem) => Err(problem.about(&event.id)),
         }
     }

@@ -17,6 +17,7 @@ pub mod secrets;
 pub mod server;
 pub mod settings;
 pub mod signature;
+pub mod spans;
 pub mod tls;
 
 /// What an event is and where it goes: pure, and shared with what explains a table without a relay.

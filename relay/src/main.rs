@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use presenceroute_relay::settings::SECRET_VARIABLE;
+use presenceroute_relay::spans::Spans;
 use presenceroute_relay::{Arguments, Relay, Settings};
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,7 +31,9 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let secret = std::env::var(SECRET_VARIABLE).ok().map(SecretString::from);
-    let relay = Relay::start(Settings::resolve(arguments, secret)?).await?;
+    let mut settings = Settings::resolve(arguments, secret)?;
+    settings.spans = Spans::from_environment()?;
+    let relay = Relay::start(settings).await?;
     tokio::select! {
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}

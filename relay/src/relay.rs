@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::intake::Intake;
-use crate::log::Outcomes;
 use crate::metrics::Metrics;
 use crate::publish::{Publisher, PublisherError};
 use crate::reload::{Loaded, follow_certificate, follow_routing, follow_secrets};
 use crate::routing::Router;
 use crate::server::{Closing, serve};
 use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check};
+use crate::spans::Spans;
 use crate::tls::{Certificate, Handshakes};
 
 /// A relay. Several may run in one process.
@@ -35,6 +35,7 @@ pub struct RunningRelay {
     intake: Arc<Intake>,
     admin: Arc<Admin>,
     publisher: Arc<Publisher>,
+    spans: Option<Arc<Spans>>,
     drain: Duration,
     events: Listening,
     observed: Listening,
@@ -70,7 +71,8 @@ impl Relay {
     /// Starts a relay in the current tokio runtime. It listens when this returns; whether it is ready is on
     /// `/readyz`, since Kafka may take a while.
     pub async fn start(settings: Settings) -> Result<RunningRelay, StartError> {
-        let Settings { listen, admin_listen, config, routing, secrets } = settings;
+        let Settings { listen, admin_listen, config, routing, secrets, spans } = settings;
+        let spans = spans.map(Arc::new);
         check(&config)?;
         let signature_header = HeaderName::try_from(config.signature_header.as_str())
             .map_err(|_| SettingsError::SignatureHeader(config.signature_header.clone()))?;
@@ -88,8 +90,6 @@ impl Relay {
         };
         tokio::spawn(Arc::clone(&publisher).supervise(routing.clone(), stop.clone()));
 
-        let outcomes = Arc::new(Outcomes::new(config.route.clone()));
-        tokio::spawn(Arc::clone(&outcomes).sum_up(stop.clone()));
         let intake = Arc::new(Intake::new(
             &config,
             signature_header,
@@ -97,8 +97,9 @@ impl Relay {
             secrets.clone(),
             Arc::clone(&publisher),
             Arc::clone(&metrics),
-            outcomes,
+            spans.clone(),
         ));
+        tokio::spawn(intake.outcomes().sum_up(stop.clone()));
         let tls = certificate
             .clone()
             .map(|certificate| Handshakes::new(certificate, metrics.tls_handshake_failures.clone()));
@@ -119,7 +120,18 @@ impl Relay {
         };
         tracing::info!(%address, %admin_address, path = config.path, route = config.route, "listening");
         let drain = Duration::from_millis(config.limits.drain_ms);
-        Ok(RunningRelay { address, admin_address, intake, admin, publisher, drain, events, observed, stop })
+        Ok(RunningRelay {
+            address,
+            admin_address,
+            intake,
+            admin,
+            publisher,
+            spans,
+            drain,
+            events,
+            observed,
+            stop,
+        })
     }
 }
 
@@ -149,6 +161,10 @@ impl RunningRelay {
         self.intake.close();
         self.events.end().await;
         self.publisher.flush().await;
+        if let Some(spans) = self.spans {
+            // It fails only when sending them panicked, and there is nothing to be done for them.
+            let _ = tokio::task::spawn_blocking(move || spans.shutdown()).await;
+        }
         self.stop.cancel();
         self.observed.end().await;
         tracing::info!("ended");

@@ -13,6 +13,7 @@ use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
 
 use crate::secrets::{Secrets, SecretsError};
+use crate::spans::Spans;
 
 /// The variable with the signing secret, for a relay that runs alone. It is not a flag: the arguments of a process
 /// are there for everyone to read.
@@ -95,6 +96,8 @@ pub struct Settings {
     pub routing: RoutingSource,
     /// Where the signing secrets come from.
     pub secrets: SecretSource,
+    /// Spans for OpenTelemetry, where they are wanted.
+    pub spans: Option<Spans>,
 }
 
 /// Where the routing table comes from.
@@ -201,7 +204,14 @@ impl Settings {
             (None, Some(secret)) => SecretSource::Fixed(Secrets::single(SECRET_VARIABLE, &secret)?),
             (None, None) => return Err(SettingsError::NoSecret),
         };
-        Ok(Self { listen: arguments.listen, admin_listen: arguments.admin_listen, config, routing, secrets })
+        Ok(Self {
+            listen: arguments.listen,
+            admin_listen: arguments.admin_listen,
+            config,
+            routing,
+            secrets,
+            spans: None,
+        })
     }
 }
 

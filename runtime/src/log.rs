@@ -123,11 +123,13 @@ async fn read(path: &Path) -> Result<String, String> {
 /// A word that is no level would be taken for the name of a module, and the log would fall silent.
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let is_legal =
-        |directive: &str| directive.contains(['=', '[']) || directive.trim().parse::<LevelFilter>().is_ok();
-    if level.is_empty() || !level.split(',').all(is_legal) {
+        |directive: &&str| directive.contains(['=', '[']) || directive.parse::<LevelFilter>().is_ok();
+    let directives: Vec<&str> = level.split(',').map(str::trim).collect();
+    if level.is_empty() || !directives.iter().all(is_legal) {
         return Err(LogError::Level(level.to_owned()));
     }
-    EnvFilter::try_new(level).map_err(|cause| LogError::Filter { level: level.to_owned(), cause })
+    EnvFilter::try_new(directives.join(","))
+        .map_err(|cause| LogError::Filter { level: level.to_owned(), cause })
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ impl Demo {
             config,
             routing: RoutingSource::File(files.path().join(config_maps::ROUTING_KEY)),
             secrets: SecretSource::Directory(files.path().join(SIGNING)),
+            spans: None,
         })
         .await?;
         let registrar = Registrar::new(Genesys::new());

@@ -123,14 +123,15 @@ fn container(model: &Model, image: &RelayImage) -> Container {
         ("PRESENCEROUTE_SECRET_DIR", paths::SIGNING_DIR.to_owned()),
         ("PRESENCEROUTE_LOG_LEVEL_FILE", format!("{}/{}", paths::ROUTING_DIR, config_maps::LOG_LEVEL_KEY)),
         ("PRESENCEROUTE_LOG_FORMAT", "json".to_owned()),
-    ];
+    ]
+    .into_iter()
+    .chain(tracing_environment(model));
     Container {
         name: "relay".into(),
         image: Some(model.relay.image.clone().unwrap_or_else(|| image.reference.clone())),
         image_pull_policy: Some(image.pull_policy.clone()),
         env: Some(
             environment
-                .into_iter()
                 .map(|(name, value)| EnvVar { name: name.into(), value: Some(value), ..EnvVar::default() })
                 .collect(),
         ),
@@ -161,6 +162,19 @@ fn container(model: &Model, image: &RelayImage) -> Container {
         volume_mounts: Some(volume_mounts(model)),
         ..Container::default()
     }
+}
+
+/// OpenTelemetry's own variables.
+fn tracing_environment(model: &Model) -> impl Iterator<Item = (&'static str, String)> {
+    model.relay.tracing.iter().flat_map(|tracing| {
+        let resource = format!("k8s.namespace.name={},presenceroute.route={}", model.namespace, model.name);
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", tracing.endpoint.clone()),
+            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()),
+            ("OTEL_TRACES_SAMPLER_ARG", (f64::from(tracing.sample_percentage) / 100.0).to_string()),
+            ("OTEL_RESOURCE_ATTRIBUTES", resource),
+        ]
+    })
 }
 
 fn port(name: &str, number: i32) -> ContainerPort {

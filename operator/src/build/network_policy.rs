@@ -13,7 +13,7 @@ use super::{ADMIN_PORT, EVENTS_PORT, metadata, relay_name, selector};
 use crate::validate::Model;
 
 /// Builds it: events from the given peers, the admin port from the operator and the given scrapers, out to DNS and
-/// to the ports of the brokers and of their token endpoint. They are named by host, which a NetworkPolicy cannot select, hence by port alone.
+/// to the ports of the brokers, of their token endpoint and of the collector. They are named by host, which a NetworkPolicy cannot select, hence by port alone.
 pub fn build(model: &Model) -> Option<NetworkPolicy> {
     let wanted = model.relay.network_policy.as_ref()?;
     let operator = NetworkPolicyPeer {
@@ -32,12 +32,15 @@ pub fn build(model: &Model) -> Option<NetworkPolicy> {
         .iter()
         .filter_map(|server| server.rsplit_once(':')?.1.parse().ok())
         .map(|number| port("TCP", number));
-    let token_port = model.config.kafka.sasl.as_ref().and_then(|sasl| {
-        let url = Url::parse(&sasl.oauth.as_ref()?.token_endpoint_url).ok()?;
-        url.port_or_known_default().map(|number| port("TCP", number.into()))
+    let token_endpoint =
+        model.config.kafka.sasl.iter().filter_map(|sasl| Some(&sasl.oauth.as_ref()?.token_endpoint_url));
+    let collector = model.relay.tracing.iter().map(|tracing| &tracing.endpoint);
+    let url_ports = token_endpoint.chain(collector).filter_map(|url| {
+        let number = Url::parse(url).ok()?.port_or_known_default()?;
+        Some(port("TCP", number.into()))
     });
-    let mut kafka: Vec<_> = broker_ports.chain(token_port).collect();
-    kafka.dedup();
+    let mut called: Vec<_> = broker_ports.chain(url_ports).collect();
+    called.dedup();
     Some(NetworkPolicy {
         metadata: metadata(model, relay_name(model)),
         spec: Some(NetworkPolicySpec {
@@ -55,7 +58,7 @@ pub fn build(model: &Model) -> Option<NetworkPolicy> {
             ]),
             egress: Some(vec![
                 NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },
-                NetworkPolicyEgressRule { to: None, ports: Some(kafka) },
+                NetworkPolicyEgressRule { to: None, ports: Some(called) },
             ]),
         }),
     })

@@ -268,6 +268,25 @@ async fn a_certificate_has_the_pods_speak_tls_behind_port_443() {
 }
 
 #[tokio::test]
+async fn a_collector_is_named_to_the_pods_by_opentelemetrys_own_variables() {
+    let relay = "
+  relay:
+    tracing: {endpoint: 'http://collector.observability:4318', samplePercentage: 5}
+    networkPolicy: {}";
+    let objects = objects(&format!("{}{relay}", defaults())).await;
+    let env = find(&objects, "Deployment").pointer("/spec/template/spec/containers/0/env").unwrap();
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.observability:4318"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.05"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "k8s.namespace.name=presence,presenceroute.route=contact-centre"),
+    ] {
+        assert!(env.as_array().unwrap().contains(&json!({"name": name, "value": value})), "{env}");
+    }
+    let ports = find(&objects, "NetworkPolicy").pointer("/spec/egress/1/ports").unwrap();
+    assert_eq!(ports[1]["port"], 4318);
+}
+
+#[tokio::test]
 async fn oauthbearer_takes_its_tokens_from_the_endpoint_and_trusts_its_ca() {
     let kafka = "
   kafka:

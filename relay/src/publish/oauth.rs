@@ -4,7 +4,6 @@
 //! TLS configuration in the process. The relay asks with the client that it has, hands each token to its producer and
 //! gets the next one before it expires.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

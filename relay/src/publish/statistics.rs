@@ -81,7 +81,8 @@ impl Report {
         self.brokers
             .iter()
             .filter(move |(_, broker)| broker.nodeid >= 0 || !are_known)
-            .map(|(name, broker)| (name.as_str(), broker))
+            // The name without the protocol, which says how it is reached and not who it is.
+            .map(|(name, broker)| (name.rsplit_once("://").map_or(name.as_str(), |(_, name)| name), broker))
     }
 }
 
@@ -211,7 +212,11 @@ mod tests {
     #[test]
     fn what_waits_and_how_each_broker_answers_are_in_the_metrics() {
         let metrics = Metrics::new();
-        let brokers = [broker("k:9092/bootstrap", -1, 1), broker("k:9092/1", 1, 8), broker("l:9092/2", 2, 0)];
+        let brokers = [
+            broker("k:9092/bootstrap", -1, 1),
+            broker("sasl_ssl://k:9092/1", 1, 8),
+            broker("l:9092/2", 2, 0),
+        ];
         metrics.statistics.take(0, &json(3, &brokers.join(","))).unwrap();
         let text = metrics.encode().unwrap();
         for line in [

@@ -60,6 +60,7 @@ pub(crate) fn settings(brokers: &str, table: &str) -> Settings {
         },
         routing: RoutingSource::Fixed(RoutingTable::parse(table).unwrap()),
         secrets: SecretSource::Fixed(Secrets::single("test", &SECRET.into()).unwrap()),
+        spans: None,
     }
 }
 
