@@ -15,6 +15,9 @@ pub struct RelayStatus {
     /// The certificate of the port that events are posted to, where it speaks TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsReport>,
+    /// What the signatures of events were worth. A relay older than this report says nothing of it.
+    #[serde(default)]
+    pub signatures: SignaturesReport,
     /// The connection to Kafka.
     pub kafka: KafkaReport,
     /// Topics that the table names and Kafka does not have, sorted.
@@ -66,6 +69,16 @@ pub struct TlsReport {
     /// Why newer files are not used, when they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Signatures that were checked since the relay started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignaturesReport {
+    /// Made with an active secret, whatever became of the event then.
+    pub accepted: u64,
+    /// Not made with one: answered 403.
+    pub refused: u64,
 }
 
 /// The connection to Kafka.

@@ -8,10 +8,13 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use presenceroute_crds::relay_status::{RelayStatus, RoutingReport, SecretsReport, TlsReport};
+use presenceroute_crds::relay_status::{
+    RelayStatus, RoutingReport, SecretsReport, SignaturesReport, TlsReport,
+};
 use tokio::sync::watch;
 
-use crate::metrics::{CertificateLabel, Metrics, RevisionLabel};
+use crate::metrics::{CertificateLabel, Metrics, Reason, RevisionLabel};
+use crate::problem::Kind;
 use crate::publish::Publisher;
 use crate::reload::Loaded;
 use crate::routing::Router;
@@ -91,6 +94,10 @@ impl Admin {
                     error: loaded.error.clone(),
                 }
             }),
+            signatures: SignaturesReport {
+                accepted: self.metrics.authenticated.get(),
+                refused: self.metrics.answers(Reason::Refused(Kind::SignatureMismatch)),
+            },
             kafka,
             missing_topics,
             in_flight: self.publisher.in_flight() as u64,

@@ -189,6 +189,7 @@ impl Intake {
             return Err(Problem::new(Kind::NotConfigured, "no signing secret has been loaded; see /status"));
         };
         if signature::verify(secrets.keys(), signature.as_bytes(), body) {
+            self.metrics.authenticated.inc();
             return Ok(());
         }
         Err(Problem::new(

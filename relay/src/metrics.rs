@@ -21,6 +21,8 @@ use crate::publish::Statistics;
 pub struct Metrics {
     registry: Registry,
     requests: Vec<(Reason, Counter)>,
+    /// Events whose signature was made with an active secret, whatever became of them then.
+    pub authenticated: Counter,
     /// Events by the topic that acknowledged them.
     pub published: Family<TopicLabel, Counter>,
     /// Failed deliveries.
@@ -217,6 +219,11 @@ impl Metrics {
             requests,
             stages,
             statistics,
+            authenticated: metric(
+                &mut registry,
+                "events_authenticated",
+                "Events whose signature was made with an active secret",
+            ),
             published: metric(&mut registry, "events_published", "Events acknowledged by a topic"),
             kafka_errors: metric(
                 &mut registry,
@@ -284,6 +291,12 @@ impl Metrics {
         if let Some((_, counter)) = self.requests.iter().find(|(counted, _)| *counted == reason) {
             counter.inc();
         }
+    }
+
+    /// How often a request was answered so.
+    pub fn answers(&self, reason: Reason) -> u64 {
+        let counted = self.requests.iter().find(|(counted, _)| *counted == reason);
+        counted.map_or(0, |(_, counter)| counter.get())
     }
 
     /// Everything in the text format of OpenMetrics.

@@ -52,10 +52,13 @@ async fn the_metrics_count_what_happened_and_hold_no_secret_and_no_body() {
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     post(&relay, &event("needle-in-a-body")).await;
     exchange(relay.address(), &signed("wrong", b"{}")).await;
+    let signatures = status(&relay).await.signatures;
+    assert_eq!((signatures.accepted, signatures.refused), (1, 1));
     let metrics = get(&relay, "/metrics").await.body;
     for line in [
         r#"presenceroute_relay_requests_total{code="200",reason="processed"} 1"#,
         r#"presenceroute_relay_requests_total{code="403",reason="signature-mismatch"} 1"#,
+        "presenceroute_relay_events_authenticated_total 1",
         r#"presenceroute_relay_events_published_total{topic="gen-presence-state"} 1"#,
         r#"presenceroute_relay_publish_duration_seconds_count{stage="broker"} 1"#,
         "presenceroute_relay_in_flight_events 0",
