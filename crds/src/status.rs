@@ -8,6 +8,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::presence_route::{CaSecretRef, OAuthClientSecretRef, RetryPolicy, TokenRequest};
+
 /// The observed state of a `PresenceRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -22,6 +24,9 @@ pub struct PresenceRouteStatus {
     /// The registration at Genesys Cloud.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration: Option<RegistrationStatus>,
+    /// Registrations at places that the spec does not name any more, until Genesys Cloud confirms that they are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_registrations: Vec<RegistrationPlace>,
     /// The routing table, and who serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<RoutingStatus>,
@@ -33,19 +38,59 @@ pub struct PresenceRouteStatus {
     pub relay: Option<RelayPodsStatus>,
 }
 
-/// The registration at Genesys Cloud as it was last seen there.
+/// The registration at Genesys Cloud as it was last seen there. It is written before the first call that could make
+/// one, then without an id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrationStatus {
-    /// The id that Genesys Cloud gave it.
-    pub id: String,
+    /// Where it is.
+    #[serde(flatten)]
+    pub place: RegistrationPlace,
     /// The URL that it calls.
     pub url: String,
+    /// Whether it is enabled: false while the route is suspended.
+    pub enabled: bool,
     /// The event types that it sends, sorted.
     pub event_types: Vec<String>,
+    /// Genesys Cloud's own retries of a delivery.
+    pub retry_policy: RetryPolicy,
     /// When Genesys Cloud last confirmed all of this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_verified_time: Option<Time>,
+}
+
+/// Where a registration is: what it takes to find it again after the spec, or the operator, has changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistrationPlace {
+    /// The id that Genesys Cloud gave it; absent until an answer has named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The registration's name.
+    pub name: String,
+    /// The base URL of the API.
+    pub api_url: String,
+    /// How the API is called, and as whom.
+    pub access: RegistrationAccess,
+}
+
+/// How a registration's API is called, and as whom. References, never credentials.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistrationAccess {
+    /// The id of the OAuth client that the registration was made or last seen with.
+    pub client_id: String,
+    /// The Secret that held this client.
+    pub credentials_secret_ref: OAuthClientSecretRef,
+    /// The path of the OAuth token endpoint.
+    pub token_path: String,
+    /// The path of the EventBridge collection.
+    pub event_bridges_path: String,
+    /// How the token is asked for.
+    pub token_request: TokenRequest,
+    /// A Secret with the certificate of the private CA that signed the API's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
 }
 
 /// The routing table, and who serves it.

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
 use crate::build::RelayImage;
+use crate::claims::Neighbours;
 use crate::controller::{self, Settings, Shared};
 use crate::dereference::dereference;
 use crate::genesys::Genesys;
@@ -206,6 +207,11 @@ async fn lead(
         () = flagged(stopped.clone()) => return Ok(()),
     };
     metrics.leads(true);
+    let namespaces: Vec<Option<String>> = match arguments.watch_namespaces.as_slice() {
+        [] => vec![None],
+        names => names.iter().filter(|name| !name.is_empty()).cloned().map(Some).collect(),
+    };
+    let namespaces = if namespaces.is_empty() { vec![None] } else { namespaces };
     let shared = Shared {
         client,
         settings: Settings {
@@ -216,15 +222,11 @@ async fn lead(
             secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
         },
         genesys: Genesys::new(),
+        neighbours: Neighbours::of(namespaces.len()),
         identity: arguments.pod_name,
         metrics: metrics.clone(),
         readiness,
     };
-    let namespaces: Vec<Option<String>> = match arguments.watch_namespaces.as_slice() {
-        [] => vec![None],
-        names => names.iter().filter(|name| !name.is_empty()).cloned().map(Some).collect(),
-    };
-    let namespaces = if namespaces.is_empty() { vec![None] } else { namespaces };
     let controllers = namespaces
         .into_iter()
         .map(|namespace| controller::run(shared.clone(), namespace, flagged(stopped.clone())));

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, Shared as SharedFuture};
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
@@ -18,7 +18,6 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Client, Resource, ResourceExt};
-use presenceroute_crds::presence_route::DeletionPolicy;
 use presenceroute_crds::status::PresenceRouteStatus;
 use presenceroute_crds::{GROUP, PresenceRoute};
 use serde_json::json;
@@ -29,12 +28,12 @@ use crate::api_server::ApiServerError;
 use crate::apply::{self, ApplyError, FIELD_MANAGER};
 use crate::build::{self, BuildError, MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, RelayImage, signing_secret};
 use crate::children::{Children, Feed, RouteKey};
-use crate::claims;
+use crate::claims::{self, Neighbours};
 use crate::dereference::{dereference, referenced_secrets};
 use crate::genesys::Genesys;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::register::{self, Failure, Outcome, Registrar};
+use crate::register::{self, Failure, Registrar};
 use crate::relays::{self, RelayReader, Relays, Wanted};
 use crate::secret_cache::{SecretCache, SecretKey};
 use crate::signing::SigningState;
@@ -49,8 +48,6 @@ const STEADY: Duration = Duration::from_secs(300);
 /// How often pods that lag are asked again, and for how long a reconcile stays to watch them.
 const LIVE_POLL: Duration = Duration::from_millis(100);
 const LIVE_PATIENCE: Duration = Duration::from_secs(3);
-/// How long a first registration waits for the Service to lead to a relay.
-const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
 /// How soon a route that is on its way is looked at again although nothing woke it.
 const PROGRESSING: Duration = Duration::from_secs(1);
 /// How soon a route that stands back looks whether the other one is gone.
@@ -89,29 +86,27 @@ pub enum ReconcileError {
     /// An object could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// The registration could not be removed.
-    #[error("the registration could not be removed: {0}")]
-    Deregister(String),
 }
 
-fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
+pub(crate) fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
     move |error| ReconcileError::Kubernetes { what, source: error.into() }
 }
 
 type Guarded = DeserializeGuard<PresenceRoute>;
 
 /// Everything that a reconcile needs.
-struct Context {
-    client: Client,
-    settings: Settings,
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) settings: Settings,
     routes: Store<Guarded>,
-    secrets: Arc<SecretCache>,
-    children: Arc<Children>,
+    neighbours: Neighbours,
+    pub(crate) secrets: Arc<SecretCache>,
+    pub(crate) children: Arc<Children>,
     /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
     caches_ready: SharedFuture<BoxFuture<'static, ()>>,
-    relays: RelayReader,
-    registrar: Registrar,
-    ledger: Ledger,
+    pub(crate) relays: RelayReader,
+    pub(crate) registrar: Registrar,
+    pub(crate) ledger: Ledger,
     recorder: Recorder,
     metrics: Metrics,
     work: Semaphore,
@@ -140,6 +135,8 @@ pub struct Shared {
     pub settings: Settings,
     /// Genesys Cloud, with one budget of calls for each OAuth client.
     pub genesys: Genesys,
+    /// The routes of all namespaces, so that no two of them claim the same.
+    pub neighbours: Neighbours,
     /// The operator's name in the events that it writes.
     pub identity: String,
     /// The operator's own metrics.
@@ -154,17 +151,23 @@ pub async fn run(
     namespace: Option<String>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Result<(), ControllerError> {
-    let Shared { client, settings, genesys, identity, metrics, readiness } = shared;
+    let Shared { client, settings, genesys, neighbours, identity, metrics, readiness } = shared;
     let served =
         namespace.as_ref().map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
     let all_objects = format!("all objects of {served} to be listed");
     readiness.waits_for(&all_objects);
     let scope = Scope { client: client.clone(), namespace };
     let (routes, routes_writer) = reflector::store();
+    let mut joining = Some(neighbours.join(routes.clone()));
     let main = watcher(scope.api::<Guarded>(), watch_config())
         .default_backoff()
         .modify(|route| route.managed_fields_mut().clear())
         .reflect(routes_writer)
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::InitDone) {
+                drop(joining.take());
+            }
+        })
         .applied_objects()
         .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
 
@@ -196,6 +199,7 @@ pub async fn run(
         children,
         caches_ready: caches_ready.boxed().shared(),
         routes: routes.clone(),
+        neighbours,
         client,
         settings,
         metrics,
@@ -340,11 +344,12 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
         }
     };
     context.caches_ready.clone().await;
+    context.neighbours.listed().await;
     let started = std::time::Instant::now();
     let result = if route.metadata.deletion_timestamp.is_none() {
         bring_in_line(route, &context).await
     } else if route.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
-        deregister(route, &context).await
+        register::deregister(route, &context).await
     } else {
         Ok(Action::await_change())
     };
@@ -383,41 +388,6 @@ async fn tell_unreadable(guarded: &Guarded, error: &str, context: &Context) {
     publish(guarded, context, EventType::Warning, "Unreadable", &note).await;
 }
 
-/// Says on the object itself that Genesys Cloud may hold a registration for it. It is written before the first call,
-/// so that nothing can be left behind; a route that never got so far can be deleted without asking anyone.
-async fn hold(route: &PresenceRoute, context: &Context) -> Result<(), ReconcileError> {
-    if route.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
-        return Ok(());
-    }
-    set_finalizers(route, context, &[FINALIZER]).await.map_err(kubernetes("add the finalizer"))
-}
-
-/// Lets the object go.
-async fn let_go(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
-    let uid = route.uid().unwrap_or_default();
-    match set_finalizers(route, context, &[]).await {
-        // Somebody else let it go.
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
-        other => other.map_err(kubernetes("remove the finalizer"))?,
-    }
-    context.registrar.forget(&uid);
-    context.ledger.forget(&uid);
-    Ok(Action::await_change())
-}
-
-/// Server-side apply owns just our entry of the list. The uid keeps it from making a new object of the same name.
-async fn set_finalizers(route: &PresenceRoute, context: &Context, ours: &[&str]) -> Result<(), kube::Error> {
-    let api: Api<PresenceRoute> =
-        Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
-    let patch = json!({
-        "apiVersion": PresenceRoute::api_version(&()),
-        "kind": PresenceRoute::kind(&()),
-        "metadata": {"uid": route.uid(), "finalizers": ours},
-    });
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch_metadata(&route.name_any(), &parameters, &Patch::Apply(patch)).await.map(drop)
-}
-
 fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>) -> Action {
     Action::requeue(context.ledger.failed(&guarded.uid().unwrap_or_default()))
 }
@@ -438,7 +408,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         }
     };
     let rival = {
-        let others = context.routes.state();
+        let others = context.neighbours.routes();
         claims::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
     };
     if let Some(rival) = rival {
@@ -471,17 +441,17 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     })?;
 
     let relays = settle(route, &scene, context).await?;
-    let registration = register(route, &mut scene, &relays, context).await?;
+    let registration = register::register(route, &mut scene, &relays, context).await?;
     let action = next_look(&scene, &relays, &registration);
     report(route, context, scene.observed(context, &relays, registration)).await?;
     Ok(action)
 }
 
 /// What a reconcile works on between building and reporting.
-struct Scene {
-    model: Model,
-    signing: SigningState,
-    wanted: Wanted,
+pub(crate) struct Scene {
+    pub(crate) model: Model,
+    pub(crate) signing: SigningState,
+    pub(crate) wanted: Wanted,
     apply_error: Option<String>,
 }
 
@@ -529,80 +499,6 @@ async fn settle(route: &PresenceRoute, scene: &Scene, context: &Context) -> Resu
         relays = context.relays.read(namespace, name).await;
     }
     Ok(relays)
-}
-
-/// Registers the route once its relays can answer, and records which secret Genesys Cloud signs with.
-async fn register(
-    route: &PresenceRoute,
-    scene: &mut Scene,
-    relays: &Relays,
-    context: &Context,
-) -> Result<RegistrationFacts, ReconcileError> {
-    let Ok(secret) = scene.model.signing_secret.clone() else {
-        return Ok(RegistrationFacts::Waiting("waits for the signing secret"));
-    };
-    let registered = scene.signing.is_registered(&secret);
-    let known_id = context.ledger.status(route).and_then(|status| status.registration).map(|known| known.id);
-    if relays.ready().next().is_none() && known_id.is_none() {
-        return Ok(RegistrationFacts::Waiting("waits for a relay pod to be ready"));
-    }
-    if !registered && !relays.all_accept(&scene.wanted.signing) {
-        // A rotation leaves the registration as good as it was; status.signing has its phase.
-        if known_id.is_some() {
-            return Ok(RegistrationFacts::Unchanged);
-        }
-        return Ok(RegistrationFacts::Waiting(
-            "waits for every relay pod to accept the newest signing secret",
-        ));
-    }
-    // A first registration waits for relays that can answer; an existing one is looked after in any case.
-    if known_id.is_none() && !relays.all_live(&scene.wanted) {
-        return Ok(RegistrationFacts::Waiting(
-            "waits for the relay pods to be ready and to serve the newest routes",
-        ));
-    }
-    if known_id.is_none() {
-        wait_for_service(&scene.model, context).await;
-    }
-    hold(route, context).await?;
-    match context.registrar.ensure(&scene.model, &secret, registered, known_id.as_deref()).await {
-        Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
-            if secret_sent && !registered {
-                let grace =
-                    SignedDuration::try_from(context.settings.secret_grace).unwrap_or(SignedDuration::MAX);
-                scene.signing = scene.signing.clone().confirm(&secret, Timestamp::now(), grace);
-                let record = build::signing_object(&scene.model, &scene.signing)?;
-                apply::write(&context.client, &context.children, record).await?;
-            }
-            if let Some(change) = change {
-                tell(route, context, &change).await;
-            }
-            Ok(RegistrationFacts::Registered {
-                id: registration.id,
-                url: scene.model.endpoint.to_string(),
-                event_types: scene.model.registration.event_types.iter().cloned().collect(),
-                verifiable,
-                trusted_for,
-            })
-        }
-        Outcome::Failed(failure) => Ok(RegistrationFacts::Failed(failure)),
-    }
-}
-
-/// Waits until the Service leads to a relay: nodes learn of a ready pod a moment after the API server does, and
-/// refuse connections until then. Where a policy keeps the operator out, the wait is over after a while.
-async fn wait_for_service(model: &Model, context: &Context) {
-    let cluster_ip = context
-        .children
-        .get("Service", &model.namespace, &build::relay_name(model))
-        .and_then(|service| service.data.pointer("/spec/clusterIP")?.as_str()?.parse().ok());
-    let Some(cluster_ip) = cluster_ip else { return };
-    let deadline = tokio::time::Instant::now() + SERVICE_PATIENCE;
-    let port = build::service::port(model);
-    let scheme = build::service::port_name(model);
-    while !context.relays.answers(cluster_ip, scheme, port).await && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(LIVE_POLL).await;
-    }
 }
 
 /// When to look again although nothing wakes the route.
@@ -683,7 +579,7 @@ async fn report(route: &PresenceRoute, context: &Context, observed: Observed) ->
     Ok(())
 }
 
-async fn write_status(
+pub(crate) async fn write_status(
     route: &PresenceRoute,
     context: &Context,
     current: &PresenceRouteStatus,
@@ -709,21 +605,8 @@ async fn write_status(
     }
 }
 
-async fn tell(route: &PresenceRoute, context: &Context, change: &register::Change) {
-    let (reason, note) = match change {
-        register::Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
-        register::Change::Updated => {
-            ("RegistrationUpdated", "the registration at Genesys Cloud has a new secret".to_owned())
-        }
-        register::Change::Repaired(what) => {
-            ("RegistrationUpdated", format!("the registration at Genesys Cloud was brought in line: {what}"))
-        }
-    };
-    publish(route, context, EventType::Normal, reason, &note).await;
-}
-
 /// An event is news for people; that it cannot be written must not stop the work.
-async fn publish(
+pub(crate) async fn publish(
     object: &impl Resource<DynamicType = ()>,
     context: &Context,
     type_: EventType,
@@ -749,76 +632,6 @@ async fn publish(
 fn cut(text: &str, bytes: usize) -> String {
     let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text[..end].to_owned()
-}
-
-/// Removes the registration, so that the object may go. The children follow by their owner reference.
-async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
-    let uid = route.uid().unwrap_or_default();
-    if route.spec.deletion_policy == DeletionPolicy::Retain {
-        return let_go(route, context).await;
-    }
-    let registered = context.ledger.status(route).and_then(|status| status.registration);
-    let namespace = route.namespace().unwrap_or_default();
-    let secrets = context.secrets.of(&namespace);
-    let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
-    let (account, name) = match validate(route, references) {
-        Ok(model) => (context.registrar.account(&model), model.registration.name),
-        Err(problems) => {
-            let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            (Err(Failure::invalid(message)), route.spec.genesys.endpoint_name.clone().unwrap_or_default())
-        }
-    };
-    // The Secrets of a namespace that is being deleted may be gone already: what last worked is tried then.
-    let account = account.or_else(|failure| context.registrar.remembered_account(&uid).ok_or(failure));
-    let removed = match account {
-        Ok(account) => {
-            context
-                .registrar
-                .remove(&uid, &account, &name, registered.as_ref().map(|known| known.id.as_str()))
-                .await
-        }
-        Err(failure) => Err(failure),
-    };
-    match removed {
-        Ok(()) => {
-            publish(
-                route,
-                context,
-                EventType::Normal,
-                "Deregistered",
-                "the registration at Genesys Cloud is gone",
-            )
-            .await;
-            let_go(route, context).await
-        }
-        Err(failure) => {
-            let message = format!(
-                "{}; the PresenceRoute stays until Genesys Cloud confirms that the registration is gone. To let it go \
-                 at once and remove the registration by hand, set spec.deletionPolicy to Retain",
-                failure.message
-            );
-            report_stuck(route, context, failure.reason, &message).await?;
-            Err(ReconcileError::Deregister(message))
-        }
-    }
-}
-
-/// Shows in the condition Registered why a deletion waits.
-async fn report_stuck(
-    route: &PresenceRoute,
-    context: &Context,
-    reason: &'static str,
-    message: &str,
-) -> Result<(), ReconcileError> {
-    let previous = context.ledger.status(route);
-    let current =
-        status::stuck(previous.as_ref(), route.meta().generation, reason, message, Timestamp::now());
-    if previous.as_ref() == Some(&current) {
-        return Ok(());
-    }
-    write_status(route, context, &current).await?;
-    publish(route, context, EventType::Warning, reason, message).await;
-    Ok(())
 }
 
 /// Says whether the API server knows PresenceRoutes, which it does a moment after the definition was created.

@@ -100,7 +100,8 @@ pub fn referenced_secrets(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str
     .map(String::as_str)
 }
 
-async fn oauth_client(
+/// The OAuth client in a Secret.
+pub(crate) async fn oauth_client(
     source: &impl SecretSource,
     reference: &OAuthClientSecretRef,
 ) -> Result<Result<OAuthClient, SecretProblem>, kube::Error> {
@@ -119,7 +120,8 @@ async fn signing_secret(
     Ok(text(secret.as_ref(), &reference.name, &reference.key).map(SecretString::from))
 }
 
-async fn ca(
+/// The certificates in a Secret, in PEM.
+pub(crate) async fn ca(
     source: &impl SecretSource,
     reference: &CaSecretRef,
 ) -> Result<Result<Vec<u8>, SecretProblem>, kube::Error> {

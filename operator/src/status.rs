@@ -10,7 +10,7 @@ use presenceroute_crds::status::{
 };
 
 use crate::dereference::SecretProblem;
-use crate::register::Failure;
+use crate::register::{Failure, Record};
 
 /// `lastVerifiedTime` is written anew at most this often: a status that changed with every look would wake every
 /// watcher of every route each five minutes.
@@ -86,12 +86,10 @@ pub enum RegistrationFacts {
     Unchanged,
     /// As the spec asks.
     Registered {
-        /// The id that Genesys Cloud gave it.
-        id: String,
-        /// The URL that it calls.
-        url: String,
-        /// The event types that it sends, sorted.
-        event_types: Vec<String>,
+        /// What is there now, and where else something may still be.
+        record: Box<Record>,
+        /// Why something is still elsewhere.
+        left: Option<String>,
         /// Whether it can be seen at all.
         verifiable: bool,
         /// How long this is trusted before Genesys Cloud is asked again.
@@ -138,10 +136,13 @@ pub fn build(
     let previous = previous.cloned().unwrap_or_default();
     let findings = findings(&parts, &previous);
     let routing = &parts.routing;
+    let recorded = Record { current: previous.registration, former: previous.former_registrations };
+    let record = record(&parts.registration, recorded, now);
     PresenceRouteStatus {
         observed_generation: generation,
         conditions: merge(&previous.conditions, findings, generation, now),
-        registration: registration_status(&parts.registration, previous.registration, now),
+        registration: record.current,
+        former_registrations: record.former,
         routing: Some(RoutingStatus {
             revision: routing.revision.clone(),
             routes: count(routing.routes),
@@ -234,6 +235,9 @@ fn routing_live(parts: &Parts) -> Finding {
     Finding::holds("Live", format!("every ready pod serves revision {}", routing.revision))
 }
 
+/// Holds, and somebody should know all the same.
+const FORMER_LEFT: &str = "FormerRegistrationLeft";
+
 fn registered(parts: &Parts, previous: &PresenceRouteStatus) -> Finding {
     match &parts.registration {
         RegistrationFacts::Unchanged => {
@@ -248,10 +252,15 @@ fn registered(parts: &Parts, previous: &PresenceRouteStatus) -> Finding {
         }
         RegistrationFacts::Waiting(what) => Finding::fails("Waiting", *what),
         RegistrationFacts::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
-        RegistrationFacts::Registered { .. } if parts.suspended => Finding::fails(
-            "Suspended",
-            "spec.suspend is true: the registration is disabled and no events come",
-        ),
+        RegistrationFacts::Registered { left, .. } if parts.suspended => {
+            let left = left.as_ref().map(|left| format!("; {left}")).unwrap_or_default();
+            let message =
+                format!("spec.suspend is true: the registration is disabled and no events come{left}");
+            Finding::fails("Suspended", message)
+        }
+        RegistrationFacts::Registered { left: Some(left), .. } => {
+            Finding::holds(FORMER_LEFT, format!("Genesys Cloud sends events to the endpoint; {left}"))
+        }
         RegistrationFacts::Registered { verifiable: true, .. } => {
             Finding::holds("Registered", "Genesys Cloud sends events to the endpoint")
         }
@@ -315,31 +324,25 @@ fn merge(
         .collect()
 }
 
-fn registration_status(
-    facts: &RegistrationFacts,
-    previous: Option<RegistrationStatus>,
-    now: Timestamp,
-) -> Option<RegistrationStatus> {
-    let RegistrationFacts::Registered { id, url, event_types, verifiable, .. } = facts else {
-        return previous;
-    };
-    let fresh = RegistrationStatus {
-        id: id.clone(),
-        url: url.clone(),
-        event_types: event_types.clone(),
-        last_verified_time: verifiable.then_some(Time(now)),
-    };
-    match previous {
-        Some(old) if same(&old, &fresh) && still_recent(old.last_verified_time.as_ref(), now) => Some(old),
-        _ => Some(fresh),
-    }
+fn record(facts: &RegistrationFacts, previous: Record, now: Timestamp) -> Record {
+    let RegistrationFacts::Registered { record, verifiable, .. } = facts else { return previous };
+    let Record { current, former } = record.as_ref().clone();
+    let current = current.map(|registration| {
+        let fresh =
+            RegistrationStatus { last_verified_time: verifiable.then_some(Time(now)), ..registration };
+        match previous.current {
+            Some(old) if is_same(&old, &fresh) && still_recent(old.last_verified_time.as_ref(), now) => old,
+            _ => fresh,
+        }
+    });
+    Record { current, former }
 }
 
-fn same(old: &RegistrationStatus, fresh: &RegistrationStatus) -> bool {
-    old.id == fresh.id
-        && old.url == fresh.url
-        && old.event_types == fresh.event_types
-        && old.last_verified_time.is_some() == fresh.last_verified_time.is_some()
+/// Whether both say the same, but for when exactly it was verified.
+fn is_same(old: &RegistrationStatus, fresh: &RegistrationStatus) -> bool {
+    let both_or_none = old.last_verified_time.is_some() == fresh.last_verified_time.is_some();
+    both_or_none
+        && *old == RegistrationStatus { last_verified_time: old.last_verified_time.clone(), ..fresh.clone() }
 }
 
 fn still_recent(verified: Option<&Time>, now: Timestamp) -> bool {
@@ -388,7 +391,8 @@ pub fn changes<'s>(
         // A route that was just made has no ready pod yet.
         let is_starting = is_first && matches!(reason, NO_REPLICA_READY | "RelayNotCreated");
         let is_meant = matches!(reason, "Waiting" | "Progressing" | "Suspended" | "ScaledToZero");
-        Some(Change { condition, is_alarming: !(holds || is_starting || is_meant) })
+        let is_left = reason == FORMER_LEFT;
+        Some(Change { condition, is_alarming: is_left || !(holds || is_starting || is_meant) })
     })
 }
 

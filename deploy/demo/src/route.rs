@@ -12,7 +12,7 @@ use presenceroute_operator::build::{RelayImage, build, config_maps, signing_secr
 use presenceroute_operator::dereference::dereference;
 use presenceroute_operator::genesys::Genesys;
 use presenceroute_operator::manifest::Manifest;
-use presenceroute_operator::register::{Outcome, Registrar};
+use presenceroute_operator::register::{Known, Outcome, Registrar};
 use presenceroute_operator::signing::SigningState;
 use presenceroute_operator::validate::{Model, validate};
 use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource, Settings};
@@ -90,11 +90,7 @@ impl Demo {
     /// Deregisters, then stops the relay: the order of the operator.
     pub(crate) async fn end(self) -> Result<(), Failure> {
         let account = self.registrar.account(&self.model).map_err(|failure| failure.message)?;
-        let name = &self.model.registration.name;
-        self.registrar
-            .remove(&self.model.uid, &account, name, Some(&self.id))
-            .await
-            .map_err(|failure| failure.message)?;
+        account.delete(&self.id).await?;
         self.relay.shutdown().await;
         Ok(())
     }
@@ -214,7 +210,7 @@ fn create_topics(model: &Model, broker: &Broker) -> Result<(), Failure> {
 async fn register(registrar: &Registrar, model: &Model, id: Option<&str>) -> Result<String, Failure> {
     let secret = model.signing_secret.as_ref().map_err(ToString::to_string)?;
     // Always sent: here it is known nowhere which secret Genesys Cloud has.
-    match registrar.ensure(model, secret, false, id).await {
+    match registrar.ensure(model, secret, Known { id, ..Known::default() }).await {
         Outcome::Registered { registration, .. } => Ok(registration.id),
         Outcome::Failed(failure) => Err(failure.message.into()),
     }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use presenceroute_crds::presence_route::TokenRequest;
+use presenceroute_crds::status::RegistrationPlace;
 use reqwest::StatusCode;
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -238,6 +239,15 @@ impl fmt::Debug for Account {
     }
 }
 
+/// What a look by name has found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listing {
+    /// In the server's order.
+    pub registrations: Vec<Registration>,
+    /// How many calls it took.
+    pub pages: usize,
+}
+
 /// A page of a listing. Entities that are called otherwise may have any shape.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -248,13 +258,26 @@ struct Page {
 }
 
 impl Account {
+    /// Whether this is the API where `place` is.
+    #[must_use]
+    pub fn is_at(&self, place: &RegistrationPlace) -> bool {
+        base_url(&place.api_url)
+            .is_ok_and(|api| below(&api, &place.access.event_bridges_path) == self.collection)
+    }
+
+    /// Whether both are of one API.
+    #[must_use]
+    pub fn is_same_api(&self, other: &Self) -> bool {
+        self.collection == other.collection
+    }
+
     /// All registrations of exactly this name, in the server's order: none, the one, or more where something went
     /// wrong. Costs a call a page.
     ///
     /// # Errors
     /// [`GenesysError::Unsupported`] where the server cannot list: then it knows creation alone, or the path is wrong,
     /// and which of the two it is shows when something is created.
-    pub async fn find_by_name(&self, name: &str) -> Result<Vec<Registration>, GenesysError> {
+    pub async fn find_by_name(&self, name: &str) -> Result<Listing, GenesysError> {
         let call = Call::new(Operation::List, &self.collection);
         let mut found = Vec::new();
         let (mut seen, mut ids) = (0, BTreeSet::new());
@@ -286,7 +309,7 @@ impl Account {
                 // A page may move on while the next one is read, and bring the same one twice.
                 let mut once = BTreeSet::new();
                 found.retain(|registration| once.insert(registration.id.clone()));
-                return Ok(found);
+                return Ok(Listing { registrations: found, pages: number });
             }
         }
         let problem = format!("the list of registrations has more than {MOST_PAGES} pages");
@@ -352,6 +375,13 @@ impl Account {
         let Some(url) = self.one(id) else { return Ok(()) };
         let call = Call::new(Operation::Delete, &url);
         self.call(&call, url, None).await.map(drop)
+    }
+
+    /// What is wrong where deletions succeed and the list does not get shorter.
+    pub(crate) fn still_listed(&self, name: &str) -> GenesysError {
+        let problem =
+            format!("the server says that the registration {name:?} is gone, and lists it all the same");
+        GenesysError::UnexpectedAnswer { call: Call::new(Operation::Delete, &self.collection), problem }
     }
 
     /// The URL of one registration; `None` for an id that cannot be one, because its URL would be another's.

@@ -41,6 +41,19 @@ impl DesiredRegistration {
             retry_policy: &self.retry_policy,
         })
     }
+
+    /// What a server made of it that got it and cannot be asked.
+    #[must_use]
+    pub fn as_created(&self, id: &str) -> Registration {
+        Registration {
+            id: id.to_owned(),
+            name: self.name.clone(),
+            enabled: Some(self.enabled),
+            url: self.url.clone(),
+            event_types: as_set(&self.event_types).into_iter().map(str::to_owned).collect(),
+            retry_policy: None,
+        }
+    }
 }
 
 /// No `Debug`, because of the secret.

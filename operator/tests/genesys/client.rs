@@ -1,102 +1,31 @@
-//! The Genesys Cloud client against the simulator, over real HTTP: what is shared by all routes, and what each fault
-//! becomes.
+//! The client: what is shared by all routes, and what each fault becomes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
-
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use genesys_simulator::{Config, DuplicateNames, OauthClient, Running, Simulator};
-use presenceroute_crds::presence_route::{GenesysApi, RetryPolicy, TokenRequest};
+use genesys_simulator::{Config, DuplicateNames};
+use presenceroute_crds::presence_route::TokenRequest;
 use presenceroute_operator::genesys::error::LimitedBy;
 use presenceroute_operator::genesys::{
-    Access, Account, DesiredRegistration, Difference, Genesys, GenesysError, Limits,
+    Access, DesiredRegistration, Difference, Genesys, GenesysError, Limits,
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-const NAME: &str = "presence/contact-centre";
-const CLIENT_SECRET: &str = "client-secret-of-the-test";
-const SIGNING_SECRET: &str = "signing-secret-of-the-test";
-const TOKENS: &str = "POST /api/v2/oauth/token";
-const CREATIONS: &str = "POST /api/v2/analytics/events/eventbridges";
-const LISTINGS: &str = "GET /api/v2/analytics/events/eventbridges";
-
-/// One simulated organisation and a client of it.
-struct Organisation {
-    simulator: Simulator,
-    running: Running,
-    genesys: Genesys,
-}
-
-impl Organisation {
-    async fn new() -> Self {
-        Self::with(Config::default(), Limits::default()).await
-    }
-
-    async fn with(config: Config, limits: Limits) -> Self {
-        let client = OauthClient { id: "client".to_owned(), secret: SecretString::from(CLIENT_SECRET) };
-        let listen = "127.0.0.1:0".parse().unwrap();
-        let simulator = Simulator::new(Config { listen, client: Some(client), ..config }).unwrap();
-        let running = simulator.start().await.unwrap();
-        Self { simulator, running, genesys: Genesys::with_limits(limits) }
-    }
-
-    fn access(&self) -> Access {
-        let api = GenesysApi::default();
-        Access {
-            api_url: format!("http://{}", self.running.address()),
-            token_path: api.token_path,
-            event_bridges_path: api.event_bridges_path,
-            token_request: TokenRequest::Json,
-            client_id: "client".to_owned(),
-            client_secret: SecretString::from(CLIENT_SECRET),
-            ca_pem: None,
-        }
-    }
-
-    fn account(&self) -> Account {
-        self.genesys.account(self.access()).unwrap()
-    }
-
-    fn calls(&self, route: &str) -> u64 {
-        self.simulator.request_counts().by_route.get(route).copied().unwrap_or(0)
-    }
-
-    /// From now on, calls to the registrations, but not to the token endpoint, suffer this.
-    fn suffers(&self, fault: Value) {
-        self.set_faults(json!([{"match": {"path": "/api/v2/analytics"}, "do": fault}]));
-    }
-
-    fn set_faults(&self, rules: Value) {
-        self.simulator.set_faults(serde_json::from_value(rules).unwrap());
-    }
-}
-
-fn named(name: &str) -> DesiredRegistration {
-    DesiredRegistration {
-        name: name.to_owned(),
-        enabled: true,
-        url: "https://presence.example.com/eventbridge/presence".to_owned(),
-        secret: SecretString::from(SIGNING_SECRET),
-        event_types: vec!["presence:state:changed".to_owned(), "presence:status:changed".to_owned()],
-        retry_policy: RetryPolicy::default(),
-    }
-}
-
-fn desired() -> DesiredRegistration {
-    named(NAME)
-}
+use crate::alone;
+use crate::organisation::{
+    CLIENT_SECRET, CREATIONS, LISTINGS, NAME, Organisation, SIGNING_SECRET, TOKENS, desired, named,
+};
 
 #[tokio::test]
 async fn a_registration_is_created_found_changed_and_deleted() {
     let organisation = Organisation::new().await;
     let account = organisation.account();
 
-    assert_eq!(account.find_by_name(NAME).await.unwrap(), []);
+    assert_eq!(account.find_by_name(NAME).await.unwrap().registrations, []);
     let created = account.create(&desired()).await.unwrap();
     assert_eq!(created.differences(&desired()), []);
-    assert_eq!(account.find_by_name(NAME).await.unwrap(), std::slice::from_ref(&created));
+    assert_eq!(account.find_by_name(NAME).await.unwrap().registrations, std::slice::from_ref(&created));
     assert_eq!(account.get(&created.id).await.unwrap().as_ref(), Some(&created));
 
     let suspended = DesiredRegistration { enabled: false, ..desired() };
@@ -141,7 +70,7 @@ async fn a_name_is_found_through_small_pages() {
     }
     account.create(&named("presence/contact-centre-2")).await.unwrap();
 
-    assert_eq!(account.find_by_name(NAME).await.unwrap().len(), 5);
+    assert_eq!(account.find_by_name(NAME).await.unwrap().registrations.len(), 5);
     assert_eq!(organisation.calls(LISTINGS), 3);
 }
 
@@ -155,7 +84,7 @@ async fn a_server_that_ignores_the_name_is_asked_for_every_page() {
         {"match": {"method": "GET", "nth": 2}, "do": page(json!([{"id": "2", "name": NAME}]))},
         {"match": {"method": "GET", "nth": 3}, "do": page(json!([]))},
     ]));
-    let found = organisation.account().find_by_name(NAME).await.unwrap();
+    let found = organisation.account().find_by_name(NAME).await.unwrap().registrations;
     assert_eq!(found.iter().map(|registration| registration.id.as_str()).collect::<Vec<_>>(), ["2"]);
     assert_eq!(organisation.calls(LISTINGS), 3);
 }
@@ -164,7 +93,7 @@ async fn a_server_that_ignores_the_name_is_asked_for_every_page() {
 async fn a_server_that_repeats_its_only_page_is_not_asked_for_ever() {
     let organisation = Organisation::new().await;
     organisation.suffers(json!({"status": 200, "body": {"entities": [{"id": "1", "name": NAME}]}}));
-    assert_eq!(organisation.account().find_by_name(NAME).await.unwrap().len(), 1);
+    assert_eq!(organisation.account().find_by_name(NAME).await.unwrap().registrations.len(), 1);
     assert_eq!(organisation.calls(LISTINGS), 2);
 }
 
@@ -212,7 +141,7 @@ async fn a_token_that_is_rejected_is_replaced_and_the_call_made_once_again() {
     let account = organisation.account();
     account.create(&desired()).await.unwrap();
     organisation.simulator.expire_tokens();
-    assert_eq!(account.find_by_name(NAME).await.unwrap().len(), 1);
+    assert_eq!(account.find_by_name(NAME).await.unwrap().registrations.len(), 1);
     assert_eq!((organisation.calls(TOKENS), organisation.calls(LISTINGS)), (2, 2));
 }
 
@@ -347,7 +276,7 @@ async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
         organisation.suffers(fault);
         assert!(account.create(&desired()).await.unwrap_err().may_have_been_done());
         organisation.set_faults(json!([]));
-        let found = account.find_by_name(NAME).await.unwrap();
+        let found = account.find_by_name(NAME).await.unwrap().registrations;
         assert_eq!(found.len(), 1);
         account.delete(&found[0].id).await.unwrap();
     }
@@ -498,4 +427,61 @@ async fn a_call_that_is_dropped_keeps_nobody_from_the_token() {
     let start = Instant::now();
     account.find_by_name(NAME).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+/// A log of everything, of this crate and of those below it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// In a process of its own: what a log holds depends on who else sets one up meanwhile.
+#[test]
+fn no_secret_and_no_token_is_in_the_finest_log() {
+    alone("client::the_finest_log_holds_no_secret_and_no_token", &[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "no_secret_and_no_token_is_in_the_finest_log runs it"]
+async fn the_finest_log_holds_no_secret_and_no_token() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let organisation = Organisation::new().await;
+    for token_request in [TokenRequest::Json, TokenRequest::Form] {
+        let access = Access { token_request, ..organisation.access() };
+        let account = Genesys::new().account(access).unwrap();
+        let id = account.create(&desired()).await.unwrap().id;
+        account.update(&id, &desired()).await.unwrap();
+        organisation.simulator.expire_tokens();
+        account.delete(&id).await.unwrap();
+    }
+    drop(guard);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("called Genesys Cloud") && log.contains("TRACE"), "{log}");
+    let basic = base64_of(&format!("client:{CLIENT_SECRET}"));
+    for secret in [CLIENT_SECRET, SIGNING_SECRET, basic.as_str()] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+    // What a token is like is the server's business: nothing that may be one follows the scheme anywhere.
+    assert!(!log.contains("Bearer ") && !log.contains("access_token"), "{log}");
+}
+
+fn base64_of(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
 }

@@ -1,0 +1,376 @@
+//! The fifth step: Genesys Cloud is made to hold exactly one registration for the route, as the spec asks for it. And
+//! the last one of all: when the object is deleted, none.
+//!
+//! Where a registration is, or may be, is in the status before the first call that could make it ([`place`]), and the
+//! finalizer is on the object; then Genesys Cloud is asked ([`registrar`]). Whenever the operator dies in between, the
+//! next one finds what there is. Which secret Genesys Cloud signs with is told by the relays ([`secret_drift`]).
+
+pub mod place;
+pub mod registrar;
+pub mod secret_drift;
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+use kube::{Resource, ResourceExt};
+use presenceroute_crds::presence_route::DeletionPolicy;
+use presenceroute_crds::status::{RegistrationPlace, RegistrationStatus};
+use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
+use secrecy::SecretString;
+use serde_json::json;
+
+use crate::apply::{self, FIELD_MANAGER};
+use crate::build;
+use crate::controller::{Context, FINALIZER, ReconcileError, Scene, kubernetes, publish, write_status};
+use crate::dereference::{SecretProblem, SecretSource, ca, dereference, oauth_client};
+use crate::genesys::Access;
+use crate::relays::Relays;
+use crate::status::{self, RegistrationFacts};
+use crate::validate::{Model, validate};
+
+pub use place::Record;
+pub use registrar::{Change, Failure, Known, Outcome, Registrar};
+
+/// How long a first registration waits for the Service to lead to a relay, and how often it asks.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
+const SERVICE_POLL: Duration = Duration::from_millis(100);
+/// How soon the relays are asked again after they refused signatures and accepted none.
+const SUSPICION: Duration = Duration::from_secs(30);
+
+/// Registers the route once its relays can answer, records which secret Genesys Cloud signs with, and clears up where
+/// the route was registered before.
+pub(crate) async fn register(
+    route: &PresenceRoute,
+    scene: &mut Scene,
+    relays: &Relays,
+    context: &Context,
+) -> Result<RegistrationFacts, ReconcileError> {
+    let Ok(secret) = scene.model.signing_secret.clone() else {
+        return Ok(RegistrationFacts::Waiting("waits for the signing secret"));
+    };
+    let registered = scene.signing.is_registered(&secret);
+    let record = Record::read(context.ledger.status(route));
+    let is_first = record.id().is_none();
+    if relays.ready().next().is_none() && is_first {
+        return Ok(RegistrationFacts::Waiting("waits for a relay pod to be ready"));
+    }
+    if !registered && !relays.all_accept(&scene.wanted.signing) {
+        // A rotation leaves the registration as good as it was; status.signing has its phase.
+        if !is_first {
+            return Ok(RegistrationFacts::Unchanged);
+        }
+        return Ok(RegistrationFacts::Waiting(
+            "waits for every relay pod to accept the newest signing secret",
+        ));
+    }
+    // A first registration waits for relays that can answer; an existing one is looked after in any case.
+    if is_first && !relays.all_live(&scene.wanted) {
+        return Ok(RegistrationFacts::Waiting(
+            "waits for the relay pods to be ready and to serve the newest routes",
+        ));
+    }
+    let wanted = match &scene.model.registration.oauth_client {
+        Ok(client) => place::wanted(&scene.model, &route.spec.genesys, client),
+        Err(problem) => return Ok(RegistrationFacts::Failed(Failure::unresolved(problem))),
+    };
+    if is_first {
+        wait_for_service(&scene.model, context).await;
+    }
+    let moved = record.clone().moved_to(&wanted);
+    if moved != record {
+        remember(route, &moved, context).await?;
+    }
+    hold(route, context).await?;
+
+    let drift = Drift::observe(scene, relays, registered, context);
+    let known = Known {
+        id: moved.id(),
+        confirmed: moved.confirms(&wanted),
+        secret_registered: registered,
+        secret_drifted: drift.is_due,
+    };
+    match context.registrar.ensure(&scene.model, &secret, known).await {
+        Outcome::Failed(failure) => Ok(RegistrationFacts::Failed(failure)),
+        Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
+            if secret_sent && !registered {
+                confirm(scene, &secret, context).await?;
+            }
+            if drift.is_due {
+                context.registrar.with_secret_drift(&scene.model.uid, |drift| drift.sent(Instant::now()));
+            }
+            match change {
+                Some(Change::Updated) if drift.is_due => drift.tell(route, context).await,
+                Some(change) => tell(route, context, &change).await,
+                None => {}
+            }
+            let place = RegistrationPlace { id: Some(registration.id), ..wanted.place.clone() };
+            let record = moved.confirmed(RegistrationStatus { place, ..wanted });
+            let (record, left) = clear_former(route, record, context).await?;
+            let again = [drift.look_again(), left.as_ref().map(|failure| failure.retry_in)];
+            Ok(RegistrationFacts::Registered {
+                record: Box::new(record),
+                left: left.map(|failure| failure.message),
+                verifiable,
+                trusted_for: again.into_iter().flatten().fold(trusted_for, Duration::min),
+            })
+        }
+    }
+}
+
+/// Writes down where a registration may be from now on.
+async fn remember(route: &PresenceRoute, record: &Record, context: &Context) -> Result<(), ReconcileError> {
+    let Record { current, former } = record.clone();
+    let status = PresenceRouteStatus {
+        registration: current,
+        former_registrations: former,
+        ..context.ledger.status(route).unwrap_or_default()
+    };
+    write_status(route, context, &status).await
+}
+
+/// Says on the object itself that Genesys Cloud may hold a registration for it. It is written before the first call,
+/// so that nothing can be left behind; a route that never got so far can be deleted without asking anyone.
+async fn hold(route: &PresenceRoute, context: &Context) -> Result<(), ReconcileError> {
+    if route.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        return Ok(());
+    }
+    set_finalizers(route, context, &[FINALIZER]).await.map_err(kubernetes("add the finalizer"))
+}
+
+/// Records that Genesys Cloud signs with the secret, before anything is done because of it.
+async fn confirm(scene: &mut Scene, secret: &SecretString, context: &Context) -> Result<(), ReconcileError> {
+    let grace = SignedDuration::try_from(context.settings.secret_grace).unwrap_or(SignedDuration::MAX);
+    scene.signing = scene.signing.clone().confirm(secret, Timestamp::now(), grace);
+    let record = build::signing_object(&scene.model, &scene.signing)?;
+    Ok(apply::write(&context.client, &context.children, record).await?)
+}
+
+/// What the relays tell of the secret that Genesys Cloud signs with.
+struct Drift {
+    refused: u64,
+    is_due: bool,
+}
+
+impl Drift {
+    fn observe(scene: &Scene, relays: &Relays, registered: bool, context: &Context) -> Self {
+        let pods = relays
+            .pods
+            .iter()
+            .map(|relay| (relay.name.as_str(), relay.report.as_ref().ok().map(|report| report.signatures)));
+        // A relay that lags refuses what it should accept, and a disabled registration sends nothing.
+        let is_telling =
+            registered && scene.model.registration.enabled && relays.all_accept(&scene.wanted.signing);
+        context.registrar.with_secret_drift(&scene.model.uid, |drift| {
+            drift.observe(pods);
+            Self { refused: drift.refused(), is_due: is_telling && drift.is_due(Instant::now()) }
+        })
+    }
+
+    fn look_again(&self) -> Option<Duration> {
+        (self.refused > 0).then_some(SUSPICION)
+    }
+
+    async fn tell(&self, route: &PresenceRoute, context: &Context) {
+        let note = format!(
+            "the relays refused {} signatures and accepted none: the signing secret was given to Genesys Cloud again, \
+             which is done at most every five minutes. If it goes on, somebody else posts to the endpoint, or changes \
+             events on their way",
+            self.refused
+        );
+        publish(route, context, EventType::Warning, "SecretSentAgain", &note).await;
+    }
+}
+
+/// Removes the route's registrations where the spec does not want it any more. What cannot be removed stays in the
+/// record and is tried again; it holds up nothing else.
+async fn clear_former(
+    route: &PresenceRoute,
+    mut record: Record,
+    context: &Context,
+) -> Result<(Record, Option<Failure>), ReconcileError> {
+    let uid = route.uid().unwrap_or_default();
+    let namespace = route.namespace().unwrap_or_default();
+    let secrets = context.secrets.of(&namespace);
+    let mut failures = Vec::new();
+    for place in std::mem::take(&mut record.former) {
+        let named = format!("the former registration {:?} at {}", place.name, place.api_url);
+        let access = access(&place, &secrets).await.map_err(kubernetes("read the Secrets"))?;
+        match context.registrar.clear(&uid, &place, access, record.id()).await {
+            Ok(()) => {
+                let note = format!("{named} is gone");
+                publish(route, context, EventType::Normal, "FormerRegistrationRemoved", &note).await;
+            }
+            Err(failure) => {
+                let message = format!("{named} could not be removed: {}", failure.message);
+                failures.push(Failure { message, ..failure });
+                record.former.push(place);
+            }
+        }
+    }
+    Ok((record, joined(failures)))
+}
+
+/// All failures as one, to be looked at when the first of them may be over.
+fn joined(failures: Vec<Failure>) -> Option<Failure> {
+    failures.into_iter().reduce(|one, other| Failure {
+        message: format!("{}; {}", one.message, other.message),
+        retry_in: one.retry_in.min(other.retry_in),
+        ..one
+    })
+}
+
+/// How a place's API is called, by what its Secrets hold now.
+async fn access(
+    place: &RegistrationPlace,
+    secrets: &impl SecretSource,
+) -> Result<Result<Access, SecretProblem>, kube::Error> {
+    let how = &place.access;
+    let client = match oauth_client(secrets, &how.credentials_secret_ref).await? {
+        Ok(client) => client,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let ca_pem = match &how.ca_secret_ref {
+        None => None,
+        Some(reference) => match ca(secrets, reference).await? {
+            Ok(pem) => Some(pem),
+            Err(problem) => return Ok(Err(problem)),
+        },
+    };
+    Ok(Ok(Access {
+        api_url: place.api_url.clone(),
+        token_path: how.token_path.clone(),
+        event_bridges_path: how.event_bridges_path.clone(),
+        token_request: how.token_request,
+        client_id: client.id,
+        client_secret: client.secret,
+        ca_pem,
+    }))
+}
+
+/// Waits until the Service leads to a relay: nodes learn of a ready pod a moment after the API server does, and
+/// refuse connections until then. Where a policy keeps the operator out, the wait is over after a while.
+async fn wait_for_service(model: &Model, context: &Context) {
+    let cluster_ip = context
+        .children
+        .get("Service", &model.namespace, &build::relay_name(model))
+        .and_then(|service| service.data.pointer("/spec/clusterIP")?.as_str()?.parse().ok());
+    let Some(cluster_ip) = cluster_ip else { return };
+    let deadline = tokio::time::Instant::now() + SERVICE_PATIENCE;
+    let port = build::service::port(model);
+    let scheme = build::service::port_name(model);
+    while !context.relays.answers(cluster_ip, scheme, port).await && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(SERVICE_POLL).await;
+    }
+}
+
+async fn tell(route: &PresenceRoute, context: &Context, change: &Change) {
+    let (reason, note) = match change {
+        Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
+        Change::Updated => {
+            ("RegistrationUpdated", "the registration at Genesys Cloud has a new secret".to_owned())
+        }
+        Change::Repaired(what) => {
+            ("RegistrationUpdated", format!("the registration at Genesys Cloud was brought in line: {what}"))
+        }
+    };
+    publish(route, context, EventType::Normal, reason, &note).await;
+}
+
+/// Removes every registration, so that the object may go. The children follow by their owner reference.
+pub(crate) async fn deregister(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
+    if route.spec.deletion_policy == DeletionPolicy::Retain {
+        return let_go(route, context).await;
+    }
+    let uid = route.uid().unwrap_or_default();
+    let namespace = route.namespace().unwrap_or_default();
+    let secrets = context.secrets.of(&namespace);
+    let places = match places(route, &secrets, context).await? {
+        Ok(places) => places,
+        Err(failure) => return stay(route, context, failure).await,
+    };
+    let mut failures = Vec::new();
+    for place in places {
+        let access = access(&place, &secrets).await.map_err(kubernetes("read the Secrets"))?;
+        failures.extend(context.registrar.clear(&uid, &place, access, None).await.err());
+    }
+    match joined(failures) {
+        Some(failure) => stay(route, context, failure).await,
+        None => {
+            let note = "the registration at Genesys Cloud is gone";
+            publish(route, context, EventType::Normal, "Deregistered", note).await;
+            let_go(route, context).await
+        }
+    }
+}
+
+/// Where there may be a registration of a route that is deleted.
+async fn places(
+    route: &PresenceRoute,
+    secrets: &impl SecretSource,
+    context: &Context,
+) -> Result<Result<Vec<RegistrationPlace>, Failure>, ReconcileError> {
+    let recorded: Vec<_> = Record::read(context.ledger.status(route)).places().collect();
+    if !recorded.is_empty() {
+        return Ok(Ok(recorded));
+    }
+    // The status is lost, as after a restore from a backup: what the spec says is left.
+    let references = dereference(&route.spec, secrets).await.map_err(kubernetes("read the Secrets"))?;
+    Ok(match validate(route, references) {
+        Err(problems) => {
+            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            Err(Failure::invalid(problems.join("; ")))
+        }
+        Ok(model) => match &model.registration.oauth_client {
+            Ok(client) => Ok(vec![place::wanted(&model, &route.spec.genesys, client).place]),
+            Err(problem) => Err(Failure::unresolved(problem)),
+        },
+    })
+}
+
+/// Shows why a deletion waits, and comes back.
+async fn stay(route: &PresenceRoute, context: &Context, failure: Failure) -> Result<Action, ReconcileError> {
+    let message = format!(
+        "{}; the PresenceRoute stays until Genesys Cloud confirms that the registration is gone. To let it go at once \
+         and remove the registration by hand, set spec.deletionPolicy to Retain",
+        failure.message
+    );
+    let previous = context.ledger.status(route);
+    let current =
+        status::stuck(previous.as_ref(), route.meta().generation, failure.reason, &message, Timestamp::now());
+    if previous.as_ref() != Some(&current) {
+        write_status(route, context, &current).await?;
+        if status::changes(previous.as_ref(), &current).next().is_some() {
+            publish(route, context, EventType::Warning, failure.reason, &message).await;
+        }
+    }
+    Ok(Action::requeue(failure.retry_in))
+}
+
+/// Lets the object go.
+async fn let_go(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
+    let uid = route.uid().unwrap_or_default();
+    match set_finalizers(route, context, &[]).await {
+        // Somebody else let it go.
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        other => other.map_err(kubernetes("remove the finalizer"))?,
+    }
+    context.registrar.forget(&uid);
+    context.ledger.forget(&uid);
+    Ok(Action::await_change())
+}
+
+/// Server-side apply owns just our entry of the list. The uid keeps it from making a new object of the same name.
+async fn set_finalizers(route: &PresenceRoute, context: &Context, ours: &[&str]) -> Result<(), kube::Error> {
+    let api: Api<PresenceRoute> =
+        Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": PresenceRoute::api_version(&()),
+        "kind": PresenceRoute::kind(&()),
+        "metadata": {"uid": route.uid(), "finalizers": ours},
+    });
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch_metadata(&route.name_any(), &parameters, &Patch::Apply(patch)).await.map(drop)
+}

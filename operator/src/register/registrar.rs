@@ -1,0 +1,638 @@
+//! What is asked of Genesys Cloud for one route, and what is remembered of the answers.
+//!
+//! A call is made only when something is to be changed, or when the last look is older than five minutes. An answer
+//! that was lost is found again by the registration's name. After a failure a route waits, longer each time and for
+//! itself alone.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use presenceroute_crds::status::RegistrationPlace;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use super::secret_drift::SecretDrift;
+use crate::dereference::{OAuthClient, SecretProblem};
+use crate::genesys::{Access, Account, DesiredRegistration, Genesys, GenesysError, Registration};
+use crate::validate::{ApiModel, Model};
+
+/// How long a look at Genesys Cloud is trusted: the contract allows one call a route in this time.
+const VERIFY_EVERY: Duration = Duration::from_secs(300);
+/// The first wait after a failure, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
+/// How often a name is looked up and what it finds deleted before the server is not believed.
+const REMOVAL_ROUNDS: usize = 3;
+/// The wait after a failure that does not pass by itself.
+const PERMANENT_RETRY: Duration = Duration::from_secs(60);
+
+/// Registers routes, and remembers between reconciles what it last saw of each.
+pub struct Registrar {
+    genesys: Genesys,
+    memory: Mutex<HashMap<String, Memory>>,
+}
+
+/// What is remembered of one route, by its uid. All of it can be found again after a restart.
+#[derive(Default)]
+struct Memory {
+    /// How each place was last reached: a route that is deleted together with its Secrets can still be deregistered.
+    ways: Vec<Way>,
+    verified: Option<Verified>,
+    failed: Option<(Attempt, Failed)>,
+    /// Removals that failed.
+    left: Vec<(Removal, Failed)>,
+    secret_drift: SecretDrift,
+}
+
+/// A client of one API that has worked.
+struct Way {
+    client_id: String,
+    account: Account,
+}
+
+/// A failure, and how often it came in a row.
+#[derive(Clone)]
+struct Failed {
+    times: u32,
+    failure: Failure,
+    not_before: Instant,
+}
+
+impl Failed {
+    /// The failure after those that came before it: each is waited for longer than the last.
+    fn after(before: Option<&Self>, failure: Failure) -> Self {
+        let times = before.map_or(0, |before| before.times);
+        let backoff = jittered(BACKOFF.0.saturating_mul(1 << times.min(10)).min(BACKOFF.1));
+        let failure = Failure { retry_in: failure.retry_in.max(backoff), ..failure };
+        let not_before = Instant::now() + failure.retry_in;
+        Self { times: times.saturating_add(1), failure, not_before }
+    }
+
+    /// The failure, while it is too soon to try again.
+    fn still(&self, now: Instant) -> Option<Failure> {
+        (now < self.not_before).then(|| Failure { retry_in: self.not_before - now, ..self.failure.clone() })
+    }
+}
+
+/// What was asked of Genesys Cloud, and as whom.
+#[derive(Clone)]
+struct Attempt {
+    fingerprint: Fingerprint,
+    oauth_client: Result<OAuthClient, SecretProblem>,
+}
+
+impl PartialEq for Attempt {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint && is_same_client(&self.oauth_client, &other.oauth_client)
+    }
+}
+
+/// What was to be removed, and as whom.
+struct Removal {
+    place: RegistrationPlace,
+    oauth_client: Result<OAuthClient, SecretProblem>,
+}
+
+fn is_same_client(
+    one: &Result<OAuthClient, SecretProblem>,
+    other: &Result<OAuthClient, SecretProblem>,
+) -> bool {
+    match (one, other) {
+        (Ok(one), Ok(other)) => {
+            one.id == other.id && one.secret.expose_secret() == other.secret.expose_secret()
+        }
+        (Err(one), Err(other)) => one == other,
+        _ => false,
+    }
+}
+
+#[derive(Clone)]
+struct Verified {
+    registration: Registration,
+    verifiable: bool,
+    /// Whether looking it up by its name took one call; a server that does not heed the name gives every page.
+    is_cheap_to_list: bool,
+    attempt: Attempt,
+    due: Instant,
+}
+
+/// Everything about a registration but its secret.
+#[derive(Clone, PartialEq)]
+struct Fingerprint {
+    api: String,
+    name: String,
+    enabled: bool,
+    url: String,
+    event_types: Vec<String>,
+    retry_policy: presenceroute_crds::presence_route::RetryPolicy,
+}
+
+/// Why a route is not registered as it should be.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// A word for the condition.
+    pub reason: &'static str,
+    /// The thing, the cause and the remedy.
+    pub message: String,
+    /// When it makes sense to try again.
+    pub retry_in: Duration,
+}
+
+impl Failure {
+    /// The spec itself stands in the way.
+    pub(super) fn invalid(message: String) -> Self {
+        Self { reason: "Invalid", message, retry_in: BACKOFF.1 }
+    }
+
+    pub(super) fn unresolved(problem: &SecretProblem) -> Self {
+        Self { reason: "SecretsUnresolved", message: problem.to_string(), retry_in: BACKOFF.1 }
+    }
+
+    fn client_gone(place: &RegistrationPlace) -> Self {
+        let RegistrationPlace { name, api_url, access, .. } = place;
+        let message = format!(
+            "the registration {name:?} at {api_url} was made by the OAuth client {:?}, which is not in Secret {:?} any \
+             more, and the client that is there does not see it; put the old client back until it is gone",
+            access.client_id, access.credentials_secret_ref.name
+        );
+        Self { reason: "OAuthClientGone", message, retry_in: BACKOFF.1 }
+    }
+}
+
+/// What is known of a registration before Genesys Cloud is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'k> {
+    /// Its id.
+    pub id: Option<&'k str>,
+    /// Whether Genesys Cloud has confirmed all that is asked for now, but for the secret.
+    pub confirmed: bool,
+    /// Whether Genesys Cloud has confirmed that it signs with the secret.
+    pub secret_registered: bool,
+    /// Whether the relays say that it does not, all the same.
+    pub secret_drifted: bool,
+}
+
+/// How a route stands at Genesys Cloud.
+pub enum Outcome {
+    /// As the spec asks.
+    Registered {
+        /// As it was last seen there.
+        registration: Registration,
+        /// Whether Genesys Cloud can be asked for it. A server that knows POST alone cannot.
+        verifiable: bool,
+        /// What this reconcile changed, for the event that tells of it.
+        change: Option<Change>,
+        /// Whether Genesys Cloud was given the secret by this reconcile.
+        secret_sent: bool,
+        /// How long this look is trusted.
+        trusted_for: Duration,
+    },
+    /// Not as the spec asks.
+    Failed(Failure),
+}
+
+/// What was changed at Genesys Cloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// There was none.
+    Created,
+    /// There was one, and it was otherwise: in what.
+    Repaired(String),
+    /// The spec or the secret is new.
+    Updated,
+}
+
+impl Registrar {
+    /// Starts with nothing remembered.
+    pub fn new(genesys: Genesys) -> Self {
+        Self { genesys, memory: Mutex::default() }
+    }
+
+    /// Brings the registration in line with the model.
+    pub async fn ensure(&self, model: &Model, secret: &SecretString, known: Known<'_>) -> Outcome {
+        let desired = desired(model, secret);
+        let attempt = Attempt {
+            fingerprint: fingerprint(model, &desired),
+            oauth_client: model.registration.oauth_client.clone(),
+        };
+        let now = Instant::now();
+        let secret_is_there = known.secret_registered && !known.secret_drifted;
+        let verified = match self.last_look(&model.uid, &attempt, secret_is_there, now) {
+            Look::Enough(verified) => {
+                return Outcome::Registered {
+                    registration: verified.registration,
+                    verifiable: verified.verifiable,
+                    change: None,
+                    secret_sent: false,
+                    trusted_for: verified.due.saturating_duration_since(now),
+                };
+            }
+            Look::TooSoon(failure) => return Outcome::Failed(failure),
+            Look::Due(verified) => verified,
+        };
+        let account = match self.account(model) {
+            Ok(account) => account,
+            Err(failure) => return Outcome::Failed(self.failed(&model.uid, attempt, failure)),
+        };
+        let same = verified.as_ref().filter(|verified| verified.attempt.fingerprint == attempt.fingerprint);
+        let look_up = LookUp {
+            id: known.id.or(same.map(|verified| verified.registration.id.as_str())),
+            by_name: verified.as_ref().is_none_or(|verified| verified.is_cheap_to_list),
+        };
+        let result = match ensure_at(&account, &desired, look_up, secret_is_there).await {
+            Err(GenesysError::Unsupported { .. }) => {
+                // Whoever sends wrong signatures must not have one registration after the other made.
+                let is_as_desired = (known.confirmed || same.is_some()) && known.secret_registered;
+                ensure_unverifiable(&account, &desired, look_up.id, is_as_desired).await
+            }
+            other => other,
+        };
+        match result {
+            Ok(ensured) => {
+                let trusted_for = jittered(VERIFY_EVERY);
+                self.succeeded(&model.uid, account, &ensured, attempt, now + trusted_for);
+                Outcome::Registered {
+                    trusted_for,
+                    registration: ensured.registration,
+                    verifiable: ensured.verifiable,
+                    change: ensured.change,
+                    secret_sent: ensured.secret_sent,
+                }
+            }
+            Err(error) => Outcome::Failed(self.failed(&model.uid, attempt, failure_of(&error))),
+        }
+    }
+
+    /// Removes every registration of the route at one place, but for the one that is to be kept: the known one, and
+    /// any that its name finds. `Ok` is Genesys Cloud's word that there is none.
+    ///
+    /// `access` is what the place's Secrets say now; where they do not help, what has worked before is used.
+    pub async fn remove(
+        &self,
+        uid: &str,
+        place: &RegistrationPlace,
+        access: Result<Access, SecretProblem>,
+        keep: Option<&str>,
+    ) -> Result<(), Failure> {
+        let remembered = self.remembered(uid, place);
+        let unproven = match access {
+            Ok(access) => {
+                let is_same_client = access.client_id == place.access.client_id;
+                let account = self.genesys.account(access).map_err(|error| failure_of(&error))?;
+                if is_same_client {
+                    return remove_at(&account, place, keep).await.map_err(|error| failure_of(&error));
+                }
+                // Another client of the same organisation sees the registration; one of another organisation does not,
+                // and that it sees none proves nothing.
+                match sees(&account, place).await {
+                    Ok(true) => {
+                        return remove_at(&account, place, keep).await.map_err(|error| failure_of(&error));
+                    }
+                    Ok(false) => Failure::client_gone(place),
+                    Err(error) => failure_of(&error),
+                }
+            }
+            Err(problem) => Failure::unresolved(&problem),
+        };
+        match remembered {
+            Some(account) => remove_at(&account, place, keep).await.map_err(|error| failure_of(&error)),
+            None => Err(unproven),
+        }
+    }
+
+    /// As [`Registrar::remove`], but a failure is waited for, longer each time, unless the Secrets are others.
+    pub async fn clear(
+        &self,
+        uid: &str,
+        place: &RegistrationPlace,
+        access: Result<Access, SecretProblem>,
+        keep: Option<&str>,
+    ) -> Result<(), Failure> {
+        let oauth_client = match &access {
+            Ok(access) => {
+                Ok(OAuthClient { id: access.client_id.clone(), secret: access.client_secret.clone() })
+            }
+            Err(problem) => Err(problem.clone()),
+        };
+        let before = {
+            let memory = self.lock();
+            let mut left = memory.get(uid).into_iter().flat_map(|memory| &memory.left);
+            let is_same = |removal: &Removal| {
+                removal.place == *place && is_same_client(&removal.oauth_client, &oauth_client)
+            };
+            left.find(|(removal, _)| is_same(removal)).map(|(_, failed)| failed.clone())
+        };
+        if let Some(failure) = before.as_ref().and_then(|before| before.still(Instant::now())) {
+            return Err(failure);
+        }
+        let result = self.remove(uid, place, access, keep).await;
+        let mut memory = self.lock();
+        let memory = memory.entry(uid.to_owned()).or_default();
+        memory.left.retain(|(removal, _)| removal.place != *place);
+        result.map_err(|failure| {
+            let failed = Failed::after(before.as_ref(), failure);
+            let failure = failed.failure.clone();
+            memory.left.push((Removal { place: place.clone(), oauth_client }, failed));
+            failure
+        })
+    }
+
+    /// Forgets a route that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    /// What a route's relays have reported of signatures, to be looked at and gone on with.
+    pub fn with_secret_drift<T>(&self, uid: &str, look: impl FnOnce(&mut SecretDrift) -> T) -> T {
+        look(&mut self.lock().entry(uid.to_owned()).or_default().secret_drift)
+    }
+
+    /// A client of this place's API that has worked for the route.
+    fn remembered(&self, uid: &str, place: &RegistrationPlace) -> Option<Account> {
+        let memory = self.lock();
+        let mut ways = memory.get(uid)?.ways.iter();
+        ways.find(|way| way.client_id == place.access.client_id && way.account.is_at(place))
+            .map(|way| way.account.clone())
+    }
+
+    /// The way to the API that the model describes.
+    pub fn account(&self, model: &Model) -> Result<Account, Failure> {
+        self.account_for(&model.registration.api, &model.registration.oauth_client)
+    }
+
+    fn account_for(
+        &self,
+        api: &ApiModel,
+        client: &Result<OAuthClient, SecretProblem>,
+    ) -> Result<Account, Failure> {
+        let client = client.as_ref().map_err(Failure::unresolved)?;
+        let ca_pem = match &api.ca_pem {
+            Some(ca) => Some(ca.as_ref().map_err(Failure::unresolved)?.clone()),
+            None => None,
+        };
+        let access = Access {
+            api_url: api.url.to_string(),
+            token_path: api.token_path.clone(),
+            event_bridges_path: api.event_bridges_path.clone(),
+            token_request: api.token_request,
+            client_id: client.id.clone(),
+            client_secret: client.secret.clone(),
+            ca_pem,
+        };
+        self.genesys.account(access).map_err(|error| failure_of(&error))
+    }
+
+    fn last_look(&self, uid: &str, attempt: &Attempt, secret_is_there: bool, now: Instant) -> Look {
+        let memory = self.lock();
+        let Some(memory) = memory.get(uid) else { return Look::Due(None) };
+        if let Some((attempted, failed)) = &memory.failed
+            && attempted == attempt
+            && let Some(failure) = failed.still(now)
+        {
+            return Look::TooSoon(failure);
+        }
+        match &memory.verified {
+            Some(verified) if verified.attempt == *attempt && secret_is_there && now < verified.due => {
+                Look::Enough(verified.clone())
+            }
+            other => Look::Due(other.clone()),
+        }
+    }
+
+    fn succeeded(&self, uid: &str, account: Account, ensured: &Ensured, attempt: Attempt, due: Instant) {
+        let mut memory = self.lock();
+        let memory = memory.entry(uid.to_owned()).or_default();
+        if let Ok(client) = &attempt.oauth_client {
+            memory.ways.retain(|way| !(way.client_id == client.id && way.account.is_same_api(&account)));
+            memory.ways.push(Way { client_id: client.id.clone(), account });
+        }
+        memory.failed = None;
+        memory.verified = Some(Verified {
+            registration: ensured.registration.clone(),
+            verifiable: ensured.verifiable,
+            is_cheap_to_list: ensured.is_cheap_to_list,
+            attempt,
+            due,
+        });
+    }
+
+    fn failed(&self, uid: &str, attempt: Attempt, failure: Failure) -> Failure {
+        let mut memory = self.lock();
+        let memory = memory.entry(uid.to_owned()).or_default();
+        let before = memory.failed.as_ref().filter(|(attempted, _)| *attempted == attempt);
+        let failed = Failed::after(before.map(|(_, failed)| failed), failure);
+        let failure = failed.failure.clone();
+        memory.failed = Some((attempt, failed));
+        // What is known of the registration may be out of date now, and there may be a second one.
+        if let Some(verified) = &mut memory.verified {
+            verified.due = Instant::now();
+            verified.is_cheap_to_list = true;
+        }
+        failure
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Memory>> {
+        // A panic while it is held aborts the process in a release, and poisons nothing worth keeping in a test.
+        self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+enum Look {
+    /// Recent, and of the same registration.
+    Enough(Verified),
+    /// The last attempt failed a moment ago.
+    TooSoon(Failure),
+    /// It is time to call.
+    Due(Option<Verified>),
+}
+
+struct Ensured {
+    registration: Registration,
+    verifiable: bool,
+    is_cheap_to_list: bool,
+    change: Option<Change>,
+    secret_sent: bool,
+}
+
+/// How a registration is looked for.
+#[derive(Clone, Copy)]
+struct LookUp<'l> {
+    id: Option<&'l str>,
+    /// By its name first, which also finds a second one: a creation that was given up may be carried out late.
+    by_name: bool,
+}
+
+struct Found {
+    registration: Option<Registration>,
+    is_cheap_to_list: bool,
+}
+
+async fn ensure_at(
+    account: &Account,
+    desired: &DesiredRegistration,
+    look_up: LookUp<'_>,
+    secret_is_there: bool,
+) -> Result<Ensured, GenesysError> {
+    let Found { registration: found, is_cheap_to_list } = find(account, desired, look_up).await?;
+    let ensured = |registration, change: Option<Change>| Ensured {
+        registration,
+        verifiable: true,
+        is_cheap_to_list,
+        secret_sent: change.is_some(),
+        change,
+    };
+    let Some(found) = found else {
+        return Ok(ensured(account.create(desired).await?, Some(Change::Created)));
+    };
+    let differences = found.differences(desired);
+    // What the secret of another one is, nobody knows.
+    let has_secret = secret_is_there && look_up.id == Some(found.id.as_str());
+    if differences.is_empty() && has_secret {
+        return Ok(ensured(found, None));
+    }
+    let change = if differences.is_empty() {
+        Change::Updated
+    } else {
+        Change::Repaired(differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+    };
+    Ok(match account.update(&found.id, desired).await? {
+        Some(registration) => ensured(registration, Some(change)),
+        // Deleted between the look and the update.
+        None => ensured(account.create(desired).await?, Some(Change::Created)),
+    })
+}
+
+/// The one registration of the route; any second one of its name is removed.
+async fn find(
+    account: &Account,
+    desired: &DesiredRegistration,
+    look_up: LookUp<'_>,
+) -> Result<Found, GenesysError> {
+    let LookUp { id, by_name } = look_up;
+    if let Some(id) = id
+        && !by_name
+        && let Some(found) = account.get(id).await?
+    {
+        return Ok(Found { registration: Some(found), is_cheap_to_list: false });
+    }
+    let listing = match (account.find_by_name(&desired.name).await, id) {
+        // It cannot list; perhaps it can read.
+        (Err(GenesysError::Unsupported { call, answer }), Some(id)) => {
+            let Some(found) = account.get(id).await? else {
+                return Err(GenesysError::Unsupported { call, answer });
+            };
+            return Ok(Found { registration: Some(found), is_cheap_to_list: false });
+        }
+        (listing, _) => listing?,
+    };
+    let is_cheap_to_list = listing.pages == 1;
+    let mut named = listing.registrations;
+    if let Some(position) = named.iter().position(|found| Some(found.id.as_str()) == id) {
+        named.swap(0, position);
+    }
+    let mut named = named.into_iter();
+    let first = match (named.next(), id) {
+        // Somebody, or the spec, has given it another name.
+        (None, Some(id)) => account.get(id).await?,
+        (first, _) => first,
+    };
+    for surplus in named {
+        tracing::warn!(
+            name = desired.name,
+            id = surplus.id,
+            "removing a second registration of the same name"
+        );
+        account.delete(&surplus.id).await?;
+    }
+    Ok(Found { registration: first, is_cheap_to_list })
+}
+
+/// At a server that knows creation alone: it is posted to when something is new, and left alone otherwise.
+async fn ensure_unverifiable(
+    account: &Account,
+    desired: &DesiredRegistration,
+    id: Option<&str>,
+    is_as_desired: bool,
+) -> Result<Ensured, GenesysError> {
+    let (registration, is_new) = match id {
+        Some(id) if is_as_desired => (desired.as_created(id), false),
+        _ => (account.create(desired).await?, true),
+    };
+    Ok(Ensured {
+        registration,
+        verifiable: false,
+        is_cheap_to_list: true,
+        change: is_new.then_some(Change::Created),
+        secret_sent: is_new,
+    })
+}
+
+async fn sees(account: &Account, place: &RegistrationPlace) -> Result<bool, GenesysError> {
+    match &place.id {
+        Some(id) => Ok(account.get(id).await?.is_some()),
+        None => Ok(!account.find_by_name(&place.name).await?.registrations.is_empty()),
+    }
+}
+
+/// The known one, then what the name finds, until the server itself says that there is none: one that cannot delete
+/// may answer 404, too.
+async fn remove_at(
+    account: &Account,
+    place: &RegistrationPlace,
+    keep: Option<&str>,
+) -> Result<(), GenesysError> {
+    let is_to_go = |id: &&str| Some(*id) != keep;
+    if let Some(id) = place.id.as_deref().filter(is_to_go) {
+        account.delete(id).await?;
+    }
+    for _ in 0..REMOVAL_ROUNDS {
+        let listing = account.find_by_name(&place.name).await?;
+        let left: Vec<_> =
+            listing.registrations.iter().map(|left| left.id.as_str()).filter(is_to_go).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        for id in left {
+            account.delete(id).await?;
+        }
+    }
+    Err(account.still_listed(&place.name))
+}
+
+fn desired(model: &Model, secret: &SecretString) -> DesiredRegistration {
+    DesiredRegistration {
+        name: model.registration.name.clone(),
+        enabled: model.registration.enabled,
+        url: model.endpoint.to_string(),
+        secret: secret.clone(),
+        event_types: model.registration.event_types.iter().cloned().collect(),
+        retry_policy: model.registration.retry_policy.clone(),
+    }
+}
+
+fn fingerprint(model: &Model, desired: &DesiredRegistration) -> Fingerprint {
+    Fingerprint {
+        api: format!("{}{}", model.registration.api.url, model.registration.api.event_bridges_path),
+        name: desired.name.clone(),
+        enabled: desired.enabled,
+        url: desired.url.clone(),
+        event_types: desired.event_types.clone(),
+        retry_policy: desired.retry_policy.clone(),
+    }
+}
+
+fn failure_of(error: &GenesysError) -> Failure {
+    // What only a person can mend is asked for rarely; a changed Secret or spec asks at once.
+    let patience = if error.is_permanent() { PERMANENT_RETRY } else { Duration::ZERO };
+    Failure {
+        reason: error.reason(),
+        message: error.to_string(),
+        retry_in: error.retry_after().unwrap_or(patience),
+    }
+}
+
+/// Up to a tenth longer than `duration`, so that routes made together do not call together for ever.
+fn jittered(duration: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_bytes()[0];
+    duration.mul_f64(1.0 + 0.1 * f64::from(random) / 255.0)
+}

@@ -1,0 +1,197 @@
+//! Every fault of Genesys Cloud at every call: what the condition `Registered` says, when it is tried again, and that
+//! afterwards there is exactly one registration, or none after a deletion. The table is the page `docs/genesys-faults.md`;
+//! `PRESENCEROUTE_WRITE_DOCS=1 cargo test -p presenceroute-operator --test genesys` writes it anew.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use genesys_simulator::Config;
+use presenceroute_operator::genesys::Limits;
+use presenceroute_operator::register::{Change, Failure, Registrar};
+use serde_json::{Value, json};
+
+use crate::organisation::Organisation;
+use crate::route::{Registered, Route, later};
+
+/// Longer than any wait after a failure.
+const LONG_ENOUGH: Duration = Duration::from_secs(700);
+/// In the place of the contract's 15 s.
+const TIMEOUT: Duration = Duration::from_millis(400);
+
+const DRIFT: &str = "docs/genesys-faults.md is out of date: run PRESENCEROUTE_WRITE_DOCS=1 cargo test -p \
+                     presenceroute-operator --test genesys, and look at the difference";
+
+#[derive(Clone, Copy, PartialEq)]
+enum At {
+    Token,
+    LookUp,
+    Creation,
+    Update,
+    Deletion,
+}
+
+const CALLS: [(At, &str, &str); 5] = [
+    (At::Token, "POST", "/api/v2/oauth/token"),
+    (At::LookUp, "GET", "/api/v2/analytics/events/eventbridges"),
+    (At::Creation, "POST", "/api/v2/analytics/events/eventbridges"),
+    (At::Update, "PUT", "/api/v2/analytics/events/eventbridges"),
+    (At::Deletion, "DELETE", "/api/v2/analytics/events/eventbridges"),
+];
+
+fn faults() -> Vec<(&'static str, Value)> {
+    let says = |status: u16| json!({"status": status, "body": {"code": "the.code", "message": "the server's words"}});
+    let with_wait = |status: u16, seconds: u64| {
+        let mut fault = says(status);
+        fault["retryAfter"] = json!(seconds);
+        fault
+    };
+    let late = u64::try_from(TIMEOUT.as_millis() * 3).unwrap();
+    vec![
+        ("401", says(401)),
+        ("403", says(403)),
+        ("404", says(404)),
+        ("405", says(405)),
+        ("409", says(409)),
+        ("422", says(422)),
+        ("429", says(429)),
+        ("429, `Retry-After: 30`", with_wait(429, 30)),
+        ("500", says(500)),
+        ("503", says(503)),
+        ("503, `Retry-After: 30`", with_wait(503, 30)),
+        ("the connection is cut before the work", json!({"cutConnection": "before"})),
+        ("the connection is cut after the work", json!({"cutConnection": "after"})),
+        ("no answer within 15 s, the work not done", json!({"delayMs": late})),
+        ("no answer within 15 s, the work done", json!({"delayMs": late, "delayAt": "after"})),
+        ("200 with garbage instead of JSON", json!({"garbage": true})),
+        ("200 without an id", json!({"noId": true})),
+    ]
+}
+
+/// What one fault at one call came to: a failure, or how it was lived with.
+type Outcome = Result<&'static str, Failure>;
+
+/// Plays the fault at the call, ends it, and proves that all is well afterwards.
+async fn play(fault: &Value, at: At) -> (Outcome, Organisation) {
+    let limits = Limits { timeout: TIMEOUT, ..Limits::default() };
+    let organisation = Organisation::with(Config::default(), limits).await;
+    let registrar = Registrar::new(organisation.genesys.clone());
+    let mut route = Route::new(&organisation, "contact-centre");
+    if matches!(at, At::Update | At::Deletion) {
+        route.look(&registrar).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+    }
+    if at == At::Update {
+        route.rotate("the-next-secret");
+    }
+    let (_, method, path) = CALLS.into_iter().find(|(call, _, _)| *call == at).unwrap();
+    organisation.set_faults(json!([{"match": {"method": method, "path": path}, "do": fault}]));
+    let result = step(&mut route, &registrar, at).await;
+
+    organisation.set_faults(json!([]));
+    later(LONG_ENOUGH).await;
+    // Twice: a second registration may come to light only at the next look.
+    for _ in 0..2 {
+        step(&mut route, &registrar, at).await.unwrap_or_else(|failure| panic!("{fault}: {failure:?}"));
+        later(LONG_ENOUGH).await;
+    }
+    let left = organisation.simulator.registrations();
+    assert_eq!(left.len(), usize::from(at != At::Deletion), "{fault}: {left:?}");
+    if let [registration] = left.as_slice() {
+        let secret = route.signing_secret.as_str().into();
+        assert_eq!(registration.secret_fingerprint(), genesys_simulator::fingerprint(&secret), "{fault}");
+    }
+    (result, organisation)
+}
+
+async fn step(route: &mut Route, registrar: &Registrar, at: At) -> Outcome {
+    if at == At::Deletion {
+        return route.deregister(registrar).await.map(|()| "–");
+    }
+    let Registered { change, verifiable, .. } = route.look(registrar).await?;
+    Ok(match (at, change) {
+        (At::Update, Some(Change::Created)) => "created anew",
+        _ if !verifiable => "RegisteredUnverified",
+        _ => "–",
+    })
+}
+
+/// The table, and one message for each reason.
+async fn page() -> String {
+    let mut rows = String::new();
+    let mut messages: BTreeMap<&'static str, String> = BTreeMap::new();
+    for (name, fault) in faults() {
+        let _ = write!(rows, "| {name} |");
+        for (at, _, _) in CALLS {
+            let (outcome, organisation) = play(&fault, at).await;
+            let cell = match outcome {
+                Ok(cell) => cell.to_owned(),
+                Err(failure) => {
+                    let message = as_in_production(&failure, &organisation);
+                    // The creation is what most people meet first.
+                    if at == At::Creation {
+                        messages.insert(failure.reason, message);
+                    } else {
+                        messages.entry(failure.reason).or_insert(message);
+                    }
+                    format!("{}, {} s", failure.reason, failure.retry_in.as_secs())
+                }
+            };
+            let _ = write!(rows, " {cell} |");
+        }
+        rows.push('\n');
+    }
+    let messages: String =
+        messages.iter().map(|(reason, message)| format!("| `{reason}` | {message} |\n")).collect();
+    format!("{HEAD}{rows}{MIDDLE}{messages}")
+}
+
+/// The message as somebody reads it who has no simulator and no impatient test.
+fn as_in_production(failure: &Failure, organisation: &Organisation) -> String {
+    let message = failure
+        .message
+        .replace(&format!("http://{}", organisation.running.address()), "https://api.mypurecloud.ie")
+        .replace(&format!("{} s", TIMEOUT.as_secs_f32()), "15 s");
+    let is_id = |word: &&str| uuid::Uuid::parse_str(word).is_ok();
+    match message.split(['/', ' ', ')']).find(is_id) {
+        Some(id) => message.replace(id, "ID"),
+        None => message,
+    }
+}
+
+const HEAD: &str = "\
+# What each fault of Genesys Cloud becomes
+
+Every cell is played by a test (`cargo test -p presenceroute-operator --test genesys fault_table`), which also proves \
+that, once the fault is over, Genesys Cloud holds exactly one registration with the newest secret, or none after a \
+deletion. This page is written by that test, and the test fails where the page differs.
+
+A cell has the reason of the condition `Registered` (and of `Ready`) and the wait before the next try. A wait of 1 s \
+grows with every failure, 2 s, 4 s, up to 120 s; one of 60 s stands where only a person can help. Each is up to a tenth \
+longer by chance, none is shorter than `Retry-After`, and a changed Secret or spec is tried at once. The waits are each \
+route's own; only a 429 holds back the other routes of its OAuth client, as long as it says.
+
+| fault | getting a token | looking it up by its name | creating it | updating it | deleting it |
+|---|---|---|---|---|---|
+";
+
+const MIDDLE: &str = "
+– : no failure. `created anew`: a 404 or 405 to an update means that what was there is gone, or cannot be changed; a \
+second registration that is left by this is removed at the next look. `RegisteredUnverified`: a server that cannot list \
+is lived with, and asked again five minutes later. A 401 counts when a new token was refused, too. A deletion counts \
+when the server lists none any more.
+
+| reason | an example of its message |
+|---|---|
+";
+
+#[tokio::test]
+async fn each_fault_at_each_call_becomes_what_the_page_says() {
+    let page = page().await;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/genesys-faults.md");
+    if std::env::var_os("PRESENCEROUTE_WRITE_DOCS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &page).unwrap();
+    }
+    assert!(std::fs::read_to_string(&path).unwrap_or_default() == page, "{DRIFT}\n{page}");
+}

@@ -1,0 +1,31 @@
+//! What the operator asks of Genesys Cloud and makes of the answers, against the simulator over real HTTP.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod client;
+mod fault_table;
+mod network;
+mod organisation;
+mod registrar;
+mod route;
+
+use std::process::Command;
+
+/// Runs one ignored test in a process of its own, with this environment. What it said when it failed is the error.
+fn alone(test: &str, environment: &[(&str, &str)]) -> Result<(), String> {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("running 1 test"), "{text}");
+    if output.status.success() { Ok(()) } else { Err(text) }
+}

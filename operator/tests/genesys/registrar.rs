@@ -1,0 +1,396 @@
+//! The registrar: one registration a route, repaired when it drifts, at a steady and small cost.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use genesys_simulator::{Config, fingerprint};
+use presenceroute_operator::genesys::{DesiredRegistration, Limits};
+use presenceroute_operator::register::{Change, Failure, Registrar};
+use secrecy::SecretString;
+use serde_json::json;
+
+use crate::organisation::{CREATIONS, LISTINGS, Organisation, SIGNING_SECRET, TOKENS, named};
+use crate::route::{Registered, Route, UNTIL_THE_NEXT_LOOK, later};
+
+const UPDATES: &str = "PUT /api/v2/analytics/events/eventbridges/{id}";
+const REMOVALS: &str = "DELETE /api/v2/analytics/events/eventbridges/{id}";
+
+/// An organisation that takes any OAuth client and any number of calls.
+async fn open_organisation() -> Organisation {
+    Organisation::open(Config { rate_limit_per_minute: 0, ..Config::default() }, Limits::default()).await
+}
+
+fn registrar(organisation: &Organisation) -> Registrar {
+    Registrar::new(organisation.genesys.clone())
+}
+
+fn total(organisation: &Organisation) -> u64 {
+    organisation.simulator.request_counts().total
+}
+
+fn ids(organisation: &Organisation) -> Vec<String> {
+    organisation.simulator.registrations().iter().map(|registration| registration.id.to_string()).collect()
+}
+
+#[tokio::test]
+async fn in_the_steady_state_a_route_costs_one_call_in_five_minutes_and_not_all_at_once() {
+    const ROUTES: usize = 40;
+    const STEP: Duration = Duration::from_secs(5);
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut routes = Vec::new();
+    for number in 0..ROUTES {
+        let mut route = Route::new(&organisation, &format!("route-{number}"));
+        let Registered { trusted_for, .. } = route.look(&registrar).await.unwrap();
+        routes.push((route, trusted_for));
+    }
+    let before = total(&organisation);
+    let mut looked = Vec::new();
+    for step in 0..(3600 / STEP.as_secs()) {
+        later(STEP).await;
+        for (route, due) in &mut routes {
+            *due = due.saturating_sub(STEP);
+            if due.is_zero() {
+                let Registered { change, trusted_for, .. } = route.look(&registrar).await.unwrap();
+                assert_eq!(change, None);
+                *due = trusted_for;
+                looked.push(step);
+            }
+        }
+    }
+    let calls = total(&organisation) - before;
+    println!("{calls} calls of {ROUTES} routes in an hour");
+    assert_eq!(calls, looked.len() as u64, "a look is one call");
+    assert!(calls <= 12 * ROUTES as u64 && calls >= 10 * ROUTES as u64, "{calls} calls in an hour");
+    let last_round: BTreeSet<_> = looked[looked.len() - ROUTES..].iter().collect();
+    assert!(last_round.len() > ROUTES / 4, "they have drifted apart: {last_round:?}");
+}
+
+#[tokio::test]
+async fn a_look_that_is_recent_is_not_repeated_whatever_wakes_the_route() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    route.look(&registrar).await.unwrap();
+    let before = total(&organisation);
+    for _ in 0..100 {
+        route.look(&registrar).await.unwrap();
+    }
+    assert_eq!(total(&organisation), before);
+}
+
+#[tokio::test]
+async fn every_drift_is_repaired_at_the_next_look() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let as_desired = DesiredRegistration {
+        url: "https://presence.example.com/one".to_owned(),
+        event_types: vec!["presence:state:changed".to_owned()],
+        ..named("presence/one")
+    };
+    let mut policy = as_desired.retry_policy.clone();
+    policy.max_retries = 0;
+    let table = [
+        ("enabled", DesiredRegistration { enabled: false, ..as_desired.clone() }),
+        ("url", DesiredRegistration { url: "https://else.example.com/".to_owned(), ..as_desired.clone() }),
+        ("eventTypes", DesiredRegistration { event_types: vec!["x".to_owned()], ..as_desired.clone() }),
+        ("retryPolicy", DesiredRegistration { retry_policy: policy, ..as_desired.clone() }),
+        ("name", DesiredRegistration { name: "renamed".to_owned(), ..as_desired.clone() }),
+    ];
+    let id = route.look(&registrar).await.unwrap().registration.id;
+    for (what, drifted) in table {
+        organisation.account().update(&id, &drifted).await.unwrap().unwrap();
+        later(UNTIL_THE_NEXT_LOOK).await;
+        let repaired = route.look(&registrar).await.unwrap();
+        assert_eq!(repaired.change, Some(Change::Repaired(what.to_owned())));
+        let now = organisation.account().get(&id).await.unwrap().unwrap();
+        assert_eq!(now.differences(&as_desired), [], "{what}");
+        assert_eq!(ids(&organisation), [id.as_str()]);
+    }
+    organisation.account().delete(&id).await.unwrap();
+    later(UNTIL_THE_NEXT_LOOK).await;
+    assert_eq!(route.look(&registrar).await.unwrap().change, Some(Change::Created));
+    assert_eq!(ids(&organisation).len(), 1);
+}
+
+#[tokio::test]
+async fn a_secret_that_the_relays_do_not_know_is_sent_again() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let id = route.look(&registrar).await.unwrap().registration.id;
+    let other = DesiredRegistration { secret: SecretString::from("by-somebody"), ..named("presence/one") };
+    organisation.account().update(&id, &other).await.unwrap();
+    later(Duration::from_secs(10)).await;
+    assert!(route.look_with(&registrar, true).await.unwrap().change.is_some());
+    let held = organisation.simulator.registrations()[0].secret_fingerprint();
+    assert_eq!(held, fingerprint(&SecretString::from(SIGNING_SECRET)));
+}
+
+#[tokio::test]
+async fn a_second_registration_that_appears_late_is_removed_and_the_known_one_kept() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let id = route.look(&registrar).await.unwrap().registration.id;
+    // As a creation that was given up after 15 s, and is carried out all the same.
+    organisation.account().create(&named("presence/one")).await.unwrap();
+    later(UNTIL_THE_NEXT_LOOK).await;
+    route.look(&registrar).await.unwrap();
+    assert_eq!(ids(&organisation), [id]);
+}
+
+#[tokio::test]
+async fn a_restarted_operator_finds_by_its_name_what_the_last_one_did_not_hear_of() {
+    for fault in [json!({"cutConnection": "after"}), json!({"garbage": true}), json!({"noId": true})] {
+        let small_pages = Config { page_size_cap: 1, ..Config::default() };
+        let organisation = Organisation::open(small_pages, Limits::default()).await;
+        let mut route = Route::new(&organisation, "one");
+        organisation
+            .set_faults(json!([{"match": {"method": "POST", "path": "/api/v2/analytics"}, "do": fault}]));
+        route.look(&registrar(&organisation)).await.unwrap_err();
+        // Two more of that name, so that the one is on the last of several pages.
+        organisation.set_faults(json!([]));
+        for _ in 0..2 {
+            organisation.account().create(&named("presence/one")).await.unwrap();
+        }
+        let found = route.look(&registrar(&organisation)).await.unwrap();
+        assert_eq!(ids(&organisation), [found.registration.id], "{fault}");
+        let held = organisation.simulator.registrations()[0].secret_fingerprint();
+        assert_eq!(held, fingerprint(&SecretString::from(SIGNING_SECRET)));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_knows_creation_alone_is_posted_to_once_and_again_when_something_is_new() {
+    let organisation = open_organisation().await;
+    organisation.suffers(json!({"postOnly": true}));
+    let mut route = Route::new(&organisation, "one");
+    let first = registrar(&organisation);
+    assert!(!route.look(&first).await.unwrap().verifiable);
+    later(UNTIL_THE_NEXT_LOOK).await;
+    route.look(&first).await.unwrap();
+    let restarted = registrar(&organisation);
+    let again = route.look(&restarted).await.unwrap();
+    assert_eq!((again.change, again.verifiable, organisation.calls(CREATIONS)), (None, false, 1));
+    route.rotate("the-next-secret");
+    route.look(&restarted).await.unwrap();
+    assert_eq!(organisation.calls(CREATIONS), 2);
+    assert_eq!(route.deregister(&restarted).await.unwrap_err().reason, "Unsupported");
+}
+
+#[tokio::test]
+async fn at_a_server_that_gives_every_page_the_steady_look_is_still_one_call() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let id = route.look(&registrar).await.unwrap().registration.id;
+    let page =
+        json!({"status": 200, "body": {"entities": [{"id": id, "name": "presence/one"}], "pageCount": 3}});
+    organisation.set_faults(json!([
+        {"match": {"method": "GET", "path": "/api/v2/analytics/events/eventbridges/"}, "do": {"delayMs": 1}},
+        {"match": {"method": "GET"}, "do": page},
+    ]));
+    later(UNTIL_THE_NEXT_LOOK).await;
+    route.look(&registrar).await.unwrap();
+    let before = total(&organisation);
+    later(UNTIL_THE_NEXT_LOOK).await;
+    route.look(&registrar).await.unwrap();
+    assert_eq!(total(&organisation) - before, 1);
+}
+
+#[tokio::test]
+async fn one_broken_route_does_not_slow_others() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut broken = Route::new(&organisation, "broken");
+    let mut fine = Route::new(&organisation, "fine");
+    let id = broken.look(&registrar).await.unwrap().registration.id;
+    fine.look(&registrar).await.unwrap();
+    let path = format!("/api/v2/analytics/events/eventbridges/{id}");
+    organisation.set_faults(json!([{"match": {"path": path}, "do": {"status": 503, "retryAfter": 600}}]));
+    broken.rotate("two");
+    assert!(broken.look(&registrar).await.unwrap_err().retry_in >= Duration::from_secs(600));
+    for secret in ["two", "three", "four"] {
+        fine.rotate(secret);
+        fine.look(&registrar).await.unwrap();
+    }
+    assert_eq!(organisation.calls(UPDATES), 4, "the broken one was not tried again");
+
+    // A route whose API never answers holds up only itself.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut lost = Route::new(&organisation, "lost");
+    lost.object.spec.genesys.api_url = Some(format!("http://{}", silent.local_addr().unwrap()));
+    let start = Instant::now();
+    let (waiting, quick) =
+        tokio::join!(tokio::time::timeout(Duration::from_secs(2), lost.look(&registrar)), async {
+            fine.rotate("five");
+            fine.look(&registrar).await.unwrap();
+            start.elapsed()
+        });
+    assert!(waiting.is_err() && quick < Duration::from_secs(1), "{quick:?}");
+}
+
+#[tokio::test]
+async fn a_retry_after_is_obeyed_and_nothing_is_asked_before() {
+    for fault in [json!({"status": 429, "retryAfter": 40}), json!({"status": 503, "retryAfter": 40})] {
+        let organisation = open_organisation().await;
+        let registrar = registrar(&organisation);
+        let mut route = Route::new(&organisation, "one");
+        organisation.suffers(fault.clone());
+        let failure = route.look(&registrar).await.unwrap_err();
+        assert!(failure.retry_in >= Duration::from_secs(40), "{failure:?}");
+        organisation.set_faults(json!([]));
+        let before = total(&organisation);
+        later(Duration::from_secs(39)).await;
+        route.look(&registrar).await.unwrap_err();
+        assert_eq!(total(&organisation), before, "{fault}");
+        later(Duration::from_secs(5)).await;
+        route.look(&registrar).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn waits_grow_to_two_minutes_each_with_some_chance_in_it_and_start_again_after_a_success() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    organisation.suffers(json!({"status": 500}));
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        let Failure { retry_in, .. } = route.look(&registrar).await.unwrap_err();
+        waits.push(retry_in);
+        later(retry_in + Duration::from_millis(1)).await;
+    }
+    for (wait, least) in waits.iter().zip([1, 2, 4, 8, 16, 32, 64, 120, 120]) {
+        let least = Duration::from_secs(least);
+        assert!(*wait >= least && *wait <= least.mul_f64(1.11), "{waits:?}");
+    }
+    organisation.set_faults(json!([]));
+    route.look(&registrar).await.unwrap();
+    organisation.suffers(json!({"status": 500}));
+    route.rotate("two");
+    assert!(route.look(&registrar).await.unwrap_err().retry_in < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn new_credentials_are_used_by_the_next_call_which_is_made_at_once() {
+    let organisation = Organisation::new().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let right = route.client.clone();
+    route.look(&registrar).await.unwrap();
+    route.client.secret = SecretString::from("not-the-secret");
+    assert_eq!(route.look(&registrar).await.unwrap_err().reason, "CredentialsRejected");
+    let before = total(&organisation);
+    route.look(&registrar).await.unwrap_err();
+    assert_eq!(total(&organisation), before, "what is wrong is not tried again and again");
+    route.client = right;
+    route.look(&registrar).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_oauth_client_of_the_same_organisation_goes_on_with_the_same_registration() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let id = route.look(&registrar).await.unwrap().registration.id;
+    route.client.id = "the-next-client".to_owned();
+    assert_eq!(route.look(&registrar).await.unwrap().registration.id, id);
+    assert_eq!((route.record.former.len(), organisation.calls(TOKENS)), (0, 2));
+}
+
+#[tokio::test]
+async fn another_name_is_given_in_place() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let id = route.look(&registrar).await.unwrap().registration.id;
+    route.object.spec.genesys.endpoint_name = Some("another".to_owned());
+    let renamed = route.look(&registrar).await.unwrap();
+    assert_eq!(renamed.change, Some(Change::Repaired("name".to_owned())));
+    assert_eq!((ids(&organisation), route.record.former.len()), (vec![id], 0));
+    assert_eq!(organisation.simulator.registrations()[0].name, "another");
+}
+
+#[tokio::test]
+async fn a_route_that_moves_leaves_nothing_behind() {
+    let (old, new) = (open_organisation().await, open_organisation().await);
+    let mut route = Route::new(&old, "one");
+    let before = registrar(&old);
+    route.look(&before).await.unwrap();
+    route.move_to(&new);
+    // The operator that made it is gone; what it takes to find it is in the record.
+    let registrar = registrar(&new);
+    route.look(&registrar).await.unwrap();
+    assert_eq!((ids(&old).len(), ids(&new).len()), (1, 1), "the new one first");
+    route.clear_former(&registrar).await.unwrap();
+    assert_eq!((ids(&old).len(), ids(&new).len(), route.record.former.len()), (0, 1, 0));
+}
+
+#[tokio::test]
+async fn an_old_place_that_cannot_be_reached_is_tried_again_and_holds_up_nothing() {
+    let (old, new) = (open_organisation().await, open_organisation().await);
+    let registrar = registrar(&old);
+    let mut route = Route::new(&old, "one");
+    route.look(&registrar).await.unwrap();
+    old.set_faults(json!([{"do": {"cutConnection": "before"}}]));
+    route.move_to(&new);
+    route.look(&registrar).await.unwrap();
+    let failure = route.clear_former(&registrar).await.unwrap_err();
+    assert_eq!((failure.reason, route.record.former.len(), ids(&new).len()), ("Unreachable", 1, 1));
+    let before = total(&old);
+    route.clear_former(&registrar).await.unwrap_err();
+    assert_eq!(total(&old), before, "not before its time");
+    route.look(&registrar).await.unwrap();
+
+    old.set_faults(json!([]));
+    later(failure.retry_in + Duration::from_secs(1)).await;
+    route.clear_former(&registrar).await.unwrap();
+    assert_eq!((ids(&old).len(), route.record.former.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_sees_no_registration_proves_nothing_and_the_one_that_made_it_is_asked() {
+    let (old, new) = (open_organisation().await, open_organisation().await);
+    let registrar = registrar(&old);
+    let mut route = Route::new(&old, "one");
+    let id = route.look(&registrar).await.unwrap().registration.id;
+    route.client.id = "client-of-the-new-organisation".to_owned();
+    route.move_to(&new);
+    route.look(&registrar).await.unwrap();
+    // To the new client, the old organisation is another one: nothing is there.
+    let unseen = json!([
+        {"match": {"method": "GET", "path": format!("/api/v2/analytics/events/eventbridges/{id}"), "nth": 1},
+         "do": {"status": 404}},
+    ]);
+    old.set_faults(unseen.clone());
+    let mut after_a_restart = Route::new(&new, "one");
+    after_a_restart.client.id = route.client.id.clone();
+    after_a_restart.record = route.record.clone();
+    let failure = after_a_restart.clear_former(&self::registrar(&new)).await.unwrap_err();
+    assert_eq!(failure.reason, "OAuthClientGone");
+    assert!(failure.message.contains("\"client\"") && failure.message.contains("\"oauth\""), "{failure:?}");
+    assert_eq!(ids(&old).len(), 1);
+
+    old.set_faults(unseen);
+    route.clear_former(&registrar).await.unwrap();
+    assert_eq!(ids(&old).len(), 0);
+}
+
+#[tokio::test]
+async fn a_removal_counts_when_the_server_itself_says_that_there_is_none_left() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    route.look(&registrar).await.unwrap();
+    organisation.set_faults(json!([{"match": {"method": "DELETE"}, "do": {"status": 404}}]));
+    let failure = route.deregister(&registrar).await.unwrap_err();
+    assert!(failure.message.contains("lists it all the same"), "{failure:?}");
+    organisation.set_faults(json!([]));
+    later(failure.retry_in + Duration::from_secs(1)).await;
+    route.deregister(&registrar).await.unwrap();
+    assert_eq!(ids(&organisation).len(), 0);
+    assert!(organisation.calls(REMOVALS) > 1 && organisation.calls(LISTINGS) > 1);
+}

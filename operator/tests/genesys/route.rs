@@ -1,0 +1,162 @@
+//! A route as the controller looks after it: what the status and the Secret `NAME-signing` remember between two looks.
+
+use std::time::Duration;
+
+use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::status::{RegistrationPlace, RegistrationStatus};
+use presenceroute_operator::dereference::{OAuthClient, References};
+use presenceroute_operator::genesys::{Access, Registration};
+use presenceroute_operator::register::place::wanted;
+use presenceroute_operator::register::{Change, Failure, Known, Outcome, Record, Registrar};
+use presenceroute_operator::validate::{Model, validate};
+use secrecy::SecretString;
+
+use crate::organisation::{CLIENT_SECRET, Organisation, SIGNING_SECRET};
+
+/// A minute longer than any look is trusted.
+pub(crate) const UNTIL_THE_NEXT_LOOK: Duration = Duration::from_secs(390);
+
+pub(crate) struct Route {
+    pub(crate) object: PresenceRoute,
+    pub(crate) client: OAuthClient,
+    pub(crate) signing_secret: String,
+    pub(crate) record: Record,
+    pub(crate) secret_registered: bool,
+}
+
+/// A registration that is as it should be, and what was done for it.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    pub(crate) registration: Registration,
+    pub(crate) change: Option<Change>,
+    pub(crate) verifiable: bool,
+    pub(crate) trusted_for: Duration,
+}
+
+impl Route {
+    pub(crate) fn new(organisation: &Organisation, name: &str) -> Self {
+        let yaml = format!(
+            r#"
+apiVersion: presenceroute.io/v1alpha1
+kind: PresenceRoute
+metadata: {{name: {name}, namespace: presence, uid: uid-of-{name}}}
+spec:
+  genesys: {{apiUrl: "{}", credentialsSecretRef: {{name: oauth}}}}
+  endpoint: {{url: "https://presence.example.com/{name}", signingSecretRef: {{name: webhook}}}}
+  routes: [{{eventType: "presence:state:changed", topic: states}}]
+  kafka: {{bootstrapServers: ["kafka:9092"]}}
+"#,
+            organisation.access().api_url
+        );
+        Self {
+            object: serde_saphyr::from_str(&yaml).unwrap(),
+            client: OAuthClient { id: "client".to_owned(), secret: SecretString::from(CLIENT_SECRET) },
+            signing_secret: SIGNING_SECRET.to_owned(),
+            record: Record::default(),
+            secret_registered: false,
+        }
+    }
+
+    pub(crate) fn uid(&self) -> String {
+        self.object.metadata.uid.clone().unwrap()
+    }
+
+    pub(crate) fn move_to(&mut self, organisation: &Organisation) {
+        self.object.spec.genesys.api_url = Some(organisation.access().api_url);
+    }
+
+    pub(crate) fn rotate(&mut self, signing_secret: &str) {
+        self.signing_secret = signing_secret.to_owned();
+        self.secret_registered = false;
+    }
+
+    fn model(&self) -> Model {
+        let references = References {
+            oauth_client: Ok(self.client.clone()),
+            genesys_ca: None,
+            signing_secret: Ok(SecretString::from(self.signing_secret.as_str())),
+            kafka: Vec::new(),
+        };
+        validate(&self.object, references).unwrap_or_else(|problems| panic!("{problems:?}"))
+    }
+
+    fn wanted(&self) -> RegistrationStatus {
+        wanted(&self.model(), &self.object.spec.genesys, &self.client)
+    }
+
+    /// One look, as a reconcile has it.
+    pub(crate) async fn look(&mut self, registrar: &Registrar) -> Result<Registered, Failure> {
+        self.look_with(registrar, false).await
+    }
+
+    /// One look after the relays have told of a wrong secret.
+    pub(crate) async fn look_with(
+        &mut self,
+        registrar: &Registrar,
+        secret_drifted: bool,
+    ) -> Result<Registered, Failure> {
+        let wanted = self.wanted();
+        self.record = self.record.clone().moved_to(&wanted);
+        let known = Known {
+            id: self.record.id(),
+            confirmed: self.record.confirms(&wanted),
+            secret_registered: self.secret_registered,
+            secret_drifted,
+        };
+        let secret = SecretString::from(self.signing_secret.as_str());
+        match registrar.ensure(&self.model(), &secret, known).await {
+            Outcome::Failed(failure) => Err(failure),
+            Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
+                self.secret_registered |= secret_sent;
+                let place = RegistrationPlace { id: Some(registration.id.clone()), ..wanted.place.clone() };
+                self.record = self.record.clone().confirmed(RegistrationStatus { place, ..wanted });
+                Ok(Registered { registration, change, verifiable, trusted_for })
+            }
+        }
+    }
+
+    /// Tries to remove what is at former places, and gives the last failure.
+    pub(crate) async fn clear_former(&mut self, registrar: &Registrar) -> Result<(), Failure> {
+        let mut result = Ok(());
+        for place in std::mem::take(&mut self.record.former) {
+            if let Err(failure) = self.clear(registrar, &place, self.record.id()).await {
+                result = Err(failure);
+                self.record.former.push(place);
+            }
+        }
+        result
+    }
+
+    /// Removes the registration, as the deletion of the route does.
+    pub(crate) async fn deregister(&self, registrar: &Registrar) -> Result<(), Failure> {
+        for place in self.record.clone().places() {
+            self.clear(registrar, &place, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn clear(
+        &self,
+        registrar: &Registrar,
+        place: &RegistrationPlace,
+        keep: Option<&str>,
+    ) -> Result<(), Failure> {
+        let access = Access {
+            api_url: place.api_url.clone(),
+            token_path: place.access.token_path.clone(),
+            event_bridges_path: place.access.event_bridges_path.clone(),
+            token_request: place.access.token_request,
+            client_id: self.client.id.clone(),
+            client_secret: self.client.secret.clone(),
+            ca_pem: None,
+        };
+        registrar.clear(&self.uid(), place, Ok(access), keep).await
+    }
+}
+
+/// Lets so much time pass at once.
+pub(crate) async fn later(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
