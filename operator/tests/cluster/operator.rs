@@ -5,6 +5,7 @@ use std::time::Duration;
 use kube::Config;
 use presenceroute_operator::admin::Readiness;
 use presenceroute_operator::build::RelayImage;
+use presenceroute_operator::claims::Neighbours;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
 use presenceroute_operator::genesys::Genesys;
 use presenceroute_operator::metrics::Metrics;
@@ -36,6 +37,7 @@ impl Operator {
                 secret_grace: Duration::from_secs(1),
             },
             genesys: Genesys::new(),
+            neighbours: Neighbours::of(1),
             identity: "cluster-test".into(),
             metrics: metrics.clone(),
             readiness: Readiness::default(),

@@ -290,7 +290,13 @@ async fn make_registered(stage: &Stage, token: &str, index: usize) {
     route["spec"]["relay"] = json!({"replicas": 0});
     stage.apply(route).await;
     let status = json!({"status": {"registration": {
-        "id": created["id"], "url": url, "eventTypes": ["presence:state:changed"],
+        "id": created["id"], "name": format!("{}/{name}", stage.namespace), "apiUrl": stage.genesys_url(),
+        "access": {
+            "clientId": "client", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/api/v2/oauth/token",
+            "eventBridgesPath": "/api/v2/analytics/events/eventbridges", "tokenRequest": "Json",
+        },
+        "url": url, "enabled": true, "eventTypes": ["presence:state:changed"],
+        "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
     }}});
     stage.routes().patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
 }

@@ -75,7 +75,7 @@ spec:
             oauth_client: Ok(self.client.clone()),
             genesys_ca: None,
             signing_secret: Ok(SecretString::from(self.signing_secret.as_str())),
-            kafka: Vec::new(),
+            mounted: Vec::new(),
         };
         validate(&self.object, references).unwrap_or_else(|problems| panic!("{problems:?}"))
     }
