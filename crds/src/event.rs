@@ -48,6 +48,10 @@ impl<'a> Event<'a> {
     /// Reads the event in `body`. Fields that are not known are left alone; `null` means absent.
     pub fn parse(body: &'a [u8]) -> Result<Self, EventError> {
         let text = str::from_utf8(body).map_err(|_| EventError::NotText)?;
+        // Of anything else than an object, serde_json's error would hold the content.
+        if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
+            return Err(EventError::Format("it does not begin with {".into()));
+        }
         let fields: Fields<'a> =
             serde_json::from_str(text).map_err(|error| EventError::Format(error.to_string()))?;
         Ok(Self {
@@ -257,8 +261,18 @@ mod tests {
 
     #[test]
     fn an_error_never_holds_the_content() {
-        let refusal = refusal(r#"{"id":"1","eventType":"t","timestamp":"secret"}"#);
-        assert!(!refusal.contains("secret"), "{refusal}");
+        for body in [
+            r#"{"id":"1","eventType":"t","timestamp":"secret"}"#,
+            r#"{"id":"1","eventType":"t","attributes":"secret"}"#,
+            r#"{"id":"1","eventType":"t","secret"}"#,
+            r#"{"id":"1","eventType":"t","secret":1,"id":"2"}"#,
+            r#"{"id":"1","eventType":"secret\n"}"#,
+            r#""secret""#,
+            "secret",
+        ] {
+            let refusal = refusal(body);
+            assert!(!refusal.contains("secret"), "{refusal}");
+        }
     }
 
     #[test]

@@ -6,10 +6,10 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
@@ -18,6 +18,7 @@ use hyper::body::Body;
 use presenceroute_crds::receipt::{PREFERENCE, Receipt};
 use presenceroute_crds::relay_config::RelayConfig;
 use presenceroute_crds::routing::RejectStatus;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -26,15 +27,24 @@ use crate::log::Outcomes;
 use crate::metrics::{Metrics, Reason, seconds};
 use crate::preference::{self, PREFERENCE_APPLIED};
 use crate::problem::{Kind, Problem, shown};
-use crate::publish::{Publisher, Record, Trace};
+use crate::publish::{Publisher, Record, Trace, TraceHeaders};
 use crate::reload::Loaded;
 use crate::routing::{Decision, Router};
 use crate::secrets::Secrets;
-use crate::signature;
+use crate::signature::Signature;
 use crate::spans::Spans;
 
 /// The body of a 200.
 const PROCESSED: &[u8] = br#"{"status":"processed"}"#;
+
+/// What a request costs beside its body, roughly.
+const REQUEST_BYTES: usize = 2 << 10;
+
+/// An event that is taken as long as anything is free.
+const MODEST_BYTES: i64 = 16 << 10;
+
+/// The most memory that is set aside because a sender announced that much.
+const BELIEVED_LENGTH: usize = 16 << 10;
 
 /// What answers requests. All connections share one.
 pub struct Intake {
@@ -48,7 +58,7 @@ pub struct Intake {
     metrics: Arc<Metrics>,
     outcomes: Arc<Outcomes>,
     spans: Option<Arc<Spans>>,
-    held: Held,
+    most_held: i64,
     closed: AtomicBool,
 }
 
@@ -69,7 +79,7 @@ impl Intake {
             signature_header,
             max_body_bytes: limits.max_body_bytes,
             body_timeout: Duration::from_millis(limits.body_timeout_ms),
-            held: Held { bytes: AtomicUsize::new(0), most: limits.max_in_flight_bytes },
+            most_held: i64::try_from(limits.max_in_flight_bytes).unwrap_or(i64::MAX),
             closed: AtomicBool::new(false),
             routing,
             secrets,
@@ -96,8 +106,9 @@ impl Intake {
         B: Body<Data = Bytes>,
     {
         let (head, body) = request.into_parts();
-        let trace = Trace::from_headers(&head.headers);
-        let (reason, response) = match self.process(&head, body, trace).await {
+        let trace = TraceHeaders::of(&head.headers);
+        let trace = trace.as_trace();
+        let (reason, response) = match self.process(head, body, trace).await {
             Ok(Accepted { reason, receipt: None }) => (reason, processed()),
             Ok(Accepted { reason, receipt: Some(receipt) }) => (reason, processed_with(&receipt)),
             Err(problem) => {
@@ -109,39 +120,24 @@ impl Intake {
         response
     }
 
-    async fn process<B>(&self, head: &Parts, body: B, trace: Trace<'_>) -> Result<Accepted, Problem>
+    async fn process<B>(&self, head: Parts, body: B, trace: Trace<'_>) -> Result<Accepted, Problem>
     where
         B: Body<Data = Bytes>,
     {
         let since = self.spans.as_ref().map(|_| SystemTime::now());
-        if head.uri.path() != self.path {
-            let detail =
-                format!("{} is not served here; post events to {}", shown(head.uri.path()), self.path);
-            return Err(Problem::new(Kind::UnknownPath, detail));
-        }
-        if head.method != Method::POST {
-            return Err(Problem::new(Kind::MethodNotAllowed, "post the event"));
-        }
-        if announced_length(&head.headers).is_some_and(|length| length > self.max_body_bytes as u64) {
-            return Err(self.too_large());
-        }
-        let Some(signature) = head.headers.get(&self.signature_header) else {
-            let detail = format!("send the body's HMAC-SHA256 in the header {}", self.signature_header);
-            return Err(Problem::new(Kind::SignatureMissing, detail));
-        };
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Problem::new(Kind::ShuttingDown, "send the event again; another relay takes it"));
-        }
-        let mut reservation = Reservation { held: &self.held, metrics: &self.metrics, bytes: 0 };
-        let body = self.read(body, &mut reservation).await?;
+        let admitted = self.admit(head)?;
+        let mut reservation =
+            Reservation { held: &self.metrics.in_flight_bytes, most: self.most_held, bytes: 0 };
+        reservation.grow(REQUEST_BYTES)?;
+        let body = self.read(body, admitted.length, &mut reservation).await?;
         let begun = Instant::now();
-        self.authenticate(signature, &body)?;
+        self.authenticate(&admitted.signature, &body)?;
         let event =
             Event::parse(&body).map_err(|error| Problem::new(Kind::EventInvalid, error.to_string()))?;
         let span = self.spans.as_ref().zip(since).map(|(spans, since)| spans.begin(&event, trace, since));
         let trace = span.as_ref().map_or(trace, |span| span.trace(trace));
         let record = Record { event: &event, body: &body, trace, unrouted_by: None };
-        let mut receipt = preference::wants_receipt(&head.headers).then(Receipt::default);
+        let mut receipt = admitted.wants_receipt.then(Receipt::default);
         let carried = self.carry(record, receipt.as_mut(), begun).await;
         if let Ok(reason) = carried {
             self.outcomes.taken(reason, &event.id, trace);
@@ -170,10 +166,12 @@ impl Intake {
         self.metrics.stages.verify.observe(seconds(begun.elapsed()));
         match routed.decision {
             Decision::Publish(targets) => {
+                self.still_open()?;
                 self.publisher.publish(record, &targets, receipt).await?;
                 Ok(Reason::Processed)
             }
             Decision::DeadLetter(target) => {
+                self.still_open()?;
                 let record = Record { unrouted_by: Some(router.table().revision()), ..record };
                 self.publisher.publish(record, &[target], receipt).await?;
                 Ok(Reason::DeadLettered)
@@ -183,12 +181,46 @@ impl Intake {
         }
     }
 
+    /// What the head of a request decides, and what of it is needed later. The head itself does not outlive this:
+    /// it holds on to the memory that it was read into.
+    fn admit(&self, head: Parts) -> Result<Admitted, Problem> {
+        if head.uri.path() != self.path {
+            let detail =
+                format!("{} is not served here; post events to {}", shown(head.uri.path()), self.path);
+            return Err(Problem::new(Kind::UnknownPath, detail));
+        }
+        if head.method != Method::POST {
+            return Err(Problem::new(Kind::MethodNotAllowed, "post the event"));
+        }
+        let length = announced_length(&head.headers);
+        if length.is_some_and(|length| length > self.max_body_bytes) {
+            return Err(self.too_large());
+        }
+        let Some(signature) = head.headers.get(&self.signature_header) else {
+            let detail = format!("send the body's HMAC-SHA256 in the header {}", self.signature_header);
+            return Err(Problem::new(Kind::SignatureMissing, detail));
+        };
+        Ok(Admitted {
+            signature: Signature::read(signature.as_bytes()),
+            length,
+            wants_receipt: preference::wants_receipt(&head.headers),
+        })
+    }
+
+    /// Nothing more is handed to Kafka once the relay waits for what it has.
+    fn still_open(&self) -> Result<(), Problem> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Problem::new(Kind::ShuttingDown, "send the event again; another relay takes it"));
+        }
+        Ok(())
+    }
+
     /// Whether the body was signed with an active secret.
-    fn authenticate(&self, signature: &HeaderValue, body: &[u8]) -> Result<(), Problem> {
+    fn authenticate(&self, signature: &Signature, body: &[u8]) -> Result<(), Problem> {
         let Some(secrets) = self.secrets.borrow().current.clone() else {
             return Err(Problem::new(Kind::NotConfigured, "no signing secret has been loaded; see /status"));
         };
-        if signature::verify(secrets.keys(), signature.as_bytes(), body) {
+        if signature.verifies(secrets.keys(), body) {
             self.metrics.authenticated.inc();
             return Ok(());
         }
@@ -211,11 +243,16 @@ impl Intake {
     }
 
     /// The whole body, within its size and its time.
-    async fn read<B>(&self, body: B, reservation: &mut Reservation<'_>) -> Result<Bytes, Problem>
+    async fn read<B>(
+        &self,
+        body: B,
+        length: Option<usize>,
+        reservation: &mut Reservation<'_>,
+    ) -> Result<Bytes, Problem>
     where
         B: Body<Data = Bytes>,
     {
-        match timeout(self.body_timeout, self.read_all(body, reservation)).await {
+        match timeout(self.body_timeout, self.read_all(body, length, reservation)).await {
             Ok(read) => read,
             Err(_) => {
                 let detail = format!("the body was not whole after {} ms", self.body_timeout.as_millis());
@@ -224,13 +261,18 @@ impl Intake {
         }
     }
 
-    async fn read_all<B>(&self, body: B, reservation: &mut Reservation<'_>) -> Result<Bytes, Problem>
+    async fn read_all<B>(
+        &self,
+        body: B,
+        length: Option<usize>,
+        reservation: &mut Reservation<'_>,
+    ) -> Result<Bytes, Problem>
     where
         B: Body<Data = Bytes>,
     {
         let mut body = pin!(body);
-        let mut first = Bytes::new();
-        let mut more = BytesMut::new();
+        // A copy of just this size: what arrives lies in a connection's buffer, which is larger and is needed again.
+        let mut whole = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| {
                 Problem::new(
@@ -239,22 +281,26 @@ impl Intake {
                 )
             })?;
             let Ok(data) = frame.into_data() else { continue };
-            if first.len() + more.len() + data.len() > self.max_body_bytes {
+            if whole.len() + data.len() > self.max_body_bytes {
                 return Err(self.too_large());
             }
             reservation.grow(data.len())?;
-            // An event nearly always comes in one piece, which is then taken as it is.
-            if first.is_empty() && more.is_empty() {
-                first = data;
-            } else {
-                if more.is_empty() {
-                    more.extend_from_slice(&std::mem::take(&mut first));
-                }
-                more.extend_from_slice(&data);
+            if whole.is_empty() {
+                whole.reserve_exact(length.unwrap_or_default().min(BELIEVED_LENGTH).max(data.len()));
             }
+            whole.extend_from_slice(&data);
         }
-        Ok(if more.is_empty() { first } else { more.freeze() })
+        Ok(Bytes::from(whole.into_boxed_slice()))
     }
+}
+
+/// What is kept of a request's head.
+struct Admitted {
+    signature: Signature,
+    /// The length that the sender announced.
+    length: Option<usize>,
+    /// Whether the sender asked where Kafka has its event.
+    wants_receipt: bool,
 }
 
 /// What became of an event that is answered 200.
@@ -293,31 +339,27 @@ fn unrouted(status: RejectStatus, event: &Event<'_>) -> Problem {
     )
 }
 
-fn announced_length(headers: &HeaderMap) -> Option<u64> {
+fn announced_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The bytes of bodies that are being read or worked on, over all connections.
-struct Held {
-    bytes: AtomicUsize,
-    most: usize,
-}
-
-/// One request's part of what is held; it is given back when the request is answered.
+/// One request's part of what is held over all connections: bodies that are being read or worked on, and what a
+/// request costs beside its body. It is given back when the request is answered.
 struct Reservation<'a> {
-    held: &'a Held,
-    metrics: &'a Metrics,
-    bytes: usize,
+    held: &'a Gauge,
+    most: i64,
+    bytes: i64,
 }
 
 impl Reservation<'_> {
+    /// Takes more, unless too much is held. A large event is taken only while half is free, so that a few large
+    /// bodies that never end cannot keep out all others.
     fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        let before = self.held.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let held = self.held.inc_by(bytes).saturating_add(bytes);
         self.bytes += bytes;
-        self.metrics.in_flight_bytes.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
-        if before.saturating_add(bytes) > self.held.most {
-            let detail =
-                format!("{} bytes of events are being worked on; send the event again later", self.held.most);
+        if held > self.most || (held > self.most / 2 && self.bytes > MODEST_BYTES) {
+            let detail = format!("{held} bytes of {} are in use; send the event again later", self.most);
             return Err(Problem::new(Kind::Overloaded, detail));
         }
         Ok(())
@@ -326,7 +368,6 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.metrics.in_flight_bytes.dec_by(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+        self.held.dec_by(self.bytes);
     }
 }

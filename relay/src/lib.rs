@@ -5,6 +5,7 @@
 //! acknowledged the event with all its in-sync replicas.
 
 pub mod admin;
+pub mod descriptors;
 pub mod intake;
 pub mod log;
 pub mod metrics;

@@ -28,6 +28,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(path) = &arguments.log_level_file {
         tokio::spawn(level.follow(path.clone()));
     }
+    presenceroute_relay::descriptors::raise_limit();
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let secret = std::env::var(SECRET_VARIABLE).ok().map(SecretString::from);

@@ -32,7 +32,7 @@ use crate::routing::{Router, Target};
 
 pub use credentials::CredentialsError;
 pub use failure::Failure;
-pub use record::{Position, Record, Trace};
+pub use record::{Position, Record, Trace, TraceHeaders};
 pub use statistics::Statistics;
 
 use credentials::Credentials;

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
+use crate::descriptors::most_connections;
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::publish::{Publisher, PublisherError};
@@ -24,6 +25,9 @@ use crate::server::{Closing, serve};
 use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check};
 use crate::spans::Spans;
 use crate::tls::{Certificate, Handshakes};
+
+/// The most connections of the admin port at once: the kubelet, Prometheus, the operator, and a few people.
+const MOST_OBSERVERS: usize = 128;
 
 /// A relay. Several may run in one process.
 pub struct Relay;
@@ -106,19 +110,23 @@ impl Relay {
         let (published, counted) = (Arc::clone(&publisher), Arc::clone(&metrics));
         let admin = Arc::new(Admin::new(routing, secrets, certificate, published, counted));
         let (address, admin_address) = (listener.local, admin_listener.local);
+        let most_connections = most_connections();
         let events = {
             let intake = Arc::clone(&intake);
-            listener.serve(tls, metrics.connections.clone(), move |request| {
+            listener.serve(tls, metrics.connections.clone(), most_connections, move |request| {
                 let intake = Arc::clone(&intake);
                 async move { intake.answer(request).await }
             })
         };
         let observed = {
             let admin = Arc::clone(&admin);
-            admin_listener
-                .serve(None, Default::default(), move |request| std::future::ready(admin.answer(&request)))
+            admin_listener.serve(None, Default::default(), MOST_OBSERVERS, move |request| {
+                std::future::ready(admin.answer(&request))
+            })
         };
-        tracing::info!(%address, %admin_address, path = config.path, route = config.route, "listening");
+        tracing::info!(
+            %address, %admin_address, path = config.path, route = config.route, most_connections, "listening"
+        );
         let drain = Duration::from_millis(config.limits.drain_ms);
         Ok(RunningRelay {
             address,
@@ -192,13 +200,13 @@ fn bind(address: SocketAddr) -> Result<Bound, StartError> {
 }
 
 impl Bound {
-    fn serve<H, F>(self, tls: Option<Handshakes>, connections: Gauge, handle: H) -> Listening
+    fn serve<H, F>(self, tls: Option<Handshakes>, connections: Gauge, most: usize, handle: H) -> Listening
     where
         H: Fn(http::Request<hyper::body::Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = http::Response<http_body_util::Full<bytes::Bytes>>> + Send + 'static,
     {
         let closing = Closing::default();
-        let served = tokio::spawn(serve(self.listener, tls, closing.clone(), connections, handle));
+        let served = tokio::spawn(serve(self.listener, tls, closing.clone(), connections, most, handle));
         Listening { closing, served }
     }
 }

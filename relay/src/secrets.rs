@@ -154,7 +154,7 @@ impl Secrets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signature::verify;
+    use crate::signature::Signature;
 
     fn signed_with(secret: &str) -> String {
         use hmac::{Hmac, KeyInit, Mac};
@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn accepts(secrets: &Secrets, secret: &str) -> bool {
-        verify(secrets.keys(), signed_with(secret).as_bytes(), b"body")
+        Signature::read(signed_with(secret).as_bytes()).verifies(secrets.keys(), b"body")
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! Connections: HTTP/1.1 and HTTP/2, with TLS or without, bounded in number, header size and time, and closed gracefully.
+//! Connections: HTTP/1.1 and HTTP/2, with TLS or without, bounded in number, header size and time, and closed
+//! gracefully.
 //!
 //! What a request means is the `intake` module's; the admin port is served the same way.
+
+mod connections;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -18,28 +21,31 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use crate::tls::Handshakes;
+use connections::Connections;
 
 /// The most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
-/// The most header fields of a request.
-const MAX_HEADERS: usize = 100;
-
-/// How long a request's head may take, and how long a connection may idle. Longer than the idle time of common
-/// proxies, so that they close first and never send into a connection that is being closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// The most connections at once; further ones wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 16_384;
+/// How long a connection may be without a request. Longer than the idle time of common proxies, so that they close
+/// first and never send into a connection that is being closed.
+const QUIET_FOR: Duration = Duration::from_secs(75);
 
 /// The most requests that one HTTP/2 connection has open.
 const MAX_STREAMS: u32 = 256;
+
+/// The most bytes of one HTTP/2 connection that are received before they are read.
+const MAX_UNREAD_BYTES: u32 = 1 << 20;
+
+/// The same of one request.
+const MAX_UNREAD_STREAM_BYTES: u32 = 256 << 10;
+
+/// The most bytes of answers that an HTTP/2 connection holds for a sender that does not read them.
+const MAX_UNSENT_BYTES: usize = 64 << 10;
 
 /// How long the last connections may take to finish.
 const CLOSE_WITHIN: Duration = Duration::from_secs(15);
@@ -53,12 +59,14 @@ pub struct Closing {
     pub stop: CancellationToken,
 }
 
-/// Serves `listener` until it is stopped and every connection has ended.
+/// Serves `listener` until it is stopped and every connection has ended. At most `most` connections are open at
+/// once, and counted in `gauge`.
 pub async fn serve<H, F>(
     listener: TcpListener,
     tls: Option<Handshakes>,
     closing: Closing,
-    connections: Gauge,
+    gauge: Gauge,
+    most: usize,
     handle: H,
 ) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -66,46 +74,44 @@ pub async fn serve<H, F>(
 {
     let builder = Arc::new(builder());
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Arc::new(Connections::new(most, QUIET_FOR, gauge));
+    let watch = tokio::spawn(Arc::clone(&connections).close_what_is_quiet());
     loop {
         let accepted = tokio::select! {
             () = closing.stop.cancelled() => break,
-            accepted = async {
-                // The semaphore is never closed.
-                let place = Arc::clone(&places).acquire_owned().await;
-                (listener.accept().await, place)
-            } => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let (stream, place) = match accepted {
-            (Ok((stream, _)), place) => (stream, place),
-            (Err(error), _) => {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
                 // Out of file descriptors, most likely: one comes free when a connection ends.
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
         };
+        // Where none can be closed for it, it waits here, and those behind it wait in the listener's queue.
+        let place = tokio::select! {
+            () = closing.stop.cancelled() => break,
+            place = connections.place() => place,
+        };
         // An answer is one small write; waiting to fill a packet would only delay it.
         let _ = stream.set_nodelay(true);
         let builder = Arc::clone(&builder);
         let watcher = graceful.watcher();
-        let connections = connections.clone();
         let handle = handle.clone();
         let tls = tls.clone();
         let Closing { drain, stop } = closing.clone();
-        tokio::spawn(async move {
-            let _place = place;
-            connections.inc();
-            let Some(stream) = begin(stream, tls, &stop).await else {
-                connections.dec();
-                return;
-            };
-            let service = service_fn(|request| {
+        connections.spawn(place, move |activity| async move {
+            let Some(stream) = begin(stream, tls, &stop).await else { return };
+            let service = service_fn(|request: Request<Incoming>| {
                 let version = request.version();
+                let open = activity.begin(version);
                 let answer = handle(request);
                 let drain = drain.clone();
                 async move {
                     let mut response = answer.await;
+                    drop(open);
                     if version <= Version::HTTP_11 && drain.is_cancelled() {
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
@@ -116,13 +122,13 @@ pub async fn serve<H, F>(
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(error, "a connection ended early");
             }
-            connections.dec();
         });
     }
     drop(listener);
     if tokio::time::timeout(CLOSE_WITHIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
+    watch.abort();
 }
 
 /// The connection as HTTP is spoken on it, or nothing where TLS was wanted and failed.
@@ -141,15 +147,20 @@ fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(MAX_HEADERS)
+        // How long a head may take is the connections' to say, without a timer for each request.
+        .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES)
-        .pipeline_flush(true);
+        // A sender that closes its side when it has sent everything still gets its answer.
+        .half_close(true)
+        // An answer is so small that copying it into one piece costs less than writing two.
+        .writev(false);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_connection_window_size(MAX_UNREAD_BYTES)
+        .initial_stream_window_size(MAX_UNREAD_STREAM_BYTES)
+        .max_send_buf_size(MAX_UNSENT_BYTES)
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));

@@ -22,20 +22,24 @@ impl SigningKey {
     }
 }
 
-/// Whether `signature` is the lowercase-hex HMAC-SHA256 of `body` under any of `keys`.
-pub fn verify(keys: &[SigningKey], signature: &[u8], body: &[u8]) -> bool {
-    let Some(tag) = decode(signature) else { return false };
-    keys.iter().any(|key| key.signed(body, &tag))
-}
+/// A signature as a sender wrote it, or nothing where no key can have made it.
+#[derive(Clone, Copy)]
+pub struct Signature(Option<[u8; 32]>);
 
-/// 64 lowercase hexadecimal digits, as bytes. Uppercase is refused: there is one way to write a signature.
-fn decode(signature: &[u8]) -> Option<[u8; 32]> {
-    if signature.iter().any(u8::is_ascii_uppercase) {
-        return None;
+impl Signature {
+    /// Reads 64 lowercase hexadecimal digits. Uppercase is refused: there is one way to write a signature.
+    pub fn read(text: &[u8]) -> Self {
+        if text.iter().any(u8::is_ascii_uppercase) {
+            return Self(None);
+        }
+        let mut tag = [0; 32];
+        Self(hex::decode_to_slice(text, &mut tag).is_ok().then_some(tag))
     }
-    let mut tag = [0; 32];
-    hex::decode_to_slice(signature, &mut tag).ok()?;
-    Some(tag)
+
+    /// Whether it is the HMAC-SHA256 of `body` under any of `keys`.
+    pub fn verifies(&self, keys: &[SigningKey], body: &[u8]) -> bool {
+        self.0.is_some_and(|tag| keys.iter().any(|key| key.signed(body, &tag)))
+    }
 }
 
 #[cfg(test)]
@@ -48,6 +52,10 @@ mod tests {
 
     fn key(secret: &str) -> SigningKey {
         SigningKey::new(&secret.into()).unwrap()
+    }
+
+    fn verify(keys: &[SigningKey], signature: &[u8], body: &[u8]) -> bool {
+        Signature::read(signature).verifies(keys, body)
     }
 
     #[test]

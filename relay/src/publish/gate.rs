@@ -92,8 +92,8 @@ impl Gate {
     fn hand_over(&self, message: Message) {
         let Message { topic, key, body, headers, delivery } = message;
         self.on_their_way.fetch_add(1, Ordering::AcqRel);
-        let sent = Box::new(Sent { delivery, topic: Arc::clone(&topic), since: Instant::now() });
-        if let Err((code, sent)) = native::produce(&topic, &key, &body, headers, sent) {
+        let sent = Box::new(Sent { delivery, topic: Arc::clone(&topic), body, since: Instant::now() });
+        if let Err((code, sent)) = native::produce(&topic, &key, headers, sent) {
             self.reported();
             sent.delivery.finish(Err(Failure::from_code(code)));
         }

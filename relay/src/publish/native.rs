@@ -115,12 +115,11 @@ impl Drop for Headers {
     }
 }
 
-/// Hands one record over. The library copies key and value, and takes the headers and `sent`, which comes back
-/// with the delivery report, or at once where it refuses.
+/// Hands one record over, whose value is `sent.body`. The library copies the key, and takes the headers and `sent`,
+/// which comes back with the delivery report, or at once where it refuses.
 pub(super) fn produce(
     topic: &Topic,
     key: &[u8],
-    value: &[u8],
     headers: Headers,
     sent: Box<Sent>,
 ) -> Result<(), (RDKafkaErrorCode, Box<Sent>)> {
@@ -132,21 +131,22 @@ pub(super) fn produce(
             size: bytes.len(),
         },
     };
-    let copy = c_int::try_from(c::RD_KAFKA_MSG_F_COPY).unwrap_or_default();
+    let value = memory(&sent.body);
     let sent = Box::into_raw(sent);
     type Value = c::rd_kafka_vu_s__bindgen_ty_1;
     let arguments = [
         (vtype::RD_KAFKA_VTYPE_RKT, Value { rkt: topic.handle.as_ptr() }),
         (vtype::RD_KAFKA_VTYPE_PARTITION, Value { i32_: UNASSIGNED }),
-        (vtype::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: copy }),
+        // Neither copied nor freed by the library.
+        (vtype::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: 0 }),
         (vtype::RD_KAFKA_VTYPE_KEY, memory(key)),
-        (vtype::RD_KAFKA_VTYPE_VALUE, memory(value)),
+        (vtype::RD_KAFKA_VTYPE_VALUE, value),
         (vtype::RD_KAFKA_VTYPE_HEADERS, Value { headers: headers.0.as_ptr() }),
         (vtype::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: sent.cast::<c_void>() }),
     ]
     .map(|(vtype, u)| c::rd_kafka_vu_t { vtype, u });
-    // SAFETY: every argument has the type that its tag says. The library only reads key and value, and during the
-    // call only. The client is alive because the topic holds it.
+    // SAFETY: every argument has the type that its tag says. The library reads the key during the call only, and the
+    // value until it gives `sent`, which holds it, back. The client is alive because the topic holds it.
     let error = unsafe {
         c::rd_kafka_produceva(topic.client.client().native_ptr(), arguments.as_ptr(), arguments.len())
     };

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use presenceroute_crds::relay_config::{KafkaConfig, Limits};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -74,6 +75,8 @@ pub(super) struct Context {
 pub(super) struct Sent {
     pub(super) delivery: Delivery,
     pub(super) topic: Arc<Topic>,
+    /// The record's value, which the library does not copy.
+    pub(super) body: Bytes,
     pub(super) since: Instant,
 }
 
@@ -121,7 +124,7 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, sent: Box<Sent>) {
         self.gate.reported();
         let metrics = &self.reports.metrics;
-        let Sent { delivery, topic, since } = *sent;
+        let Sent { delivery, topic, since, .. } = *sent;
         match result {
             Ok(record) => {
                 metrics.stages.broker.observe(seconds(since.elapsed()));

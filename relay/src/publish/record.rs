@@ -43,6 +43,26 @@ pub struct Trace<'a> {
     pub state: Option<&'a str>,
 }
 
+/// The same, by itself: the request's head, which holds on to the memory that it was read into, can go.
+#[derive(Clone, Debug, Default)]
+pub struct TraceHeaders {
+    parent: Option<Box<str>>,
+    state: Option<Box<str>>,
+}
+
+impl TraceHeaders {
+    /// Takes a request's trace context as [`Trace::from_headers`] does.
+    pub fn of(headers: &http::HeaderMap) -> Self {
+        let Trace { parent, state } = Trace::from_headers(headers);
+        Self { parent: parent.map(Box::from), state: state.map(Box::from) }
+    }
+
+    /// What was taken.
+    pub fn as_trace(&self) -> Trace<'_> {
+        Trace { parent: self.parent.as_deref(), state: self.state.as_deref() }
+    }
+}
+
 impl<'a> Trace<'a> {
     /// Takes the request's trace context where it is well-formed, as far as W3C asks a reader to check.
     pub fn from_headers(headers: &'a http::HeaderMap) -> Self {

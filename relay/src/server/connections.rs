@@ -1,0 +1,292 @@
+//! Which connections are open, and which of them must make room.
+//!
+//! A connection without a request costs memory and a file descriptor, and whoever can reach the port can open as
+//! many as they like. So there is a bound; at the bound, a new connection is taken and the one that has been quiet
+//! the longest is closed, as a proxy's own limit on idle connections would do. A sender that is at work is never
+//! locked out by those that are not.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::Version;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+
+/// How often quiet connections are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// At the bound, one connection in so many is closed, so that a flood of new ones does not search each time.
+const SHARE_CLOSED: usize = 64;
+
+/// How often it is said that connections had to be closed.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// The connections of one listener.
+pub(super) struct Connections {
+    most: usize,
+    quiet_for: Duration,
+    places: Arc<Semaphore>,
+    gauge: Gauge,
+    since: Instant,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    connections: HashMap<u64, Arc<Activity>>,
+    said: Option<Instant>,
+}
+
+/// What one connection is doing.
+pub(super) struct Activity {
+    /// When its listener began; the times are counted from there.
+    since: Instant,
+    /// Requests without an answer.
+    requests: AtomicU32,
+    /// When the last request was answered, or the connection came, in milliseconds.
+    quiet_since: AtomicU64,
+    /// Whether it has sent a request of HTTP/2, whose own keep-alive then tells whether its sender lives.
+    is_http2: AtomicBool,
+    /// What ends it.
+    task: OnceLock<AbortHandle>,
+}
+
+/// A request that has no answer yet.
+pub(super) struct OpenRequest(Arc<Activity>);
+
+impl Connections {
+    /// At most `most` connections, each without a request for at most `quiet_for`: idle, or with a head that does
+    /// not become whole, or with an answer that is not read.
+    pub(super) fn new(most: usize, quiet_for: Duration, gauge: Gauge) -> Self {
+        let most = most.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            most,
+            quiet_for,
+            places: Arc::new(Semaphore::new(most)),
+            gauge,
+            since: Instant::now(),
+            open: Mutex::default(),
+        }
+    }
+
+    /// Room for one more connection, made where there is none.
+    pub(super) async fn place(&self) -> OwnedSemaphorePermit {
+        loop {
+            if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+                return place;
+            }
+            self.close_quietest();
+            // Those that are at work are not closed, and may take a while.
+            let freed = tokio::time::timeout(LOOK_EVERY, Arc::clone(&self.places).acquire_owned()).await;
+            if let Ok(Ok(place)) = freed {
+                return place;
+            }
+        }
+    }
+
+    /// Runs one connection.
+    pub(super) fn spawn<C, F>(self: &Arc<Self>, place: OwnedSemaphorePermit, serve: C)
+    where
+        C: FnOnce(Arc<Activity>) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let activity = Arc::new(Activity {
+            since: self.since,
+            requests: AtomicU32::new(0),
+            quiet_since: AtomicU64::new(milliseconds(self.since.elapsed())),
+            is_http2: AtomicBool::new(false),
+            task: OnceLock::new(),
+        });
+        let entry = self.enter(Arc::clone(&activity), place);
+        let served = serve(Arc::clone(&activity));
+        let task = tokio::spawn(async move {
+            let _entry = entry;
+            served.await;
+        });
+        // It is the first to be set.
+        let _ = activity.task.set(task.abort_handle());
+    }
+
+    fn enter(self: &Arc<Self>, activity: Arc<Activity>, place: OwnedSemaphorePermit) -> Entry {
+        let mut open = self.lock();
+        let number = open.next;
+        open.next += 1;
+        open.connections.insert(number, activity);
+        self.gauge.inc();
+        Entry { connections: Arc::clone(self), number, _place: place }
+    }
+
+    /// Closes what has had no request for too long, for as long as it is polled.
+    pub(super) async fn close_what_is_quiet(self: Arc<Self>) {
+        let mut look = tokio::time::interval(LOOK_EVERY.min(self.quiet_for));
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let Some(before) = self.since.elapsed().checked_sub(self.quiet_for).map(milliseconds) else {
+                continue;
+            };
+            let quiet: Vec<_> = self
+                .lock()
+                .connections
+                .values()
+                .filter(|activity| !activity.is_http2.load(Ordering::Relaxed))
+                .filter(|activity| activity.quiet_since().is_some_and(|since| since < before))
+                .cloned()
+                .collect();
+            quiet.iter().for_each(|activity| activity.close());
+        }
+    }
+
+    /// Closes those that have been quiet the longest.
+    fn close_quietest(&self) {
+        let mut quiet: Vec<(u64, Arc<Activity>)> = self
+            .lock()
+            .connections
+            .values()
+            .filter_map(|activity| Some((activity.quiet_since()?, Arc::clone(activity))))
+            .collect();
+        let count = (self.most / SHARE_CLOSED).max(1).min(quiet.len());
+        if count < quiet.len() {
+            quiet.select_nth_unstable_by_key(count, |(since, _)| *since);
+        }
+        quiet[..count].iter().for_each(|(_, activity)| activity.close());
+        self.say(count);
+    }
+
+    fn say(&self, closed: usize) {
+        let mut open = self.lock();
+        if open.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+            open.said = Some(Instant::now());
+            drop(open);
+            tracing::warn!(
+                connections = self.most,
+                closed,
+                "as many connections are open as may be; those that were quiet the longest are closed"
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // Nothing inside panics half-way, so what another thread left behind is whole.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection's place among the others, until it ends, however it ends.
+struct Entry {
+    connections: Arc<Connections>,
+    number: u64,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.connections.gauge.dec();
+        self.connections.lock().connections.remove(&self.number);
+    }
+}
+
+impl Activity {
+    /// A request has come.
+    pub(super) fn begin(self: &Arc<Self>, version: Version) -> OpenRequest {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if version == Version::HTTP_2 {
+            self.is_http2.store(true, Ordering::Relaxed);
+        }
+        OpenRequest(Arc::clone(self))
+    }
+
+    /// Since when there is no request, in milliseconds after the listener's beginning.
+    fn quiet_since(&self) -> Option<u64> {
+        (self.requests.load(Ordering::Relaxed) == 0).then(|| self.quiet_since.load(Ordering::Relaxed))
+    }
+
+    fn close(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.quiet_since.store(milliseconds(self.0.since.elapsed()), Ordering::Relaxed);
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections(most: usize, quiet_for: Duration) -> Arc<Connections> {
+        Arc::new(Connections::new(most, quiet_for, Gauge::default()))
+    }
+
+    /// A connection that never ends by itself.
+    async fn open(connections: &Arc<Connections>) -> Arc<Activity> {
+        let place = connections.place().await;
+        let mut seen = None;
+        connections.spawn(place, |activity| {
+            seen = Some(activity);
+            std::future::pending()
+        });
+        seen.unwrap()
+    }
+
+    fn is_open(connections: &Connections, activity: &Arc<Activity>) -> bool {
+        connections.lock().connections.values().any(|open| Arc::ptr_eq(open, activity))
+    }
+
+    #[tokio::test]
+    async fn at_the_bound_the_connection_that_was_quiet_the_longest_makes_room() {
+        let connections = connections(3, Duration::from_secs(60));
+        let old = [open(&connections).await, open(&connections).await, open(&connections).await];
+        for (number, activity) in old.iter().enumerate() {
+            activity.quiet_since.store(number as u64, Ordering::Relaxed);
+        }
+        // The oldest is at work, and the second was until now.
+        let _working = old[0].begin(Version::HTTP_11);
+        old[1].quiet_since.store(10, Ordering::Relaxed);
+        let new = open(&connections).await;
+        assert_eq!(connections.gauge.get(), 3);
+        let left = [&old[0], &old[1], &old[2], &new].map(|activity| is_open(&connections, activity));
+        assert_eq!(left, [true, true, false, true]);
+    }
+
+    #[tokio::test]
+    async fn connections_that_are_all_at_work_are_waited_for() {
+        let connections = connections(1, Duration::from_secs(60));
+        let activity = open(&connections).await;
+        let working = activity.begin(Version::HTTP_11);
+        let mut waiting = tokio::spawn(async move { drop(open(&connections).await) });
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+        drop(working);
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_quiet_for_too_long_is_closed_and_what_is_at_work_is_not() {
+        let connections = connections(9, Duration::from_millis(20));
+        let quiet = open(&connections).await;
+        let working = open(&connections).await;
+        let _request = working.begin(Version::HTTP_11);
+        let http2 = open(&connections).await;
+        drop(http2.begin(Version::HTTP_2));
+        let watch = tokio::spawn(Arc::clone(&connections).close_what_is_quiet());
+        while is_open(&connections, &quiet) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(is_open(&connections, &working) && is_open(&connections, &http2));
+        watch.abort();
+    }
+}
