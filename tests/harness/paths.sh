@@ -25,9 +25,10 @@ HARNESS_IMAGES=$CACHE/images-$(cat "$HARNESS/images/pause.c" "$HARNESS/tools" "$
 PAUSE_IMAGE=presenceroute/pause:harness
 BUSYBOX_IMAGE=presenceroute/busybox:harness
 
-# What `up` leaves behind for `down`, and nothing else. One cluster and one Kafka a machine.
+# What `up` leaves behind for `down`, and nothing else. One cluster a machine, and one Kafka, unless others are given
+# ports of their own.
 CLUSTER_STATE=$CACHE/state/cluster
-KAFKA_STATE=$CACHE/state/kafka
+KAFKA_STATE=$CACHE/state/kafka${PRESENCEROUTE_KAFKA_PORT:+-$PRESENCEROUTE_KAFKA_PORT}
 
 # Half of what is needed lies in /usr/sbin, which is not on everybody's PATH.
 PATH=$PATH:/usr/sbin:/sbin
