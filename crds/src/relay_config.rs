@@ -119,6 +119,10 @@ pub struct Limits {
     /// How long Kafka may take to acknowledge an event, with all retries. The sender waits this long, so it stays
     /// below the 5 s after which Amazon EventBridge gives up.
     pub publish_timeout_ms: u64,
+    /// How long the relay goes on with an event that it has handed to the Kafka client, also after its sender was
+    /// answered 503. Kafka may have it already, so a repetition waits for its outcome instead of being published a
+    /// second time. Not below `publishTimeoutMs`. Kafka's own clients call it delivery.timeout.ms.
+    pub delivery_timeout_ms: u64,
     /// How many events are worked on at once; beyond, 503.
     pub max_in_flight: usize,
     /// How many bytes of events are held at once; beyond, 503.
@@ -137,6 +141,7 @@ impl Default for Limits {
             max_body_bytes: 1 << 20,
             body_timeout_ms: 10_000,
             publish_timeout_ms: 4_000,
+            delivery_timeout_ms: 120_000,
             max_in_flight: 4_096,
             max_in_flight_bytes: 64 << 20,
             remembered_ids: 100_000,

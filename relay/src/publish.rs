@@ -17,6 +17,7 @@ mod statistics;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use presenceroute_crds::receipt::{Receipt, ReceiptRecord};
 use presenceroute_crds::relay_config::{KafkaConfig, Limits};
 use presenceroute_crds::relay_status::KafkaReport;
@@ -37,7 +38,8 @@ pub use statistics::Statistics;
 
 use credentials::Credentials;
 use ledger::{Begun, Bounds, Ledger};
-use producer::{Producer, Reports};
+use native::TopicState;
+use producer::Producer;
 
 /// How often a cluster that is well is asked for its topics.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
@@ -48,6 +50,9 @@ const RECHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long a broker may take to answer such a question.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The shortest life of a producer that fails, so that one that cannot be mended is not rebuilt without pause.
+const REBUILD_EVERY: Duration = Duration::from_secs(1);
+
 /// How often the files with credentials are read.
 const CREDENTIALS_EVERY: Duration = Duration::from_millis(250);
 
@@ -56,7 +61,6 @@ pub struct Publisher {
     kafka: KafkaConfig,
     limits: Limits,
     ledger: Arc<Ledger>,
-    reports: Arc<Reports>,
     metrics: Arc<Metrics>,
     producer: watch::Sender<Arc<Producer>>,
     cluster: Mutex<Cluster>,
@@ -67,8 +71,47 @@ pub struct Publisher {
 struct Cluster {
     reachable: bool,
     error: Option<String>,
+    /// Why the files with credentials cannot be read.
+    unread_credentials: Option<String>,
+    /// Why the newest credentials are not those in use.
     credentials_error: Option<String>,
-    missing_topics: Vec<String>,
+    topics: Vec<TopicState>,
+}
+
+impl Cluster {
+    fn topics_with(&self, is_so: impl Fn(RDKafkaErrorCode) -> bool) -> Vec<String> {
+        let topics = self.topics.iter().filter(|topic| topic.error.is_some_and(&is_so));
+        topics.map(|topic| topic.name.clone()).collect()
+    }
+
+    fn missing_topics(&self) -> Vec<String> {
+        use RDKafkaErrorCode as Code;
+        self.topics_with(|error| {
+            matches!(error, Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::InvalidTopic)
+        })
+    }
+
+    fn forbidden_topics(&self) -> Vec<String> {
+        self.topics_with(|error| error == RDKafkaErrorCode::TopicAuthorizationFailed)
+    }
+
+    /// What would keep a topic from acknowledging anything, as far as it shows.
+    fn obstacle(&self, topic: &str) -> Option<String> {
+        let state = self.topics.iter().find(|state| state.name == topic)?;
+        let (in_sync, replicas) = state.least_in_sync;
+        if state.without_leader > 0 {
+            return Some(format!("{} partitions of {topic} have no leader", state.without_leader));
+        }
+        (in_sync < replicas).then(|| {
+            format!("a partition of {topic} has {in_sync} of {replicas} replicas in sync (min.insync.replicas is what it needs)")
+        })
+    }
+}
+
+/// A producer with changed credentials, until Kafka has let it in.
+struct Newcomer {
+    producer: Arc<Producer>,
+    admitted: BoxFuture<'static, ()>,
 }
 
 /// Why a publisher cannot start.
@@ -95,24 +138,24 @@ impl Publisher {
             remembered: limits.remembered_ids,
             remembered_for: Duration::from_millis(limits.remember_ms),
         };
-        let reports = Arc::new(Reports::new(Arc::clone(&metrics)));
         let credentials = Credentials::read(&kafka)?;
-        let first = Producer::new(&kafka, &credentials, &limits, Arc::clone(&reports), 0)?;
+        let first = Producer::new(&kafka, &credentials, &limits, Arc::clone(&metrics), 0)?;
+        first.take_over();
         Ok(Arc::new(Self {
             ledger: Ledger::new(bounds, Arc::clone(&metrics)),
             producer: watch::Sender::new(Arc::new(first)),
             cluster: Mutex::default(),
             kafka,
             limits,
-            reports,
             metrics,
         }))
     }
 
     /// Publishes one event to every target, and answers when each has acknowledged it or one cannot.
     ///
-    /// An event that is refused here may still reach a topic later; a repetition of it then finds it acknowledged.
-    /// Where each topic has it is written into `receipt`, when there is one.
+    /// An event that is answered 503 at the deadline stays in flight until Kafka has acknowledged it or
+    /// `deliveryTimeoutMs` is over: Kafka may have it already. A repetition joins it, and one that comes later still
+    /// finds it acknowledged. Where each topic has it is written into `receipt`, when there is one.
     pub async fn publish(
         &self,
         record: Record<'_>,
@@ -169,7 +212,7 @@ impl Publisher {
         let fingerprint = self.ledger.fingerprint(&record.event.id, record.body, topic);
         loop {
             let producer = Arc::clone(&self.producer.borrow());
-            let outcome = match self.ledger.begin(fingerprint, record.body.len()) {
+            let (outcome, is_first) = match self.ledger.begin(fingerprint, record.body.len()) {
                 Begun::Acknowledged => {
                     self.repeated(Repeat::Remembered);
                     return Ok(None);
@@ -177,16 +220,18 @@ impl Publisher {
                 Begun::Full => return Err(Failure::Overloaded),
                 Begun::Joined(outcome) => {
                     self.repeated(Repeat::Joined);
-                    outcome
+                    (outcome, false)
                 }
                 Begun::First(delivery, outcome) => {
                     producer.send(record, target, delivery);
-                    outcome
+                    (outcome, true)
                 }
             };
             match outcome.await.unwrap_or(Err(Failure::Abandoned)) {
                 Ok(position) => return Ok(Some(position)),
-                Err(Failure::ProducerLost) => self.producer_after(producer.generation).await,
+                Err(Failure::ProducerLost) if is_first => self.producer_after(producer.generation).await,
+                // Another producer than this one may have had it.
+                Err(Failure::ProducerLost) => {}
                 Err(failure) => return Err(failure),
             }
         }
@@ -207,16 +252,11 @@ impl Publisher {
 
     /// The answer for what failed: what needs a person comes first, since a retry cannot help it.
     fn problem(&self, failures: &[(&Target<'_>, Failure)]) -> Problem {
+        let account = self.producer.borrow().account.clone();
         let refused: Vec<String> = failures
             .iter()
             .filter_map(|(target, failure)| match failure {
-                Failure::Refused(code) => Some(format!(
-                    "topic \"{}\" {} on {}; {}",
-                    target.topic,
-                    failure::cause(*code),
-                    self.brokers(),
-                    Failure::remedy(*code)
-                )),
+                Failure::Refused(code) => Some(account.refusal(target.topic.as_str(), *code)),
                 _ => None,
             })
             .collect();
@@ -225,22 +265,31 @@ impl Publisher {
         }
         if failures.iter().any(|(_, failure)| *failure == Failure::Overloaded) {
             let detail = format!(
-                "{} deliveries or {} bytes are waiting for Kafka; send the event again later",
-                self.limits.max_in_flight, self.limits.max_in_flight_bytes
+                "{} deliveries or {} bytes are waiting for Kafka{}; send the event again later",
+                self.limits.max_in_flight,
+                self.limits.max_in_flight_bytes,
+                self.obstacle(failures)
             );
             return Problem::new(Kind::Overloaded, detail);
         }
         let topics: Vec<&str> = failures.iter().map(|(target, _)| target.topic.as_str()).collect();
-        let cause = match self.reports.newest_error() {
-            Some((_, error)) => format!("; {} says: {error}", self.brokers()),
-            None => String::new(),
-        };
+        let cause = self.obstacle(failures);
         let detail = format!(
             "{} did not acknowledge the event within {} ms{cause}; send the event again",
             topics.join(" and "),
             self.limits.publish_timeout_ms
         );
         Problem::new(Kind::KafkaUnavailable, detail)
+    }
+
+    /// Why Kafka takes its time, as far as that is known; it fits behind what it explains.
+    fn obstacle(&self, failures: &[(&Target<'_>, Failure)]) -> String {
+        let of_cluster = self.producer.borrow().reports.newest_error();
+        let known = of_cluster.or_else(|| {
+            let cluster = self.cluster();
+            failures.iter().find_map(|(target, _)| cluster.obstacle(target.topic.as_str()))
+        });
+        known.map_or_else(String::new, |known| format!(" ({known})"))
     }
 
     fn brokers(&self) -> String {
@@ -254,12 +303,16 @@ impl Publisher {
 
     /// The connection, and what the table names that the cluster does not have.
     pub fn report(&self) -> (KafkaReport, Vec<String>) {
+        let account = self.producer.borrow().account.clone();
         let cluster = self.cluster().clone();
-        let error = match (cluster.credentials_error, cluster.error) {
-            (Some(credentials), _) => Some(credentials),
-            (None, error) => error,
-        };
-        (KafkaReport { reachable: cluster.reachable, error }, cluster.missing_topics)
+        let refused = cluster
+            .forbidden_topics()
+            .iter()
+            .map(|topic| account.refusal(topic, RDKafkaErrorCode::TopicAuthorizationFailed))
+            .reduce(|all, one| format!("{all}. {one}"));
+        let missing = cluster.missing_topics();
+        let error = cluster.unread_credentials.or(cluster.credentials_error).or(cluster.error).or(refused);
+        (KafkaReport { reachable: cluster.reachable, error }, missing)
     }
 
     fn cluster(&self) -> std::sync::MutexGuard<'_, Cluster> {
@@ -274,16 +327,45 @@ impl Publisher {
     ) {
         let mut credentials = Credentials::read(&self.kafka).ok();
         let mut read_credentials = tokio::time::interval(CREDENTIALS_EVERY);
+        let mut newcomer = None;
+        let mut rebuild_at = None;
         let mut next_check = Instant::now();
         loop {
+            let current = Arc::clone(&self.producer.borrow());
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.reports.fatal.notified() => self.replace("fatal", credentials.as_ref()).await,
-                _ = read_credentials.tick(), if self.kafka.tls.is_some() || self.kafka.sasl.is_some() => {
-                    if self.credentials_changed(&mut credentials).await {
-                        self.replace("credentials", credentials.as_ref()).await;
-                        next_check = Instant::now();
+                cause = current.failed() => {
+                    self.cluster().error = current.reports.newest_error();
+                    // Whoever is not let in stays out until somebody acts.
+                    let pause = match cause {
+                        RDKafkaErrorCode::ClusterAuthorizationFailed => CHECK_EVERY,
+                        _ => REBUILD_EVERY,
+                    };
+                    rebuild_at = Some(current.born + pause);
+                }
+                () = tokio::time::sleep_until(rebuild_at.unwrap_or(next_check)), if rebuild_at.is_some() => {
+                    rebuild_at = None;
+                    // With the newest credentials, also those that Kafka has not let in yet.
+                    let next = match newcomer.take() {
+                        Some(Newcomer { producer, .. }) => Some(producer),
+                        None => credentials.as_ref().and_then(|known| self.successor(known)),
+                    };
+                    match next {
+                        Some(next) => self.hand_over("fatal", next),
+                        None => rebuild_at = Some(Instant::now() + CHECK_EVERY),
                     }
+                }
+                _ = read_credentials.tick(), if self.kafka.tls.is_some() || self.kafka.sasl.is_some() => {
+                    if let Some(changed) = self.changed_credentials(credentials.as_ref()).await {
+                        newcomer = self.successor(&changed).map(|producer| self.newcomer(producer));
+                        credentials = Some(changed);
+                    }
+                }
+                producer = admitted(&mut newcomer) => {
+                    newcomer = None;
+                    self.cluster().credentials_error = None;
+                    self.hand_over("credentials", producer);
+                    next_check = Instant::now();
                 }
                 // A table that is fixed never changes.
                 Ok(()) = table.changed(), if table.has_changed().is_ok() => next_check = Instant::now(),
@@ -299,93 +381,122 @@ impl Publisher {
     /// Asks the cluster for the table's topics; whether it answered and has them all.
     async fn look(self: &Arc<Self>, topics: Vec<String>) -> bool {
         let producer = Arc::clone(&self.producer.borrow());
-        let asked =
-            tokio::task::spawn_blocking(move || producer.missing_topics(&topics, CHECK_TIMEOUT)).await;
-        let Ok(answer) = asked else { return false };
+        let asked = Arc::clone(&producer);
+        let asking = tokio::task::spawn_blocking(move || asked.topics(&topics, CHECK_TIMEOUT));
+        let Ok(answer) = asking.await else { return false };
         let mut cluster = self.cluster();
         match answer {
-            Ok(missing) => {
-                self.reports.forget_error();
+            Ok(topics) => {
+                if producer.can_send() {
+                    producer.reports.forget_error();
+                }
                 if !cluster.reachable {
                     tracing::info!(brokers = self.brokers(), "Kafka answers");
                 }
                 cluster.reachable = true;
-                cluster.error = None;
-                self.report_missing(&mut cluster, missing);
+                cluster.error = producer.reports.newest_error();
+                self.report_topics(&mut cluster, topics);
             }
             Err(error) => {
-                let newest = self.reports.newest_error();
                 cluster.reachable = false;
-                cluster.error = Some(newest.map_or_else(|| error.to_string(), |(_, reason)| reason));
+                cluster.error = Some(producer.reports.newest_error().unwrap_or_else(|| error.to_string()));
             }
         }
         self.metrics.kafka_reachable.set(i64::from(cluster.reachable));
-        cluster.reachable && cluster.missing_topics.is_empty()
+        cluster.reachable && cluster.topics.iter().all(|topic| topic.error.is_none())
     }
 
-    fn report_missing(&self, cluster: &mut Cluster, missing: Vec<String>) {
-        for topic in missing.iter().filter(|topic| !cluster.missing_topics.contains(topic)) {
+    fn report_topics(&self, cluster: &mut Cluster, topics: Vec<TopicState>) {
+        let (missing, forbidden) = (cluster.missing_topics(), cluster.forbidden_topics());
+        cluster.topics = topics;
+        let (now_missing, now_forbidden) = (cluster.missing_topics(), cluster.forbidden_topics());
+        for topic in now_missing.iter().filter(|topic| !missing.contains(topic)) {
             tracing::warn!(
                 topic,
                 "this topic does not exist; create it: events for it are answered 503 until then"
             );
         }
-        for topic in cluster.missing_topics.iter().filter(|topic| !missing.contains(topic)) {
-            tracing::info!(topic, "this topic is there now");
+        for topic in now_forbidden.iter().filter(|topic| !forbidden.contains(topic)) {
+            let account = self.producer.borrow().account.to_string();
+            tracing::warn!(
+                topic,
+                account,
+                "this topic may not be written to; grant it: events for it are answered 503 until then"
+            );
         }
-        if missing != cluster.missing_topics {
-            self.metrics.missing_topics.clear();
-            for topic in &missing {
-                self.metrics.missing_topics.get_or_create(&TopicLabel { topic: topic.clone() }).set(1);
+        for topic in missing.iter().chain(&forbidden) {
+            if !now_missing.contains(topic) && !now_forbidden.contains(topic) {
+                tracing::info!(topic, "this topic is there now");
             }
         }
-        cluster.missing_topics = missing;
+        if missing != now_missing {
+            self.metrics.missing_topics.clear();
+            for topic in now_missing {
+                self.metrics.missing_topics.get_or_create(&TopicLabel { topic }).set(1);
+            }
+        }
     }
 
-    /// Whether the files with credentials hold others than `known`, which then are known.
-    async fn credentials_changed(&self, known: &mut Option<Credentials>) -> bool {
+    /// What the files with credentials hold, where that is not `known`.
+    async fn changed_credentials(&self, known: Option<&Credentials>) -> Option<Credentials> {
         let kafka = self.kafka.clone();
-        let Ok(read) = tokio::task::spawn_blocking(move || Credentials::read(&kafka)).await else {
-            return false;
-        };
+        let read = tokio::task::spawn_blocking(move || Credentials::read(&kafka)).await.ok()?;
         match read {
             Err(error) => {
-                self.cluster().credentials_error = Some(error.to_string());
-                false
+                self.cluster().unread_credentials = Some(error.to_string());
+                None
             }
             Ok(read) => {
-                self.cluster().credentials_error = None;
-                if known.as_ref().is_some_and(|known| known.same_as(&read)) {
-                    return false;
-                }
-                *known = Some(read);
-                true
+                self.cluster().unread_credentials = None;
+                (!known.is_some_and(|known| known.same_as(&read))).then_some(read)
             }
         }
     }
 
-    /// Makes a producer beside the old one, which keeps what it has until that is acknowledged or out of time.
-    async fn replace(self: &Arc<Self>, cause: &'static str, credentials: Option<&Credentials>) {
-        let Some(credentials) = credentials else { return };
-        let old = Arc::clone(&self.producer.borrow());
-        let reports = Arc::clone(&self.reports);
-        match Producer::new(&self.kafka, credentials, &self.limits, reports, old.generation + 1) {
-            Ok(new) => {
-                tracing::info!(cause, "a new Kafka producer takes over");
-                self.metrics.producer_rebuilds.get_or_create(&CauseLabel { cause }).inc();
-                self.producer.send_replace(Arc::new(new));
-                let timeout = self.publish_timeout();
-                drop(tokio::task::spawn_blocking(move || {
-                    // What is not acknowledged by then has been answered 503.
-                    let _ = old.flush(timeout);
-                    drop(old);
-                }));
-            }
+    /// A producer beside the current one, to take over from it.
+    fn successor(&self, credentials: &Credentials) -> Option<Arc<Producer>> {
+        let generation = self.producer.borrow().generation + 1;
+        match Producer::new(&self.kafka, credentials, &self.limits, Arc::clone(&self.metrics), generation) {
+            Ok(producer) => Some(Arc::new(producer)),
             Err(error) => {
-                tracing::error!(%error, cause, "no new Kafka producer can be made; the old one stays");
+                tracing::error!(%error, "no new Kafka producer can be made; the old one stays");
                 self.cluster().credentials_error = Some(error.to_string());
+                None
             }
         }
+    }
+
+    /// Waits with the hand-over until Kafka lets the producer in: the brokers may hear of a changed password later
+    /// than the relay, and until then the old connections are good.
+    fn newcomer(self: &Arc<Self>, producer: Arc<Producer>) -> Newcomer {
+        let (publisher, newcomer) = (Arc::clone(self), Arc::clone(&producer));
+        let admitted = async move {
+            loop {
+                let asked = Arc::clone(&newcomer);
+                let asking = tokio::task::spawn_blocking(move || asked.topics(&[], CHECK_TIMEOUT));
+                match asking.await {
+                    Ok(Err(error)) => {
+                        let reason = newcomer.reports.newest_error().unwrap_or_else(|| error.to_string());
+                        publisher.cluster().credentials_error =
+                            Some(format!("the changed credentials are not in use yet: {reason}"));
+                    }
+                    _ => return,
+                }
+                tokio::time::sleep(RECHECK_EVERY).await;
+            }
+        };
+        Newcomer { producer, admitted: Box::pin(admitted) }
+    }
+
+    /// Makes `next` the producer that events go to.
+    fn hand_over(&self, cause: &'static str, next: Arc<Producer>) {
+        tracing::info!(cause, "a new Kafka producer takes over");
+        self.metrics.producer_rebuilds.get_or_create(&CauseLabel { cause }).inc();
+        // One that cannot reach Kafka any more is not waited for.
+        let patience = if self.cluster().reachable { self.publish_timeout() } else { Duration::ZERO };
+        next.take_over();
+        let old = self.producer.send_replace(next);
+        drop(tokio::task::spawn_blocking(move || old.retire(patience)));
     }
 
     /// Waits until nothing is in flight, or the publish deadline is over.
@@ -398,6 +509,17 @@ impl Publisher {
                 "some events were not acknowledged before the end; their senders were answered 503"
             ),
         }
+    }
+}
+
+/// The newcomer's producer as soon as Kafka has let it in; never, where there is no newcomer.
+async fn admitted(newcomer: &mut Option<Newcomer>) -> Arc<Producer> {
+    match newcomer {
+        Some(newcomer) => {
+            newcomer.admitted.as_mut().await;
+            Arc::clone(&newcomer.producer)
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -482,7 +604,7 @@ mod tests {
         let publisher = Publisher::new(kafka, Limits::default(), Arc::new(Metrics::new())).unwrap();
         let told = async {
             loop {
-                let known = publisher.reports.newest_error().map(|(_, error)| error);
+                let known = publisher.producer.borrow().reports.newest_error();
                 match known.filter(|error| error.contains("token endpoint http://127.0.0.1:1/token")) {
                     Some(error) => break error,
                     None => tokio::time::sleep(Duration::from_millis(5)).await,

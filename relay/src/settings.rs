@@ -155,6 +155,9 @@ pub enum SettingsError {
     /// A limit that lets nothing through.
     #[error("limits.{0} must be above 0")]
     Limit(&'static str),
+    /// Events would be given up while their senders still wait.
+    #[error("limits.deliveryTimeoutMs must not be below limits.publishTimeoutMs")]
+    DeliveryTimeout,
     /// A header name that HTTP does not know.
     #[error("signatureHeader {0:?} is not an HTTP field name")]
     SignatureHeader(String),
@@ -253,6 +256,7 @@ pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
     ];
     match never_zero.into_iter().find(|(_, value)| *value == 0) {
         Some((name, _)) => Err(SettingsError::Limit(name)),
+        None if limits.delivery_timeout_ms < limits.publish_timeout_ms => Err(SettingsError::DeliveryTimeout),
         None => Ok(()),
     }
 }

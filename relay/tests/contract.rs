@@ -366,6 +366,23 @@ async fn an_event_that_was_acknowledged_after_its_503_is_not_published_again() {
 }
 
 #[tokio::test]
+async fn an_event_that_is_answered_503_stays_in_flight_and_its_repetition_joins_it() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.limits.publish_timeout_ms = 300;
+    let relay = relay(settings).await;
+    kafka.broker_down(1).unwrap();
+    for _ in 0..2 {
+        assert_eq!(post(&relay, &event("1")).await.problem(), "kafka-unavailable");
+        assert_eq!(relay.status().in_flight, 1);
+    }
+    kafka.broker_up(1).unwrap();
+    eventually("Kafka has acknowledged it", || relay.status().in_flight == 0).await;
+    assert_eq!(post(&relay, &event("1")).await.status, 200);
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await;
+}
+
+#[tokio::test]
 async fn two_events_with_one_id_are_both_published() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;

@@ -57,6 +57,12 @@ impl Credentials {
         self.properties.iter().map(|(name, value)| (*name, value.expose_secret()))
     }
 
+    /// The SASL user, which is no secret.
+    pub(super) fn user(&self) -> Option<&str> {
+        let named = self.properties().find_map(|(name, value)| (name == "sasl.username").then_some(value));
+        named.or(self.oauth.as_ref().map(|oauth| oauth.id.as_str()))
+    }
+
     /// Whether both are the same.
     pub(super) fn same_as(&self, other: &Self) -> bool {
         self.properties().eq(other.properties()) && self.oauth == other.oauth

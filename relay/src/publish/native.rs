@@ -6,6 +6,7 @@
 // Calls into C. Each block says why it is sound.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -203,11 +204,11 @@ impl Wakeups {
         }
     }
 
-    /// Whether the client can send no more, for instance after an idempotent producer's sequence was lost.
-    pub(super) fn has_failed(&self) -> bool {
+    /// Why the client can send no more, for instance after an idempotent producer's sequence was lost.
+    pub(super) fn failed(&self) -> Option<RDKafkaErrorCode> {
         // SAFETY: the client is alive; with no buffer, only the code is asked for.
         let code = unsafe { c::rd_kafka_fatal_error(self.client.client().native_ptr(), ptr::null_mut(), 0) };
-        code != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        (code != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| code.into())
     }
 }
 
@@ -222,11 +223,60 @@ impl Drop for Wakeups {
     }
 }
 
-/// The topics that `client` has handles of, each with whether the cluster has it: one question to one broker.
+/// How a topic stands, as a broker sees it.
+#[derive(Clone, Debug)]
+pub(super) struct TopicState {
+    pub(super) name: String,
+    /// Why it cannot be used.
+    pub(super) error: Option<RDKafkaErrorCode>,
+    /// The partition with the fewest replicas in sync: how many they are, and of how many.
+    pub(super) least_in_sync: (usize, usize),
+    /// How many partitions nobody leads.
+    pub(super) without_leader: usize,
+}
+
+impl TopicState {
+    /// One that the cluster says nothing of.
+    pub(super) fn missing(name: &str) -> Self {
+        let error = Some(RDKafkaErrorCode::UnknownTopicOrPartition);
+        Self { name: name.to_owned(), error, least_in_sync: (0, 0), without_leader: 0 }
+    }
+
+    /// # Safety
+    /// `topic` must be valid: part of metadata that has not been destroyed.
+    unsafe fn read(topic: &c::rd_kafka_metadata_topic) -> Self {
+        // SAFETY: the caller's promise. The name ends with NUL, and there are as many partitions as it says.
+        let (name, partitions) = unsafe {
+            let count = usize::try_from(topic.partition_cnt).unwrap_or_default();
+            let partitions = match count {
+                0 => &[],
+                _ => std::slice::from_raw_parts(topic.partitions, count),
+            };
+            (CStr::from_ptr(topic.topic).to_string_lossy().into_owned(), partitions)
+        };
+        let error = match topic.err {
+            c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR if partitions.is_empty() => {
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition)
+            }
+            c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => None,
+            error => Some(error.into()),
+        };
+        let number = |count: c_int| usize::try_from(count).unwrap_or_default();
+        let least_in_sync = partitions
+            .iter()
+            .map(|partition| (number(partition.isr_cnt), number(partition.replica_cnt)))
+            .min_by_key(|(in_sync, _)| *in_sync)
+            .unwrap_or_default();
+        let without_leader = partitions.iter().filter(|partition| partition.leader < 0).count();
+        Self { name, error, least_in_sync, without_leader }
+    }
+}
+
+/// The topics that `client` has handles of, by name: one question to one broker.
 pub(super) fn topics_in_use(
     client: &BaseProducer<Context>,
     timeout: Duration,
-) -> Result<Vec<(String, bool)>, RDKafkaErrorCode> {
+) -> Result<HashMap<String, TopicState>, RDKafkaErrorCode> {
     let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
     let mut metadata: *const c::rd_kafka_metadata = ptr::null();
     // SAFETY: the client is alive, and `metadata` is an out-parameter.
@@ -244,10 +294,8 @@ pub(super) fn topics_in_use(
             0 => &[],
             _ => std::slice::from_raw_parts((*metadata).topics, count),
         };
-        let found = topics.iter().map(|topic| {
-            (CStr::from_ptr(topic.topic).to_string_lossy().into_owned(), topic.partition_cnt > 0)
-        });
-        let found = found.collect();
+        let states = topics.iter().map(|topic| TopicState::read(topic));
+        let found = states.map(|state| (state.name.clone(), state)).collect();
         c::rd_kafka_metadata_destroy(metadata);
         Ok(found)
     }

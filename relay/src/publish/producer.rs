@@ -1,11 +1,12 @@
 //! One Kafka producer: how it is configured, and what it reports of itself.
 //!
-//! It is idempotent and waits for all in-sync replicas. It retries by itself until an event's time is over; the
-//! report of every event goes to that event's [`Delivery`].
+//! It is idempotent and waits for all in-sync replicas. It retries by itself, beyond the time that a sender waits: a
+//! broker that hangs may have a record already, and only the producer that sent it can send it again without making
+//! it two. The report of every event goes to that event's [`Delivery`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,38 +14,39 @@ use presenceroute_crds::relay_config::{KafkaConfig, Limits};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientContext, Message as _};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::credentials::Credentials;
-use super::failure::Failure;
+use super::failure::{Account, Failure};
 use super::gate::{Gate, Message};
 use super::ledger::Delivery;
-use super::native::{self, Topic, Wakeups};
+use super::native::{self, Topic, TopicState, Wakeups};
 use super::oauth;
 use super::record::{Position, Record};
 use crate::metrics::{KafkaErrorLabels, Metrics, TopicLabel, seconds};
 use crate::routing::Target;
 
-/// What a producer's callbacks share with the rest of the relay.
+/// What a producer says of itself.
 pub(super) struct Reports {
-    pub(super) metrics: Arc<Metrics>,
-    /// Rung when a producer can send no more.
-    pub(super) fatal: Notify,
-    /// What the cluster last failed with, and when.
-    newest_error: Mutex<Option<(Instant, String)>>,
+    metrics: Arc<Metrics>,
+    account: Account,
+    /// Whether events go to it.
+    is_in_use: AtomicBool,
+    /// Rung when it can send no more.
+    failed: Notify,
+    /// Why it cannot.
+    fatal: OnceLock<RDKafkaErrorCode>,
+    /// What the cluster last failed with.
+    newest_error: Mutex<Option<String>>,
 }
 
 impl Reports {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, fatal: Notify::new(), newest_error: Mutex::new(None) }
-    }
-
     /// The newest failure of the cluster, not of one event.
-    pub(super) fn newest_error(&self) -> Option<(Instant, String)> {
+    pub(super) fn newest_error(&self) -> Option<String> {
         self.newest_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -52,13 +54,34 @@ impl Reports {
         *self.newest_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn record_error(&self, error: String) {
+    fn record_error(&self, code: RDKafkaErrorCode, reason: &str) {
+        let error = self.account.cluster_failure(code, reason);
         let mut newest = self.newest_error.lock().unwrap_or_else(PoisonError::into_inner);
         // The library repeats itself on every attempt to connect.
-        if newest.as_ref().is_none_or(|(_, known)| *known != error) {
+        if newest.as_ref() != Some(&error) {
             tracing::warn!(error, "Kafka");
         }
-        *newest = Some((Instant::now(), error));
+        *newest = Some(error);
+    }
+
+    fn record_fatal(&self, code: RDKafkaErrorCode) {
+        tracing::error!(cause = ?code, "the Kafka producer can send no more; a new one takes over");
+        if code == RDKafkaErrorCode::ClusterAuthorizationFailed {
+            self.record_error(code, "no record may be written to any topic (cluster authorization failed)");
+        }
+        let _ = self.fatal.set(code);
+        self.failed.notify_one();
+    }
+
+    /// What a failure code means for a delivery of this producer.
+    fn failure(&self, code: RDKafkaErrorCode) -> Failure {
+        match (Failure::from_code(code), self.fatal.get()) {
+            // Another producer would not be let in either.
+            (Failure::ProducerLost, Some(fatal @ RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
+                Failure::Refused(*fatal)
+            }
+            (failure, _) => failure,
+        }
     }
 }
 
@@ -93,6 +116,9 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, json: &[u8]) {
+        if !self.reports.is_in_use.load(Ordering::Relaxed) {
+            return;
+        }
         if let Err(error) = self.reports.metrics.statistics.take(self.generation, json) {
             tracing::debug!(%error, "the Kafka library's statistics cannot be read");
         }
@@ -113,7 +139,7 @@ impl ClientContext for Context {
         match code {
             // It says only that every broker has failed, right after each has said why.
             RDKafkaErrorCode::AllBrokersDown if self.reports.newest_error().is_some() => {}
-            _ => self.reports.record_error(reason.to_owned()),
+            _ => self.reports.record_error(code, reason),
         }
     }
 }
@@ -135,7 +161,7 @@ impl ProducerContext for Context {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
                 let labels = KafkaErrorLabels { topic: topic.name().to_owned(), kind: format!("{code:?}") };
                 metrics.kafka_errors.get_or_create(&labels).inc();
-                delivery.finish(Err(Failure::from_code(code)));
+                delivery.finish(Err(self.reports.failure(code)));
             }
         }
     }
@@ -145,8 +171,11 @@ impl ProducerContext for Context {
 pub(super) struct Producer {
     client: Arc<BaseProducer<Context>>,
     topics: RwLock<HashMap<String, Arc<Topic>, foldhash::fast::RandomState>>,
-    reports: Arc<Reports>,
+    pub(super) reports: Arc<Reports>,
+    /// Who it is to the brokers.
+    pub(super) account: Account,
     gate: Arc<Gate>,
+    pub(super) born: tokio::time::Instant,
     /// Which of the relay's producers it is: a later one has a higher number.
     pub(super) generation: u64,
     serving: JoinHandle<()>,
@@ -159,13 +188,22 @@ impl Producer {
         kafka: &KafkaConfig,
         credentials: &Credentials,
         limits: &Limits,
-        reports: Arc<Reports>,
+        metrics: Arc<Metrics>,
         generation: u64,
     ) -> Result<Self, KafkaError> {
         let mut config = configuration(kafka, limits);
         for (name, value) in credentials.properties() {
             config.set(name, value);
         }
+        let account = Account::new(kafka, credentials.user());
+        let reports = Arc::new(Reports {
+            metrics,
+            account: account.clone(),
+            is_in_use: AtomicBool::new(false),
+            failed: Notify::new(),
+            fatal: OnceLock::new(),
+            newest_error: Mutex::default(),
+        });
         let gate = Arc::new(Gate::default());
         let context = Context {
             reports: Arc::clone(&reports),
@@ -179,11 +217,24 @@ impl Producer {
         let serving = tokio::spawn(serve(wakeups, Arc::clone(&gate), Arc::clone(&reports)));
         let supplying =
             credentials.oauth().map(|oauth| tokio::spawn(oauth::supply(Arc::clone(&client), oauth.clone())));
-        Ok(Self { client, topics: RwLock::default(), reports, gate, generation, serving, supplying })
+        Ok(Self {
+            client,
+            topics: RwLock::default(),
+            reports,
+            account,
+            gate,
+            born: tokio::time::Instant::now(),
+            generation,
+            serving,
+            supplying,
+        })
     }
 
     /// Hands one record over. What becomes of it is reported to `delivery`, also when that is at once.
     pub(super) fn send(&self, record: &Record<'_>, target: &Target<'_>, delivery: Delivery) {
+        if !self.can_send() {
+            return delivery.finish(Err(self.reports.failure(RDKafkaErrorCode::Fatal)));
+        }
         let (Some(topic), Some(headers)) = (self.topic(target.topic.as_str()), record.headers()) else {
             return delivery.finish(Err(Failure::from_code(RDKafkaErrorCode::CriticalSystemResource)));
         };
@@ -208,20 +259,41 @@ impl Producer {
         Some(Arc::clone(topics.entry(name.to_owned()).or_insert(topic)))
     }
 
-    /// Which of `names` the cluster does not have. Of no topic, the question is whether the cluster answers.
-    pub(super) fn missing_topics(
-        &self,
-        names: &[String],
-        timeout: Duration,
-    ) -> Result<Vec<String>, KafkaError> {
+    /// Asks the cluster how `names` stand, each of which is in the answer. Of no topic, the question is whether the
+    /// cluster answers.
+    pub(super) fn topics(&self, names: &[String], timeout: Duration) -> Result<Vec<TopicState>, KafkaError> {
         let known: Vec<_> = names.iter().filter_map(|name| self.topic(name)).collect();
         if known.is_empty() {
             return self.client.client().fetch_metadata(None, timeout).map(|_| Vec::new());
         }
-        let found = native::topics_in_use(&self.client, timeout).map_err(KafkaError::MetadataFetch)?;
-        let there: HashSet<_> =
-            found.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect();
-        Ok(names.iter().filter(|name| !there.contains(*name)).cloned().collect())
+        let mut found = native::topics_in_use(&self.client, timeout).map_err(KafkaError::MetadataFetch)?;
+        Ok(names.iter().map(|name| found.remove(name).unwrap_or_else(|| TopicState::missing(name))).collect())
+    }
+
+    /// From now on events go to it.
+    pub(super) fn take_over(&self) {
+        self.reports.is_in_use.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn can_send(&self) -> bool {
+        self.reports.fatal.get().is_none()
+    }
+
+    /// Waits until it can send no more, and says why.
+    pub(super) async fn failed(&self) -> RDKafkaErrorCode {
+        self.reports.failed.notified().await;
+        self.reports.fatal.get().copied().unwrap_or(RDKafkaErrorCode::Fatal)
+    }
+
+    /// Ends what it has for another producer to take over. What it has sent is given `patience` to be acknowledged,
+    /// because only this producer can tell whether it was; the rest comes back as [`Failure::ProducerLost`].
+    pub(super) fn retire(&self, patience: Duration) {
+        if !self.can_send() {
+            self.client.purge(PurgeConfig::default().queue());
+        }
+        if self.flush(patience).is_err() {
+            self.client.purge(PurgeConfig::default().queue().inflight());
+        }
     }
 
     /// Waits until every record has its report, or the time is over.
@@ -255,10 +327,9 @@ async fn serve(wakeups: Wakeups, gate: Arc<Gate>, reports: Arc<Reports>) {
             }
         }
         wakeups.serve();
-        if !has_failed && wakeups.has_failed() {
+        if !has_failed && let Some(code) = wakeups.failed() {
             has_failed = true;
-            tracing::error!("the Kafka producer can send no more; a new one takes over");
-            reports.fatal.notify_one();
+            reports.record_fatal(code);
         }
         gate.open_if_due();
     }
@@ -287,6 +358,8 @@ fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfig {
     ] {
         config.set(name, value);
     }
+    // Whoever waits for a request that takes longer has been answered 503: it is time for another connection.
+    config.set("socket.timeout.ms", limits.publish_timeout_ms.max(10).to_string());
     // The body, its key (which comes from it) and its headers.
     config.set("message.max.bytes", (limits.max_body_bytes * 2 + (64 << 10)).to_string());
     for (name, value) in &kafka.properties {
@@ -305,6 +378,6 @@ fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfig {
         config.set(name, value);
     }
     config.set("bootstrap.servers", kafka.bootstrap_servers.join(","));
-    config.set("message.timeout.ms", limits.publish_timeout_ms.to_string());
+    config.set("message.timeout.ms", limits.delivery_timeout_ms.to_string());
     config
 }

@@ -201,10 +201,13 @@ pub(crate) struct Consumed {
 /// Everything that is in a topic, when it has as many records as are expected.
 pub(crate) async fn records(brokers: &str, topic: &str, expected: usize) -> Vec<Consumed> {
     let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
-    tokio::task::spawn_blocking(move || consume(&brokers, &topic, expected)).await.unwrap()
+    let found = tokio::task::spawn_blocking(move || consume(&brokers, &topic)).await.unwrap();
+    assert_eq!(found.len(), expected, "{found:?}");
+    found
 }
 
-fn consume(brokers: &str, topic: &str, expected: usize) -> Vec<Consumed> {
+/// Everything that is in a topic now, each partition in its order.
+pub(crate) fn consume(brokers: &str, topic: &str) -> Vec<Consumed> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "test")
@@ -240,7 +243,6 @@ fn consume(brokers: &str, topic: &str, expected: usize) -> Vec<Consumed> {
             Err(error) => panic!("{error}"),
         }
     }
-    assert_eq!(found.len(), expected, "{found:?}");
     found
 }
 

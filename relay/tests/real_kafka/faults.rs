@@ -1,0 +1,113 @@
+//! Brokers that hang and die under load: what was answered 200 is there, in each agent's order, and once.
+
+use std::time::Duration;
+
+use presenceroute_relay::RunningRelay;
+
+use crate::cluster::{Cluster, Surgery, settings};
+use crate::sender::{Flow, Outcome};
+use crate::support::{event, eventually, post, relay};
+
+const AGENTS: usize = 8;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Longer than the sender waits and the brokers need to elect a leader.
+const HANG: Duration = Duration::from_secs(10);
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Lets events flow before, while and after brokers are hurt.
+async fn flow_through(relay: &RunningRelay, hurt: impl Future<Output = ()>) -> Outcome {
+    let flow = Flow::start(relay.address(), AGENTS, PAUSE);
+    tokio::time::sleep(seconds(1)).await;
+    hurt.await;
+    tokio::time::sleep(seconds(1)).await;
+    let outcome = flow.stop().await;
+    println!("answers: {:?}", outcome.statuses());
+    outcome
+}
+
+async fn relay_to(cluster: &Cluster, topic: &str) -> RunningRelay {
+    relay(settings(cluster.plaintext(), topic)).await
+}
+
+async fn hang(surgery: &mut Surgery, broker: i32) {
+    surgery.pause(broker).await;
+    tokio::time::sleep(HANG).await;
+    surgery.resume(broker).await;
+}
+
+#[tokio::test]
+async fn events_keep_their_order_and_come_once_when_their_leader_is_killed_and_another_takes_over() {
+    let (cluster, mut surgery) = Cluster::to_be_hurt().await;
+    let topic = cluster.topic(3, &[("min.insync.replicas", "2")]).await;
+    let relay = relay_to(&cluster, &topic).await;
+    let leader = cluster.leader(&topic, 0).unwrap();
+    let outcome = flow_through(&relay, async {
+        surgery.crash(leader).await;
+        eventually("another broker leads", || cluster.leader(&topic, 0).is_some_and(|now| now != leader))
+            .await;
+    })
+    .await;
+    surgery.start(leader).await;
+    assert_eq!(outcome.ensure_kept_in_order(&cluster.records(&topic).await), 0);
+}
+
+#[tokio::test]
+async fn events_keep_their_order_and_come_once_when_their_leader_hangs_and_another_takes_over() {
+    let (cluster, mut surgery) = Cluster::to_be_hurt().await;
+    let topic = cluster.topic(3, &[("min.insync.replicas", "2")]).await;
+    let relay = relay_to(&cluster, &topic).await;
+    let leader = cluster.leader(&topic, 0).unwrap();
+    let outcome = flow_through(&relay, hang(&mut surgery, leader)).await;
+    assert_eq!(outcome.ensure_kept_in_order(&cluster.records(&topic).await), 0);
+}
+
+#[tokio::test]
+async fn events_come_once_when_the_only_broker_that_has_their_topic_hangs() {
+    let (cluster, mut surgery) = Cluster::to_be_hurt().await;
+    let topic = cluster.topic(1, &[]).await;
+    let relay = relay_to(&cluster, &topic).await;
+    let leader = cluster.leader(&topic, 0).unwrap();
+    let outcome = flow_through(&relay, hang(&mut surgery, leader)).await;
+    assert!(outcome.statuses().contains_key(&503), "the hang was felt: {:?}", outcome.statuses());
+    assert_eq!(outcome.ensure_kept_in_order(&cluster.records(&topic).await), 0);
+}
+
+#[tokio::test]
+async fn events_come_once_when_the_only_broker_that_has_their_topic_dies_and_comes_back() {
+    let (cluster, mut surgery) = Cluster::to_be_hurt().await;
+    let topic = cluster.topic(1, &[]).await;
+    let relay = relay_to(&cluster, &topic).await;
+    let leader = cluster.leader(&topic, 0).unwrap();
+    let outcome = flow_through(&relay, async {
+        surgery.crash(leader).await;
+        tokio::time::sleep(seconds(5)).await;
+        surgery.start(leader).await;
+        eventually("it leads again", || cluster.leader(&topic, 0) == Some(leader)).await;
+    })
+    .await;
+    assert_eq!(outcome.ensure_kept_in_order(&cluster.records(&topic).await), 0);
+}
+
+#[tokio::test]
+async fn too_few_replicas_in_sync_are_503_with_retry_after_until_there_are_enough() {
+    let (cluster, mut surgery) = Cluster::to_be_hurt().await;
+    let topic = cluster.topic(3, &[("min.insync.replicas", "3")]).await;
+    let relay = relay_to(&cluster, &topic).await;
+    assert_eq!(post(&relay, &event("before")).await.status, 200);
+    surgery.crash(1).await;
+    eventually("the brokers miss it", || cluster.fewest_in_sync(&topic) == 2).await;
+    let answer = post(&relay, &event("1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-unavailable"), "{}", answer.body);
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert!(answer.detail().contains(&topic), "{}", answer.detail());
+    surgery.start(1).await;
+    eventually("it is in sync again", || cluster.fewest_in_sync(&topic) == 3).await;
+    eventually("Kafka has acknowledged it", || relay.status().in_flight == 0).await;
+    assert_eq!(post(&relay, &event("1")).await.status, 200);
+    let records = cluster.records(&topic).await;
+    assert_eq!(records.len(), 2, "the repetition joined the first one: {records:?}");
+}
