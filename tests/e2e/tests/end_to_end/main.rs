@@ -11,6 +11,7 @@ mod manifests;
 mod outage;
 mod refusals;
 mod removal;
+mod rollout;
 mod stage;
 mod ten_relays;
 mod upgrade;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         steps.scenario("healing", |steps| healing::story(&stage, steps));
         steps.scenario("ten relays", |steps| ten_relays::story(&stage, steps));
         steps.scenario("outage", |steps| outage::story(&stage, steps));
+        steps.scenario("rollout", |steps| rollout::story(&stage, steps));
         steps.scenario("upgrade", |steps| upgrade::story(&stage, steps));
         steps.scenario("removal", |steps| removal::story(&stage, steps));
     }
