@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rdkafka::producer::BaseProducer;
+use rdkafka::producer::{BaseProducer, Producer as _};
 use reqwest::header::ACCEPT;
 use reqwest::{Certificate, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
@@ -86,7 +86,7 @@ pub(super) async fn supply(producer: Arc<BaseProducer<Context>>, client: OauthCl
     let http = loop {
         match client.http() {
             Ok(http) => break http,
-            Err(error) => native::report_no_token(&producer, &error.to_string()),
+            Err(error) => report(&producer, &error),
         }
         tokio::time::sleep(LAST_RETRY).await;
     };
@@ -98,16 +98,27 @@ pub(super) async fn supply(producer: Arc<BaseProducer<Context>>, client: OauthCl
         });
         match supplied {
             Ok(life) => {
+                producer.client().context().note_token(None);
                 retry = FIRST_RETRY;
                 tokio::time::sleep(life.mul_f64(0.8)).await;
             }
             Err(error) => {
-                native::report_no_token(&producer, &error.to_string());
+                report(&producer, &error);
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(LAST_RETRY);
             }
         }
     }
+}
+
+fn report(producer: &BaseProducer<Context>, error: &TokenError) {
+    let error = error.to_string();
+    // As the library words it, too.
+    producer
+        .client()
+        .context()
+        .note_token(Some(format!("Failed to acquire SASL OAUTHBEARER token: {error}")));
+    native::report_no_token(producer, &error);
 }
 
 impl OauthClient {

@@ -92,6 +92,19 @@ pub(super) struct Context {
     generation: u64,
     /// Whether the next call of [`ClientContext::error`] repeats the one before.
     repeats_error: AtomicBool,
+    /// Why there is no token, while there is none.
+    no_token: Mutex<Option<String>>,
+}
+
+impl Context {
+    /// Notes why the producer has no token to be let in with; nothing when it has one.
+    pub(super) fn note_token(&self, failure: Option<String>) {
+        *self.no_token.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    fn no_token(&self) -> Option<String> {
+        self.no_token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// A record that the library has, until its report comes.
@@ -136,10 +149,12 @@ impl ClientContext for Context {
             .kafka_errors
             .get_or_create(&KafkaErrorLabels { topic: String::new(), kind })
             .inc();
-        match code {
+        match (code, self.no_token()) {
             // It says only that every broker has failed, right after each has said why.
-            RDKafkaErrorCode::AllBrokersDown if self.reports.newest_error().is_some() => {}
-            _ => self.reports.record_error(code, reason),
+            (RDKafkaErrorCode::AllBrokersDown, _) if self.reports.newest_error().is_some() => {}
+            // Whatever brokers say while there is no token, that is why they let nobody in.
+            (_, Some(why)) => self.reports.record_error(RDKafkaErrorCode::Authentication, &why),
+            (_, None) => self.reports.record_error(code, reason),
         }
     }
 }
@@ -210,6 +225,7 @@ impl Producer {
             gate: Arc::clone(&gate),
             generation,
             repeats_error: AtomicBool::new(false),
+            no_token: Mutex::new(None),
         };
         let client: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
         let wakeups = Wakeups::new(&client, Arc::clone(&gate.bell))
