@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use presenceroute_crds::relay_config::Limits;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -37,6 +38,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Bytes of events that are held.
     pub in_flight_bytes: Gauge,
+    /// The bounds of both.
+    pub in_flight_limits: InFlightLimits,
     /// The routing table that is served: 1 with its revision.
     pub routing_revision: Family<RevisionLabel, Gauge>,
     /// 1 when the newest routing table is the one that is served.
@@ -63,6 +66,22 @@ pub struct Metrics {
     pub connections: Gauge,
     /// What the Kafka library counts of itself.
     pub statistics: Arc<Statistics>,
+}
+
+/// How much a relay holds at most; beyond that it answers 503.
+pub struct InFlightLimits {
+    /// Deliveries.
+    pub events: Gauge,
+    /// Bytes.
+    pub bytes: Gauge,
+}
+
+impl InFlightLimits {
+    /// The bounds of a relay's configuration.
+    pub fn set(&self, limits: &Limits) {
+        self.events.set(i64::try_from(limits.max_in_flight).unwrap_or(i64::MAX));
+        self.bytes.set(i64::try_from(limits.max_in_flight_bytes).unwrap_or(i64::MAX));
+    }
 }
 
 /// The stages of an event, in seconds.
@@ -215,7 +234,7 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&statistics)));
         let stage = |stage| stages.get_or_create_owned(&StageLabel { stage });
         let stages = Stages { verify: stage("verify"), queue: stage("queue"), broker: stage("broker") };
-        Self {
+        let metrics = Self {
             requests,
             stages,
             statistics,
@@ -242,6 +261,18 @@ impl Metrics {
                 "Deliveries that Kafka has not answered yet",
             ),
             in_flight_bytes: metric(&mut registry, "in_flight_bytes", "Bytes of events that are held"),
+            in_flight_limits: InFlightLimits {
+                events: metric(
+                    &mut registry,
+                    "in_flight_events_limit",
+                    "Deliveries that may wait for Kafka's answer; beyond, 503",
+                ),
+                bytes: metric(
+                    &mut registry,
+                    "in_flight_bytes_limit",
+                    "Bytes of events that may be held; beyond, 503",
+                ),
+            },
             routing_revision: metric(&mut registry, "routing_revision", "The routing table that is served"),
             routing_valid: metric(
                 &mut registry,
@@ -283,7 +314,15 @@ impl Metrics {
             producer_rebuilds: metric(&mut registry, "producer_rebuilds", "Kafka producers built anew"),
             connections: metric(&mut registry, "connections", "Open connections of senders"),
             registry,
+        };
+        // There from the start: to Prometheus, a counter that appears with its first count has not increased.
+        for outcome in [Repeat::Joined, Repeat::Remembered] {
+            drop(metrics.repeated.get_or_create(&RepeatLabel { outcome }));
         }
+        for cause in ["credentials", "fatal"] {
+            drop(metrics.producer_rebuilds.get_or_create(&CauseLabel { cause }));
+        }
+        metrics
     }
 
     /// Counts one answer.

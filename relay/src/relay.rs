@@ -81,6 +81,7 @@ impl Relay {
         let signature_header = HeaderName::try_from(config.signature_header.as_str())
             .map_err(|_| SettingsError::SignatureHeader(config.signature_header.clone()))?;
         let metrics = Arc::new(Metrics::new());
+        metrics.in_flight_limits.set(&config.limits);
         let publisher = Publisher::new(config.kafka.clone(), config.limits.clone(), Arc::clone(&metrics))?;
         let listener = bind(listen)?;
         let admin_listener = bind(admin_listen)?;

@@ -14,14 +14,15 @@ use tokio::sync::Notify;
 use super::failure::Failure;
 use super::ledger::Delivery;
 use super::native::{self, Headers, Topic};
-use super::producer::Sent;
+use super::producer::{Reports, Sent};
+use crate::metrics::seconds;
 
 /// The longest that a record waits for others, so that a slow partition does not hold up the rest.
 const LONGEST: Duration = Duration::from_millis(2);
 
 /// Decides when records are handed over.
-#[derive(Default)]
 pub(super) struct Gate {
+    reports: Arc<Reports>,
     /// Rung when there is something to do: a report, or the first record that waits.
     pub(super) bell: Arc<Notify>,
     /// How many records the library has.
@@ -42,9 +43,21 @@ pub(super) struct Message {
     pub(super) body: Bytes,
     pub(super) headers: Headers,
     pub(super) delivery: Delivery,
+    /// When it was decided where it goes.
+    pub(super) since: Instant,
 }
 
 impl Gate {
+    /// An open gate. What the library does not even take is told to `reports`.
+    pub(super) fn new(reports: Arc<Reports>) -> Self {
+        Self {
+            reports,
+            bell: Arc::default(),
+            on_their_way: AtomicUsize::default(),
+            waiting: Mutex::default(),
+        }
+    }
+
     /// Hands a record over, now or soon.
     pub(super) fn send(&self, message: Message) {
         let mut waiting = self.waiting();
@@ -90,11 +103,14 @@ impl Gate {
     }
 
     fn hand_over(&self, message: Message) {
-        let Message { topic, key, body, headers, delivery } = message;
+        let Message { topic, key, body, headers, delivery, since } = message;
+        let now = Instant::now();
+        self.reports.metrics.stages.queue.observe(seconds(now.duration_since(since)));
         self.on_their_way.fetch_add(1, Ordering::AcqRel);
-        let sent = Box::new(Sent { delivery, topic: Arc::clone(&topic), body, since: Instant::now() });
+        let sent = Box::new(Sent { delivery, topic: Arc::clone(&topic), body, since: now });
         if let Err((code, sent)) = native::produce(&topic, &key, headers, sent) {
             self.reported();
+            self.reports.count_failure(topic.name(), code);
             sent.delivery.finish(Err(Failure::from_code(code)));
         }
     }

@@ -54,6 +54,12 @@ impl Reports {
         *self.newest_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// One record is not in its topic.
+    pub(super) fn count_failure(&self, topic: &str, code: RDKafkaErrorCode) {
+        let labels = KafkaErrorLabels { topic: topic.to_owned(), kind: format!("{code:?}") };
+        self.metrics.kafka_errors.get_or_create(&labels).inc();
+    }
+
     fn record_error(&self, code: RDKafkaErrorCode, reason: &str) {
         let error = self.account.cluster_failure(code, reason);
         let mut newest = self.newest_error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,8 +180,7 @@ impl ProducerContext for Context {
             }
             Err((error, _)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                let labels = KafkaErrorLabels { topic: topic.name().to_owned(), kind: format!("{code:?}") };
-                metrics.kafka_errors.get_or_create(&labels).inc();
+                self.reports.count_failure(topic.name(), code);
                 delivery.finish(Err(self.reports.failure(code)));
             }
         }
@@ -219,7 +224,7 @@ impl Producer {
             fatal: OnceLock::new(),
             newest_error: Mutex::default(),
         });
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Gate::new(Arc::clone(&reports)));
         let context = Context {
             reports: Arc::clone(&reports),
             gate: Arc::clone(&gate),
@@ -260,6 +265,7 @@ impl Producer {
             body: record.body.clone(),
             headers,
             delivery,
+            since: Instant::now(),
         });
     }
 
