@@ -398,7 +398,8 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     // An error means that the semaphore was closed, which nobody does.
     let at_work = context.work.acquire().await.ok();
     let secrets = context.secrets.of(&namespace);
-    let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
+    let mut references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
+    context.metrics.certificates(route, std::mem::take(&mut references.certificates));
     let model = match validate(route, references) {
         Ok(model) => model,
         Err(problems) => {

@@ -7,6 +7,8 @@ use presenceroute_crds::PresenceRouteSpec;
 use presenceroute_crds::presence_route::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef, TlsSecretRef};
 use secrecy::SecretString;
 
+use crate::certificates::Certificate;
+
 /// What the spec points at, as it was found.
 pub struct References {
     /// The OAuth client for the Genesys Cloud API.
@@ -17,6 +19,8 @@ pub struct References {
     pub signing_secret: Result<SecretString, SecretProblem>,
     /// What is wrong with the Secrets that relay pods mount. Empty when all is there.
     pub mounted: Vec<SecretProblem>,
+    /// The certificates among all this.
+    pub certificates: Vec<Certificate>,
 }
 
 /// The id and the secret of an OAuth client.
@@ -71,14 +75,21 @@ pub async fn dereference(
     spec: &PresenceRouteSpec,
     source: &impl SecretSource,
 ) -> Result<References, kube::Error> {
+    let mut certificates = Vec::new();
     Ok(References {
         oauth_client: oauth_client(source, &spec.genesys.credentials_secret_ref).await?,
         genesys_ca: match &spec.genesys.api.ca_secret_ref {
-            Some(reference) => Some(ca(source, reference).await?),
+            Some(reference) => {
+                let pem = ca(source, reference).await?;
+                let read = |pem: &Vec<u8>| Certificate::read(&reference.name, &reference.key, pem);
+                certificates.extend(pem.as_ref().ok().and_then(read));
+                Some(pem)
+            }
             None => None,
         },
         signing_secret: signing_secret(source, &spec.endpoint.signing_secret_ref).await?,
-        mounted: mount_problems(source, spec).await?,
+        mounted: mount_problems(source, spec, &mut certificates).await?,
+        certificates,
     })
 }
 
@@ -132,6 +143,7 @@ pub(crate) async fn ca(
 async fn mount_problems(
     source: &impl SecretSource,
     spec: &PresenceRouteSpec,
+    certificates: &mut Vec<Certificate>,
 ) -> Result<Vec<SecretProblem>, kube::Error> {
     let mut wanted: Vec<(&str, Vec<&str>)> = Vec::new();
     if let Some(tls) = &spec.kafka.tls {
@@ -154,7 +166,12 @@ async fn mount_problems(
     let mut problems = Vec::new();
     for (name, keys) in wanted {
         let secret = source.secret(name).await?;
-        problems.extend(keys.into_iter().filter_map(|key| text(secret.as_ref(), name, key).err()));
+        for key in keys {
+            match text(secret.as_ref(), name, key) {
+                Ok(pem) => certificates.extend(Certificate::read(name, key, pem.as_bytes())),
+                Err(problem) => problems.push(problem),
+            }
+        }
     }
     problems.dedup();
     Ok(problems)

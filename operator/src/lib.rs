@@ -7,6 +7,7 @@ pub mod admin;
 pub mod api_server;
 pub mod apply;
 pub mod build;
+pub mod certificates;
 pub mod children;
 pub mod claims;
 pub mod cli;

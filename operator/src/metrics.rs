@@ -1,5 +1,6 @@
 //! The operator's own metrics, in Prometheus' text format.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
 use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::status::RelayPodsStatus;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -19,6 +21,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::api_server::{CountRequests, Requests};
+use crate::certificates::Certificate;
 
 /// What is counted. Cheap to clone.
 #[derive(Clone)]
@@ -28,7 +31,7 @@ pub struct Metrics {
     duration: Histogram,
     leader: Gauge,
     api_requests: Requests,
-    routes: RouteConditions,
+    routes: Routes,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -36,21 +39,48 @@ struct Outcome {
     outcome: &'static str,
 }
 
-/// The conditions of every route, read from the caches when somebody asks: a route that is gone leaves nothing behind.
+/// What is known of every route, read from the caches when somebody asks: a route that is gone leaves nothing behind.
 #[derive(Clone, Default)]
-struct RouteConditions(Arc<Mutex<Vec<Store<DeserializeGuard<PresenceRoute>>>>>);
+struct Routes(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    caches: Vec<Store<DeserializeGuard<PresenceRoute>>>,
+    /// By the uid of the route whose Secrets have them.
+    certificates: HashMap<String, Vec<Certificate>>,
+}
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RouteCondition {
+struct RouteLabels {
     namespace: String,
-    name: String,
+    /// The route's name; the relays' metrics have it under this label, too.
+    presenceroute: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ConditionLabels {
+    #[prometheus(flatten)]
+    route: RouteLabels,
     condition: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CertificateLabels {
+    #[prometheus(flatten)]
+    route: RouteLabels,
+    secret: String,
+    key: String,
 }
 
 impl Metrics {
     /// Starts all of them at zero.
     pub fn new() -> Self {
         let reconciles = Family::<Outcome, Counter>::default();
+        // There from the start: to Prometheus, a counter that appears with its first count has not increased.
+        for outcome in ["success", "failure"] {
+            drop(reconciles.get_or_create(&Outcome { outcome }));
+        }
         let duration = Histogram::new(exponential_buckets(0.005, 2.0, 13));
         let leader = Gauge::default();
         let mut registry = Registry::with_prefix("presenceroute_operator");
@@ -60,14 +90,19 @@ impl Metrics {
         let api_requests = Requests::default();
         let help = "Requests to the API server, by verb and status; get is also a list, and 0 is no answer";
         registry.register("api_requests", help, api_requests.clone());
-        let routes = RouteConditions::default();
+        let routes = Routes::default();
         registry.register_collector(Box::new(routes.clone()));
         Self { registry: Arc::new(registry), reconciles, duration, leader, api_requests, routes }
     }
 
-    /// Shows the conditions of the routes in this cache, too.
+    /// Shows the routes in this cache, too.
     pub fn show_routes(&self, routes: Store<DeserializeGuard<PresenceRoute>>) {
-        self.routes.stores().push(routes);
+        self.routes.known().caches.push(routes);
+    }
+
+    /// The certificates in the Secrets of a route are these now.
+    pub fn certificates(&self, route: &PresenceRoute, certificates: Vec<Certificate>) {
+        self.routes.known().certificates.insert(route.uid().unwrap_or_default(), certificates);
     }
 
     /// A reconcile has ended.
@@ -96,38 +131,84 @@ impl Metrics {
     }
 }
 
-impl RouteConditions {
-    fn stores(&self) -> MutexGuard<'_, Vec<Store<DeserializeGuard<PresenceRoute>>>> {
-        // A push leaves the list whole.
+impl Routes {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Nobody leaves it half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for RouteConditions {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("RouteConditions")
+impl Known {
+    fn routes(&self) -> Vec<Arc<DeserializeGuard<PresenceRoute>>> {
+        self.caches.iter().flat_map(Store::state).collect()
     }
 }
 
-impl Collector for RouteConditions {
+impl fmt::Debug for Routes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Routes")
+    }
+}
+
+impl Collector for Routes {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let mut known = self.known();
+        let routes = known.routes();
+        let routes: Vec<&PresenceRoute> = routes.iter().filter_map(|route| route.0.as_ref().ok()).collect();
+        known
+            .certificates
+            .retain(|uid, _| routes.iter().any(|route| route.metadata.uid.as_ref() == Some(uid)));
+
         let help = "1 while the condition of the PresenceRoute is True, 0 otherwise";
         let mut family = encoder.encode_descriptor("route_condition", help, None, MetricType::Gauge)?;
-        for store in self.stores().iter() {
-            for route in store.state().iter().filter_map(|route| route.0.as_ref().ok()) {
-                for condition in route.status.iter().flat_map(|status| &status.conditions) {
-                    let labels = RouteCondition {
-                        namespace: route.namespace().unwrap_or_default(),
-                        name: route.name_any(),
-                        condition: condition.type_.clone(),
-                    };
-                    ConstGauge::new(i64::from(condition.status == "True"))
-                        .encode(family.encode_family(&labels)?)?;
-                }
+        for route in &routes {
+            for condition in route.status.iter().flat_map(|status| &status.conditions) {
+                let labels = ConditionLabels {
+                    route: labels(route),
+                    condition: condition.type_.clone(),
+                    reason: condition.reason.clone(),
+                };
+                ConstGauge::new(i64::from(condition.status == "True"))
+                    .encode(family.encode_family(&labels)?)?;
+            }
+        }
+
+        let help = "Relay pods of the PresenceRoute that exist";
+        let mut family = encoder.encode_descriptor("route_relays", help, None, MetricType::Gauge)?;
+        for (route, relay) in with_relay(&routes) {
+            ConstGauge::new(i64::from(relay.replicas)).encode(family.encode_family(&labels(route))?)?;
+        }
+        let help = "Relay pods of the PresenceRoute that are ready";
+        let mut family = encoder.encode_descriptor("route_relays_ready", help, None, MetricType::Gauge)?;
+        for (route, relay) in with_relay(&routes) {
+            ConstGauge::new(i64::from(relay.ready_replicas)).encode(family.encode_family(&labels(route))?)?;
+        }
+
+        let help = "When the first of the certificates under a key of one of the PresenceRoute's Secrets expires, \
+                    in seconds since 1970";
+        let name = "certificate_expiry_timestamp_seconds";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for route in &routes {
+            let uid = route.metadata.uid.as_deref().unwrap_or_default();
+            for Certificate { secret, key, expires } in known.certificates.get(uid).into_iter().flatten() {
+                let labels =
+                    CertificateLabels { route: labels(route), secret: secret.clone(), key: key.clone() };
+                ConstGauge::new(*expires).encode(family.encode_family(&labels)?)?;
             }
         }
         Ok(())
     }
+}
+
+fn labels(route: &PresenceRoute) -> RouteLabels {
+    RouteLabels { namespace: route.namespace().unwrap_or_default(), presenceroute: route.name_any() }
+}
+
+/// Those that have relay pods or wait for them.
+fn with_relay<'r>(
+    routes: &'r [&PresenceRoute],
+) -> impl Iterator<Item = (&'r PresenceRoute, &'r RelayPodsStatus)> {
+    routes.iter().filter_map(|route| Some((*route, route.status.as_ref()?.relay.as_ref()?)))
 }
 
 impl Default for Metrics {
@@ -144,12 +225,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_conditions_of_a_route_show_while_it_is_there() {
+    fn a_route_shows_while_it_is_there() {
         let route: DeserializeGuard<PresenceRoute> = serde_saphyr::from_str(
             r#"
 apiVersion: presenceroute.io/v1alpha1
 kind: PresenceRoute
-metadata: {name: contact-centre, namespace: presence}
+metadata: {name: contact-centre, namespace: presence, uid: "1"}
 spec:
   genesys: {region: mypurecloud.ie, credentialsSecretRef: {name: oauth}}
   endpoint: {url: "https://presence.example.com/e", signingSecretRef: {name: webhook}}
@@ -157,18 +238,33 @@ spec:
   kafka: {bootstrapServers: ["kafka:9092"]}
 status:
   conditions:
-  - {type: Ready, status: "True", reason: Ready, message: "", lastTransitionTime: "2026-01-01T00:00:00Z"}
+  - {type: Registered, status: "False", reason: Forbidden, message: "", lastTransitionTime: "2026-01-01T00:00:00Z"}
+  relay: {replicas: 3, readyReplicas: 2, selector: ""}
 "#,
         )
         .unwrap();
         let (store, mut writer) = reflector::store();
         let metrics = Metrics::new();
         metrics.show_routes(store);
-        let line = r#"presenceroute_operator_route_condition{namespace="presence",name="contact-centre",condition="Ready"} 1"#;
+        let certificate =
+            Certificate { secret: "cluster-ca".into(), key: "ca.crt".into(), expires: 1_893_456_000 };
+        metrics.certificates(route.0.as_ref().unwrap(), vec![certificate]);
 
         writer.apply_watcher_event(&Event::Apply(route.clone()));
-        assert!(metrics.text().contains(line), "{}", metrics.text());
+        let text = metrics.text();
+        let labels = r#"namespace="presence",presenceroute="contact-centre""#;
+        for line in [
+            format!(r#"route_condition{{{labels},condition="Registered",reason="Forbidden"}} 0"#),
+            format!("route_relays{{{labels}}} 3"),
+            format!("route_relays_ready{{{labels}}} 2"),
+            format!(
+                r#"certificate_expiry_timestamp_seconds{{{labels},secret="cluster-ca",key="ca.crt"}} 1893456000"#
+            ),
+        ] {
+            assert!(text.contains(&format!("\npresenceroute_operator_{line}\n")), "{line} is not in\n{text}");
+        }
         writer.apply_watcher_event(&Event::Delete(route));
         assert!(!metrics.text().contains("contact-centre"), "{}", metrics.text());
+        assert!(metrics.routes.known().certificates.is_empty());
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::command;
 use crate::{Failure, Outcome};
 
@@ -24,6 +26,29 @@ impl Release {
         for value in values {
             arguments.extend(["--set", value]);
         }
+        command::run("helm", &arguments, None).map(drop)
+    }
+
+    /// The objects of these templates, with these values.
+    pub fn render(&self, values: &[String], templates: &[&str]) -> Outcome<Vec<Value>> {
+        let chart = chart()?;
+        // A helm that was built from its module would render for a far older Kubernetes.
+        let mut arguments = vec!["template", self.name, &chart, "--kube-version", "1.29.0"];
+        arguments.extend(["--namespace", self.namespace]);
+        for template in templates {
+            arguments.extend(["--show-only", template]);
+        }
+        for value in values {
+            arguments.extend(["--set", value]);
+        }
+        let yaml = command::run("helm", &arguments, None)?;
+        serde_saphyr::from_multiple(&yaml)
+            .map_err(|error| Failure(format!("what helm renders is not YAML: {error}")))
+    }
+
+    /// Goes back to the revision before, and waits until its pods are ready.
+    pub fn roll_back(&self) -> Outcome {
+        let arguments = ["rollback", self.name, "--namespace", self.namespace, "--wait", "--timeout", "120s"];
         command::run("helm", &arguments, None).map(drop)
     }
 

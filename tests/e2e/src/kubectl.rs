@@ -158,7 +158,7 @@ impl Proxy {
     }
 }
 
-/// An object as it changes, each time with when it was seen.
+/// Objects as they change, each time with when it was seen.
 pub struct Watch {
     kubectl: Child,
     seen: Receiver<(Instant, Value)>,
@@ -167,8 +167,19 @@ pub struct Watch {
 impl Watch {
     /// Watches KIND/NAME; the first thing that it sees is how it is now.
     pub fn start(namespace: &str, object: &str) -> Outcome<Self> {
+        Self::of(namespace, &[object])
+    }
+
+    /// Watches the pods with these labels, of which there is one at least.
+    pub fn pods(namespace: &str, labels: &str) -> Outcome<Self> {
+        Self::of(namespace, &["pods", "-l", labels])
+    }
+
+    fn of(namespace: &str, objects: &[&str]) -> Outcome<Self> {
         let mut kubectl = Command::new("kubectl")
-            .args(["-n", namespace, "get", object, "--watch", "-o", "json"])
+            .args(["-n", namespace, "get"])
+            .args(objects)
+            .args(["--watch", "-o", "json"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -226,6 +237,12 @@ impl Drop for Watch {
         let _ = self.kubectl.kill();
         let _ = self.kubectl.wait();
     }
+}
+
+/// Whether a pod's condition is true.
+pub fn pod_is(pod: &Value, condition: &str) -> bool {
+    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|found| found["type"] == condition && found["status"] == "True")
 }
 
 /// Labels of an object.

@@ -5,6 +5,8 @@ pub mod command;
 pub mod helm;
 pub mod kafka;
 pub mod kubectl;
+pub mod prometheus;
+pub mod promql;
 pub mod route;
 pub mod simulator;
 pub mod steps;

@@ -1,9 +1,11 @@
 //! What is missing is named, what is wrong does no harm, what is damaged is put back; nobody has to restart anything.
 
-use presenceroute_e2e::kubectl::{self, text};
+use std::time::Duration;
+
+use presenceroute_e2e::kubectl::{self, Watch, pod_is, text};
 use presenceroute_e2e::route::{Route, conditions, failing};
 use presenceroute_e2e::simulator::ensure_all_accepted;
-use presenceroute_e2e::steps::{Steps, Stopped};
+use presenceroute_e2e::steps::{Steps, Stopped, measured};
 use presenceroute_e2e::wait::{seconds, until};
 use presenceroute_e2e::{Failure, Outcome, ensure, ensure_same};
 use serde_json::{Value, json};
@@ -12,6 +14,9 @@ use crate::manifests;
 use crate::stage::Stage;
 
 const SECRET: &str = "late-webhook";
+
+/// From the scheduler's decision to readiness, where the node has the image.
+const READY_WITHIN: Duration = seconds(2);
 
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
     let route = Route::new(&stage.namespace, "healing");
@@ -100,6 +105,10 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     steps.prove("a Deployment scaled by hand is put back", || {
         is_put_back(&route, "deployment/healing-relay", &json!({"spec": {"replicas": 1}}), "/spec/replicas")
     })?;
+    steps.prove(
+        "a relay pod that is lost is replaced by one that is ready in under 2 s from scheduling",
+        || replace_a_pod(&route),
+    )?;
     steps.prove("after all this it is Ready, and events flow", || {
         route.becomes_ready(60)?;
         until("both pods are there", seconds(60), || {
@@ -108,6 +117,21 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         events_flow(stage, &name)
     })?;
     steps.prove("it is deleted", || route.delete())
+}
+
+/// Deletes one relay pod, and measures how long its successor takes.
+fn replace_a_pod(route: &Route) -> Outcome {
+    let old = route.pods()?;
+    let Some(lost) = old.first() else { return Err(Failure("there is no relay pod".into())) };
+    let watch = Watch::pods(&route.namespace, &route.labels())?;
+    kubectl::delete(&route.namespace, &format!("pod/{}", lost.name))?;
+    let is_new = |pod: &Value| old.iter().all(|known| known.uid != uid(pod));
+    let (scheduled, _) = watch
+        .until("a new pod is scheduled", seconds(30), |pod| is_new(pod) && pod_is(pod, "PodScheduled"))?;
+    let (ready, _) = watch.until("it is ready", seconds(30), |pod| is_new(pod) && pod_is(pod, "Ready"))?;
+    let took = ready.saturating_duration_since(scheduled);
+    measured(&format!("ready {} ms after it was scheduled", took.as_millis()));
+    ensure(took < READY_WITHIN, || format!("it took {} ms", took.as_millis()))
 }
 
 fn uid(object: &Value) -> &str {

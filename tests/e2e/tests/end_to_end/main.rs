@@ -8,6 +8,7 @@ mod healing;
 mod installation;
 mod main_path;
 mod manifests;
+mod monitoring;
 mod outage;
 mod refusals;
 mod removal;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         steps.scenario("refusals", |steps| refusals::story(&stage, steps));
         steps.scenario("healing", |steps| healing::story(&stage, steps));
         steps.scenario("ten relays", |steps| ten_relays::story(&stage, steps));
+        steps.scenario("monitoring", |steps| monitoring::story(&stage, steps));
         steps.scenario("outage", |steps| outage::story(&stage, steps));
         steps.scenario("rollout", |steps| rollout::story(&stage, steps));
         steps.scenario("upgrade", |steps| upgrade::story(&stage, steps));

@@ -18,6 +18,8 @@ pub(crate) fn example(stage: &Stage, file: &str) -> Outcome<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples").join(file);
     let text = fs::read_to_string(&path).map_err(|error| Failure(format!("{}: {error}", path.display())))?;
     let here = text
+        // As deploy/images names them.
+        .replace("ghcr.io/presenceroute/", "presenceroute/")
         .replace("namespace: presence\n", &format!("namespace: {}\n", stage.namespace))
         .replace(".presence:", &format!(".{}:", stage.namespace))
         .replace("topic: gen-presence-", &format!("topic: {}", stage.topic("gen-presence-")))

@@ -41,7 +41,14 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     steps.prove("the registration and the relay pods are the same", || {
         ensure_same("both", &(stage.simulator.registration(&name)?, route.pods()?), &before)
     })?;
-    steps.prove("the new operator takes up an edit of the route", || {
+    steps.prove("helm rollback brings the former operator back, and no event fails", || {
+        let run = stage.simulator.deliver(&name, json!({"ratePerSecond": 30}))?;
+        run.flows(30)?;
+        RELEASE.roll_back()?;
+        run.flows(60)?;
+        ensure_all_accepted(&run.stop()?)
+    })?;
+    steps.prove("the operator after both takes up an edit of the route", || {
         manifest["spec"]["routes"][0]["topic"] = json!(second);
         kubectl::apply(&manifest.to_string())?;
         // The new leader waits for the old one's lease only where that one could not give it back.
