@@ -4,7 +4,7 @@
 //! that was lost is found again by the registration's name. After a failure a route waits, longer each time and for
 //! itself alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ const PERMANENT_RETRY: Duration = Duration::from_secs(60);
 pub struct Registrar {
     genesys: Genesys,
     memory: Mutex<HashMap<String, Memory>>,
+    /// The APIs that do not heed the name when they list: what one route has found out, the others need not pay for.
+    long_lists: Mutex<HashSet<String>>,
 }
 
 /// What is remembered of one route, by its uid. All of it can be found again after a restart.
@@ -205,7 +207,7 @@ pub enum Change {
 impl Registrar {
     /// Starts with nothing remembered.
     pub fn new(genesys: Genesys) -> Self {
-        Self { genesys, memory: Mutex::default() }
+        Self { genesys, memory: Mutex::default(), long_lists: Mutex::default() }
     }
 
     /// Brings the registration in line with the model.
@@ -237,7 +239,10 @@ impl Registrar {
         let same = verified.as_ref().filter(|verified| verified.attempt.fingerprint == attempt.fingerprint);
         let look_up = LookUp {
             id: known.id.or(same.map(|verified| verified.registration.id.as_str())),
-            by_name: verified.as_ref().is_none_or(|verified| verified.is_cheap_to_list),
+            by_name: match &verified {
+                Some(verified) => verified.is_cheap_to_list,
+                None => !self.long_lists().contains(&attempt.fingerprint.api),
+            },
         };
         let result = match ensure_at(&account, &desired, look_up, secret_is_there).await {
             Err(GenesysError::Unsupported { .. }) => {
@@ -400,6 +405,11 @@ impl Registrar {
     }
 
     fn succeeded(&self, uid: &str, account: Account, ensured: &Ensured, attempt: Attempt, due: Instant) {
+        if ensured.is_cheap_to_list {
+            self.long_lists().remove(&attempt.fingerprint.api);
+        } else {
+            self.long_lists().insert(attempt.fingerprint.api.clone());
+        }
         let mut memory = self.lock();
         let memory = memory.entry(uid.to_owned()).or_default();
         if let Ok(client) = &attempt.oauth_client {
@@ -429,6 +439,10 @@ impl Registrar {
             verified.is_cheap_to_list = true;
         }
         failure
+    }
+
+    fn long_lists(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.long_lists.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Memory>> {
@@ -525,7 +539,8 @@ async fn find(
         }
         (listing, _) => listing?,
     };
-    let is_cheap_to_list = listing.pages == 1;
+    // Several of that name make several pages, too, and are soon one.
+    let is_cheap_to_list = listing.pages == 1 || listing.registrations.len() > 1;
     let mut named = listing.registrations;
     if let Some(position) = named.iter().position(|found| Some(found.id.as_str()) == id) {
         named.swap(0, position);

@@ -25,7 +25,8 @@ fn alone(test: &str, environment: &[(&str, &str)]) -> Result<(), String> {
         .envs(environment.iter().copied())
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     assert!(text.contains("running 1 test"), "{text}");
     if output.status.success() { Ok(()) } else { Err(text) }
 }

@@ -185,7 +185,9 @@ async fn at_a_server_that_gives_every_page_the_steady_look_is_still_one_call() {
     let organisation = open_organisation().await;
     let registrar = registrar(&organisation);
     let mut route = Route::new(&organisation, "one");
+    let mut other = Route::new(&organisation, "two");
     let id = route.look(&registrar).await.unwrap().registration.id;
+    other.look(&registrar).await.unwrap();
     let page =
         json!({"status": 200, "body": {"entities": [{"id": id, "name": "presence/one"}], "pageCount": 3}});
     organisation.set_faults(json!([
@@ -197,6 +199,13 @@ async fn at_a_server_that_gives_every_page_the_steady_look_is_still_one_call() {
     let before = total(&organisation);
     later(UNTIL_THE_NEXT_LOOK).await;
     route.look(&registrar).await.unwrap();
+    assert_eq!(total(&organisation) - before, 1);
+
+    // After a restart one route finds out, and the others are spared.
+    let restarted = self::registrar(&organisation);
+    route.look(&restarted).await.unwrap();
+    let before = total(&organisation);
+    other.look(&restarted).await.unwrap();
     assert_eq!(total(&organisation) - before, 1);
 }
 
