@@ -37,7 +37,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     sent.extend(steps.prove(
         "an edit of the route that changes its pods replaces them under load, and no request fails",
         || {
-            manifest["spec"]["relay"] = json!({"logLevel": "debug"});
+            manifest["spec"]["relay"] = json!({"podAnnotations": {"example.com/rollout": "2"}});
             under_load(stage, &route, || kubectl::apply(&manifest.to_string()))
         },
     )?);
