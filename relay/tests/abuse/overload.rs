@@ -80,7 +80,8 @@ async fn refused_until(relay: &Process, until: Instant) -> Vec<Duration> {
 async fn while_kafka_hangs_large_events_are_bounded_by_their_bytes() {
     let _alone = alone().await;
     let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{publishTimeoutMs: 3000}").await;
+    let relay =
+        Process::start(&kafka.bootstrap_servers(), "{publishTimeoutMs: 3000, deliveryTimeoutMs: 3000}").await;
     kafka.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
     let large = |id: String| {
         let filling = "x".repeat(1_000_000);
