@@ -1,5 +1,7 @@
 //! The NetworkPolicy of the relay pods, when `spec.relay.networkPolicy` asks for one.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
     NetworkPolicySpec,
@@ -25,22 +27,16 @@ pub fn build(model: &Model) -> Option<NetworkPolicy> {
         ..NetworkPolicyPeer::default()
     };
     let admin_peers = [operator].into_iter().chain(wanted.metrics_from.iter().cloned()).collect();
-    let broker_ports = model
-        .config
-        .kafka
-        .bootstrap_servers
-        .iter()
-        .filter_map(|server| server.rsplit_once(':')?.1.parse().ok())
-        .map(|number| port("TCP", number));
+    let servers = model.config.kafka.bootstrap_servers.iter();
+    let broker_ports = servers.filter_map(|server| server.rsplit_once(':')?.1.parse().ok());
     let token_endpoint =
         model.config.kafka.sasl.iter().filter_map(|sasl| Some(&sasl.oauth.as_ref()?.token_endpoint_url));
     let collector = model.relay.tracing.iter().map(|tracing| &tracing.endpoint);
-    let url_ports = token_endpoint.chain(collector).filter_map(|url| {
-        let number = Url::parse(url).ok()?.port_or_known_default()?;
-        Some(port("TCP", number.into()))
-    });
-    let mut called: Vec<_> = broker_ports.chain(url_ports).collect();
-    called.dedup();
+    let url_ports = token_endpoint
+        .chain(collector)
+        .filter_map(|url| Some(Url::parse(url).ok()?.port_or_known_default()?.into()));
+    let called: BTreeSet<i32> = broker_ports.chain(url_ports).collect();
+    let called = called.into_iter().map(|number| port("TCP", number)).collect();
     Some(NetworkPolicy {
         metadata: metadata(model, relay_name(model)),
         spec: Some(NetworkPolicySpec {

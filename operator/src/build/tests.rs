@@ -219,6 +219,77 @@ async fn an_ingress_and_an_http_route_lead_exactly_to_the_endpoint() {
 }
 
 #[tokio::test]
+async fn the_service_has_the_type_and_the_annotations_that_are_asked_for() {
+    let service = |objects: &[DynamicObject]| {
+        let service = objects.iter().find(|object| object.types.as_ref().unwrap().kind == "Service").unwrap();
+        (service.data["spec"]["type"].clone(), service.annotations().clone())
+    };
+    let (type_, annotations) = service(&objects(&defaults()).await);
+    assert_eq!(type_, "ClusterIP");
+    assert!(annotations.is_empty());
+    let exposed = "
+  endpoint:
+    url: https://presence.example.com/eventbridge/presence
+    signingSecretRef: {name: webhook}
+    service: {type: LoadBalancer, annotations: {example.com/lb: internal}}";
+    let (type_, annotations) = service(&objects(&format!("{exposed}{KAFKA}")).await);
+    assert_eq!(type_, "LoadBalancer");
+    assert_eq!(annotations["example.com/lb"], "internal");
+}
+
+#[tokio::test]
+async fn relays_are_spread_over_nodes_and_drained_one_at_a_time() {
+    let objects = objects(&defaults()).await;
+    let relays = json!({"matchLabels": {
+        "app.kubernetes.io/component": "relay",
+        "app.kubernetes.io/instance": "contact-centre",
+        "presenceroute.io/route": "contact-centre",
+    }});
+    let spread =
+        find(&objects, "Deployment").pointer("/spec/template/spec/topologySpreadConstraints").unwrap();
+    let expected = json!([{
+        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": relays,
+    }]);
+    assert_eq!(*spread, expected);
+    let budget = &find(&objects, "PodDisruptionBudget")["spec"];
+    let expected =
+        json!({"maxUnavailable": 1, "selector": relays, "unhealthyPodEvictionPolicy": "AlwaysAllow"});
+    assert_eq!(*budget, expected);
+}
+
+#[tokio::test]
+async fn a_network_policy_lets_events_in_the_operator_to_the_admin_port_and_relays_out_to_dns_and_brokers() {
+    let policy = async |relay: &str| {
+        let kafka = "
+  kafka: {bootstrapServers: ['a:9093', 'b:9092', 'c:9093']}";
+        let objects = objects(&format!("{ENDPOINT}{kafka}\n  relay: {{networkPolicy: {relay}}}")).await;
+        find(&objects, "NetworkPolicy")["spec"].clone()
+    };
+    let operator = json!({
+        "namespaceSelector": {},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "presenceroute"}},
+    });
+    let open = policy("{}").await;
+    assert_eq!(open["policyTypes"], json!(["Ingress", "Egress"]));
+    let expected = json!([
+        {"ports": [{"port": 8080, "protocol": "TCP"}]},
+        {"from": [operator], "ports": [{"port": 9090, "protocol": "TCP"}]},
+    ]);
+    assert_eq!(open["ingress"], expected);
+    let expected = json!([
+        {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
+        {"ports": [{"port": 9092, "protocol": "TCP"}, {"port": 9093, "protocol": "TCP"}]},
+    ]);
+    assert_eq!(open["egress"], expected);
+
+    let narrow = "{ingressFrom: [{ipBlock: {cidr: 10.0.0.0/8}}], metricsFrom: [{namespaceSelector: {}}]}";
+    let narrow = policy(narrow).await;
+    assert_eq!(narrow["ingress"][0]["from"], json!([{"ipBlock": {"cidr": "10.0.0.0/8"}}]));
+    assert_eq!(narrow["ingress"][1]["from"], json!([operator, {"namespaceSelector": {}}]));
+}
+
+#[tokio::test]
 async fn strimzis_secrets_are_mounted_as_they_are() {
     let kafka = "
   kafka:
