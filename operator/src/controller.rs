@@ -511,7 +511,9 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
         RegistrationFacts::Failed(Failure { retry_in, .. }) => Some(*retry_in),
         RegistrationFacts::Waiting(_) if relays.ready().next().is_some() => Some(PROGRESSING),
         RegistrationFacts::Unchanged => Some(PROGRESSING),
-        RegistrationFacts::Registered { trusted_for, .. } => Some(*trusted_for),
+        RegistrationFacts::Registered { trusted_for: wait, .. } | RegistrationFacts::Postponed(wait) => {
+            Some(*wait)
+        }
         RegistrationFacts::Waiting(_) => None,
     };
     let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);

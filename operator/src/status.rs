@@ -84,6 +84,8 @@ pub enum RegistrationFacts {
     Waiting(&'static str),
     /// Nothing was asked yet in this reconcile: what was known stands.
     Unchanged,
+    /// Nothing is asked before this time is over, because all was in order when it was last seen: that stands.
+    Postponed(Duration),
     /// As the spec asks.
     Registered {
         /// What is there now, and where else something may still be.
@@ -240,7 +242,7 @@ const FORMER_LEFT: &str = "FormerRegistrationLeft";
 
 fn registered(parts: &Parts, previous: &PresenceRouteStatus) -> Finding {
     match &parts.registration {
-        RegistrationFacts::Unchanged => {
+        RegistrationFacts::Unchanged | RegistrationFacts::Postponed(_) => {
             match previous.conditions.iter().find(|old| old.type_ == "Registered") {
                 Some(old) => Finding {
                     holds: old.status == "True",

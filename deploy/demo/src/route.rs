@@ -212,6 +212,7 @@ async fn register(registrar: &Registrar, model: &Model, id: Option<&str>) -> Res
     // Always sent: here it is known nowhere which secret Genesys Cloud has.
     match registrar.ensure(model, secret, Known { id, ..Known::default() }).await {
         Outcome::Registered { registration, .. } => Ok(registration.id),
+        Outcome::Postponed(_) => Err("the registration is not looked at yet".into()),
         Outcome::Failed(failure) => Err(failure.message.into()),
     }
 }

@@ -89,11 +89,15 @@ pub(crate) async fn register(
     let known = Known {
         id: moved.id(),
         confirmed: moved.confirms(&wanted),
+        in_order: moved.is_in_order(&wanted) && was_registered(route, context),
         secret_registered: registered,
         secret_drifted: drift.is_due,
     };
     match context.registrar.ensure(&scene.model, &secret, known).await {
         Outcome::Failed(failure) => Ok(RegistrationFacts::Failed(failure)),
+        Outcome::Postponed(wait) => {
+            Ok(RegistrationFacts::Postponed(drift.look_again().map_or(wait, |again| again.min(wait))))
+        }
         Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
             if secret_sent && !registered {
                 confirm(scene, &secret, context).await?;
@@ -118,6 +122,12 @@ pub(crate) async fn register(
             })
         }
     }
+}
+
+/// Whether the last that was reported of the registration is good.
+fn was_registered(route: &PresenceRoute, context: &Context) -> bool {
+    let status = context.ledger.status(route).unwrap_or_default();
+    status.conditions.iter().any(|condition| condition.type_ == "Registered" && condition.status == "True")
 }
 
 /// Writes down where a registration may be from now on.

@@ -75,6 +75,12 @@ impl Record {
         self
     }
 
+    /// Whether `wanted` was seen at Genesys Cloud as it is, and nothing of the route is elsewhere.
+    pub fn is_in_order(&self, wanted: &RegistrationStatus) -> bool {
+        let was_seen = self.current.as_ref().is_some_and(|current| current.last_verified_time.is_some());
+        was_seen && self.former.is_empty() && self.confirms(wanted)
+    }
+
     /// Whether Genesys Cloud has confirmed `wanted` as it is, but for its secret.
     pub fn confirms(&self, wanted: &RegistrationStatus) -> bool {
         self.current.as_ref().is_some_and(|current| {

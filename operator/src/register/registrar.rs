@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::secret_drift::SecretDrift;
 use crate::dereference::{OAuthClient, SecretProblem};
+use crate::genesys::error::LimitedBy;
 use crate::genesys::{Access, Account, DesiredRegistration, Genesys, GenesysError, Registration};
 use crate::validate::{ApiModel, Model};
 
@@ -40,6 +41,8 @@ struct Memory {
     /// How each place was last reached: a route that is deleted together with its Secrets can still be deregistered.
     ways: Vec<Way>,
     verified: Option<Verified>,
+    /// What was in order, by the word of an operator before this one, and when it is looked at.
+    postponed: Option<(Attempt, Instant)>,
     failed: Option<(Attempt, Failed)>,
     /// Removals that failed.
     left: Vec<(Removal, Failed)>,
@@ -168,6 +171,8 @@ pub struct Known<'k> {
     pub id: Option<&'k str>,
     /// Whether Genesys Cloud has confirmed all that is asked for now, but for the secret.
     pub confirmed: bool,
+    /// Whether that was seen there, and what was seen last was good: a look may wait for its turn.
+    pub in_order: bool,
     /// Whether Genesys Cloud has confirmed that it signs with the secret.
     pub secret_registered: bool,
     /// Whether the relays say that it does not, all the same.
@@ -189,6 +194,8 @@ pub enum Outcome {
         /// How long this look is trusted.
         trusted_for: Duration,
     },
+    /// It was in order when it was last seen, and is looked at after this time.
+    Postponed(Duration),
     /// Not as the spec asks.
     Failed(Failure),
 }
@@ -230,6 +237,12 @@ impl Registrar {
                 };
             }
             Look::TooSoon(failure) => return Outcome::Failed(failure),
+            Look::Later(wait) => return Outcome::Postponed(wait),
+            // All routes at once would use up the calls of a minute, and keep those waiting that have changed.
+            Look::First if known.in_order && secret_is_there => {
+                return self.postpone(&model.uid, attempt, somewhere_in(VERIFY_EVERY));
+            }
+            Look::First => None,
             Look::Due(verified) => verified,
         };
         let account = match self.account(model) {
@@ -264,8 +277,19 @@ impl Registrar {
                     secret_sent: ensured.secret_sent,
                 }
             }
+            // Nothing was asked, so that nothing speaks against what was seen last.
+            Err(GenesysError::RateLimited {
+                cause: LimitedBy::Budget(_) | LimitedBy::Earlier,
+                retry_after: Some(wait),
+                ..
+            }) if known.in_order && secret_is_there => self.postpone(&model.uid, attempt, wait),
             Err(error) => Outcome::Failed(self.failed(&model.uid, attempt, failure_of(&error))),
         }
+    }
+
+    fn postpone(&self, uid: &str, attempt: Attempt, wait: Duration) -> Outcome {
+        self.lock().entry(uid.to_owned()).or_default().postponed = Some((attempt, Instant::now() + wait));
+        Outcome::Postponed(wait)
     }
 
     /// Removes every registration of the route at one place, but for the one that is to be kept: the known one, and
@@ -389,7 +413,7 @@ impl Registrar {
 
     fn last_look(&self, uid: &str, attempt: &Attempt, secret_is_there: bool, now: Instant) -> Look {
         let memory = self.lock();
-        let Some(memory) = memory.get(uid) else { return Look::Due(None) };
+        let Some(memory) = memory.get(uid) else { return Look::First };
         if let Some((attempted, failed)) = &memory.failed
             && attempted == attempt
             && let Some(failure) = failed.still(now)
@@ -398,9 +422,16 @@ impl Registrar {
         }
         match &memory.verified {
             Some(verified) if verified.attempt == *attempt && secret_is_there && now < verified.due => {
-                Look::Enough(verified.clone())
+                return Look::Enough(verified.clone());
             }
-            other => Look::Due(other.clone()),
+            _ => {}
+        }
+        match (&memory.postponed, &memory.verified, &memory.failed) {
+            (Some((postponed, until)), _, _) if postponed == attempt && secret_is_there && now < *until => {
+                Look::Later(*until - now)
+            }
+            (None, None, None) => Look::First,
+            (_, verified, _) => Look::Due(verified.clone()),
         }
     }
 
@@ -417,6 +448,7 @@ impl Registrar {
             memory.ways.push(Way { client_id: client.id.clone(), account });
         }
         memory.failed = None;
+        memory.postponed = None;
         memory.verified = Some(Verified {
             registration: ensured.registration.clone(),
             verifiable: ensured.verifiable,
@@ -456,6 +488,10 @@ enum Look {
     Enough(Verified),
     /// The last attempt failed a moment ago.
     TooSoon(Failure),
+    /// In order when it was last seen, and to be looked at after this time.
+    Later(Duration),
+    /// Nothing is remembered.
+    First,
     /// It is time to call.
     Due(Option<Verified>),
 }
@@ -644,6 +680,12 @@ fn failure_of(error: &GenesysError) -> Failure {
         message: error.to_string(),
         retry_in: error.retry_after().unwrap_or(patience),
     }
+}
+
+/// Any part of `duration`.
+fn somewhere_in(duration: Duration) -> Duration {
+    let bytes = *uuid::Uuid::new_v4().as_bytes();
+    duration.mul_f64(f64::from(u16::from_be_bytes([bytes[0], bytes[1]])) / f64::from(u16::MAX))
 }
 
 /// Up to a tenth longer than `duration`, so that routes made together do not call together for ever.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use genesys_simulator::{Config, fingerprint};
 use presenceroute_operator::genesys::{DesiredRegistration, Limits};
-use presenceroute_operator::register::{Change, Failure, Registrar};
+use presenceroute_operator::register::{Change, Failure, Outcome, Registrar};
 use secrecy::SecretString;
 use serde_json::json;
 
@@ -64,6 +64,75 @@ async fn in_the_steady_state_a_route_costs_one_call_in_five_minutes_and_not_all_
     assert!(calls <= 12 * ROUTES as u64 && calls >= 10 * ROUTES as u64, "{calls} calls in an hour");
     let last_round: BTreeSet<_> = looked[looked.len() - ROUTES..].iter().collect();
     assert!(last_round.len() > ROUTES / 4, "they have drifted apart: {last_round:?}");
+}
+
+#[tokio::test]
+async fn an_operator_that_starts_anew_looks_at_what_was_in_order_within_five_minutes_and_not_all_at_once() {
+    const ROUTES: usize = 40;
+    let organisation = open_organisation().await;
+    let before_the_restart = registrar(&organisation);
+    let mut routes = Vec::new();
+    for number in 0..ROUTES {
+        let mut route = Route::new(&organisation, &format!("route-{number}"));
+        route.look(&before_the_restart).await.unwrap();
+        routes.push(route);
+    }
+    let registrar = registrar(&organisation);
+    let before = total(&organisation);
+    let mut waits = Vec::new();
+    for route in &routes {
+        let Outcome::Postponed(wait) = route.look_in_order(&registrar).await else {
+            panic!("it was asked for")
+        };
+        let Outcome::Postponed(again) = route.look_in_order(&registrar).await else {
+            panic!("it was asked for")
+        };
+        assert!(again <= wait, "another look does not put it off");
+        waits.push(wait);
+    }
+    assert_eq!(total(&organisation), before);
+    waits.sort_unstable();
+    assert!(waits[ROUTES - 1] <= Duration::from_secs(300), "{waits:?}");
+    assert!(
+        waits[ROUTES / 4] < Duration::from_secs(150) && waits[3 * ROUTES / 4] > Duration::from_secs(150),
+        "{waits:?}"
+    );
+
+    // What is new does not wait.
+    routes[0].rotate("another-secret");
+    let Outcome::Registered { change, .. } = routes[0].look_in_order(&registrar).await else {
+        panic!("it waits")
+    };
+    assert_eq!(change, Some(Change::Updated));
+
+    later(Duration::from_secs(301)).await;
+    let before = total(&organisation);
+    for route in &routes[1..] {
+        let Outcome::Registered { change, .. } = route.look_in_order(&registrar).await else {
+            panic!("it waits")
+        };
+        assert_eq!(change, None);
+    }
+    assert_eq!(total(&organisation) - before, ROUTES as u64 - 1);
+}
+
+#[tokio::test]
+async fn a_look_for_which_no_call_is_left_says_nothing_against_a_route_that_was_in_order() {
+    let limits = Limits { calls_per_minute: 6, ..Limits::default() };
+    let organisation =
+        Organisation::open(Config { rate_limit_per_minute: 0, ..Config::default() }, limits).await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    route.look(&registrar).await.unwrap();
+    later(UNTIL_THE_NEXT_LOOK).await;
+    while organisation.account().find_by_name("others").await.is_ok() {}
+    let Outcome::Postponed(wait) = route.look_in_order(&registrar).await else { panic!("it was asked for") };
+    assert!(wait > Duration::from_secs(50) && wait < Duration::from_secs(70), "{wait:?}");
+    later(wait + Duration::from_secs(1)).await;
+    let Outcome::Registered { change, .. } = route.look_in_order(&registrar).await else {
+        panic!("it waits")
+    };
+    assert_eq!(change, None);
 }
 
 #[tokio::test]

@@ -97,15 +97,10 @@ spec:
     ) -> Result<Registered, Failure> {
         let wanted = self.wanted();
         self.record = self.record.clone().moved_to(&wanted);
-        let known = Known {
-            id: self.record.id(),
-            confirmed: self.record.confirms(&wanted),
-            secret_registered: self.secret_registered,
-            secret_drifted,
-        };
         let secret = SecretString::from(self.signing_secret.as_str());
-        match registrar.ensure(&self.model(), &secret, known).await {
+        match registrar.ensure(&self.model(), &secret, self.known(secret_drifted)).await {
             Outcome::Failed(failure) => Err(failure),
+            Outcome::Postponed(wait) => panic!("it was not in order, and was postponed for {wait:?}"),
             Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
                 self.secret_registered |= secret_sent;
                 let place = RegistrationPlace { id: Some(registration.id.clone()), ..wanted.place.clone() };
@@ -113,6 +108,23 @@ spec:
                 Ok(Registered { registration, change, verifiable, trusted_for })
             }
         }
+    }
+
+    fn known(&self, secret_drifted: bool) -> Known<'_> {
+        Known {
+            id: self.record.id(),
+            confirmed: self.record.confirms(&self.wanted()),
+            in_order: false,
+            secret_registered: self.secret_registered,
+            secret_drifted,
+        }
+    }
+
+    /// One look at a route that was in order when it was last seen.
+    pub(crate) async fn look_in_order(&self, registrar: &Registrar) -> Outcome {
+        let secret = SecretString::from(self.signing_secret.as_str());
+        let known = Known { in_order: true, ..self.known(false) };
+        registrar.ensure(&self.model(), &secret, known).await
     }
 
     /// Tries to remove what is at former places, and gives the last failure.
