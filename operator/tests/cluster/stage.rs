@@ -300,10 +300,20 @@ fn sweep() {
     kubectl(&["delete", "namespace", "-l", &selector, "--ignore-not-found", "--wait=false"]);
 }
 
-/// Makes the definition, where somebody else has not.
+/// Makes the definition, where somebody else has not. One that is on its way out is waited for.
 async fn define(client: &Client) {
     let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-    if definitions.get_opt(DEFINITION).await.unwrap().is_none() {
+    let live =
+        until("no definition is on its way out", Duration::from_secs(60), async || {
+            match definitions.get_opt(DEFINITION).await.map_err(|error| error.to_string())? {
+                Some(leaving) if leaving.metadata.deletion_timestamp.is_some() => {
+                    Err(format!("{:?}", leaving.status))
+                }
+                live => Ok(live),
+            }
+        })
+        .await;
+    if live.is_none() {
         definitions.create(&Default::default(), &definition()).await.unwrap();
     }
     is_established(client, DEFINITION).await;
