@@ -1,6 +1,7 @@
 //! Two routes must not claim the same endpoint URL or the same registration: they would overwrite each other for
 //! ever. The older one has it; a registration that a route is about to leave is its own until it has left.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,6 @@ use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::status::RegistrationPlace;
 use tokio::sync::watch;
 
 use crate::genesys::region;
@@ -65,31 +65,63 @@ impl Neighbours {
 }
 
 /// A registration, by where it is and what it is called.
-type Registration = (String, String);
+struct Registration {
+    api_url: String,
+    name: String,
+}
 
-/// The registration that the spec asks for.
-fn asked(route: &PresenceRoute) -> Registration {
+impl Registration {
+    /// The registration that the spec asks for.
+    fn asked_by(route: &PresenceRoute) -> Self {
+        let default_name = || format!("{}/{}", route.namespace().unwrap_or_default(), route.name_any());
+        let name = route.spec.genesys.endpoint_name.clone().unwrap_or_else(default_name);
+        Self { api_url: api_url(route), name }
+    }
+
+    /// Whether another spec asks for the same. Nothing is copied for it but where the name is the same: among thousands
+    /// of routes this is asked of each by each.
+    fn is_asked_by(&self, route: &PresenceRoute) -> bool {
+        let is_called_so = match &route.spec.genesys.endpoint_name {
+            Some(name) => *name == self.name,
+            None => self.name.split_once('/').is_some_and(|(namespace, name)| {
+                route.metadata.namespace.as_deref() == Some(namespace)
+                    && route.metadata.name.as_deref() == Some(name)
+            }),
+        };
+        is_called_so && is_same_url(&api_url(route), &self.api_url)
+    }
+
+    /// Whether a route may have it, whatever its spec says now.
+    fn is_held_by(&self, route: &PresenceRoute) -> bool {
+        route.status.iter().any(|status| {
+            let current = status.registration.iter().map(|registration| &registration.place);
+            let mut places = current.chain(&status.former_registrations);
+            places.any(|place| place.name == self.name && is_same_url(&place.api_url, &self.api_url))
+        })
+    }
+}
+
+impl fmt::Display for Registration {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?} at {}", self.name, self.api_url)
+    }
+}
+
+fn api_url(route: &PresenceRoute) -> String {
     let genesys = &route.spec.genesys;
-    let api_url = match (&genesys.region, &genesys.api_url) {
-        (Some(region), _) => region::api_url(region),
-        (None, api_url) => api_url.clone().unwrap_or_default(),
-    };
-    let default_name = || format!("{}/{}", route.namespace().unwrap_or_default(), route.name_any());
-    (normal(&api_url), genesys.endpoint_name.clone().unwrap_or_else(default_name))
+    match (&genesys.region, &genesys.api_url) {
+        (Some(region), _) => normal(&region::api_url(region)),
+        (None, api_url) => normal(api_url.as_deref().unwrap_or_default()),
+    }
 }
 
-/// The registrations that a route may have, whatever its spec says now.
-fn held(route: &PresenceRoute) -> impl Iterator<Item = Registration> {
-    let of = |place: &RegistrationPlace| (normal(&place.api_url), place.name.clone());
-    route.status.iter().flat_map(move |status| {
-        let current = status.registration.iter().map(|registration| &registration.place);
-        current.chain(&status.former_registrations).map(of).collect::<Vec<_>>()
-    })
-}
-
-/// One of the ways in which a URL is written, so that two can be compared.
+/// One of the ways in which a URL is written.
 fn normal(url: &str) -> String {
     url.trim_end_matches('/').to_ascii_lowercase()
+}
+
+fn is_same_url(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/').eq_ignore_ascii_case(other.trim_end_matches('/'))
 }
 
 /// Why `route` must stand back: an older one of `others` claims the same, or another one has not left it yet.
@@ -97,31 +129,30 @@ pub fn rival<'r>(
     route: &PresenceRoute,
     others: impl IntoIterator<Item = &'r PresenceRoute>,
 ) -> Option<String> {
-    let (url, registration) = (normal(&route.spec.endpoint.url), asked(route));
-    let named = || format!("{:?} at {}", registration.1, registration.0);
-    others.into_iter().filter(|other| other.uid() != route.uid()).find_map(|other| {
+    let url = &route.spec.endpoint.url;
+    let registration = Registration::asked_by(route);
+    others.into_iter().filter(|other| other.metadata.uid != route.metadata.uid).find_map(|other| {
         let whose = || format!("PresenceRoute {}/{}", other.namespace().unwrap_or_default(), other.name_any());
-        let is_older = seniority(other) < seniority(route);
-        if is_older && normal(&other.spec.endpoint.url) == url {
+        let is_older = || seniority(other) < seniority(route);
+        if is_same_url(&other.spec.endpoint.url, url) && is_older() {
             return Some(format!(
-                "spec.endpoint.url: {url:?} is already claimed by {}, which is older; change it here or delete the other",
+                "spec.endpoint.url: {:?} is already claimed by {}, which is older; change it here or delete the other",
+                normal(url),
                 whose()
             ));
         }
-        let is_asked_there = asked(other) == registration;
-        if is_older && is_asked_there {
+        let is_asked_there = registration.is_asked_by(other);
+        if is_asked_there && is_older() {
             return Some(format!(
-                "spec.genesys.endpointName: {} is already claimed by {}, which is older; change it here or delete the \
-                 other",
-                named(),
+                "spec.genesys.endpointName: {registration} is already claimed by {}, which is older; change it here or \
+                 delete the other",
                 whose()
             ));
         }
-        (!is_asked_there && held(other).any(|held| held == registration)).then(|| {
+        (!is_asked_there && registration.is_held_by(other)).then(|| {
             format!(
-                "spec.genesys.endpointName: {} still belongs to {}, whose spec names another one now; it is free when \
-                 status.registration and status.formerRegistrations there do not name it any more",
-                named(),
+                "spec.genesys.endpointName: {registration} still belongs to {}, whose spec names another one now; it is \
+                 free when status.registration and status.formerRegistrations there do not name it any more",
                 whose()
             )
         })
@@ -129,8 +160,8 @@ pub fn rival<'r>(
 }
 
 /// Orders routes by age; the uid decides between two of the same second.
-fn seniority(route: &PresenceRoute) -> (Option<Timestamp>, Option<String>) {
-    (route.creation_timestamp().map(|time| time.0), route.uid())
+fn seniority(route: &PresenceRoute) -> (Option<Timestamp>, Option<&str>) {
+    (route.creation_timestamp().map(|time| time.0), route.metadata.uid.as_deref())
 }
 
 #[cfg(test)]

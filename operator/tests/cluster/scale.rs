@@ -213,13 +213,13 @@ async fn replica_is_quiet(replica: &Replica) {
 
 /// What a minute costs in which nothing happens: of CPU, of requests to the API server, of calls to Genesys Cloud.
 async fn idle_minute(stage: &Stage, replica: &Replica) -> (Duration, BTreeMap<String, i64>, u64) {
-    let before =
-        (Usage::of(replica.pid()).cpu, requests(replica).await, stage.simulator.request_counts().total);
-    let reconciles = replica.metric("reconciles_total").await;
+    // The CPU last and first, because a scrape costs as much as many reconciles.
+    let (requests_before, reconciles) = (requests(replica).await, replica.metric("reconciles_total").await);
+    let (calls, cpu) = (stage.simulator.request_counts().total, Usage::of(replica.pid()).cpu);
     tokio::time::sleep(A_MINUTE).await;
-    let cpu = Usage::of(replica.pid()).cpu - before.0;
-    let asked = difference(&requests(replica).await, &before.1);
-    let calls = stage.simulator.request_counts().total - before.2;
+    let cpu = Usage::of(replica.pid()).cpu - cpu;
+    let calls = stage.simulator.request_counts().total - calls;
+    let asked = difference(&requests(replica).await, &requests_before);
     let reconciles = replica.metric("reconciles_total").await - reconciles;
     println!(
         "idle: {:.2} % of a core, {reconciles} reconciles, requests to the API server {asked:?}, {calls} calls to \
