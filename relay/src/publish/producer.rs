@@ -32,7 +32,7 @@ use crate::routing::Target;
 
 /// What a producer says of itself.
 pub(super) struct Reports {
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     account: Account,
     /// Whether events go to it.
     is_in_use: AtomicBool,
