@@ -424,7 +424,7 @@ pub struct Kafka {
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(
         merge_strategy = kube::core::ListMerge::Set,
-        validation = Rule::new("self.all(b, b.matches('^[^:/, ]+:[0-9]{1,5}$|^[[][0-9a-fA-F:]+[]]:[0-9]{1,5}$'))")
+        validation = Rule::new(r"self.all(b, b.matches(r'^[^:/, ]+:[0-9]{1,5}$|^\[[0-9a-fA-F:]+\]:[0-9]{1,5}$'))")
             .message("every bootstrap server must be HOST:PORT, without a scheme")
     )]
     pub bootstrap_servers: Vec<BootstrapServer>,

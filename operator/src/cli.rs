@@ -7,22 +7,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use kube::Client;
 use kube::client::ClientBuilder;
-use kube::{Client, ResourceExt};
 use presenceroute_runtime::listen::listen;
 use presenceroute_runtime::log::{self, LogError, LogFormat};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
 use crate::build::RelayImage;
+use crate::check::{self, CheckArguments};
 use crate::claims::Neighbours;
 use crate::controller::{self, Settings, Shared};
-use crate::dereference::dereference;
 use crate::genesys::Genesys;
 use crate::leader::{LEASE_NAME, LeaderElection, Timings};
-use crate::manifest::Manifest;
 use crate::metrics::Metrics;
-use crate::validate::validate;
 
 /// How long to wait before the API server is asked again for what is not there yet.
 const DEFINITION_POLL: Duration = Duration::from_secs(2);
@@ -43,12 +41,8 @@ enum Command {
     Run(Box<RunArguments>),
     /// Print the custom resource definition.
     Crd,
-    /// Check manifests without a cluster.
-    Validate {
-        /// Files of YAML documents, or - for standard input.
-        #[arg(short, long = "filename", required = true)]
-        filename: Vec<PathBuf>,
-    },
+    /// Say what the cluster would say of manifests, without one.
+    Validate(CheckArguments),
 }
 
 #[derive(Debug, Args)]
@@ -132,7 +126,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
                 say(&format!("the definition cannot be written as YAML: {error}\n"), ExitCode::FAILURE)
             }
         },
-        Command::Validate { filename } => validate_files(&filename).await,
+        Command::Validate(arguments) => check::run(&arguments).await,
     }
 }
 
@@ -280,66 +274,6 @@ async fn terminated() {
             let _ = tokio::signal::ctrl_c().await;
         }
     }
-}
-
-async fn validate_files(files: &[PathBuf]) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
-    for file in files {
-        let mut lines = String::new();
-        for (fine, line) in check(file).await {
-            if !fine {
-                code = ExitCode::FAILURE;
-            }
-            lines.push_str(&format!("{}: {line}\n", file.display()));
-        }
-        let _ = say(&lines, code);
-    }
-    code
-}
-
-/// Every finding on one file, and whether it is a good one.
-async fn check(file: &std::path::Path) -> Vec<(bool, String)> {
-    let text = if file.as_os_str() == "-" {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(file)
-    };
-    let text = match text {
-        Ok(text) => text,
-        Err(error) => return vec![(false, format!("it cannot be read: {error}"))],
-    };
-    let manifest = match Manifest::parse(&text) {
-        Ok(manifest) => manifest,
-        Err(error) => return vec![(false, error.to_string())],
-    };
-    let mut findings = Vec::new();
-    for route in &manifest.routes {
-        let name = format!("PresenceRoute {:?}", route.name_any());
-        let references = match dereference(&route.spec, &manifest).await {
-            Ok(references) => references,
-            Err(error) => return vec![(false, error.to_string())],
-        };
-        match validate(route, references) {
-            Ok(model) => {
-                let table = &model.table;
-                findings.push((
-                    true,
-                    format!(
-                        "{name} is valid: {} routes, revision {}",
-                        table.routes().len(),
-                        table.revision()
-                    ),
-                ));
-            }
-            Err(problems) => {
-                findings.extend(problems.iter().map(|problem| (false, format!("{name}: {problem}"))))
-            }
-        }
-    }
-    if findings.is_empty() {
-        findings.push((false, "there is no PresenceRoute in it".into()));
-    }
-    findings
 }
 
 fn say(text: &str, code: ExitCode) -> ExitCode {

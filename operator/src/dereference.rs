@@ -123,7 +123,8 @@ pub(crate) async fn oauth_client(
     }))
 }
 
-async fn signing_secret(
+/// The secret that events are signed with. The outer error is the API server's.
+pub async fn signing_secret(
     source: &impl SecretSource,
     reference: &SigningSecretRef,
 ) -> Result<Result<SecretString, SecretProblem>, kube::Error> {

@@ -22,6 +22,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::dereference::{OAuthClient, References, SecretProblem};
+use crate::field::FieldPath;
 
 /// Where the relay's container finds the files that it is given.
 pub mod paths {
@@ -187,6 +188,25 @@ pub enum SpecProblem {
     },
 }
 
+impl SpecProblem {
+    /// The field that is wrong.
+    pub fn field(&self) -> FieldPath {
+        let spec = FieldPath::default().child("spec");
+        match self {
+            Self::Routing { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            Self::Url { field, .. } | Self::Rule { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            Self::EventTypes(_) | Self::SubscribedWildcard(_) => spec.child("genesys").child("eventTypes"),
+            Self::KafkaProperty { name, .. } => spec.child("kafka").child("properties").child(name),
+        }
+    }
+
+    /// What is wrong with it, for whoever sees the field beside.
+    pub fn cause(&self) -> String {
+        let whole = self.to_string();
+        whole.split_once(": ").map_or(whole.clone(), |(_, cause)| cause.to_owned())
+    }
+}
+
 /// Judges a PresenceRoute. An error is every problem of its spec at once.
 pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, Vec<SpecProblem>> {
     let mut problems = Vec::new();
@@ -194,7 +214,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     let namespace = route.namespace().unwrap_or_else(|| "default".into());
     let name = route.name_any();
 
-    let table = note(&mut problems, table(spec));
+    let table = note(&mut problems, routing_table(spec));
     let event_types = note(&mut problems, event_types(spec).map_err(|problem| vec![problem]));
     let endpoint = note(&mut problems, http_url("endpoint.url", &spec.endpoint.url));
     let api_url = note(&mut problems, api_url(&spec.genesys));
@@ -266,7 +286,8 @@ fn note<T>(problems: &mut Vec<SpecProblem>, result: Result<T, Vec<SpecProblem>>)
     result.map_err(|found| problems.extend(found)).ok()
 }
 
-fn table(spec: &presence_route::PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecProblem>> {
+/// The table that the relays of a route serve.
+pub fn routing_table(spec: &presence_route::PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecProblem>> {
     let mut problems = Vec::new();
     let mut routes = Vec::with_capacity(spec.routes.len());
     for (index, route) in spec.routes.iter().enumerate() {

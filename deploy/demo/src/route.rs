@@ -8,8 +8,10 @@ use kube::api::DynamicObject;
 use presenceroute_crds::presence_route::BootstrapServer;
 use presenceroute_crds::relay_config::RelayConfig;
 use presenceroute_crds::relay_status::RelayStatus;
+use presenceroute_operator::admission::admit_route;
 use presenceroute_operator::build::{RelayImage, build, config_maps, signing_secret};
 use presenceroute_operator::dereference::dereference;
+use presenceroute_operator::field::FieldPath;
 use presenceroute_operator::genesys::Genesys;
 use presenceroute_operator::manifest::Manifest;
 use presenceroute_operator::register::{Known, Outcome, Registrar};
@@ -122,22 +124,27 @@ const SIGNING: &str = "signing";
 /// The manifest's one PresenceRoute, with what only exists here in the place of what only exists in a cluster.
 async fn model(text: &str, broker: &Broker, stage: &Stage) -> Result<Model, Failure> {
     let manifest = Manifest::parse(text)?;
-    let [route] = manifest.routes.as_slice() else {
+    let [document] = manifest.routes.as_slice() else {
         return Err(
             format!("it has {} PresenceRoutes; the demo runs exactly one", manifest.routes.len()).into()
         );
     };
-    let mut route = route.clone();
+    let placed = |field: &FieldPath, cause: String| format!("{}: {field}: {cause}", document.place(field));
+    let mut route = admit_route(document.value()).map_err(|refusals| {
+        listed(refusals.into_iter().map(|refusal| placed(&refusal.field, refusal.cause)))
+    })?;
     let references = dereference(&route.spec, &manifest).await?;
     // What the manifest says of these three is judged before it is replaced.
-    let asked = validate(&route, dereference(&route.spec, &manifest).await?).map_err(listed)?;
+    let asked = validate(&route, dereference(&route.spec, &manifest).await?).map_err(|problems| {
+        listed(problems.iter().map(|problem| placed(&problem.field(), problem.cause())))
+    })?;
     route.spec.genesys.region = None;
     route.spec.genesys.api_url = Some(format!("http://{}", stage.genesys));
     route.spec.genesys.api.ca_secret_ref = None;
     route.spec.endpoint.url = format!("http://{}{}", stage.relay, asked.endpoint.path());
     route.spec.kafka.bootstrap_servers = vec![BootstrapServer(broker.address())];
     (route.spec.kafka.tls, route.spec.kafka.sasl) = (None, None);
-    Ok(validate(&route, references).map_err(listed)?)
+    Ok(validate(&route, references).map_err(|problems| listed(problems.iter().map(ToString::to_string)))?)
 }
 
 /// An address that was free a moment ago, so that the endpoint's URL is known before the relay listens.
@@ -145,8 +152,8 @@ fn free_address() -> std::io::Result<SocketAddr> {
     std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()
 }
 
-fn listed(problems: Vec<impl std::fmt::Display>) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+fn listed(problems: impl Iterator<Item = String>) -> String {
+    problems.collect::<Vec<_>>().join("; ")
 }
 
 fn advance(signing: SigningState, model: &Model) -> Result<SigningState, Failure> {

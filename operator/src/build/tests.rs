@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 use kube::api::DynamicObject;
+use presenceroute_crds::PresenceRoute;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -62,8 +63,9 @@ const KAFKA: &str = "
 
 async fn validated(text: &str) -> Result<Model, Vec<SpecProblem>> {
     let manifest = Manifest::parse(text).unwrap();
-    let references = dereference(&manifest.routes[0].spec, &manifest).await.unwrap();
-    validate(&manifest.routes[0], references)
+    let route: PresenceRoute = serde_json::from_value(manifest.routes[0].value().clone()).unwrap();
+    let references = dereference(&route.spec, &manifest).await.unwrap();
+    validate(&route, references)
 }
 
 async fn objects(extra: &str) -> Vec<DynamicObject> {

@@ -1,0 +1,120 @@
+//! The part of an object that is the same for every kind.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use presenceroute_crds::PresenceRoute;
+use serde_json::Value;
+
+use super::Refusal;
+use crate::field::FieldPath;
+
+/// The fields of `ObjectMeta`.
+const FIELDS: [&str; 15] = [
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// What is wrong with the object's version and metadata.
+pub(super) fn refusals(object: &Value, root: &FieldPath) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let expected = PresenceRoute::api_version(&());
+    if object.get("apiVersion").and_then(Value::as_str) != Some(&expected) {
+        let cause = format!("must be {expected}, or there is no PresenceRoute in it");
+        refusals.push(Refusal::blocking(&root.child("apiVersion"), cause));
+    }
+    let at = root.child("metadata");
+    let Some(fields) = object.get("metadata").and_then(Value::as_object) else {
+        refusals.push(Refusal::blocking(&at.child("name"), "Required value: the object must have a name"));
+        return refusals;
+    };
+    let unknown = fields.keys().filter(|name| !FIELDS.contains(&name.as_str()));
+    refusals.extend(unknown.map(|name| Refusal::new(&at.child(name), "unknown field")));
+    match serde_json::from_value(object["metadata"].clone()) {
+        Ok(metadata) => check(&metadata, &at, &mut refusals),
+        Err(cause) => refusals.push(Refusal::blocking(&at, cause.to_string())),
+    }
+    refusals
+}
+
+fn check(metadata: &ObjectMeta, at: &FieldPath, refusals: &mut Vec<Refusal>) {
+    match metadata.name.as_deref() {
+        None | Some("") => {
+            let cause = "Required value: the object must have a name (kubectl apply takes no generateName)";
+            refusals.push(Refusal::blocking(&at.child("name"), cause));
+        }
+        Some(name) if !is_subdomain(name) => {
+            let cause = "must be lower case letters, digits, hyphens and dots, with a letter or digit at both ends \
+                         of each part, at most 253 characters";
+            refusals.push(Refusal::new(&at.child("name"), cause));
+        }
+        Some(_) => {}
+    }
+    if metadata.namespace.as_deref().is_some_and(|namespace| !is_label(namespace)) {
+        let cause = "must be lower case letters, digits and hyphens, with a letter or digit at both ends, at most 63 \
+                     characters";
+        refusals.push(Refusal::new(&at.child("namespace"), cause));
+    }
+    for (key, value) in metadata.labels.iter().flatten() {
+        if !is_qualified_name(key) {
+            refusals.push(Refusal::new(&at.child("labels"), format!("{key:?} cannot be a label's name")));
+        }
+        if !value.is_empty() && !is_name_part(value) {
+            let cause = format!(
+                "the value of {key:?} must be at most 63 letters, digits, hyphens, dots and underscores"
+            );
+            refusals.push(Refusal::new(&at.child("labels"), cause));
+        }
+    }
+    for key in metadata.annotations.iter().flatten().map(|(key, _)| key) {
+        if !is_qualified_name(&key.to_lowercase()) {
+            let cause = format!("{key:?} cannot be an annotation's name");
+            refusals.push(Refusal::new(&at.child("annotations"), cause));
+        }
+    }
+}
+
+/// RFC 1123, as Kubernetes takes it.
+fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_lowercase_word)
+}
+
+fn is_label(name: &str) -> bool {
+    name.len() <= 63 && is_lowercase_word(name)
+}
+
+fn is_lowercase_word(word: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    begins_and_ends(word, legal) && word.bytes().all(|byte| legal(byte) || byte == b'-')
+}
+
+/// A name, or PREFIX/NAME.
+fn is_qualified_name(name: &str) -> bool {
+    match name.split_once('/') {
+        Some((prefix, name)) => is_subdomain(prefix) && is_name_part(name),
+        None => is_name_part(name),
+    }
+}
+
+fn is_name_part(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric();
+    name.len() <= 63
+        && begins_and_ends(name, legal)
+        && name.bytes().all(|byte| legal(byte) || b"-_.".contains(&byte))
+}
+
+fn begins_and_ends(word: &str, legal: impl Fn(u8) -> bool) -> bool {
+    matches!((word.bytes().next(), word.bytes().last()), (Some(first), Some(last)) if legal(first) && legal(last))
+}

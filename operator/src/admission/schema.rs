@@ -1,0 +1,221 @@
+//! An object against the structural schema of a definition: what is unknown, what is defaulted, what is wrong.
+//!
+//! It follows the API server (apiextensions-apiserver, structural schemas) as far as the definition goes; a test
+//! fails when the definition begins to use a keyword that is not enforced here.
+
+use std::collections::HashSet;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+use serde_json::{Map, Value};
+
+use super::Refusal;
+use crate::field::FieldPath;
+
+/// The fields that the schema does not know. The API server drops them; `kubectl apply` has it refuse them.
+pub(super) fn unknown_fields(schema: &JSONSchemaProps, value: &Value, at: &FieldPath) -> Vec<Refusal> {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(name, _)| !is_envelope(at, name))
+            .flat_map(|(name, value)| match field_schema(schema, name) {
+                Some(known) => unknown_fields(known, value, &at.child(name)),
+                None if keeps_unknown_fields(schema) => Vec::new(),
+                None => vec![Refusal::new(&at.child(name), "unknown field")],
+            })
+            .collect(),
+        Value::Array(items) => match item_schema(schema) {
+            Some(known) => items
+                .iter()
+                .enumerate()
+                .flat_map(|(index, item)| unknown_fields(known, item, &at.item(index)))
+                .collect(),
+            None => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// What every object has around its own fields.
+fn is_envelope(at: &FieldPath, name: &str) -> bool {
+    at.parent().is_none() && matches!(name, "apiVersion" | "kind" | "metadata")
+}
+
+fn keeps_unknown_fields(schema: &JSONSchemaProps) -> bool {
+    schema.x_kubernetes_preserve_unknown_fields == Some(true)
+        || matches!(schema.additional_properties, Some(JSONSchemaPropsOrBool::Bool(true)))
+}
+
+/// The schema of the field `name` of an object.
+pub(super) fn field_schema<'s>(schema: &'s JSONSchemaProps, name: &str) -> Option<&'s JSONSchemaProps> {
+    let named = schema.properties.as_ref().and_then(|properties| properties.get(name));
+    named.or(match &schema.additional_properties {
+        Some(JSONSchemaPropsOrBool::Schema(any)) => Some(any),
+        _ => None,
+    })
+}
+
+/// The schema of a list's items.
+pub(super) fn item_schema(schema: &JSONSchemaProps) -> Option<&JSONSchemaProps> {
+    match &schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => Some(items),
+        _ => None,
+    }
+}
+
+/// Drops every `null` that a field may not be, and gives every absent field its default.
+pub(super) fn set_defaults(schema: &JSONSchemaProps, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, value| {
+                let may_be_null = field_schema(schema, name).is_none_or(|known| known.nullable == Some(true));
+                !value.is_null() || may_be_null
+            });
+            for (name, property) in schema.properties.iter().flatten() {
+                if let Some(default) = &property.default
+                    && !fields.contains_key(name)
+                {
+                    fields.insert(name.clone(), default.0.clone());
+                }
+            }
+            for (name, value) in fields.iter_mut() {
+                if let Some(known) = field_schema(schema, name) {
+                    set_defaults(known, value);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(known) = item_schema(schema) {
+                items.iter_mut().for_each(|item| set_defaults(known, item));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Everything in `value` that the schema does not allow.
+pub(super) fn check(schema: &JSONSchemaProps, value: &Value, at: &FieldPath, refusals: &mut Vec<Refusal>) {
+    if value.is_null() && schema.nullable == Some(true) {
+        return;
+    }
+    if let Some(cause) = wrong_type(schema, value) {
+        refusals.push(Refusal::blocking(at, cause));
+        return;
+    }
+    if let Some(allowed) = &schema.enum_
+        && !allowed.iter().any(|allowed| &allowed.0 == value)
+    {
+        let allowed: Vec<_> = allowed.iter().map(|allowed| allowed.0.to_string()).collect();
+        refusals.push(Refusal::blocking(at, format!("Unsupported value; use {}", allowed.join(", "))));
+    }
+    match value {
+        Value::String(text) => check_length(schema, text, at, refusals),
+        Value::Number(number) => check_range(schema, number, at, refusals),
+        Value::Array(items) => check_items(schema, items, at, refusals),
+        Value::Object(fields) => check_fields(schema, fields, at, refusals),
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+fn wrong_type(schema: &JSONSchemaProps, value: &Value) -> Option<String> {
+    let actual = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    if schema.x_kubernetes_int_or_string == Some(true) {
+        let fits = matches!(actual, "integer" | "string");
+        return (!fits).then(|| format!("must be of type integer or string, not {actual}"));
+    }
+    let expected = schema.type_.as_deref()?;
+    let fits = expected == actual || (expected, actual) == ("number", "integer");
+    (!fits).then(|| format!("must be of type {expected}, not {actual}"))
+}
+
+fn check_length(schema: &JSONSchemaProps, text: &str, at: &FieldPath, refusals: &mut Vec<Refusal>) {
+    let length = count(text.chars().count());
+    if schema.max_length.is_some_and(|most| length > most) {
+        let cause =
+            format!("Too long: must have at most {} characters", schema.max_length.unwrap_or_default());
+        refusals.push(Refusal::blocking(at, cause));
+    }
+    if schema.min_length.is_some_and(|fewest| length < fewest) {
+        let cause = format!("must have at least {} characters", schema.min_length.unwrap_or_default());
+        refusals.push(Refusal::new(at, cause));
+    }
+}
+
+fn check_range(
+    schema: &JSONSchemaProps,
+    number: &serde_json::Number,
+    at: &FieldPath,
+    refusals: &mut Vec<Refusal>,
+) {
+    let Some(value) = number.as_f64() else { return };
+    if let Some(least) = schema.minimum.filter(|least| value < *least) {
+        refusals.push(Refusal::new(at, format!("must be greater than or equal to {least}")));
+    }
+    if let Some(most) = schema.maximum.filter(|most| value > *most) {
+        refusals.push(Refusal::new(at, format!("must be less than or equal to {most}")));
+    }
+    // A format such as int32 is no limit to the API server.
+}
+
+fn check_items(schema: &JSONSchemaProps, items: &[Value], at: &FieldPath, refusals: &mut Vec<Refusal>) {
+    if schema.max_items.is_some_and(|most| count(items.len()) > most) {
+        let cause = format!("Too many: must have at most {} items", schema.max_items.unwrap_or_default());
+        refusals.push(Refusal::blocking(at, cause));
+    }
+    if schema.min_items.is_some_and(|fewest| count(items.len()) < fewest) {
+        let cause = format!("must have at least {} items", schema.min_items.unwrap_or_default());
+        refusals.push(Refusal::new(at, cause));
+    }
+    if let Some(known) = item_schema(schema) {
+        for (index, item) in items.iter().enumerate() {
+            check(known, item, &at.item(index), refusals);
+        }
+    }
+    let mut seen = HashSet::new();
+    for (index, item) in items.iter().enumerate() {
+        if identity(schema, item).is_some_and(|identity| !seen.insert(identity)) {
+            refusals.push(Refusal::new(&at.item(index), "Duplicate value"));
+        }
+    }
+}
+
+/// What no two items of the list may share.
+fn identity(schema: &JSONSchemaProps, item: &Value) -> Option<String> {
+    match schema.x_kubernetes_list_type.as_deref() {
+        Some("set") => Some(item.to_string()),
+        Some("map") => {
+            let keys = schema.x_kubernetes_list_map_keys.iter().flatten();
+            Some(keys.map(|key| item[key].to_string()).collect::<Vec<_>>().join("\n"))
+        }
+        _ => None,
+    }
+}
+
+fn check_fields(
+    schema: &JSONSchemaProps,
+    fields: &Map<String, Value>,
+    at: &FieldPath,
+    refusals: &mut Vec<Refusal>,
+) {
+    for name in schema.required.iter().flatten().filter(|name| !fields.contains_key(*name)) {
+        refusals.push(Refusal::blocking(&at.child(name), "Required value"));
+    }
+    for (name, value) in fields.iter().filter(|(name, _)| !is_envelope(at, name)) {
+        if let Some(known) = field_schema(schema, name) {
+            check(known, value, &at.child(name), refusals);
+        }
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,218 @@
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::*;
+
+fn right() -> Value {
+    json!({
+        "apiVersion": "presenceroute.io/v1alpha1",
+        "kind": "PresenceRoute",
+        "metadata": {"name": "contact-centre"},
+        "spec": {
+            "genesys": {"region": "mypurecloud.ie", "credentialsSecretRef": {"name": "oauth"}},
+            "endpoint": {"url": "https://presence.example.com/events", "signingSecretRef": {"name": "webhook"}},
+            "routes": [{"eventType": "presence:state:changed", "topic": "states"}],
+            "kafka": {"bootstrapServers": ["kafka:9092"]},
+        },
+    })
+}
+
+/// Everything that is refused when `value` stands at the pointer `place`.
+fn refused(place: &str, value: Value) -> Vec<String> {
+    let mut object = right();
+    let (parent, name) = place.rsplit_once('/').unwrap();
+    match object.pointer_mut(parent).unwrap() {
+        Value::Array(items) => items[name.parse::<usize>().unwrap()] = value,
+        fields => fields[name] = value,
+    }
+    let refusals = admit(&object).err().unwrap_or_default();
+    refusals.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_is_right_is_admitted_with_its_defaults() {
+    let route = admit_route(&right()).unwrap();
+    assert_eq!(route.spec.relay.replicas, 2);
+    assert_eq!(route.spec.genesys.api.token_path, "/api/v2/oauth/token");
+}
+
+#[test]
+fn a_null_is_absent_where_it_may_be_and_the_default_where_there_is_one() {
+    for place in
+        ["/spec/genesys/apiUrl", "/spec/relay", "/spec/suspend", "/spec/kafka/tls", "/spec/kafka/properties"]
+    {
+        assert_eq!(refused(place, Value::Null), [""; 0], "{place}");
+    }
+    assert_eq!(refused("/spec/endpoint/url", Value::Null), ["spec.endpoint.url: Required value"]);
+}
+
+#[test]
+fn an_unknown_field_is_named_at_every_depth() {
+    assert_eq!(refused("/spec/kafka/propertys", json!({})), ["spec.kafka.propertys: unknown field"]);
+    assert_eq!(refused("/metadata/label", json!({})), ["metadata.label: unknown field"]);
+    assert_eq!(refused("/extra", json!(1)), ["extra: unknown field"]);
+    let route = json!({"eventType": "a", "topic": "b", "filter": "c"});
+    assert_eq!(refused("/spec/routes/0", route), ["spec.routes[0].filter: unknown field"]);
+    assert_eq!(refused("/spec/kafka/properties", json!({"compression.type": "zstd"})), [""; 0]);
+}
+
+#[test]
+fn each_kind_of_constraint_is_enforced_and_names_its_field() {
+    for (place, value, refusal) in [
+        ("/spec/routes", json!([]), "spec.routes: must have at least 1 items"),
+        ("/spec/relay", json!({"replicas": -1}), "spec.relay.replicas: must be greater than or equal to 0"),
+        ("/spec/relay", json!({"replicas": 1001}), "spec.relay.replicas: must be less than or equal to 1000"),
+        ("/spec/relay", json!({"replicas": "2"}), "spec.relay.replicas: must be of type integer, not string"),
+        ("/spec/relay", json!({"replicas": 1.5}), "spec.relay.replicas: must be of type integer, not number"),
+        (
+            "/spec/deletionPolicy",
+            json!("Keep"),
+            "spec.deletionPolicy: Unsupported value; use \"Deregister\", \"Retain\"",
+        ),
+        (
+            "/spec/kafka/bootstrapServers",
+            json!(["a:1", "b:1", "a:1"]),
+            "spec.kafka.bootstrapServers[2]: Duplicate value",
+        ),
+        ("/spec/routes/0", json!({"eventType": "a"}), "spec.routes[0].topic: Required value"),
+        (
+            "/spec/genesys/endpointName",
+            json!("x".repeat(257)),
+            "spec.genesys.endpointName: Too long: must have at most 256 characters",
+        ),
+        (
+            "/spec/genesys/endpointName",
+            json!(""),
+            "spec.genesys.endpointName: must have at least 1 characters",
+        ),
+        (
+            "/apiVersion",
+            json!("presenceroute.io/v1"),
+            "apiVersion: must be presenceroute.io/v1alpha1, or there is no PresenceRoute in it",
+        ),
+    ] {
+        assert_eq!(refused(place, value), [refusal]);
+    }
+}
+
+#[test]
+fn each_rule_of_the_definition_is_evaluated() {
+    for (place, value, refusal) in [
+        (
+            "/spec/genesys/apiUrl",
+            json!("http://genesys"),
+            "spec.genesys: exactly one of region and apiUrl must be set",
+        ),
+        (
+            "/spec/routes/0/eventType",
+            json!("presence:*"),
+            "spec: a route with a wildcard needs spec.genesys.eventTypes: Genesys Cloud subscribes to exact event types only",
+        ),
+        ("/spec/routes/0/key", json!("user"), "spec.routes[0].key: must be id, source or attributes.PATH"),
+        (
+            "/spec/unmatched",
+            json!({"action": "Reject", "status": 418}),
+            "spec.unmatched.status: must be 404 or 400",
+        ),
+        (
+            "/spec/relay",
+            json!({"autoscaling": {"minReplicas": 5, "maxReplicas": 2}}),
+            "spec.relay.autoscaling: minReplicas must not be above maxReplicas",
+        ),
+        (
+            "/metadata/name",
+            json!("contact.centre"),
+            ": metadata.name must have at most 56 characters and no dot: the relay's Service is called NAME-relay",
+        ),
+    ] {
+        assert_eq!(refused(place, value), [refusal]);
+    }
+}
+
+#[test]
+fn rules_wait_until_the_object_has_the_form_that_they_are_written_for() {
+    let refusals = refused("/spec/genesys", json!({"region": 1}));
+    assert_eq!(
+        refusals,
+        [
+            "spec.genesys.credentialsSecretRef: Required value",
+            "spec.genesys.region: must be of type string, not integer"
+        ]
+    );
+}
+
+#[test]
+fn metadata_is_judged_as_that_of_any_object() {
+    for (metadata, field) in [
+        (json!({}), "metadata.name"),
+        (json!({"generateName": "a-"}), "metadata.name"),
+        (json!({"name": "Upper"}), "metadata.name"),
+        (json!({"name": "a", "namespace": "a.b"}), "metadata.namespace"),
+        (json!({"name": "a", "labels": {"a b": "c"}}), "metadata.labels"),
+        (json!({"name": "a", "labels": {"a": "c d"}}), "metadata.labels"),
+        (json!({"name": "a", "annotations": {"/x": ""}}), "metadata.annotations"),
+        (json!({"name": "a", "labels": {"a": 1}}), "metadata"),
+    ] {
+        let refusals = refused("/metadata", metadata.clone());
+        assert!(
+            refusals.len() == 1 && refusals[0].starts_with(&format!("{field}:")),
+            "{metadata}: {refusals:?}"
+        );
+    }
+    assert_eq!(refused("/metadata/annotations", json!({"Example.com/A": "b"})), [""; 0]);
+}
+
+#[test]
+fn the_status_of_a_manifest_is_only_looked_at_for_unknown_fields() {
+    assert_eq!(refused("/status", json!({"routing": 1})), [""; 0]);
+    assert_eq!(refused("/status", json!({"reddiness": 1})), ["status.reddiness: unknown field"]);
+}
+
+/// What `check` and `rules::check` enforce, and what has nothing to enforce.
+const KEYWORDS: [&str; 21] = [
+    "additionalProperties",
+    "default",
+    "description",
+    "enum",
+    "format",
+    "items",
+    "maxItems",
+    "maxLength",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "nullable",
+    "properties",
+    "required",
+    "title",
+    "type",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-list-type",
+    "x-kubernetes-validations",
+];
+
+#[test]
+fn the_definition_uses_nothing_that_is_not_enforced_here() {
+    fn walk(schema: &Value, used: &mut BTreeSet<String>) {
+        used.extend(schema.as_object().unwrap().keys().cloned());
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            let keys: Vec<_> = rule.as_object().unwrap().keys().collect();
+            assert!(keys.iter().all(|key| ["message", "rule"].contains(&key.as_str())), "{rule}");
+            let source = rule["rule"].as_str().unwrap();
+            assert!(cel::Program::compile(source).is_ok() && !source.contains("oldSelf"), "{source}");
+        }
+        let inside = [&schema["items"], &schema["additionalProperties"]];
+        let fields = schema["properties"].as_object().into_iter().flat_map(|fields| fields.values());
+        fields.chain(inside).filter(|schema| schema.is_object()).for_each(|schema| walk(schema, used));
+    }
+    let mut spec = schema().unwrap();
+    // Nobody writes a status by hand.
+    spec.properties.as_mut().unwrap().remove("status");
+    let mut used = BTreeSet::new();
+    walk(&serde_json::to_value(spec).unwrap(), &mut used);
+    let unenforced: Vec<_> = used.iter().filter(|keyword| !KEYWORDS.contains(&keyword.as_str())).collect();
+    assert!(unenforced.is_empty(), "{unenforced:?}");
+}
