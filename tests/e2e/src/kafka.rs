@@ -33,6 +33,10 @@ pub struct Kafka {
 /// A record as it lies in its topic.
 #[derive(Clone, Debug)]
 pub struct Record {
+    /// Its partition.
+    pub partition: i32,
+    /// Where it is in the partition.
+    pub offset: i64,
     /// Its key.
     pub key: Option<String>,
     /// Its value's bytes.
@@ -189,6 +193,8 @@ fn record(message: &impl Message) -> Outcome<Record> {
         headers.insert(header.key.to_owned(), text(header.value.unwrap_or_default())?);
     }
     Ok(Record {
+        partition: message.partition(),
+        offset: message.offset(),
         key: message.key().map(text).transpose()?,
         value: message.payload().unwrap_or_default().to_vec(),
         headers,

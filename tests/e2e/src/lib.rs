@@ -5,6 +5,7 @@ pub mod command;
 pub mod helm;
 pub mod kafka;
 pub mod kubectl;
+pub mod plugin;
 pub mod prometheus;
 pub mod promql;
 pub mod route;

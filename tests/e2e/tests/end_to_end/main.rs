@@ -10,6 +10,7 @@ mod main_path;
 mod manifests;
 mod monitoring;
 mod outage;
+mod plugin;
 mod refusals;
 mod removal;
 mod rollout;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let installed = installation::story(&stage, &mut steps).is_ok();
     if installed {
         steps.scenario("main path", |steps| main_path::story(&stage, steps));
+        steps.scenario("plugin", |steps| plugin::story(&stage, steps));
         steps.scenario("refusals", |steps| refusals::story(&stage, steps));
         steps.scenario("healing", |steps| healing::story(&stage, steps));
         steps.scenario("ten relays", |steps| ten_relays::story(&stage, steps));

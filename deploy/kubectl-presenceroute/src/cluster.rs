@@ -1,0 +1,166 @@
+//! The cluster, read as the person who asks.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::api::{Api, ListParams};
+use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::routing::{RoutingError, RoutingTable};
+use presenceroute_operator::build::config_maps::ROUTING_KEY;
+use presenceroute_operator::build::{ADMIN_PORT, RELAY_COMPONENT, ROUTE_LABEL};
+use presenceroute_operator::dereference::SecretSource;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpListener;
+
+use crate::cli::ClusterArguments;
+
+/// One namespace of a cluster.
+pub(crate) struct Cluster {
+    client: Client,
+    pub(crate) namespace: String,
+}
+
+/// Why the cluster did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClusterError {
+    #[error("the kubeconfig cannot be used: {0}")]
+    Kubeconfig(#[from] KubeconfigError),
+    #[error("no way to a cluster: {0}; set KUBECONFIG, or name a file by --kubeconfig")]
+    Infer(#[from] InferConfigError),
+    #[error("no client for the API server: {0}")]
+    Client(kube::Error),
+    #[error("there is no {what} in namespace {namespace:?}; choose another by -n")]
+    Missing { what: String, namespace: String },
+    #[error("{what} cannot be read: {cause}")]
+    Read { what: String, cause: kube::Error },
+    #[error("ConfigMap {0:?} has no routing table yet; see the route's status")]
+    NoTable(String),
+    #[error("the routing table of ConfigMap {name:?} is not valid: {cause}")]
+    Table { name: String, cause: RoutingError },
+    #[error("the API server does not forward to pod {pod:?}: {cause}")]
+    Forward { pod: String, cause: String },
+}
+
+impl Cluster {
+    /// The cluster and the namespace that the arguments, or else the kubeconfig, name.
+    pub(crate) async fn connect(arguments: &ClusterArguments) -> Result<Self, ClusterError> {
+        presenceroute_operator::tls::install_crypto_provider();
+        let options =
+            KubeConfigOptions { context: arguments.context.clone(), ..KubeConfigOptions::default() };
+        let config = match (&arguments.kubeconfig, &arguments.context) {
+            (Some(file), _) => Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &options).await?,
+            (None, Some(_)) => Config::from_kubeconfig(&options).await?,
+            (None, None) => Config::infer().await?,
+        };
+        let namespace = arguments.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config).map_err(ClusterError::Client)?;
+        Ok(Self { client, namespace })
+    }
+
+    /// A route.
+    pub(crate) async fn route(&self, name: &str) -> Result<PresenceRoute, ClusterError> {
+        self.get(&format!("PresenceRoute {name:?}"), name).await
+    }
+
+    /// The names of all routes.
+    pub(crate) async fn route_names(&self) -> Result<Vec<String>, ClusterError> {
+        let api: Api<PresenceRoute> = Api::namespaced(self.client.clone(), &self.namespace);
+        let found = api.list_metadata(&ListParams::default()).await;
+        let found = found.map_err(|cause| ClusterError::Read { what: "PresenceRoutes".into(), cause })?;
+        Ok(found.items.into_iter().filter_map(|route| route.metadata.name).collect())
+    }
+
+    /// The relay pods of a route that are not on their way out, sorted by name.
+    pub(crate) async fn relay_pods(&self, route: &str) -> Result<Vec<Pod>, ClusterError> {
+        let (component, relay) = RELAY_COMPONENT;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let found = api
+            .list(&ListParams::default().labels(&format!("{ROUTE_LABEL}={route},{component}={relay}")))
+            .await
+            .map_err(|cause| ClusterError::Read { what: format!("pods of route {route:?}"), cause })?;
+        let mut pods = found.items;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        pods.sort_by(|one, other| one.metadata.name.cmp(&other.metadata.name));
+        Ok(pods)
+    }
+
+    /// The table that the relays of a route are to serve.
+    pub(crate) async fn routing_table(&self, route: &str) -> Result<RoutingTable, ClusterError> {
+        let name = format!("{route}-routing");
+        let map: ConfigMap = self.get(&format!("ConfigMap {name:?}"), &name).await?;
+        let text = map.data.as_ref().and_then(|data| data.get(ROUTING_KEY));
+        let text = text.ok_or_else(|| ClusterError::NoTable(name.clone()))?;
+        RoutingTable::parse(text).map_err(|cause| ClusterError::Table { name, cause })
+    }
+
+    /// A page of a relay pod's admin port, through the API server, so that it can be had from outside the cluster.
+    pub(crate) async fn admin_page(&self, pod: &str, path: &str) -> Result<String, kube::Error> {
+        let namespace = &self.namespace;
+        let uri = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{ADMIN_PORT}/proxy{path}");
+        let request = http::Request::get(uri).body(Vec::new()).map_err(kube::Error::HttpError)?;
+        self.client.request_text(request).await
+    }
+
+    /// A port of this machine that leads to a port of a pod, through the API server, as long as this program runs.
+    pub(crate) async fn forward(&self, pod: &str, port: u16) -> Result<SocketAddr, ClusterError> {
+        let failed = |cause: &dyn fmt::Display| ClusterError::Forward {
+            pod: pod.to_owned(),
+            cause: cause.to_string(),
+        };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        // Whatever keeps the API server from it is found out before anybody connects.
+        let mut first = Some(api.portforward(pod, &[port]).await.map_err(|error| failed(&error))?);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(&error))?;
+        let address = listener.local_addr().map_err(|error| failed(&error))?;
+        let pod = pod.to_owned();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let forwarder = match first.take() {
+                    Some(forwarder) => Ok(forwarder),
+                    None => api.portforward(&pod, &[port]).await,
+                };
+                // Where there is no far end, the near one is closed, and whoever waits on it is told so.
+                let Some(mut far) = forwarder.ok().and_then(|mut forwarder| forwarder.take_stream(port))
+                else {
+                    continue;
+                };
+                tokio::spawn(async move {
+                    let _ = copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        Ok(address)
+    }
+
+    async fn get<K>(&self, what: &str, name: &str) -> Result<K, ClusterError>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        match api.get_opt(name).await {
+            Ok(Some(object)) => Ok(object),
+            Ok(None) => {
+                Err(ClusterError::Missing { what: what.to_owned(), namespace: self.namespace.clone() })
+            }
+            Err(cause) => Err(ClusterError::Read { what: what.to_owned(), cause }),
+        }
+    }
+}
+
+impl SecretSource for Cluster {
+    async fn secret(&self, name: &str) -> Result<Option<Secret>, kube::Error> {
+        Api::namespaced(self.client.clone(), &self.namespace).get_opt(name).await
+    }
+}
+
+/// Whether a pod's readiness probe succeeds.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

@@ -1,0 +1,132 @@
+//! `routes`: the routes of a table, from the cluster or from a file, or what they make of an event.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap_complete::engine::ArgValueCompleter;
+use presenceroute_crds::event::{Event, EventError};
+use presenceroute_crds::routing::{Router, RoutingError, RoutingTable};
+use presenceroute_operator::admission::admit_route;
+use presenceroute_operator::check::Format;
+use presenceroute_operator::manifest::{Manifest, ManifestError};
+use presenceroute_operator::validate::routing_table;
+
+use crate::cli::CommandError;
+use crate::cluster::{Cluster, ClusterError};
+use crate::completion;
+use crate::explain::{explain, render, render_table};
+use crate::style;
+
+/// Which table, and which event.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RoutesArguments {
+    /// The PresenceRoute whose relays' table is meant, or a file (a name with a dot or a slash): a manifest, or a
+    /// routing table as relays read it. No cluster is needed for a file.
+    #[arg(value_name = "NAME|FILE", add = ArgValueCompleter::new(completion::route_names))]
+    source: String,
+    /// Explain where the event in this file would go; - is standard input.
+    #[arg(long, value_name = "EVENT.json")]
+    explain: Option<PathBuf>,
+    /// How it is written.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Why a table or an event cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RoutesError {
+    #[error("{file} cannot be read: {cause}")]
+    File { file: String, cause: io::Error },
+    #[error("{file}: {cause}")]
+    Manifest { file: String, cause: ManifestError },
+    #[error("{file}: {cause}")]
+    Table { file: String, cause: RoutingError },
+    #[error("{file}: {problems}")]
+    Refused { file: String, problems: String },
+    #[error("{file} has {count} PresenceRoutes; a table is made of exactly one")]
+    Several { file: String, count: usize },
+    #[error("{file} is no event that a relay would accept: {cause}")]
+    Event { file: String, cause: EventError },
+}
+
+/// Lists or explains. A cluster is connected to only when the table is in one.
+pub(crate) async fn run<C>(
+    arguments: &RoutesArguments,
+    connect: impl FnOnce() -> C,
+) -> Result<ExitCode, CommandError>
+where
+    C: Future<Output = Result<Cluster, ClusterError>>,
+{
+    let source = &arguments.source;
+    // The name of a PresenceRoute has neither.
+    let table = if source.contains(['.', '/']) {
+        table_of_file(source, &read(Path::new(source))?)?
+    } else {
+        connect().await?.routing_table(source).await?
+    };
+    let router = Router::new(table);
+    let told = match (&arguments.explain, arguments.output) {
+        (None, Format::Text) => render_table(&router),
+        (None, Format::Json) => serde_json::to_string_pretty(router.table())? + "\n",
+        (Some(file), output) => {
+            let body = read(file)?;
+            let event = Event::parse(body.as_bytes())
+                .map_err(|cause| RoutesError::Event { file: file.display().to_string(), cause })?;
+            let explanation = explain(&router, &event);
+            match output {
+                Format::Text => render(&explanation),
+                Format::Json => serde_json::to_string_pretty(&explanation)? + "\n",
+            }
+        }
+    };
+    style::say(&told);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(file: &Path) -> Result<String, RoutesError> {
+    let text =
+        if file.as_os_str() == "-" { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(file) };
+    text.map_err(|cause| RoutesError::File { file: file.display().to_string(), cause })
+}
+
+/// The table in a file: that of its PresenceRoute, or the file itself.
+fn table_of_file(file: &str, text: &str) -> Result<RoutingTable, RoutesError> {
+    let refused =
+        |problems: Vec<String>| RoutesError::Refused { file: file.to_owned(), problems: problems.join("; ") };
+    let manifest =
+        Manifest::parse(text).map_err(|cause| RoutesError::Manifest { file: file.to_owned(), cause })?;
+    match manifest.routes.as_slice() {
+        [] => RoutingTable::parse(text).map_err(|cause| RoutesError::Table { file: file.to_owned(), cause }),
+        [document] => {
+            let route = admit_route(document.value())
+                .map_err(|refusals| refused(refusals.iter().map(ToString::to_string).collect()))?;
+            routing_table(&route.spec)
+                .map_err(|problems| refused(problems.iter().map(ToString::to_string).collect()))
+        }
+        several => Err(RoutesError::Several { file: file.to_owned(), count: several.len() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_read_from_a_manifest_or_from_a_relays_file() {
+        let manifest = include_str!("../../examples/quickstart.yaml");
+        let table = table_of_file("quickstart.yaml", manifest).unwrap();
+        assert_eq!(table.routes().len(), 3);
+        let again = table_of_file("routing.yaml", &table.to_yaml().unwrap()).unwrap();
+        assert_eq!(again, table);
+        let short = table_of_file("short.yaml", "{presence:state:changed: states}").unwrap();
+        assert_eq!(short.routes().len(), 1);
+    }
+
+    #[test]
+    fn a_manifest_that_the_cluster_would_refuse_is_refused() {
+        let wrong = include_str!("../../examples/quickstart.yaml").replace("topic: gen", "topic: g n");
+        let error = table_of_file("wrong.yaml", &wrong).unwrap_err().to_string();
+        assert!(error.contains("spec.routes[0].topic"), "{error}");
+    }
+}

@@ -1,0 +1,278 @@
+//! `status`: everything that is known of a route, gathered from the API server and from each of its relays.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use presenceroute_crds::presence_route::PresenceRouteSpec;
+use presenceroute_crds::relay_status::RelayStatus;
+use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
+use presenceroute_operator::check::Format;
+use serde::Serialize;
+use tokio::time::{Instant, timeout};
+
+use crate::cli::{CommandError, RouteName};
+use crate::cluster::{Cluster, is_ready};
+use crate::counters::Counters;
+use crate::style::{self, Progress};
+use crate::tree;
+
+/// How long one relay may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to show.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    route: RouteName,
+    /// For how many seconds the rates are measured; 0 shows totals alone.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    rates: f64,
+    /// How it is written.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("not a number of seconds from 0 to 3600".into()),
+    }
+}
+
+/// A route at one moment.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Snapshot {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) generation: Option<i64>,
+    pub(crate) endpoint: String,
+    pub(crate) suspended: bool,
+    pub(crate) deleting: bool,
+    /// What the operator says.
+    pub(crate) status: PresenceRouteStatus,
+    /// What the relays say.
+    pub(crate) pods: Vec<RelayPod>,
+    pub(crate) topics: Vec<Topic>,
+    pub(crate) answers: Vec<Answer>,
+    /// Over how long the rates were measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) measured_seconds: Option<f64>,
+}
+
+/// A relay pod.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RelayPod {
+    pub(crate) name: String,
+    pub(crate) ready: bool,
+    pub(crate) phase: String,
+    pub(crate) restarts: i32,
+    /// What it says of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) report: Option<RelayStatus>,
+    /// Why it says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) problem: Option<String>,
+}
+
+/// A topic that events of this route go to.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    /// Events that it has acknowledged to the relays that run now.
+    pub(crate) published: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) per_second: Option<f64>,
+    pub(crate) missing: bool,
+}
+
+/// How requests were answered.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Answer {
+    pub(crate) code: String,
+    pub(crate) reason: String,
+    /// How often, by the relays that run now.
+    pub(crate) count: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) per_second: Option<f64>,
+}
+
+pub(crate) async fn run(arguments: &StatusArguments, cluster: &Cluster) -> Result<ExitCode, CommandError> {
+    let snapshot = gather(cluster, &arguments.route.name, Duration::from_secs_f64(arguments.rates)).await?;
+    match arguments.output {
+        Format::Text => style::say(&tree::render(&snapshot, Timestamp::now())),
+        Format::Json => style::say(&(serde_json::to_string_pretty(&snapshot)? + "\n")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn gather(cluster: &Cluster, name: &str, measure: Duration) -> Result<Snapshot, CommandError> {
+    let progress = Progress::new();
+    progress.show("asking the API server and the relays");
+    let route = cluster.route(name).await?;
+    let pods = cluster.relay_pods(name).await?;
+    let names: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
+    let began = Instant::now();
+    let (reports, first) = futures::join!(reports(cluster, &names), counters(cluster, &names));
+    if measure.is_zero() {
+        return Ok(snapshot(route, &pods, reports, &sum(first), None));
+    }
+    progress.show(&format!("measuring rates for {} s", measure.as_secs_f64()));
+    tokio::time::sleep(measure).await;
+    let second = counters(cluster, &names).await;
+    let elapsed = began.elapsed().as_secs_f64();
+    let differences = second.iter().zip(&first).map(|(now, then)| now.since(then)).collect();
+    Ok(snapshot(route, &pods, reports, &sum(second), Some((sum(differences), elapsed))))
+}
+
+fn sum(counters: Vec<Counters>) -> Counters {
+    let mut all = Counters::default();
+    counters.into_iter().for_each(|counters| all += counters);
+    all
+}
+
+async fn reports(cluster: &Cluster, pods: &[String]) -> Vec<Result<RelayStatus, String>> {
+    join_all(pods.iter().map(async |pod| {
+        let page = timeout(PATIENCE, cluster.admin_page(pod, "/status")).await;
+        let text =
+            page.map_err(|_| format!("its /status does not answer within {} s", PATIENCE.as_secs()))?;
+        let text = text.map_err(|error| format!("its /status cannot be had: {error}"))?;
+        serde_json::from_str(&text).map_err(|error| format!("its /status cannot be read: {error}"))
+    }))
+    .await
+}
+
+/// The counters of each pod; of one that does not answer, none, as its report tells.
+async fn counters(cluster: &Cluster, pods: &[String]) -> Vec<Counters> {
+    join_all(pods.iter().map(
+        async |pod| match timeout(PATIENCE, cluster.admin_page(pod, "/metrics")).await {
+            Ok(Ok(metrics)) => Counters::parse(&metrics),
+            _ => Counters::default(),
+        },
+    ))
+    .await
+}
+
+fn snapshot(
+    route: PresenceRoute,
+    pods: &[Pod],
+    reports: Vec<Result<RelayStatus, String>>,
+    totals: &Counters,
+    measured: Option<(Counters, f64)>,
+) -> Snapshot {
+    let rate = |counted: Option<&f64>, seconds: f64| counted.copied().unwrap_or_default() / seconds;
+    let missing: BTreeSet<&String> =
+        reports.iter().flatten().flat_map(|report| &report.missing_topics).collect();
+    let topics = topics(&route.spec, totals).into_iter().map(|name| Topic {
+        published: totals.published.get(&name).copied().unwrap_or_default(),
+        per_second: measured.as_ref().map(|(since, seconds)| rate(since.published.get(&name), *seconds)),
+        missing: missing.contains(&name),
+        name,
+    });
+    let topics = topics.collect();
+    let answers = totals.answers.iter().map(|(answer, count)| Answer {
+        code: answer.0.clone(),
+        reason: answer.1.clone(),
+        count: *count,
+        per_second: measured.as_ref().map(|(since, seconds)| rate(since.answers.get(answer), *seconds)),
+    });
+    let answers = answers.collect();
+    Snapshot {
+        namespace: route.namespace().unwrap_or_default(),
+        name: route.name_any(),
+        generation: route.metadata.generation,
+        endpoint: route.spec.endpoint.url,
+        suspended: route.spec.suspend,
+        deleting: route.metadata.deletion_timestamp.is_some(),
+        status: route.status.unwrap_or_default(),
+        pods: pods.iter().zip(reports).map(|(pod, report)| relay_pod(pod, report)).collect(),
+        topics,
+        answers,
+        measured_seconds: measured.map(|(_, seconds)| seconds),
+    }
+}
+
+/// Those that the spec names, in its order, and behind them those that only had events.
+fn topics(spec: &PresenceRouteSpec, totals: &Counters) -> Vec<String> {
+    let named = spec.routes.iter().map(|route| &route.topic).chain(&spec.unmatched.topic);
+    let mut topics = Vec::new();
+    for topic in named.chain(totals.published.keys()) {
+        if !topics.contains(topic) {
+            topics.push(topic.clone());
+        }
+    }
+    topics
+}
+
+fn relay_pod(pod: &Pod, report: Result<RelayStatus, String>) -> RelayPod {
+    let status = pod.status.clone().unwrap_or_default();
+    let (report, problem) = match report {
+        Ok(report) => (Some(report), None),
+        Err(problem) => (None, Some(problem)),
+    };
+    RelayPod {
+        name: pod.name_any(),
+        ready: is_ready(pod),
+        phase: status.phase.unwrap_or_else(|| "Unknown".into()),
+        restarts: status.container_statuses.iter().flatten().map(|container| container.restart_count).sum(),
+        report,
+        problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_has_the_topics_of_the_spec_and_those_that_had_events_with_their_rates() {
+        let route = serde_saphyr::from_str(
+            r#"
+apiVersion: presenceroute.io/v1alpha1
+kind: PresenceRoute
+metadata: {name: one, namespace: presence}
+spec:
+  genesys: {region: mypurecloud.ie, credentialsSecretRef: {name: oauth}}
+  endpoint: {url: "https://presence.example.com/events", signingSecretRef: {name: webhook}}
+  routes: [{eventType: a, topic: z}, {eventType: b, topic: y}, {eventType: c, topic: z}]
+  unmatched: {action: DeadLetter, topic: rest}
+  kafka: {bootstrapServers: ["kafka:9092"]}
+"#,
+        )
+        .unwrap();
+        let counters = |z: f64| Counters {
+            published: [("z".to_owned(), z), ("before".to_owned(), 1.0)].into(),
+            answers: [(("200".to_owned(), "processed".to_owned()), z)].into(),
+        };
+        let report = RelayStatus { missing_topics: vec!["y".into()], ..RelayStatus::default() };
+        let measured = Some((
+            counters(6.0)
+                .since(&Counters { published: [("before".to_owned(), 1.0)].into(), ..Counters::default() }),
+            2.0,
+        ));
+        let snapshot = snapshot(route, &[Pod::default()], vec![Ok(report)], &counters(10.0), measured);
+        let shown: Vec<_> = snapshot
+            .topics
+            .iter()
+            .map(|topic| (topic.name.as_str(), topic.published, topic.per_second.unwrap(), topic.missing))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("z", 10.0, 3.0, false),
+                ("y", 0.0, 0.0, true),
+                ("rest", 0.0, 0.0, false),
+                ("before", 1.0, 0.0, false)
+            ]
+        );
+        assert_eq!((snapshot.answers[0].count, snapshot.answers[0].per_second), (10.0, Some(3.0)));
+    }
+}
