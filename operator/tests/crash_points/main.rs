@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! cargo test -p presenceroute-operator --test crash_points              # one step of each kind, in two minutes
-//! cargo test -p presenceroute-operator --test crash_points -- --all     # every step, in ten
+//! cargo test -p presenceroute-operator --test crash_points -- --all     # every step, in a quarter of an hour
 //! cargo test -p presenceroute-operator --test crash_points -- --all create delete
 //! ```
 
