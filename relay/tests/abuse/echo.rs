@@ -16,7 +16,7 @@ async fn nothing_that_a_sender_controls_is_echoed_as_it_is() {
     let spaced = json("needle <script> é \u{202e} \" \\");
     let raw_path = "/needle\u{80}<script>\"'\\{}|^`";
     let bodies = [
-        format!("{nasty}"),
+        nasty.to_string(),
         format!("[{nasty}]"),
         format!("{{{nasty}:1}}"),
         format!("{{{nasty}}}"),
