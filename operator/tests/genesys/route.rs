@@ -76,6 +76,7 @@ spec:
             genesys_ca: None,
             signing_secret: Ok(SecretString::from(self.signing_secret.as_str())),
             mounted: Vec::new(),
+            certificates: Vec::new(),
         };
         validate(&self.object, references).unwrap_or_else(|problems| panic!("{problems:?}"))
     }
