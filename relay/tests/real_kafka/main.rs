@@ -13,6 +13,7 @@
     clippy::panic,
     reason = "a test that cannot go on has failed"
 )]
+#![allow(clippy::print_stdout, reason = "what was measured is for people")]
 
 mod cluster;
 mod credentials;
