@@ -181,7 +181,7 @@ impl Feed {
             }
             Event::InitApply(object) => {
                 self.seen.insert(key_of(self.kind, &object));
-                known.insert(self.kind, object)
+                known.list(self.kind, object)
             }
             Event::InitDone => {
                 let gone = known.retain(self.kind, &std::mem::take(&mut self.seen));
@@ -196,13 +196,29 @@ impl Feed {
 }
 
 impl Known {
-    fn insert(&mut self, kind: usize, mut object: DynamicObject) -> Vec<RouteKey> {
+    /// Takes what a watch or an answer brought, unless something newer is known.
+    fn insert(&mut self, kind: usize, object: DynamicObject) -> Vec<RouteKey> {
+        let known = self.children.get(&key_of(kind, &object));
+        if known.is_some_and(|known| known.is_as_new_as(version(&object))) {
+            return Vec::new();
+        }
+        self.replace(kind, object)
+    }
+
+    /// Takes what a listing brought, also when something newer is known: a cluster that was restored from a backup
+    /// counts its versions from an earlier one.
+    fn list(&mut self, kind: usize, object: DynamicObject) -> Vec<RouteKey> {
+        let known = self.children.get(&key_of(kind, &object));
+        if known.is_some_and(|known| known.version.is_some() && known.version == version(&object)) {
+            return Vec::new();
+        }
+        self.replace(kind, object)
+    }
+
+    fn replace(&mut self, kind: usize, mut object: DynamicObject) -> Vec<RouteKey> {
         let Some(route) = route_of(&object) else { return Vec::new() };
         let key = key_of(kind, &object);
         let version = version(&object);
-        if self.children.get(&key).is_some_and(|known| known.is_as_new_as(version)) {
-            return Vec::new();
-        }
         object.managed_fields_mut().clear();
         let child = Child {
             uid: object.uid(),
@@ -354,6 +370,17 @@ mod tests {
         let woken: Vec<_> = listing.into_iter().flat_map(|event| feed.take(event)).collect();
         assert_eq!(woken, [route("changed"), route("gone")]);
         assert!(children.get("ConfigMap", "presence", "c").is_none());
+    }
+
+    #[test]
+    fn a_listing_is_believed_also_when_versions_are_counted_from_an_earlier_one() {
+        let (children, mut feed) = watched();
+        feed.take(Event::Apply(config_map("a", "1", 50, "one")));
+        feed.take(Event::Init);
+        assert_eq!(feed.take(Event::InitApply(config_map("a", "1", 5, "one"))), [route("one")]);
+        feed.take(Event::InitDone);
+        assert_eq!(data_version(&children, "a").as_deref(), Some("5"));
+        assert_eq!(feed.take(Event::Apply(config_map("a", "1", 6, "one"))), [route("one")]);
     }
 
     #[test]

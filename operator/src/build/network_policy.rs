@@ -8,14 +8,14 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-
 use url::Url;
 
 use super::{ADMIN_PORT, EVENTS_PORT, metadata, relay_name, selector};
 use crate::validate::Model;
 
 /// Builds it: events from the given peers, the admin port from the operator and the given scrapers, out to DNS and
-/// to the ports of the brokers, of their token endpoint and of the collector. They are named by host, which a NetworkPolicy cannot select, hence by port alone.
+/// to the ports of the brokers, of their token endpoint and of the collector. They are named by host, which a
+/// NetworkPolicy cannot select, hence by port alone, each once.
 pub fn build(model: &Model) -> Option<NetworkPolicy> {
     let wanted = model.relay.network_policy.as_ref()?;
     let operator = NetworkPolicyPeer {

@@ -356,7 +356,7 @@ async fn a_collector_is_named_to_the_pods_by_opentelemetrys_own_variables() {
         assert!(env.as_array().unwrap().contains(&json!({"name": name, "value": value})), "{env}");
     }
     let ports = find(&objects, "NetworkPolicy").pointer("/spec/egress/1/ports").unwrap();
-    assert_eq!(ports[1]["port"], 4318);
+    assert_eq!(ports, &json!([{"protocol": "TCP", "port": 4318}, {"protocol": "TCP", "port": 9092}]));
 }
 
 #[tokio::test]
@@ -375,7 +375,7 @@ async fn oauthbearer_takes_its_tokens_from_the_endpoint_and_trusts_its_ca() {
         volumes.as_array().unwrap().iter().filter_map(|v| v["secret"]["secretName"].as_str()).collect();
     assert_eq!(secrets, ["contact-centre-signing", "kafka-user", "cluster-ca"]);
     let ports = find(&objects, "NetworkPolicy").pointer("/spec/egress/1/ports").unwrap();
-    assert_eq!(ports, &json!([{"protocol": "TCP", "port": 9093}, {"protocol": "TCP", "port": 443}]));
+    assert_eq!(ports, &json!([{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 9093}]));
 }
 
 #[tokio::test]
