@@ -122,10 +122,12 @@ async fn read(path: &Path) -> Result<String, String> {
 
 /// A word that is no level would be taken for the name of a module, and the log would fall silent.
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
-    let is_legal =
-        |directive: &&str| directive.contains(['=', '[']) || directive.parse::<LevelFilter>().is_ok();
+    // Nothing at all would be read as the level error.
+    let is_legal = |directive: &&str| {
+        directive.contains(['=', '[']) || (!directive.is_empty() && directive.parse::<LevelFilter>().is_ok())
+    };
     let directives: Vec<&str> = level.split(',').map(str::trim).collect();
-    if level.is_empty() || !directives.iter().all(is_legal) {
+    if !directives.iter().all(is_legal) {
         return Err(LogError::Level(level.to_owned()));
     }
     EnvFilter::try_new(directives.join(","))
