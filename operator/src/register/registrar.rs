@@ -226,7 +226,9 @@ impl Registrar {
         };
         let now = Instant::now();
         let secret_is_there = known.secret_registered && !known.secret_drifted;
-        let verified = match self.last_look(&model.uid, &attempt, secret_is_there, now) {
+        // What was said of a route that has been unwell meanwhile must be said anew.
+        let stands = known.in_order && secret_is_there;
+        let verified = match self.last_look(&model.uid, &attempt, secret_is_there, stands, now) {
             Look::Enough(verified) => {
                 return Outcome::Registered {
                     registration: verified.registration,
@@ -239,7 +241,7 @@ impl Registrar {
             Look::TooSoon(failure) => return Outcome::Failed(failure),
             Look::Later(wait) => return Outcome::Postponed(wait),
             // All routes at once would use up the calls of a minute, and keep those waiting that have changed.
-            Look::First if known.in_order && secret_is_there => {
+            Look::First if stands => {
                 return self.postpone(&model.uid, attempt, somewhere_in(VERIFY_EVERY));
             }
             Look::First => None,
@@ -282,7 +284,7 @@ impl Registrar {
                 cause: LimitedBy::Budget(_) | LimitedBy::Earlier,
                 retry_after: Some(wait),
                 ..
-            }) if known.in_order && secret_is_there => self.postpone(&model.uid, attempt, wait),
+            }) if stands => self.postpone(&model.uid, attempt, wait),
             Err(error) => Outcome::Failed(self.failed(&model.uid, attempt, failure_of(&error))),
         }
     }
@@ -411,7 +413,14 @@ impl Registrar {
         self.genesys.account(access).map_err(|error| failure_of(&error))
     }
 
-    fn last_look(&self, uid: &str, attempt: &Attempt, secret_is_there: bool, now: Instant) -> Look {
+    fn last_look(
+        &self,
+        uid: &str,
+        attempt: &Attempt,
+        secret_is_there: bool,
+        stands: bool,
+        now: Instant,
+    ) -> Look {
         let memory = self.lock();
         let Some(memory) = memory.get(uid) else { return Look::First };
         if let Some((attempted, failed)) = &memory.failed
@@ -427,7 +436,7 @@ impl Registrar {
             _ => {}
         }
         match (&memory.postponed, &memory.verified, &memory.failed) {
-            (Some((postponed, until)), _, _) if postponed == attempt && secret_is_there && now < *until => {
+            (Some((postponed, until)), _, _) if postponed == attempt && stands && now < *until => {
                 Look::Later(*until - now)
             }
             (None, None, None) => Look::First,

@@ -117,6 +117,17 @@ async fn an_operator_that_starts_anew_looks_at_what_was_in_order_within_five_min
 }
 
 #[tokio::test]
+async fn a_route_that_was_unwell_since_the_operator_started_is_looked_at_when_it_is_well_again() {
+    let organisation = open_organisation().await;
+    let mut route = Route::new(&organisation, "one");
+    route.look(&registrar(&organisation)).await.unwrap();
+    let restarted = registrar(&organisation);
+    assert!(matches!(route.look_in_order(&restarted).await, Outcome::Postponed(_)));
+    // Its signing Secret went and came back: the condition says that it waits, until somebody looks.
+    assert_eq!(route.look(&restarted).await.unwrap().change, None);
+}
+
+#[tokio::test]
 async fn a_look_for_which_no_call_is_left_says_nothing_against_a_route_that_was_in_order() {
     let limits = Limits { calls_per_minute: 6, ..Limits::default() };
     let organisation =
