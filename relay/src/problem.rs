@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
@@ -182,6 +182,10 @@ impl Problem {
         }
         if self.kind.asks_for_retry() {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        if self.kind == Kind::KafkaUnavailable {
+            // A sender that keeps its connection keeps to this relay, ready or not; another one may reach Kafka.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

@@ -112,7 +112,10 @@ pub async fn serve<H, F>(
                 async move {
                     let mut response = answer.await;
                     drop(open);
-                    if version <= Version::HTTP_11 && drain.is_cancelled() {
+                    if version > Version::HTTP_11 {
+                        // HTTP/2 has no such field (RFC 9113, section 8.2.2).
+                        response.headers_mut().remove(CONNECTION);
+                    } else if drain.is_cancelled() {
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
                     Ok::<_, Infallible>(response)

@@ -231,6 +231,7 @@ async fn a_broker_that_does_not_answer_is_503_at_the_deadline_with_retry_after()
     let answer = post(&relay, &event("1")).await;
     assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-unavailable"));
     assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(answer.headers["connection"], "close", "another relay may reach Kafka");
     assert!(answer.detail().contains("gen-presence-state"), "{}", answer.detail());
     assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
 }
