@@ -29,7 +29,8 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         let run = stage.simulator.deliver(&name, json!({"ratePerSecond": 30}))?;
         run.flows(30)?;
         let mut values = stage.values();
-        values.push("operator.logLevel=debug".into());
+        // What the pods are made from must be new: an edited log level restarts nothing.
+        values.push("operator.podAnnotations.upgraded=yes".into());
         RELEASE.upgrade(&values, &[])?;
         until("the old operators are gone", seconds(60), || {
             let now = operators()?;
