@@ -12,6 +12,7 @@ mod native;
 mod oauth;
 mod producer;
 mod record;
+mod remembered;
 mod statistics;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -212,7 +213,7 @@ impl Publisher {
         let fingerprint = self.ledger.fingerprint(&record.event.id, record.body, topic);
         loop {
             let producer = Arc::clone(&self.producer.borrow());
-            let (outcome, is_first) = match self.ledger.begin(fingerprint, record.body.len()) {
+            let (outcome, gathering, is_first) = match self.ledger.begin(fingerprint, record.body.len()) {
                 Begun::Acknowledged => {
                     self.repeated(Repeat::Remembered);
                     return Ok(None);
@@ -220,14 +221,15 @@ impl Publisher {
                 Begun::Full => return Err(Failure::Overloaded),
                 Begun::Joined(outcome) => {
                     self.repeated(Repeat::Joined);
-                    (outcome, false)
+                    (outcome, None, false)
                 }
-                Begun::First(delivery, outcome) => {
-                    producer.send(record, target, delivery);
-                    (outcome, true)
-                }
+                Begun::First(delivery, outcome) => (outcome, producer.send(record, target, delivery), true),
             };
-            match outcome.await.unwrap_or(Err(Failure::Abandoned)) {
+            let outcome = match gathering {
+                None => outcome.await,
+                Some(gathering) => gathering.until(outcome).await,
+            };
+            match outcome.unwrap_or(Err(Failure::Abandoned)) {
                 Ok(position) => return Ok(Some(position)),
                 Err(Failure::ProducerLost) if is_first => self.producer_after(producer.generation).await,
                 // Another producer than this one may have had it.
@@ -638,5 +640,28 @@ mod tests {
         let burst = ids.iter().map(|id| publish(&publisher, &router, id));
         assert!(futures::future::join_all(burst).await.into_iter().all(|outcome| outcome.is_ok()));
         assert_eq!(publisher.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_event_whose_sender_leaves_while_it_waits_for_others_is_sent_all_the_same() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        let (publisher, router) = publisher(kafka.bootstrap_servers());
+        publish(&publisher, &router, "before").await.unwrap();
+        let first = publish(&publisher, &router, "first");
+        let mut second = Box::pin(publish(&publisher, &router, "second"));
+        // Within a moment of each other, so that the second waits.
+        let first =
+            async { futures::join!(first, async { assert!(futures::poll!(&mut second).is_pending()) }) };
+        first.await.0.unwrap();
+        drop(second);
+        while publisher.in_flight() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let published = publisher.metrics.encode().unwrap();
+        assert!(
+            published.contains(r#"presenceroute_relay_events_published_total{topic="topic"} 3"#),
+            "{published}"
+        );
     }
 }

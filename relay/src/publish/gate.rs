@@ -1,15 +1,16 @@
-//! When a record is handed to the library: at once while nothing is on its way to Kafka, and together with others
-//! while something is.
+//! When a record is handed to the library: at once while there are few, and together with others while there are
+//! many.
 //!
-//! A fixed wait for a batch buys either latency or cost. This buys both: with few events none waits, and with many
-//! each hand-over, each request and each answer is shared by those that came while the one before was on its way.
+//! A fixed wait for a batch buys either latency or cost. This buys both: hand-overs keep a distance, and a record that
+//! comes later than that after the last one does not wait. So with few events none waits, and with many each hand-over,
+//! each request to Kafka and each answer is shared. The next record to come opens the gate for those before it, which
+//! takes no thread and no timer; only where none comes does a timer, and it is that of a sender that waits anyway.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 
 use super::failure::Failure;
 use super::ledger::Delivery;
@@ -17,23 +18,27 @@ use super::native::{self, Headers, Topic};
 use super::producer::{Reports, Sent};
 use crate::metrics::seconds;
 
-/// The longest that a record waits for others, so that a slow partition does not hold up the rest.
-const LONGEST: Duration = Duration::from_millis(2);
+/// How far apart hand-overs are, at least.
+const APART: Duration = Duration::from_millis(1);
+
+/// The same after one of [`MANY`] records or more: then the relay is near what it can do, and a wait costs less than
+/// the work it saves.
+const FAR_APART: Duration = Duration::from_millis(4);
+
+/// As many as come within [`APART`] at 24,000 a second. Once there are, [`FAR_APART`] holds down to a quarter of that.
+const MANY: usize = 24;
 
 /// Decides when records are handed over.
 pub(super) struct Gate {
     reports: Arc<Reports>,
-    /// Rung when there is something to do: a report, or the first record that waits.
-    pub(super) bell: Arc<Notify>,
-    /// How many records the library has.
-    on_their_way: AtomicUsize,
     waiting: Mutex<Waiting>,
 }
 
 #[derive(Default)]
 struct Waiting {
     records: Vec<Message>,
-    since: Option<Instant>,
+    /// When the gate may open again.
+    opens_at: Option<Instant>,
 }
 
 /// A record that is ready to be handed over.
@@ -47,58 +52,51 @@ pub(super) struct Message {
     pub(super) since: Instant,
 }
 
+/// A record that waits for the gate to open. Dropped, it opens the gate: a record is sent also when its sender has
+/// gone.
+pub(super) struct Gathering {
+    gate: Arc<Gate>,
+    opens_at: Instant,
+    is_over: bool,
+}
+
 impl Gate {
     /// An open gate. What the library does not even take is told to `reports`.
     pub(super) fn new(reports: Arc<Reports>) -> Self {
-        Self {
-            reports,
-            bell: Arc::default(),
-            on_their_way: AtomicUsize::default(),
-            waiting: Mutex::default(),
-        }
+        Self { reports, waiting: Mutex::default() }
     }
 
-    /// Hands a record over, now or soon.
-    pub(super) fn send(&self, message: Message) {
-        let mut waiting = self.waiting();
-        if waiting.records.is_empty() && self.on_their_way.load(Ordering::Acquire) == 0 {
-            drop(waiting);
-            return self.hand_over(message);
-        }
-        waiting.records.push(message);
-        if waiting.since.is_none() {
-            waiting.since = Some(Instant::now());
-            drop(waiting);
-            self.bell.notify_one();
-        }
+    /// Hands a record over, now or soon: where it waits, whoever called sees to its [`Gathering`].
+    pub(super) fn send(self: &Arc<Self>, message: Message) -> Option<Gathering> {
+        let now = message.since;
+        let records = {
+            let mut waiting = self.waiting();
+            if let Some(opens_at) = waiting.opens_at.filter(|at| now < *at) {
+                waiting.records.push(message);
+                return Some(Gathering { gate: Arc::clone(self), opens_at, is_over: false });
+            }
+            waiting.take(now)
+        };
+        records.into_iter().chain([message]).for_each(|message| self.hand_over(message));
+        None
     }
 
-    /// One record has its report.
-    pub(super) fn reported(&self) {
-        self.on_their_way.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// When what waits is handed over at the latest.
-    pub(super) fn opens_at(&self) -> Option<Instant> {
-        self.waiting().since.map(|since| since + LONGEST)
-    }
-
-    /// Hands over what waits, if nothing is on its way any more or it has waited long enough.
+    /// Hands over what waits, if it may be.
     pub(super) fn open_if_due(&self) {
-        let is_due = self.on_their_way.load(Ordering::Acquire) == 0
-            || self.opens_at().is_some_and(|at| at <= Instant::now());
-        if is_due {
-            self.open();
-        }
+        let now = Instant::now();
+        let records = {
+            let mut waiting = self.waiting();
+            if waiting.records.is_empty() || waiting.opens_at.is_some_and(|at| now < at) {
+                return;
+            }
+            waiting.take(now)
+        };
+        records.into_iter().for_each(|message| self.hand_over(message));
     }
 
     /// Hands over what waits.
     pub(super) fn open(&self) {
-        let records = {
-            let mut waiting = self.waiting();
-            waiting.since = None;
-            std::mem::take(&mut waiting.records)
-        };
+        let records = self.waiting().take(Instant::now());
         records.into_iter().for_each(|message| self.hand_over(message));
     }
 
@@ -106,10 +104,8 @@ impl Gate {
         let Message { topic, key, body, headers, delivery, since } = message;
         let now = Instant::now();
         self.reports.metrics.stages.queue.observe(seconds(now.duration_since(since)));
-        self.on_their_way.fetch_add(1, Ordering::AcqRel);
         let sent = Box::new(Sent { delivery, topic: Arc::clone(&topic), body, since: now });
         if let Err((code, sent)) = native::produce(&topic, &key, headers, sent) {
-            self.reported();
             self.reports.count_failure(topic.name(), code);
             sent.delivery.finish(Err(Failure::from_code(code)));
         }
@@ -118,5 +114,37 @@ impl Gate {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         // Nothing inside panics half-way, so what another thread left behind is whole.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn take(&mut self, now: Instant) -> Vec<Message> {
+        let apart = if self.records.len() < MANY { APART } else { FAR_APART };
+        self.opens_at = Some(now + apart);
+        std::mem::take(&mut self.records)
+    }
+}
+
+impl Gathering {
+    /// Waits for `outcome`, and opens the gate when nobody else does.
+    pub(super) async fn until<T>(mut self, outcome: impl Future<Output = T>) -> T {
+        let mut outcome = pin!(outcome);
+        let came = tokio::time::timeout_at(self.opens_at.into(), &mut outcome).await;
+        self.is_over = true;
+        match came {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.gate.open_if_due();
+                outcome.await
+            }
+        }
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.gate.open();
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! event byte for byte, and two different events that carry the same id are both published, because none may be
 //! lost. With several topics, only those that have not acknowledged an event are tried again.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::failure::Failure;
 use super::record::Position;
+use super::remembered::Remembered;
 use crate::metrics::Metrics;
 
 /// What became of a delivery.
@@ -21,7 +22,14 @@ pub(super) type Outcome = Result<Position, Failure>;
 
 /// What identifies a delivery: hashes with keys of this process, one of the bytes, one of the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Fingerprint(u64, u64);
+pub(super) struct Fingerprint(pub(super) u64, pub(super) u64);
+
+impl Fingerprint {
+    /// One number of both, for a table of fingerprints: they are hashes already.
+    pub(super) fn hash(self) -> u64 {
+        self.0 ^ self.1
+    }
+}
 
 /// The deliveries of one relay, bounded in number, bytes and age.
 pub(super) struct Ledger {
@@ -40,14 +48,11 @@ pub(super) struct Bounds {
     pub(super) remembered_for: Duration,
 }
 
-#[derive(Default)]
 struct Entries {
     /// Who else waits for a delivery in flight.
     in_flight: HashMap<Fingerprint, Vec<oneshot::Sender<Outcome>>, foldhash::fast::RandomState>,
     in_flight_bytes: usize,
-    acknowledged: HashSet<Fingerprint, foldhash::fast::RandomState>,
-    /// The acknowledged, oldest first.
-    ages: VecDeque<(Fingerprint, Instant)>,
+    acknowledged: Remembered,
 }
 
 /// How a delivery begins.
@@ -72,12 +77,12 @@ pub(super) struct Delivery {
 
 impl Ledger {
     pub(super) fn new(bounds: Bounds, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self {
-            bounds,
-            hasher: RandomState::default(),
-            metrics,
-            entries: Mutex::new(Entries::default()),
-        })
+        let entries = Entries {
+            in_flight: HashMap::default(),
+            in_flight_bytes: 0,
+            acknowledged: Remembered::new(bounds.remembered, bounds.remembered_for),
+        };
+        Arc::new(Self { bounds, hasher: RandomState::default(), metrics, entries: Mutex::new(entries) })
     }
 
     pub(super) fn fingerprint(&self, id: &str, body: &[u8], topic: &str) -> Fingerprint {
@@ -94,8 +99,8 @@ impl Ledger {
             others.push(waiting);
             return Begun::Joined(outcome);
         }
-        entries.forget(begun, &self.bounds);
-        if entries.acknowledged.contains(&fingerprint) {
+        entries.acknowledged.forget(begun);
+        if entries.acknowledged.contains(fingerprint) {
             return Begun::Acknowledged;
         }
         if entries.in_flight.len() >= self.bounds.in_flight
@@ -126,11 +131,8 @@ impl Ledger {
         let mut entries = self.entries();
         entries.in_flight_bytes = entries.in_flight_bytes.saturating_sub(bytes);
         let others = entries.in_flight.remove(&fingerprint).unwrap_or_default();
-        if outcome.is_ok() && self.bounds.remembered > 0 {
-            let now = Instant::now();
-            entries.acknowledged.insert(fingerprint);
-            entries.ages.push_back((fingerprint, now));
-            entries.forget(now, &self.bounds);
+        if outcome.is_ok() {
+            entries.acknowledged.insert(fingerprint, Instant::now());
         }
         drop(entries);
         self.metrics.in_flight.dec();
@@ -140,19 +142,6 @@ impl Ledger {
     fn entries(&self) -> MutexGuard<'_, Entries> {
         // Nothing inside panics half-way, so what another thread left behind is whole.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Entries {
-    /// Forgets what is too old or too much.
-    fn forget(&mut self, now: Instant, bounds: &Bounds) {
-        while let Some((fingerprint, since)) = self.ages.front() {
-            if self.ages.len() <= bounds.remembered && now.duration_since(*since) < bounds.remembered_for {
-                break;
-            }
-            self.acknowledged.remove(fingerprint);
-            self.ages.pop_front();
-        }
     }
 }
 

@@ -177,13 +177,14 @@ unsafe impl Send for Wakeups {}
 unsafe impl Sync for Wakeups {}
 
 impl Wakeups {
-    pub(super) fn new(client: &Client, bell: Arc<Notify>) -> Option<Self> {
+    pub(super) fn new(client: &Client) -> Option<Self> {
         unsafe extern "C" fn ring(_: *mut c::rd_kafka_t, bell: *mut c_void) {
             // SAFETY: `bell` is the `Notify` that `Wakeups` holds until after it has ended the callbacks.
             unsafe { &*bell.cast::<Notify>() }.notify_one();
         }
         // SAFETY: the client is alive; the reference that this takes is released in `drop`.
         let queue = NonNull::new(unsafe { c::rd_kafka_queue_get_main(client.client().native_ptr()) })?;
+        let bell = Arc::new(Notify::new());
         let opaque = Arc::as_ptr(&bell).cast_mut().cast::<c_void>();
         // SAFETY: `ring` is safe to call from any thread, and what `opaque` points to outlives the callbacks.
         unsafe { c::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(ring), opaque) }

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::credentials::Credentials;
 use super::failure::{Account, Failure};
-use super::gate::{Gate, Message};
+use super::gate::{Gate, Gathering, Message};
 use super::ledger::Delivery;
 use super::native::{self, Topic, TopicState, Wakeups};
 use super::oauth;
@@ -94,7 +94,6 @@ impl Reports {
 /// What a producer's callbacks are served with.
 pub(super) struct Context {
     reports: Arc<Reports>,
-    gate: Arc<Gate>,
     generation: u64,
     /// Whether the next call of [`ClientContext::error`] repeats the one before.
     repeats_error: AtomicBool,
@@ -169,7 +168,6 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Box<Sent>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, sent: Box<Sent>) {
-        self.gate.reported();
         let metrics = &self.reports.metrics;
         let Sent { delivery, topic, since, .. } = *sent;
         match result {
@@ -227,13 +225,12 @@ impl Producer {
         let gate = Arc::new(Gate::new(Arc::clone(&reports)));
         let context = Context {
             reports: Arc::clone(&reports),
-            gate: Arc::clone(&gate),
             generation,
             repeats_error: AtomicBool::new(false),
             no_token: Mutex::new(None),
         };
         let client: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
-        let wakeups = Wakeups::new(&client, Arc::clone(&gate.bell))
+        let wakeups = Wakeups::new(&client)
             .ok_or_else(|| KafkaError::ClientCreation("it has no event queue".into()))?;
         let serving = tokio::spawn(serve(wakeups, Arc::clone(&gate), Arc::clone(&reports)));
         let supplying =
@@ -251,13 +248,21 @@ impl Producer {
         })
     }
 
-    /// Hands one record over. What becomes of it is reported to `delivery`, also when that is at once.
-    pub(super) fn send(&self, record: &Record<'_>, target: &Target<'_>, delivery: Delivery) {
+    /// Hands one record over, or has it wait for others. What becomes of it is reported to `delivery`, also when that
+    /// is at once.
+    pub(super) fn send(
+        &self,
+        record: &Record<'_>,
+        target: &Target<'_>,
+        delivery: Delivery,
+    ) -> Option<Gathering> {
         if !self.can_send() {
-            return delivery.finish(Err(self.reports.failure(RDKafkaErrorCode::Fatal)));
+            delivery.finish(Err(self.reports.failure(RDKafkaErrorCode::Fatal)));
+            return None;
         }
         let (Some(topic), Some(headers)) = (self.topic(target.topic.as_str()), record.headers()) else {
-            return delivery.finish(Err(Failure::from_code(RDKafkaErrorCode::CriticalSystemResource)));
+            delivery.finish(Err(Failure::from_code(RDKafkaErrorCode::CriticalSystemResource)));
+            return None;
         };
         self.gate.send(Message {
             topic,
@@ -266,7 +271,7 @@ impl Producer {
             headers,
             delivery,
             since: Instant::now(),
-        });
+        })
     }
 
     fn topic(&self, name: &str) -> Option<Arc<Topic>> {
@@ -342,12 +347,7 @@ impl Drop for Producer {
 async fn serve(wakeups: Wakeups, gate: Arc<Gate>, reports: Arc<Reports>) {
     let mut has_failed = false;
     loop {
-        match gate.opens_at() {
-            None => wakeups.next().await,
-            Some(at) => {
-                let _ = tokio::time::timeout_at(at.into(), wakeups.next()).await;
-            }
-        }
+        wakeups.next().await;
         wakeups.serve();
         if !has_failed && let Some(code) = wakeups.failed() {
             has_failed = true;

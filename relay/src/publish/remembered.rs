@@ -1,0 +1,135 @@
+//! What was acknowledged lately, in little memory: most of what a relay holds is this.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashTable;
+
+use super::ledger::Fingerprint;
+
+/// Fingerprints, bounded in number and age, oldest first.
+///
+/// Each is kept once, in a ring; the table that finds it holds its number, and its age is counted in whole seconds.
+pub(super) struct Remembered {
+    most: usize,
+    longest: Duration,
+    began: Instant,
+    ring: VecDeque<Fingerprint>,
+    /// When each of the ring came, in seconds after the beginning.
+    came: VecDeque<u32>,
+    /// The numbers of what is in the ring.
+    places: HashTable<u32>,
+    /// The number of the oldest; they wrap around.
+    oldest: u32,
+}
+
+impl Remembered {
+    /// At most `most`, each for as long as `longest` and a second.
+    pub(super) fn new(most: usize, longest: Duration) -> Self {
+        Self {
+            // A ring never has all numbers.
+            most: most.min(1 << 31),
+            longest,
+            began: Instant::now(),
+            ring: VecDeque::new(),
+            came: VecDeque::new(),
+            places: HashTable::new(),
+            oldest: 0,
+        }
+    }
+
+    pub(super) fn contains(&self, fingerprint: Fingerprint) -> bool {
+        self.places.find(fingerprint.hash(), |number| self.at(*number) == Some(fingerprint)).is_some()
+    }
+
+    /// Remembers one that it does not contain.
+    pub(super) fn insert(&mut self, fingerprint: Fingerprint, now: Instant) {
+        if self.most == 0 {
+            return;
+        }
+        if self.ring.len() == self.most {
+            self.forget_oldest();
+        }
+        let Ok(position) = u32::try_from(self.ring.len()) else { return };
+        let number = self.oldest.wrapping_add(position);
+        self.ring.push_back(fingerprint);
+        self.came.push_back(self.second(now));
+        let (ring, oldest) = (&self.ring, self.oldest);
+        self.places.insert_unique(fingerprint.hash(), number, |number| {
+            ring.get(number.wrapping_sub(oldest) as usize).map_or(0, |known| known.hash())
+        });
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn forget(&mut self, now: Instant) {
+        let now = self.second(now);
+        while let Some(came) = self.came.front()
+            && Duration::from_secs(u64::from(now.saturating_sub(*came))) >= self.longest
+        {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        self.came.pop_front();
+        let Some(fingerprint) = self.ring.pop_front() else { return };
+        let oldest = self.oldest;
+        if let Ok(entry) = self.places.find_entry(fingerprint.hash(), |number| *number == oldest) {
+            entry.remove();
+        }
+        self.oldest = oldest.wrapping_add(1);
+    }
+
+    fn at(&self, number: u32) -> Option<Fingerprint> {
+        self.ring.get(number.wrapping_sub(self.oldest) as usize).copied()
+    }
+
+    fn second(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.began).as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fingerprint(number: u64) -> Fingerprint {
+        // Two of them have the same hash.
+        Fingerprint(number, number ^ (number / 2))
+    }
+
+    #[test]
+    fn the_oldest_make_room_also_when_the_numbers_wrap_around() {
+        let mut remembered = Remembered::new(100, Duration::from_secs(60));
+        remembered.oldest = u32::MAX - 150;
+        let now = Instant::now();
+        for number in 0..1000 {
+            assert!(!remembered.contains(fingerprint(number)));
+            remembered.insert(fingerprint(number), now);
+            let oldest = (number + 1).saturating_sub(100);
+            assert!((oldest..=number).all(|known| remembered.contains(fingerprint(known))));
+            assert!(oldest == 0 || !remembered.contains(fingerprint(oldest - 1)));
+        }
+        assert_eq!((remembered.places.len(), remembered.ring.len(), remembered.came.len()), (100, 100, 100));
+    }
+
+    #[test]
+    fn what_is_too_old_is_forgotten_and_the_rest_is_found() {
+        let mut remembered = Remembered::new(100, Duration::from_secs(60));
+        let began = Instant::now();
+        for second in 0..90 {
+            let now = began + Duration::from_secs(second);
+            remembered.forget(now);
+            remembered.insert(fingerprint(second), now);
+        }
+        assert!((0..30).all(|old| !remembered.contains(fingerprint(old))));
+        assert!((30..90).all(|young| remembered.contains(fingerprint(young))));
+    }
+
+    #[test]
+    fn nothing_is_remembered_where_nothing_may_be() {
+        let mut remembered = Remembered::new(0, Duration::from_secs(60));
+        remembered.insert(fingerprint(1), Instant::now());
+        assert!(!remembered.contains(fingerprint(1)));
+    }
+}
