@@ -111,7 +111,7 @@ pub async fn serve<H, F>(
                 let drain = drain.clone();
                 async move {
                     let mut response = answer.await;
-                    drop(open);
+                    open.end(response.status());
                     if version > Version::HTTP_11 {
                         // HTTP/2 has no such field (RFC 9113, section 8.2.2).
                         response.headers_mut().remove(CONNECTION);

@@ -1,9 +1,9 @@
 //! Which connections are open, and which of them must make room.
 //!
 //! A connection without a request costs memory and a file descriptor, and whoever can reach the port can open as
-//! many as they like. So there is a bound; at the bound, a new connection is taken and the one that has been quiet
-//! the longest is closed, as a proxy's own limit on idle connections would do. A sender that is at work is never
-//! locked out by those that are not.
+//! many as they like. So there is a bound; at the bound, a new connection is taken and another is closed: one that
+//! was of no use yet before one that was, and of those the one that has been quiet the longest. A sender that is at
+//! work is never locked out by those that are not, not even in the moment between two of its events.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::Version;
+use http::{StatusCode, Version};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
@@ -52,6 +52,8 @@ pub(super) struct Activity {
     quiet_since: AtomicU64,
     /// Whether it has sent a request of HTTP/2, whose own keep-alive then tells whether its sender lives.
     is_http2: AtomicBool,
+    /// Whether a request of it has succeeded, for which a sender must know the secret.
+    is_of_use: AtomicBool,
     /// What ends it.
     task: OnceLock<AbortHandle>,
 }
@@ -100,6 +102,7 @@ impl Connections {
             requests: AtomicU32::new(0),
             quiet_since: AtomicU64::new(milliseconds(self.since.elapsed())),
             is_http2: AtomicBool::new(false),
+            is_of_use: AtomicBool::new(false),
             task: OnceLock::new(),
         });
         let entry = self.enter(Arc::clone(&activity), place);
@@ -142,17 +145,20 @@ impl Connections {
         }
     }
 
-    /// Closes those that have been quiet the longest.
+    /// Closes those that are missed the least.
     fn close_quietest(&self) {
-        let mut quiet: Vec<(u64, Arc<Activity>)> = self
+        let mut quiet: Vec<((bool, u64), Arc<Activity>)> = self
             .lock()
             .connections
             .values()
-            .filter_map(|activity| Some((activity.quiet_since()?, Arc::clone(activity))))
+            .filter_map(|activity| {
+                let order = (activity.is_of_use.load(Ordering::Relaxed), activity.quiet_since()?);
+                Some((order, Arc::clone(activity)))
+            })
             .collect();
         let count = (self.most / SHARE_CLOSED).max(1).min(quiet.len());
         if count < quiet.len() {
-            quiet.select_nth_unstable_by_key(count, |(since, _)| *since);
+            quiet.select_nth_unstable_by_key(count, |(order, _)| *order);
         }
         quiet[..count].iter().for_each(|(_, activity)| activity.close());
         self.say(count);
@@ -166,7 +172,7 @@ impl Connections {
             tracing::warn!(
                 connections = self.most,
                 closed,
-                "as many connections are open as may be; those that were quiet the longest are closed"
+                "as many connections are open as may be; those without a successful request, and then those that were quiet the longest, are closed"
             );
         }
     }
@@ -209,6 +215,15 @@ impl Activity {
     fn close(&self) {
         if let Some(task) = self.task.get() {
             task.abort();
+        }
+    }
+}
+
+impl OpenRequest {
+    /// It is answered.
+    pub(super) fn end(self, status: StatusCode) {
+        if status.is_success() {
+            self.0.is_of_use.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -261,6 +276,22 @@ mod tests {
         assert_eq!(connections.gauge.get(), 3);
         let left = [&old[0], &old[1], &old[2], &new].map(|activity| is_open(&connections, activity));
         assert_eq!(left, [true, true, false, true]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_of_use_outlives_newer_ones_that_were_not() {
+        let connections = connections(3, Duration::from_secs(60));
+        let sender = open(&connections).await;
+        sender.begin(Version::HTTP_11).end(StatusCode::OK);
+        sender.quiet_since.store(0, Ordering::Relaxed);
+        let guesser = open(&connections).await;
+        guesser.begin(Version::HTTP_11).end(StatusCode::FORBIDDEN);
+        guesser.quiet_since.store(1, Ordering::Relaxed);
+        let silent = open(&connections).await;
+        silent.quiet_since.store(2, Ordering::Relaxed);
+        let new = open(&connections).await;
+        let left = [&sender, &guesser, &silent, &new].map(|activity| is_open(&connections, activity));
+        assert_eq!(left, [true, false, true, true]);
     }
 
     #[tokio::test]
