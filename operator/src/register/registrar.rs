@@ -305,30 +305,35 @@ impl Registrar {
         access: Result<Access, SecretProblem>,
         keep: Option<&str>,
     ) -> Result<(), Failure> {
-        let remembered = self.remembered(uid, place);
+        let account = self.way_to(uid, place, access).await?;
+        remove_at(&account, place, keep).await.map_err(|error| failure_of(&error))
+    }
+
+    /// A client that is sure to see the registration at this place, if there is one.
+    async fn way_to(
+        &self,
+        uid: &str,
+        place: &RegistrationPlace,
+        access: Result<Access, SecretProblem>,
+    ) -> Result<Account, Failure> {
         let unproven = match access {
             Ok(access) => {
                 let is_same_client = access.client_id == place.access.client_id;
                 let account = self.genesys.account(access).map_err(|error| failure_of(&error))?;
                 if is_same_client {
-                    return remove_at(&account, place, keep).await.map_err(|error| failure_of(&error));
+                    return Ok(account);
                 }
                 // Another client of the same organisation sees the registration; one of another organisation does not,
                 // and that it sees none proves nothing.
                 match sees(&account, place).await {
-                    Ok(true) => {
-                        return remove_at(&account, place, keep).await.map_err(|error| failure_of(&error));
-                    }
+                    Ok(true) => return Ok(account),
                     Ok(false) => Failure::client_gone(place),
                     Err(error) => failure_of(&error),
                 }
             }
             Err(problem) => Failure::unresolved(&problem),
         };
-        match remembered {
-            Some(account) => remove_at(&account, place, keep).await.map_err(|error| failure_of(&error)),
-            None => Err(unproven),
-        }
+        self.remembered(uid, place).ok_or(unproven)
     }
 
     /// As [`Registrar::remove`], but a failure is waited for, longer each time, unless the Secrets are others.
