@@ -33,7 +33,7 @@ use crate::dereference::{dereference, referenced_secrets};
 use crate::genesys::Genesys;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::register::{self, Failure, Registrar};
+use crate::register::{self, Answer, Failure, Questions, Registrar};
 use crate::relays::{self, RelayReader, Relays, Wanted};
 use crate::secret_cache::{SecretCache, SecretKey};
 use crate::signing::SigningState;
@@ -105,7 +105,8 @@ pub(crate) struct Context {
     /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
     caches_ready: SharedFuture<BoxFuture<'static, ()>>,
     pub(crate) relays: RelayReader,
-    pub(crate) registrar: Registrar,
+    pub(crate) registrar: Arc<Registrar>,
+    pub(crate) questions: Questions<Answer>,
     pub(crate) ledger: Ledger,
     recorder: Recorder,
     metrics: Metrics,
@@ -145,7 +146,8 @@ pub struct Shared {
     pub readiness: Readiness,
 }
 
-/// Serves the routes of one namespace, or of all, until `stop` resolves; reconciles that are under way are finished.
+/// Serves the routes of one namespace, or of all, until `stop` resolves; reconciles that are under way are finished,
+/// and what Genesys Cloud was asked is waited for.
 pub async fn run(
     shared: Shared,
     namespace: Option<String>,
@@ -180,6 +182,8 @@ pub async fn run(
         kinds.push(build::http_route::api_resource());
     }
     let children = Arc::new(Children::new(kinds));
+    let (questions, answered) = Questions::new();
+    wakers.push(answered.map(reference).boxed());
     wakers.extend(children.feeds().map(|(kind, feed)| watch_children(&scope, &kind, feed)));
 
     let caches_ready = {
@@ -193,7 +197,8 @@ pub async fn run(
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         relays: RelayReader::new(pods).map_err(ControllerError::Http)?,
-        registrar: Registrar::new(genesys),
+        registrar: Arc::new(Registrar::new(genesys)),
+        questions,
         ledger: Ledger::default(),
         secrets,
         children,
@@ -217,7 +222,7 @@ pub async fn run(
     let controller = Controller::for_stream(main, routes)
         .reconcile_on(futures::stream::select_all(wakers))
         .graceful_shutdown_on(stop)
-        .run(reconcile, error_policy, context)
+        .run(reconcile, error_policy, Arc::clone(&context))
         .for_each(|result| async {
             match result {
                 Ok((route, _)) => tracing::debug!(route = %route, "reconciled"),
@@ -234,7 +239,11 @@ pub async fn run(
         () = controller => {}
         () = tell_when_listed => {}
     }
-    if is_asked_to_stop.load(Ordering::Relaxed) { Ok(()) } else { Err(ControllerError::Ended(served)) }
+    if !is_asked_to_stop.load(Ordering::Relaxed) {
+        return Err(ControllerError::Ended(served));
+    }
+    context.questions.closed().await;
+    Ok(())
 }
 
 fn watch_config() -> watcher::Config {
@@ -302,13 +311,17 @@ fn watch_children(scope: &Scope, kind: &ApiResource, mut feed: Feed) -> Waker {
         .default_backoff()
         .filter_map(async |event| seen(event))
         .flat_map(move |event| futures::stream::iter(feed.take(event)))
-        .map(|RouteKey { namespace, name }| ObjectRef::new(&name).within(&namespace))
+        .map(reference)
         .boxed()
 }
 
 /// What a watch brought. A watch that fails goes on by itself, with backoff.
 fn seen<T>(result: Result<T, watcher::Error>) -> Option<T> {
     result.inspect_err(|error| tracing::warn!(%error, "a watch was interrupted; it starts again")).ok()
+}
+
+fn reference(RouteKey { namespace, name }: RouteKey) -> ObjectRef<Guarded> {
+    ObjectRef::new(&name).within(&namespace)
 }
 
 /// The route that an object of ours belongs to.
@@ -434,8 +447,8 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     let key = RouteKey { namespace, name: model.name.clone() };
     let applied = apply::apply(&context.client, &context.children, &key, objects, held_back).await;
     drop(at_work);
-    let mut scene =
-        Scene { model, signing, wanted, apply_error: applied.as_ref().err().map(ToString::to_string) };
+    let apply_error = applied.as_ref().err().map(ToString::to_string);
+    let mut scene = Scene { model: Arc::new(model), signing, wanted, apply_error };
     applied.map_err(ReconcileError::from).or_else(|error| {
         // What Kubernetes refuses for good shows in the status; the rest goes on with what there is.
         if is_refusal(&error) { Ok(()) } else { Err(error) }
@@ -450,7 +463,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
 
 /// What a reconcile works on between building and reporting.
 pub(crate) struct Scene {
-    pub(crate) model: Model,
+    pub(crate) model: Arc<Model>,
     pub(crate) signing: SigningState,
     pub(crate) wanted: Wanted,
     apply_error: Option<String>,
@@ -478,7 +491,7 @@ fn signing_secret_of(model: &Model, context: &Context) -> Option<Secret> {
 
 /// Has the relays take up what is new, and watches them do it for a little while: it takes them half a second.
 async fn settle(route: &PresenceRoute, scene: &Scene, context: &Context) -> Result<Relays, ReconcileError> {
-    let Model { namespace, name, .. } = &scene.model;
+    let Model { namespace, name, .. } = scene.model.as_ref();
     let mut relays = context.relays.read(namespace, name).await;
     if relays.ready().next().is_none() {
         return Ok(relays);
@@ -514,7 +527,7 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
         RegistrationFacts::Registered { trusted_for: wait, .. } | RegistrationFacts::Postponed(wait) => {
             Some(*wait)
         }
-        RegistrationFacts::Waiting(_) => None,
+        RegistrationFacts::Waiting(_) | RegistrationFacts::Asked { .. } => None,
     };
     let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);
     let topics = (!relays.missing_topics().is_empty()).then_some(MISSING_TOPICS);

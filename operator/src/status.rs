@@ -84,6 +84,11 @@ pub enum RegistrationFacts {
     Waiting(&'static str),
     /// Nothing was asked yet in this reconcile: what was known stands.
     Unchanged,
+    /// Asked, and not answered yet; the answer wakes the route.
+    Asked {
+        /// Whether what the spec asks for was confirmed before: that stands.
+        confirmed: bool,
+    },
     /// Nothing is asked before this time is over, because all was in order when it was last seen: that stands.
     Postponed(Duration),
     /// As the spec asks.
@@ -116,6 +121,10 @@ impl Finding {
     fn fails(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { holds: false, reason: reason.into(), message: message.into() }
     }
+
+    fn repeat(old: &Condition) -> Self {
+        Self { holds: old.status == "True", reason: old.reason.clone(), message: old.message.clone() }
+    }
 }
 
 /// The status that `observed` amounts to. What has not changed since `previous` keeps its time.
@@ -136,7 +145,7 @@ pub fn build(
         return PresenceRouteStatus { observed_generation: generation, conditions, ..kept };
     };
     let previous = previous.cloned().unwrap_or_default();
-    let findings = findings(&parts, &previous);
+    let findings = findings(&parts, &previous, generation);
     let routing = &parts.routing;
     let recorded = Record { current: previous.registration, former: previous.former_registrations };
     let record = record(&parts.registration, recorded, now);
@@ -165,13 +174,17 @@ pub fn build(
 const ORDER: [&str; 6] =
     ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready"];
 
-fn findings(parts: &Parts, previous: &PresenceRouteStatus) -> Vec<(&'static str, Finding)> {
+fn findings(
+    parts: &Parts,
+    previous: &PresenceRouteStatus,
+    generation: Option<i64>,
+) -> Vec<(&'static str, Finding)> {
     let mut findings = vec![
         ("Accepted", Finding::holds("Accepted", "the spec is valid")),
         ("SecretsResolved", secrets_resolved(parts)),
         ("RelayAvailable", relay_available(parts)),
         ("RoutingLive", routing_live(parts)),
-        ("Registered", registered(parts, previous)),
+        ("Registered", registered(parts, previous, generation)),
     ];
     let ready = match findings.iter().find(|(_, finding)| !finding.holds) {
         Some((_, failing)) => Finding::fails(failing.reason.clone(), failing.message.clone()),
@@ -240,17 +253,21 @@ fn routing_live(parts: &Parts) -> Finding {
 /// Holds, and somebody should know all the same.
 const FORMER_LEFT: &str = "FormerRegistrationLeft";
 
-fn registered(parts: &Parts, previous: &PresenceRouteStatus) -> Finding {
+fn registered(parts: &Parts, previous: &PresenceRouteStatus, generation: Option<i64>) -> Finding {
+    let before = previous.conditions.iter().find(|old| old.type_ == "Registered");
     match &parts.registration {
         RegistrationFacts::Unchanged | RegistrationFacts::Postponed(_) => {
-            match previous.conditions.iter().find(|old| old.type_ == "Registered") {
-                Some(old) => Finding {
-                    holds: old.status == "True",
-                    reason: old.reason.clone(),
-                    message: old.message.clone(),
-                },
-                None => Finding::fails("Waiting", "waits for the relay pods"),
-            }
+            before.map_or_else(|| Finding::fails("Waiting", "waits for the relay pods"), Finding::repeat)
+        }
+        RegistrationFacts::Asked { confirmed } => {
+            // That this spec could not be registered is not forgotten with every new attempt.
+            let failed = |old: &&Condition| {
+                old.status == "False" && old.reason != "Waiting" && old.observed_generation == generation
+            };
+            before.filter(|old| *confirmed || failed(old)).map_or_else(
+                || Finding::fails("Waiting", "waits for Genesys Cloud's answer"),
+                Finding::repeat,
+            )
         }
         RegistrationFacts::Waiting(what) => Finding::fails("Waiting", *what),
         RegistrationFacts::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),

@@ -373,6 +373,13 @@ impl Registrar {
         })
     }
 
+    /// Why the last removal from this place failed.
+    pub fn last_removal(&self, uid: &str, place: &RegistrationPlace) -> Option<Failure> {
+        let memory = self.lock();
+        let mut left = memory.get(uid)?.left.iter();
+        left.find(|(removal, _)| removal.place == *place).map(|(_, failed)| failed.failure.clone())
+    }
+
     /// Forgets a route that is gone.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(uid);
