@@ -1,22 +1,18 @@
-//! The controller: what wakes a reconcile, and the steps of one.
+//! The controller: the steps of a reconcile, and what they share.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Shared as SharedFuture};
-use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams};
-use kube::core::DeserializeGuard;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
+use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
 use presenceroute_crds::status::PresenceRouteStatus;
 use presenceroute_crds::{GROUP, PresenceRoute};
@@ -26,19 +22,20 @@ use tokio::sync::Semaphore;
 use crate::admin::Readiness;
 use crate::api_server::ApiServerError;
 use crate::apply::{self, ApplyError, FIELD_MANAGER};
-use crate::build::{self, BuildError, MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, RelayImage, signing_secret};
-use crate::children::{Children, Feed, RouteKey};
+use crate::build::{self, BuildError, RelayImage, signing_secret};
+use crate::children::{Children, RouteKey};
 use crate::claims::{self, Neighbours};
-use crate::dereference::{dereference, referenced_secrets};
+use crate::dereference::dereference;
 use crate::genesys::Genesys;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::register::{self, Answer, Failure, Questions, Registrar};
-use crate::relays::{self, RelayReader, Relays, Wanted};
-use crate::secret_cache::{SecretCache, SecretKey};
+use crate::relays::{RelayReader, Relays, Wanted};
+use crate::secret_cache::SecretCache;
 use crate::signing::SigningState;
 use crate::status::{self, Change, DeploymentFacts, Observed, Parts, RegistrationFacts, RoutingFacts};
 use crate::validate::{Model, validate};
+use crate::watches::{self, Guarded, Scope, reference, secrets_of};
 
 /// Keeps a PresenceRoute until its registration is gone.
 pub const FINALIZER: &str = "presenceroute.io/registration";
@@ -57,8 +54,6 @@ const MISSING_TOPICS: Duration = Duration::from_secs(10);
 /// How many routes are built and applied at a time. Waiting, for relays or for Genesys Cloud, is not counted: a route
 /// that waits holds up no other.
 const AT_WORK: usize = 16;
-/// How many objects a listing brings at a time. Thousands of routes pass by in pieces, not all at once.
-const PAGE: u32 = 50;
 
 /// What the operator was told when it was installed.
 #[derive(Clone, Debug)]
@@ -91,8 +86,6 @@ pub enum ReconcileError {
 pub(crate) fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
     move |error| ReconcileError::Kubernetes { what, source: error.into() }
 }
-
-type Guarded = DeserializeGuard<PresenceRoute>;
 
 /// Everything that a reconcile needs.
 pub(crate) struct Context {
@@ -159,50 +152,22 @@ pub async fn run(
     let all_objects = format!("all objects of {served} to be listed");
     readiness.waits_for(&all_objects);
     let scope = Scope { client: client.clone(), namespace };
-    let (routes, routes_writer) = reflector::store();
-    let mut joining = Some(neighbours.join(routes.clone()));
-    let main = watcher(scope.api::<Guarded>(), watch_config())
-        .default_backoff()
-        .modify(|route| route.managed_fields_mut().clear())
-        .reflect(routes_writer)
-        .inspect_ok(move |event| {
-            if matches!(event, watcher::Event::InitDone) {
-                drop(joining.take());
-            }
-        })
-        .applied_objects()
-        .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
-
+    let (routes, edited) = watches::routes(&scope, &neighbours);
     metrics.show_routes(routes.clone());
-    let (pods, pods_waker) = watch_pods(&scope);
-    let secrets = Arc::new(SecretCache::new(client.clone()));
-    let mut wakers = vec![pods_waker, watch_secrets(&scope, Arc::clone(&secrets), routes.clone())];
-    let mut kinds = apply::child_kinds();
-    if apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)? {
-        kinds.push(build::http_route::api_resource());
-    }
-    let children = Arc::new(Children::new(kinds));
+    let has_gateway_api = apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)?;
+    let (caches, mut wakers) = watches::caches(&scope, &routes, has_gateway_api);
     let (questions, answered) = Questions::new();
     wakers.push(answered.map(reference).boxed());
-    wakers.extend(children.feeds().map(|(kind, feed)| watch_children(&scope, &kind, feed)));
-
-    let caches_ready = {
-        let (children, secrets, pods) = (Arc::clone(&children), Arc::clone(&secrets), pods.clone());
-        async move {
-            // An error means that the watch's stream was dropped: the controller is on its way out.
-            let _ = tokio::join!(children.ready(), secrets.ready(), pods.wait_until_ready());
-        }
-    };
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
-        relays: RelayReader::new(pods).map_err(ControllerError::Http)?,
+        caches_ready: caches.ready().shared(),
+        relays: RelayReader::new(caches.pods).map_err(ControllerError::Http)?,
+        secrets: caches.secrets,
+        children: caches.children,
         registrar: Arc::new(Registrar::new(genesys)),
         questions,
         ledger: Ledger::default(),
-        secrets,
-        children,
-        caches_ready: caches_ready.boxed().shared(),
         routes: routes.clone(),
         neighbours,
         client,
@@ -210,28 +175,18 @@ pub async fn run(
         metrics,
         work: Semaphore::new(AT_WORK),
     });
-    let is_asked_to_stop = Arc::new(AtomicBool::new(false));
-    let stop = {
-        let is_asked_to_stop = Arc::clone(&is_asked_to_stop);
-        async move {
-            stop.await;
-            is_asked_to_stop.store(true, Ordering::Relaxed);
-        }
-    };
-    let caches_ready = context.caches_ready.clone();
-    let controller = Controller::for_stream(main, routes)
+    let stop = stop.shared();
+    let controller = Controller::for_stream(edited, routes)
         .reconcile_on(futures::stream::select_all(wakers))
-        .graceful_shutdown_on(stop)
+        .graceful_shutdown_on(stop.clone())
         .run(reconcile, error_policy, Arc::clone(&context))
-        .for_each(|result| async {
-            match result {
-                Ok((route, _)) => tracing::debug!(route = %route, "reconciled"),
-                Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
-                Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
-            }
+        .for_each(async |result| match result {
+            Ok((route, _)) => tracing::debug!(route = %route, "reconciled"),
+            Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
+            Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
         });
     let tell_when_listed = async {
-        caches_ready.await;
+        context.caches_ready.clone().await;
         readiness.has(&all_objects);
         std::future::pending::<()>().await;
     };
@@ -239,112 +194,11 @@ pub async fn run(
         () = controller => {}
         () = tell_when_listed => {}
     }
-    if !is_asked_to_stop.load(Ordering::Relaxed) {
+    if stop.now_or_never().is_none() {
         return Err(ControllerError::Ended(served));
     }
     context.questions.closed().await;
     Ok(())
-}
-
-fn watch_config() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE)
-}
-
-/// One namespace, or all.
-struct Scope {
-    client: Client,
-    namespace: Option<String>,
-}
-
-impl Scope {
-    fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
-    {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        }
-    }
-
-    fn dynamic_api(&self, kind: &ApiResource) -> Api<DynamicObject> {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, kind),
-            None => Api::all_with(self.client.clone(), kind),
-        }
-    }
-}
-
-type Waker = BoxStream<'static, ObjectRef<Guarded>>;
-
-/// Relay pods wake their route, and are kept with what `relays` reads of them.
-fn watch_pods(scope: &Scope) -> (Store<Pod>, Waker) {
-    let (store, writer) = reflector::store();
-    let labels = format!("{}={},{ROUTE_LABEL}", RELAY_COMPONENT.0, RELAY_COMPONENT.1);
-    let waker = watcher(scope.api::<Pod>(), watch_config().labels(&labels))
-        .default_backoff()
-        .modify(relays::trim)
-        .reflect(writer)
-        .touched_objects()
-        .filter_map(async |pod| owner(&seen(pod)?));
-    (store, waker.boxed())
-}
-
-/// A Secret wakes the routes that name it. Of the Secrets of others only the metadata is asked for.
-fn watch_secrets(scope: &Scope, secrets: Arc<SecretCache>, routes: Store<Guarded>) -> Waker {
-    watcher(scope.api::<PartialObjectMeta<Secret>>(), watch_config())
-        .default_backoff()
-        .filter_map(async |event| seen(event))
-        .flat_map(move |event| {
-            let changed = secrets.take(event);
-            futures::stream::iter(
-                changed.iter().flat_map(|secret| referrers(&routes, secret)).collect::<Vec<_>>(),
-            )
-        })
-        .boxed()
-}
-
-/// A child wakes its route when it is no longer as it was known to be.
-fn watch_children(scope: &Scope, kind: &ApiResource, mut feed: Feed) -> Waker {
-    let labels = format!("{}={},{ROUTE_LABEL}", MANAGED_BY.0, MANAGED_BY.1);
-    watcher(scope.dynamic_api(kind), watch_config().labels(&labels))
-        .default_backoff()
-        .filter_map(async |event| seen(event))
-        .flat_map(move |event| futures::stream::iter(feed.take(event)))
-        .map(reference)
-        .boxed()
-}
-
-/// What a watch brought. A watch that fails goes on by itself, with backoff.
-fn seen<T>(result: Result<T, watcher::Error>) -> Option<T> {
-    result.inspect_err(|error| tracing::warn!(%error, "a watch was interrupted; it starts again")).ok()
-}
-
-fn reference(RouteKey { namespace, name }: RouteKey) -> ObjectRef<Guarded> {
-    ObjectRef::new(&name).within(&namespace)
-}
-
-/// The route that an object of ours belongs to.
-fn owner(object: &impl ResourceExt) -> Option<ObjectRef<Guarded>> {
-    let route = object.labels().get(ROUTE_LABEL)?;
-    Some(ObjectRef::new(route).within(&object.namespace()?))
-}
-
-/// The routes that name a Secret.
-fn referrers(routes: &Store<Guarded>, secret: &SecretKey) -> Vec<ObjectRef<Guarded>> {
-    routes
-        .state()
-        .iter()
-        .filter_map(|route| route.0.as_ref().ok())
-        .filter(|route| secrets_of(route).any(|named| named == *secret))
-        .map(|route| ObjectRef::new(&route.name_any()).within(&route.namespace().unwrap_or_default()))
-        .collect()
-}
-
-fn secrets_of(route: &PresenceRoute) -> impl Iterator<Item = SecretKey> {
-    let namespace = route.namespace().unwrap_or_default();
-    referenced_secrets(&route.spec)
-        .map(move |name| SecretKey { namespace: namespace.clone(), name: name.to_owned() })
 }
 
 /// One reconcile of a route that is there, or on its way out.

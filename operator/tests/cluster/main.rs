@@ -16,6 +16,7 @@ mod api_calls;
 mod api_server;
 mod deletion;
 mod events;
+mod gateway;
 mod hanging;
 mod healing;
 mod idle;
