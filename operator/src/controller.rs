@@ -24,7 +24,7 @@ use crate::api_server::ApiServerError;
 use crate::apply::{self, ApplyError, FIELD_MANAGER};
 use crate::build::{self, BuildError, RelayImage, signing_secret};
 use crate::children::{Children, RouteKey};
-use crate::claims::{self, Neighbours};
+use crate::claims::{self, Neighbours, Rival};
 use crate::dereference::dereference;
 use crate::genesys::Genesys;
 use crate::ledger::Ledger;
@@ -47,7 +47,7 @@ const LIVE_POLL: Duration = Duration::from_millis(100);
 const LIVE_PATIENCE: Duration = Duration::from_secs(3);
 /// How soon a route that is on its way is looked at again although nothing woke it.
 const PROGRESSING: Duration = Duration::from_secs(1);
-/// How soon a route that stands back looks whether the other one is gone.
+/// How soon a route that stands back, or waits for its registration's name, looks whether the other one is gone.
 const RIVAL: Duration = Duration::from_secs(15);
 /// How soon the relays are asked again whether missing topics have appeared.
 const MISSING_TOPICS: Duration = Duration::from_secs(10);
@@ -267,7 +267,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     let secrets = context.secrets.of(&namespace);
     let mut references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
     context.metrics.certificates(route, std::mem::take(&mut references.certificates));
-    let model = match validate(route, references) {
+    let mut model = match validate(route, references) {
         Ok(model) => model,
         Err(problems) => {
             let problems = problems.iter().map(ToString::to_string).collect();
@@ -279,10 +279,17 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         let others = context.neighbours.routes();
         claims::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
     };
-    if let Some(rival) = rival {
-        report(route, context, Observed { problems: vec![rival], parts: None }).await?;
-        return Ok(Action::requeue(RIVAL));
-    }
+    let waits_for_name = match rival {
+        None => None,
+        Some(Rival::Claims(why)) => {
+            report(route, context, Observed { problems: vec![why], parts: None }).await?;
+            return Ok(Action::requeue(RIVAL));
+        }
+        Some(Rival::Leaves(why)) => {
+            model.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
+            Some(why)
+        }
+    };
 
     let signing = SigningState::read(signing_secret_of(&model, context).as_ref());
     let signing = match &model.signing_secret {
@@ -302,7 +309,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     let applied = apply::apply(&context.client, &context.children, &key, objects, held_back).await;
     drop(at_work);
     let apply_error = applied.as_ref().err().map(ToString::to_string);
-    let mut scene = Scene { model: Arc::new(model), signing, wanted, apply_error };
+    let mut scene = Scene { model: Arc::new(model), signing, wanted, apply_error, waits_for_name };
     applied.map_err(ReconcileError::from).or_else(|error| {
         // What Kubernetes refuses for good shows in the status; the rest goes on with what there is.
         if is_refusal(&error) { Ok(()) } else { Err(error) }
@@ -321,6 +328,8 @@ pub(crate) struct Scene {
     pub(crate) signing: SigningState,
     pub(crate) wanted: Wanted,
     apply_error: Option<String>,
+    /// Why its registration goes by another name than the spec's.
+    waits_for_name: Option<String>,
 }
 
 fn is_kind(object: &DynamicObject, kind: &str) -> bool {
@@ -385,7 +394,8 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
     };
     let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);
     let topics = (!relays.missing_topics().is_empty()).then_some(MISSING_TOPICS);
-    let soonest = [retire, retry, lagging, topics].into_iter().flatten().min();
+    let rival = scene.waits_for_name.as_ref().map(|_| RIVAL);
+    let soonest = [retire, retry, lagging, topics, rival].into_iter().flatten().min();
     Action::requeue(soonest.unwrap_or(STEADY))
 }
 
@@ -416,6 +426,7 @@ impl Scene {
                 signing: status::signing(self.signing.revision(), phase, self.signing.retire_at()),
                 relay_version: relays.version(),
                 registration,
+                waits_for_name: self.waits_for_name.clone(),
                 suspended: !model.registration.enabled,
             }),
         }

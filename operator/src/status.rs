@@ -45,6 +45,8 @@ pub struct Parts {
     pub relay_version: Option<String>,
     /// How the route stands at Genesys Cloud.
     pub registration: RegistrationFacts,
+    /// Why the registration goes by another name than the spec's.
+    pub waits_for_name: Option<String>,
     /// What the spec wants to be registered, so that a disabled registration is not taken for a working one.
     pub suspended: bool,
 }
@@ -281,7 +283,9 @@ fn registered(parts: &Parts, previous: &PresenceRouteStatus, generation: Option<
             Finding::holds(FORMER_LEFT, format!("Genesys Cloud sends events to the endpoint; {left}"))
         }
         RegistrationFacts::Registered { verifiable: true, .. } => {
-            Finding::holds("Registered", "Genesys Cloud sends events to the endpoint")
+            let name = parts.waits_for_name.as_ref();
+            let name = name.map(|why| format!(", under another name for now: {why}")).unwrap_or_default();
+            Finding::holds("Registered", format!("Genesys Cloud sends events to the endpoint{name}"))
         }
         RegistrationFacts::Registered { verifiable: false, .. } => Finding::holds(
             "RegisteredUnverified",

@@ -21,6 +21,7 @@ mod hanging;
 mod healing;
 mod idle;
 mod lagging;
+mod names;
 mod objects;
 mod operator;
 mod process;
