@@ -418,16 +418,35 @@ async fn wait_for_service(model: &Model, context: &Context) {
 }
 
 async fn tell(route: &PresenceRoute, context: &Context, change: &Change) {
-    let (reason, note) = match change {
-        Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
-        Change::Updated => {
-            ("RegistrationUpdated", "the registration at Genesys Cloud has a new secret".to_owned())
+    let (severity, reason, note) = match change {
+        Change::Created => {
+            (EventType::Normal, "RegistrationCreated", "registered at Genesys Cloud".to_owned())
         }
-        Change::Repaired(what) => {
-            ("RegistrationUpdated", format!("the registration at Genesys Cloud was brought in line: {what}"))
-        }
+        Change::Updated => (
+            EventType::Normal,
+            "RegistrationUpdated",
+            "the registration at Genesys Cloud has a new secret".to_owned(),
+        ),
+        Change::Repaired(what) => (
+            EventType::Normal,
+            "RegistrationUpdated",
+            format!("the registration at Genesys Cloud was brought in line: {what}"),
+        ),
+        Change::Replaced => (
+            EventType::Normal,
+            "RegistrationUpdated",
+            "the registration was sent to Genesys Cloud anew".to_owned(),
+        ),
+        Change::Duplicated { left } => (
+            EventType::Warning,
+            "RegistrationLeft",
+            format!(
+                "a new registration was made at Genesys Cloud; the one before, id {left:?}, can be neither changed nor \
+                 removed by this API and goes on sending events as it is: remove it at Genesys Cloud"
+            ),
+        ),
     };
-    publish(route, context, EventType::Normal, reason, &note).await;
+    publish(route, context, severity, reason, &note).await;
 }
 
 /// Removes every registration, so that the object may go. The children follow by their owner reference.

@@ -209,6 +209,13 @@ pub enum Change {
     Repaired(String),
     /// The spec or the secret is new.
     Updated,
+    /// It cannot be seen there, and was sent anew.
+    Replaced,
+    /// Another one was made beside the one with this id, which can be neither changed nor removed.
+    Duplicated {
+        /// The id of the old one.
+        left: String,
+    },
 }
 
 impl Registrar {
@@ -619,24 +626,46 @@ async fn find(
     Ok(Found { registration: first, is_cheap_to_list })
 }
 
-/// At a server that knows creation alone: it is posted to when something is new, and left alone otherwise.
+/// At a server that cannot be asked what it has: it is told when something is new, and left alone otherwise.
 async fn ensure_unverifiable(
     account: &Account,
     desired: &DesiredRegistration,
     id: Option<&str>,
     is_as_desired: bool,
 ) -> Result<Ensured, GenesysError> {
-    let (registration, is_new) = match id {
-        Some(id) if is_as_desired => (desired.as_created(id), false),
-        _ => (account.create(desired).await?, true),
+    let (registration, change) = match id {
+        Some(id) if is_as_desired => (desired.as_created(id), None),
+        Some(id) => {
+            replace(account, desired, id).await.map(|(registration, change)| (registration, Some(change)))?
+        }
+        None => (account.create(desired).await?, Some(Change::Created)),
     };
     Ok(Ensured {
         registration,
         verifiable: false,
         is_cheap_to_list: true,
-        change: is_new.then_some(Change::Created),
-        secret_sent: is_new,
+        secret_sent: change.is_some(),
+        change,
     })
+}
+
+/// In place where the server can, otherwise by a new one after the old one is gone, otherwise beside the old one.
+async fn replace(
+    account: &Account,
+    desired: &DesiredRegistration,
+    id: &str,
+) -> Result<(Registration, Change), GenesysError> {
+    match account.update(id, desired).await {
+        Ok(Some(registration)) => return Ok((registration, Change::Replaced)),
+        Ok(None) | Err(GenesysError::Unsupported { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let change = match account.delete(id).await {
+        Ok(()) => Change::Replaced,
+        Err(GenesysError::Unsupported { .. }) => Change::Duplicated { left: id.to_owned() },
+        Err(error) => return Err(error),
+    };
+    Ok((account.create(desired).await?, change))
 }
 
 async fn sees(account: &Account, place: &RegistrationPlace) -> Result<bool, GenesysError> {
