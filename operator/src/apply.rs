@@ -47,13 +47,13 @@ pub enum ApplyError {
     },
     /// The Gateway API is not installed.
     #[error(
-        "spec.endpoint.gateway needs the Gateway API, which this cluster does not have; install its CRDs and restart \
-         the operator, or expose the endpoint by an Ingress"
+        "spec.endpoint.gateway needs the Gateway API, which this cluster does not have; install its CRDs, which is \
+         noticed within seconds, or expose the endpoint by an Ingress"
     )]
     NoGatewayApi,
 }
 
-/// The kinds of a route's children that every cluster has.
+/// The kinds of a route's children. Every cluster has them but for the last.
 pub fn child_kinds() -> Vec<ApiResource> {
     vec![
         ApiResource::erase::<ServiceAccount>(&()),
@@ -65,6 +65,7 @@ pub fn child_kinds() -> Vec<ApiResource> {
         ApiResource::erase::<HorizontalPodAutoscaler>(&()),
         ApiResource::erase::<NetworkPolicy>(&()),
         ApiResource::erase::<Ingress>(&()),
+        http_route::api_resource(),
     ]
 }
 

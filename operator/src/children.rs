@@ -4,6 +4,7 @@
 //! from the API server's answer on: nobody acts on what has just been replaced, and the watch's echo wakes nobody.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt;
@@ -15,10 +16,16 @@ use crate::build::ROUTE_LABEL;
 
 /// The children of all routes in the scope of one controller.
 pub struct Children {
-    kinds: Vec<ApiResource>,
+    kinds: Vec<Kind>,
     known: Mutex<Known>,
     /// How many kinds have been listed in whole.
     listed: watch::Sender<usize>,
+}
+
+struct Kind {
+    resource: ApiResource,
+    /// Whether the API server has it.
+    is_served: AtomicBool,
 }
 
 /// The name of a route, for who wants to wake it.
@@ -67,13 +74,15 @@ struct Child {
 impl Children {
     /// Knows nothing yet of objects of these kinds. No two kinds may have one name.
     pub fn new(kinds: Vec<ApiResource>) -> Self {
+        let kind = |resource| Kind { resource, is_served: AtomicBool::new(true) };
+        let kinds = kinds.into_iter().map(kind).collect();
         Self { kinds, known: Mutex::default(), listed: watch::channel(0).0 }
     }
 
     /// What brings in the objects of each kind.
-    pub fn feeds(self: &Arc<Self>) -> impl Iterator<Item = (ApiResource, Feed)> {
+    pub fn feeds(self: &Arc<Self>) -> impl Iterator<Item = Feed> {
         let feed = |kind| Feed { children: Arc::clone(self), kind, seen: HashSet::new(), is_listed: false };
-        self.kinds.iter().cloned().enumerate().map(move |(kind, resource)| (resource, feed(kind)))
+        (0..self.kinds.len()).map(feed)
     }
 
     /// Resolves when every watch has brought what there is, so that nothing is taken for missing.
@@ -82,10 +91,16 @@ impl Children {
         let _ = self.listed.subscribe().wait_for(|listed| *listed == self.kinds.len()).await;
     }
 
-    /// The resource of an object, where its kind is watched.
+    /// The resource of an object, where the API server has its kind.
     pub fn resource_of(&self, object: &DynamicObject) -> Option<&ApiResource> {
         let types = object.types.as_ref()?;
-        self.kinds.iter().find(|kind| kind.kind == types.kind && kind.api_version == types.api_version)
+        let is_its = |kind: &&Kind| {
+            let Kind { resource, is_served } = kind;
+            is_served.load(Ordering::Relaxed)
+                && resource.kind == types.kind
+                && resource.api_version == types.api_version
+        };
+        self.kinds.iter().find(is_its).map(|kind| &kind.resource)
     }
 
     /// One child as it was last seen.
@@ -123,10 +138,10 @@ impl Children {
     ) -> Vec<Leftover<'_>> {
         let known = self.lock();
         let keys = known.by_route.get(route).into_iter().flatten();
-        keys.filter(|key| !keep(&self.kinds[key.kind], &key.name))
+        keys.filter(|key| !keep(&self.kinds[key.kind].resource, &key.name))
             .filter_map(|key| {
                 let child = known.children.get(key).filter(|child| !child.is_leaving)?;
-                let (resource, name) = (&self.kinds[key.kind], key.name.clone());
+                let (resource, name) = (&self.kinds[key.kind].resource, key.name.clone());
                 Some(Leftover { resource, name, uid: child.uid.clone() })
             })
             .collect()
@@ -150,7 +165,7 @@ impl Children {
     }
 
     fn position(&self, kind: &str) -> Option<usize> {
-        self.kinds.iter().position(|resource| resource.kind == kind)
+        self.kinds.iter().position(|known| known.resource.kind == kind)
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -169,6 +184,25 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// The kind whose objects it brings.
+    pub fn kind(&self) -> &ApiResource {
+        &self.children.kinds[self.kind].resource
+    }
+
+    /// Says whether the API server has this kind. One that it does not have is listed in whole: there are none.
+    pub fn set_served(&mut self, is_served: bool) {
+        self.children.kinds[self.kind].is_served.store(is_served, Ordering::Relaxed);
+        if !is_served {
+            self.is_listed_in_whole();
+        }
+    }
+
+    fn is_listed_in_whole(&mut self) {
+        if !std::mem::replace(&mut self.is_listed, true) {
+            self.children.listed.send_modify(|listed| *listed += 1);
+        }
+    }
+
     /// Takes one event, and gives the routes whose children are otherwise than they were known to be.
     pub fn take(&mut self, event: Event<DynamicObject>) -> Vec<RouteKey> {
         let mut known = self.children.lock();
@@ -186,9 +220,7 @@ impl Feed {
             Event::InitDone => {
                 let gone = known.retain(self.kind, &std::mem::take(&mut self.seen));
                 drop(known);
-                if !std::mem::replace(&mut self.is_listed, true) {
-                    self.children.listed.send_modify(|listed| *listed += 1);
-                }
+                self.is_listed_in_whole();
                 gone
             }
         }
@@ -323,7 +355,7 @@ mod tests {
 
     fn watched() -> (Arc<Children>, Feed) {
         let children = Arc::new(Children::new(vec![ApiResource::erase::<ConfigMap>(&())]));
-        let (_, mut feed) = children.feeds().next().unwrap();
+        let mut feed = children.feeds().next().unwrap();
         feed.take(Event::Init);
         feed.take(Event::InitDone);
         (children, feed)
@@ -408,9 +440,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_waits_for_a_kind_that_the_api_server_does_not_have_and_none_of_it_is_made() {
+        let children = Arc::new(Children::new(vec![ApiResource::erase::<ConfigMap>(&())]));
+        let mut feed = children.feeds().next().unwrap();
+        let object = config_map("a", "1", 5, "one");
+        feed.set_served(false);
+        children.ready().await;
+        assert_eq!(children.resource_of(&object), None);
+        feed.set_served(true);
+        assert_eq!(children.resource_of(&object), Some(feed.kind()));
+        assert_eq!(feed.take(Event::InitApply(object)), [route("one")]);
+    }
+
+    #[tokio::test]
     async fn all_who_wait_for_the_first_listing_are_woken_by_it() {
         let children = Arc::new(Children::new(vec![ApiResource::erase::<ConfigMap>(&())]));
-        let (_, mut feed) = children.feeds().next().unwrap();
+        let mut feed = children.feeds().next().unwrap();
         let waiting = [children.ready(), children.ready()];
         let listing = async {
             feed.take(Event::Init);

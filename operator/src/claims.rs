@@ -1,5 +1,6 @@
 //! Two routes must not claim the same endpoint URL or the same registration: they would overwrite each other for
-//! ever. The older one has it; a registration that a route is about to leave is its own until it has left.
+//! ever. The older one has the URL. The registration has who has it already, and nobody else the older one; until a
+//! route has left one that its spec does not name any more, the next one goes by another name.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -124,39 +125,56 @@ fn is_same_url(one: &str, other: &str) -> bool {
     one.trim_end_matches('/').eq_ignore_ascii_case(other.trim_end_matches('/'))
 }
 
-/// Why `route` must stand back: an older one of `others` claims the same, or another one has not left it yet.
+/// Another route that is in the way, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Rival {
+    /// It claims the same with more right: `route` must stand back.
+    Claims(String),
+    /// It has not left the registration yet: `route` cannot have it now, and may go by another name. Two that exchange
+    /// theirs would otherwise wait for each other for ever.
+    Leaves(String),
+}
+
+/// Who of `others` is in the way of `route`.
 pub fn rival<'r>(
     route: &PresenceRoute,
     others: impl IntoIterator<Item = &'r PresenceRoute>,
-) -> Option<String> {
+) -> Option<Rival> {
     let url = &route.spec.endpoint.url;
     let registration = Registration::asked_by(route);
-    others.into_iter().filter(|other| other.metadata.uid != route.metadata.uid).find_map(|other| {
-        let whose = || format!("PresenceRoute {}/{}", other.namespace().unwrap_or_default(), other.name_any());
+    let is_ours = registration.is_held_by(route);
+    let mut leaving = None;
+    for other in others.into_iter().filter(|other| other.metadata.uid != route.metadata.uid) {
+        let whose =
+            || format!("PresenceRoute {}/{}", other.namespace().unwrap_or_default(), other.name_any());
         let is_older = || seniority(other) < seniority(route);
         if is_same_url(&other.spec.endpoint.url, url) && is_older() {
-            return Some(format!(
+            return Some(Rival::Claims(format!(
                 "spec.endpoint.url: {:?} is already claimed by {}, which is older; change it here or delete the other",
                 normal(url),
                 whose()
-            ));
+            )));
         }
-        let is_asked_there = registration.is_asked_by(other);
-        if is_asked_there && is_older() {
-            return Some(format!(
-                "spec.genesys.endpointName: {registration} is already claimed by {}, which is older; change it here or \
-                 delete the other",
-                whose()
-            ));
+        match (registration.is_asked_by(other), registration.is_held_by(other)) {
+            (true, is_theirs) if is_theirs && !is_ours || is_theirs == is_ours && is_older() => {
+                let why = if is_theirs && !is_ours { "has it" } else { "is older" };
+                return Some(Rival::Claims(format!(
+                    "spec.genesys.endpointName: {registration} is already claimed by {}, which {why}; change it here or \
+                     delete the other",
+                    whose()
+                )));
+            }
+            (false, true) => {
+                leaving = Some(Rival::Leaves(format!(
+                    "{registration} still belongs to {}, whose spec names another one now; it is free when \
+                     status.registration and status.formerRegistrations there do not name it any more",
+                    whose()
+                )));
+            }
+            _ => {}
         }
-        (!is_asked_there && registration.is_held_by(other)).then(|| {
-            format!(
-                "spec.genesys.endpointName: {registration} still belongs to {}, whose spec names another one now; it is \
-                 free when status.registration and status.formerRegistrations there do not name it any more",
-                whose()
-            )
-        })
-    })
+    }
+    leaving
 }
 
 /// Orders routes by age; the uid decides between two of the same second.
@@ -205,7 +223,7 @@ spec:
     fn the_younger_of_two_routes_with_one_url_stands_back() {
         let old = route("old", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/events");
         let young = route("young", "2", "2026-01-02T00:00:00Z", "https://Presence.example.com/events/");
-        let message = rival(&young, [&old, &young]).unwrap();
+        let Some(Rival::Claims(message)) = rival(&young, [&old, &young]) else { panic!("it goes on") };
         assert!(message.contains("PresenceRoute presence/old"), "{message}");
         assert_eq!(rival(&old, [&old, &young]), None);
     }
@@ -224,7 +242,7 @@ spec:
         young.spec.genesys.region = None;
         young.spec.genesys.api_url = Some("https://API.mypurecloud.ie/".to_owned());
         let (old, young) = (called(old, "presence"), called(young, "presence"));
-        let message = rival(&young, [&old, &young]).unwrap();
+        let Some(Rival::Claims(message)) = rival(&young, [&old, &young]) else { panic!("it goes on") };
         assert!(message.contains("PresenceRoute presence/old"), "{message}");
         assert_eq!(rival(&old, [&old, &young]), None);
     }
@@ -234,9 +252,38 @@ spec:
         let old = route("old", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
         let young = route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two");
         let (old, young) = (called(old, "wanted"), called(registered_as(young, "wanted"), "another"));
-        let message = rival(&old, [&old, &young]).unwrap();
+        let Some(Rival::Leaves(message)) = rival(&old, [&old, &young]) else { panic!("it is not told") };
         assert!(message.contains("still belongs to PresenceRoute presence/young"), "{message}");
         assert_eq!(rival(&young, [&old, &young]), None);
+    }
+
+    #[test]
+    fn a_younger_route_keeps_the_registration_that_it_has() {
+        let old = route("old", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
+        let young = route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two");
+        let (old, young) = (called(old, "wanted"), called(registered_as(young, "wanted"), "wanted"));
+        let Some(Rival::Claims(message)) = rival(&old, [&old, &young]) else { panic!("it takes it away") };
+        assert!(message.contains("presence/young, which has it"), "{message}");
+        assert_eq!(rival(&young, [&old, &young]), None);
+        let old = registered_as(old, "wanted");
+        assert!(
+            matches!(rival(&young, [&old, &young]), Some(Rival::Claims(_))),
+            "both have it: the older one"
+        );
+        assert_eq!(rival(&old, [&old, &young]), None);
+    }
+
+    #[test]
+    fn a_claim_counts_more_than_a_registration_that_somebody_is_about_to_leave() {
+        let leaving = route("leaving", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
+        let leaving = called(registered_as(leaving, "wanted"), "another");
+        let old = route("old", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two");
+        let young = route("young", "3", "2026-01-03T00:00:00Z", "https://presence.example.com/three");
+        let (old, young) = (called(old, "wanted"), called(young, "wanted"));
+        for others in [[&leaving, &old], [&old, &leaving]] {
+            assert!(matches!(rival(&young, others), Some(Rival::Claims(_))));
+        }
+        assert!(matches!(rival(&old, [&leaving, &young]), Some(Rival::Leaves(_))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,22 +1,18 @@
-//! The controller: what wakes a reconcile, and the steps of one.
+//! The controller: the steps of a reconcile, and what they share.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Shared as SharedFuture};
-use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams};
-use kube::core::DeserializeGuard;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
+use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
 use presenceroute_crds::status::PresenceRouteStatus;
 use presenceroute_crds::{GROUP, PresenceRoute};
@@ -26,19 +22,20 @@ use tokio::sync::Semaphore;
 use crate::admin::Readiness;
 use crate::api_server::ApiServerError;
 use crate::apply::{self, ApplyError, FIELD_MANAGER};
-use crate::build::{self, BuildError, MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, RelayImage, signing_secret};
-use crate::children::{Children, Feed, RouteKey};
-use crate::claims::{self, Neighbours};
-use crate::dereference::{dereference, referenced_secrets};
+use crate::build::{self, BuildError, RelayImage, signing_secret};
+use crate::children::{Children, RouteKey};
+use crate::claims::{self, Neighbours, Rival};
+use crate::dereference::dereference;
 use crate::genesys::Genesys;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::register::{self, Failure, Registrar};
-use crate::relays::{self, RelayReader, Relays, Wanted};
-use crate::secret_cache::{SecretCache, SecretKey};
+use crate::register::{self, Answer, Failure, Questions, Registrar};
+use crate::relays::{RelayReader, Relays, Wanted};
+use crate::secret_cache::SecretCache;
 use crate::signing::SigningState;
 use crate::status::{self, Change, DeploymentFacts, Observed, Parts, RegistrationFacts, RoutingFacts};
 use crate::validate::{Model, validate};
+use crate::watches::{self, Guarded, Scope, reference, secrets_of};
 
 /// Keeps a PresenceRoute until its registration is gone.
 pub const FINALIZER: &str = "presenceroute.io/registration";
@@ -50,15 +47,13 @@ const LIVE_POLL: Duration = Duration::from_millis(100);
 const LIVE_PATIENCE: Duration = Duration::from_secs(3);
 /// How soon a route that is on its way is looked at again although nothing woke it.
 const PROGRESSING: Duration = Duration::from_secs(1);
-/// How soon a route that stands back looks whether the other one is gone.
+/// How soon a route that stands back, or waits for its registration's name, looks whether the other one is gone.
 const RIVAL: Duration = Duration::from_secs(15);
 /// How soon the relays are asked again whether missing topics have appeared.
 const MISSING_TOPICS: Duration = Duration::from_secs(10);
 /// How many routes are built and applied at a time. Waiting, for relays or for Genesys Cloud, is not counted: a route
 /// that waits holds up no other.
 const AT_WORK: usize = 16;
-/// How many objects a listing brings at a time. Thousands of routes pass by in pieces, not all at once.
-const PAGE: u32 = 50;
 
 /// What the operator was told when it was installed.
 #[derive(Clone, Debug)]
@@ -92,8 +87,6 @@ pub(crate) fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> Reco
     move |error| ReconcileError::Kubernetes { what, source: error.into() }
 }
 
-type Guarded = DeserializeGuard<PresenceRoute>;
-
 /// Everything that a reconcile needs.
 pub(crate) struct Context {
     pub(crate) client: Client,
@@ -105,7 +98,8 @@ pub(crate) struct Context {
     /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
     caches_ready: SharedFuture<BoxFuture<'static, ()>>,
     pub(crate) relays: RelayReader,
-    pub(crate) registrar: Registrar,
+    pub(crate) registrar: Arc<Registrar>,
+    pub(crate) questions: Questions<Answer>,
     pub(crate) ledger: Ledger,
     recorder: Recorder,
     metrics: Metrics,
@@ -145,7 +139,8 @@ pub struct Shared {
     pub readiness: Readiness,
 }
 
-/// Serves the routes of one namespace, or of all, until `stop` resolves; reconciles that are under way are finished.
+/// Serves the routes of one namespace, or of all, until `stop` resolves; reconciles that are under way are finished,
+/// and what Genesys Cloud was asked is waited for.
 pub async fn run(
     shared: Shared,
     namespace: Option<String>,
@@ -157,47 +152,22 @@ pub async fn run(
     let all_objects = format!("all objects of {served} to be listed");
     readiness.waits_for(&all_objects);
     let scope = Scope { client: client.clone(), namespace };
-    let (routes, routes_writer) = reflector::store();
-    let mut joining = Some(neighbours.join(routes.clone()));
-    let main = watcher(scope.api::<Guarded>(), watch_config())
-        .default_backoff()
-        .modify(|route| route.managed_fields_mut().clear())
-        .reflect(routes_writer)
-        .inspect_ok(move |event| {
-            if matches!(event, watcher::Event::InitDone) {
-                drop(joining.take());
-            }
-        })
-        .applied_objects()
-        .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
-
+    let (routes, edited) = watches::routes(&scope, &neighbours);
     metrics.show_routes(routes.clone());
-    let (pods, pods_waker) = watch_pods(&scope);
-    let secrets = Arc::new(SecretCache::new(client.clone()));
-    let mut wakers = vec![pods_waker, watch_secrets(&scope, Arc::clone(&secrets), routes.clone())];
-    let mut kinds = apply::child_kinds();
-    if apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)? {
-        kinds.push(build::http_route::api_resource());
-    }
-    let children = Arc::new(Children::new(kinds));
-    wakers.extend(children.feeds().map(|(kind, feed)| watch_children(&scope, &kind, feed)));
-
-    let caches_ready = {
-        let (children, secrets, pods) = (Arc::clone(&children), Arc::clone(&secrets), pods.clone());
-        async move {
-            // An error means that the watch's stream was dropped: the controller is on its way out.
-            let _ = tokio::join!(children.ready(), secrets.ready(), pods.wait_until_ready());
-        }
-    };
+    let has_gateway_api = apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)?;
+    let (caches, mut wakers) = watches::caches(&scope, &routes, has_gateway_api);
+    let (questions, answered) = Questions::new();
+    wakers.push(answered.map(reference).boxed());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
-        relays: RelayReader::new(pods).map_err(ControllerError::Http)?,
-        registrar: Registrar::new(genesys),
+        caches_ready: caches.ready().shared(),
+        relays: RelayReader::new(caches.pods).map_err(ControllerError::Http)?,
+        secrets: caches.secrets,
+        children: caches.children,
+        registrar: Arc::new(Registrar::new(genesys)),
+        questions,
         ledger: Ledger::default(),
-        secrets,
-        children,
-        caches_ready: caches_ready.boxed().shared(),
         routes: routes.clone(),
         neighbours,
         client,
@@ -205,28 +175,18 @@ pub async fn run(
         metrics,
         work: Semaphore::new(AT_WORK),
     });
-    let is_asked_to_stop = Arc::new(AtomicBool::new(false));
-    let stop = {
-        let is_asked_to_stop = Arc::clone(&is_asked_to_stop);
-        async move {
-            stop.await;
-            is_asked_to_stop.store(true, Ordering::Relaxed);
-        }
-    };
-    let caches_ready = context.caches_ready.clone();
-    let controller = Controller::for_stream(main, routes)
+    let stop = stop.shared();
+    let controller = Controller::for_stream(edited, routes)
         .reconcile_on(futures::stream::select_all(wakers))
-        .graceful_shutdown_on(stop)
-        .run(reconcile, error_policy, context)
-        .for_each(|result| async {
-            match result {
-                Ok((route, _)) => tracing::debug!(route = %route, "reconciled"),
-                Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
-                Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
-            }
+        .graceful_shutdown_on(stop.clone())
+        .run(reconcile, error_policy, Arc::clone(&context))
+        .for_each(async |result| match result {
+            Ok((route, _)) => tracing::debug!(route = %route, "reconciled"),
+            Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
+            Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
         });
     let tell_when_listed = async {
-        caches_ready.await;
+        context.caches_ready.clone().await;
         readiness.has(&all_objects);
         std::future::pending::<()>().await;
     };
@@ -234,104 +194,11 @@ pub async fn run(
         () = controller => {}
         () = tell_when_listed => {}
     }
-    if is_asked_to_stop.load(Ordering::Relaxed) { Ok(()) } else { Err(ControllerError::Ended(served)) }
-}
-
-fn watch_config() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE)
-}
-
-/// One namespace, or all.
-struct Scope {
-    client: Client,
-    namespace: Option<String>,
-}
-
-impl Scope {
-    fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
-    {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        }
+    if stop.now_or_never().is_none() {
+        return Err(ControllerError::Ended(served));
     }
-
-    fn dynamic_api(&self, kind: &ApiResource) -> Api<DynamicObject> {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, kind),
-            None => Api::all_with(self.client.clone(), kind),
-        }
-    }
-}
-
-type Waker = BoxStream<'static, ObjectRef<Guarded>>;
-
-/// Relay pods wake their route, and are kept with what `relays` reads of them.
-fn watch_pods(scope: &Scope) -> (Store<Pod>, Waker) {
-    let (store, writer) = reflector::store();
-    let labels = format!("{}={},{ROUTE_LABEL}", RELAY_COMPONENT.0, RELAY_COMPONENT.1);
-    let waker = watcher(scope.api::<Pod>(), watch_config().labels(&labels))
-        .default_backoff()
-        .modify(relays::trim)
-        .reflect(writer)
-        .touched_objects()
-        .filter_map(async |pod| owner(&seen(pod)?));
-    (store, waker.boxed())
-}
-
-/// A Secret wakes the routes that name it. Of the Secrets of others only the metadata is asked for.
-fn watch_secrets(scope: &Scope, secrets: Arc<SecretCache>, routes: Store<Guarded>) -> Waker {
-    watcher(scope.api::<PartialObjectMeta<Secret>>(), watch_config())
-        .default_backoff()
-        .filter_map(async |event| seen(event))
-        .flat_map(move |event| {
-            let changed = secrets.take(event);
-            futures::stream::iter(
-                changed.iter().flat_map(|secret| referrers(&routes, secret)).collect::<Vec<_>>(),
-            )
-        })
-        .boxed()
-}
-
-/// A child wakes its route when it is no longer as it was known to be.
-fn watch_children(scope: &Scope, kind: &ApiResource, mut feed: Feed) -> Waker {
-    let labels = format!("{}={},{ROUTE_LABEL}", MANAGED_BY.0, MANAGED_BY.1);
-    watcher(scope.dynamic_api(kind), watch_config().labels(&labels))
-        .default_backoff()
-        .filter_map(async |event| seen(event))
-        .flat_map(move |event| futures::stream::iter(feed.take(event)))
-        .map(|RouteKey { namespace, name }| ObjectRef::new(&name).within(&namespace))
-        .boxed()
-}
-
-/// What a watch brought. A watch that fails goes on by itself, with backoff.
-fn seen<T>(result: Result<T, watcher::Error>) -> Option<T> {
-    result.inspect_err(|error| tracing::warn!(%error, "a watch was interrupted; it starts again")).ok()
-}
-
-/// The route that an object of ours belongs to.
-fn owner(object: &impl ResourceExt) -> Option<ObjectRef<Guarded>> {
-    let route = object.labels().get(ROUTE_LABEL)?;
-    Some(ObjectRef::new(route).within(&object.namespace()?))
-}
-
-/// The routes that name a Secret.
-fn referrers(routes: &Store<Guarded>, secret: &SecretKey) -> Vec<ObjectRef<Guarded>> {
-    routes
-        .state()
-        .iter()
-        .filter_map(|route| route.0.as_ref().ok())
-        .filter(|route| secrets_of(route).any(|named| named == *secret))
-        .map(|route| ObjectRef::new(&route.name_any()).within(&route.namespace().unwrap_or_default()))
-        .collect()
-}
-
-fn secrets_of(route: &PresenceRoute) -> impl Iterator<Item = SecretKey> {
-    let namespace = route.namespace().unwrap_or_default();
-    referenced_secrets(&route.spec)
-        .map(move |name| SecretKey { namespace: namespace.clone(), name: name.to_owned() })
+    context.questions.closed().await;
+    Ok(())
 }
 
 /// One reconcile of a route that is there, or on its way out.
@@ -400,7 +267,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     let secrets = context.secrets.of(&namespace);
     let mut references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
     context.metrics.certificates(route, std::mem::take(&mut references.certificates));
-    let model = match validate(route, references) {
+    let mut model = match validate(route, references) {
         Ok(model) => model,
         Err(problems) => {
             let problems = problems.iter().map(ToString::to_string).collect();
@@ -412,10 +279,17 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         let others = context.neighbours.routes();
         claims::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
     };
-    if let Some(rival) = rival {
-        report(route, context, Observed { problems: vec![rival], parts: None }).await?;
-        return Ok(Action::requeue(RIVAL));
-    }
+    let waits_for_name = match rival {
+        None => None,
+        Some(Rival::Claims(why)) => {
+            report(route, context, Observed { problems: vec![why], parts: None }).await?;
+            return Ok(Action::requeue(RIVAL));
+        }
+        Some(Rival::Leaves(why)) => {
+            model.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
+            Some(why)
+        }
+    };
 
     let signing = SigningState::read(signing_secret_of(&model, context).as_ref());
     let signing = match &model.signing_secret {
@@ -434,8 +308,8 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     let key = RouteKey { namespace, name: model.name.clone() };
     let applied = apply::apply(&context.client, &context.children, &key, objects, held_back).await;
     drop(at_work);
-    let mut scene =
-        Scene { model, signing, wanted, apply_error: applied.as_ref().err().map(ToString::to_string) };
+    let apply_error = applied.as_ref().err().map(ToString::to_string);
+    let mut scene = Scene { model: Arc::new(model), signing, wanted, apply_error, waits_for_name };
     applied.map_err(ReconcileError::from).or_else(|error| {
         // What Kubernetes refuses for good shows in the status; the rest goes on with what there is.
         if is_refusal(&error) { Ok(()) } else { Err(error) }
@@ -450,10 +324,12 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
 
 /// What a reconcile works on between building and reporting.
 pub(crate) struct Scene {
-    pub(crate) model: Model,
+    pub(crate) model: Arc<Model>,
     pub(crate) signing: SigningState,
     pub(crate) wanted: Wanted,
     apply_error: Option<String>,
+    /// Why its registration goes by another name than the spec's.
+    waits_for_name: Option<String>,
 }
 
 fn is_kind(object: &DynamicObject, kind: &str) -> bool {
@@ -478,7 +354,7 @@ fn signing_secret_of(model: &Model, context: &Context) -> Option<Secret> {
 
 /// Has the relays take up what is new, and watches them do it for a little while: it takes them half a second.
 async fn settle(route: &PresenceRoute, scene: &Scene, context: &Context) -> Result<Relays, ReconcileError> {
-    let Model { namespace, name, .. } = &scene.model;
+    let Model { namespace, name, .. } = scene.model.as_ref();
     let mut relays = context.relays.read(namespace, name).await;
     if relays.ready().next().is_none() {
         return Ok(relays);
@@ -514,11 +390,12 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
         RegistrationFacts::Registered { trusted_for: wait, .. } | RegistrationFacts::Postponed(wait) => {
             Some(*wait)
         }
-        RegistrationFacts::Waiting(_) => None,
+        RegistrationFacts::Waiting(_) | RegistrationFacts::Asked { .. } => None,
     };
     let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);
     let topics = (!relays.missing_topics().is_empty()).then_some(MISSING_TOPICS);
-    let soonest = [retire, retry, lagging, topics].into_iter().flatten().min();
+    let rival = scene.waits_for_name.as_ref().map(|_| RIVAL);
+    let soonest = [retire, retry, lagging, topics, rival].into_iter().flatten().min();
     Action::requeue(soonest.unwrap_or(STEADY))
 }
 
@@ -549,6 +426,7 @@ impl Scene {
                 signing: status::signing(self.signing.revision(), phase, self.signing.retire_at()),
                 relay_version: relays.version(),
                 registration,
+                waits_for_name: self.waits_for_name.clone(),
                 suspended: !model.registration.enabled,
             }),
         }

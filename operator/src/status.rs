@@ -45,6 +45,8 @@ pub struct Parts {
     pub relay_version: Option<String>,
     /// How the route stands at Genesys Cloud.
     pub registration: RegistrationFacts,
+    /// Why the registration goes by another name than the spec's.
+    pub waits_for_name: Option<String>,
     /// What the spec wants to be registered, so that a disabled registration is not taken for a working one.
     pub suspended: bool,
 }
@@ -84,6 +86,11 @@ pub enum RegistrationFacts {
     Waiting(&'static str),
     /// Nothing was asked yet in this reconcile: what was known stands.
     Unchanged,
+    /// Asked, and not answered yet; the answer wakes the route.
+    Asked {
+        /// Whether what the spec asks for was confirmed before: that stands.
+        confirmed: bool,
+    },
     /// Nothing is asked before this time is over, because all was in order when it was last seen: that stands.
     Postponed(Duration),
     /// As the spec asks.
@@ -116,6 +123,10 @@ impl Finding {
     fn fails(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { holds: false, reason: reason.into(), message: message.into() }
     }
+
+    fn repeat(old: &Condition) -> Self {
+        Self { holds: old.status == "True", reason: old.reason.clone(), message: old.message.clone() }
+    }
 }
 
 /// The status that `observed` amounts to. What has not changed since `previous` keeps its time.
@@ -136,7 +147,7 @@ pub fn build(
         return PresenceRouteStatus { observed_generation: generation, conditions, ..kept };
     };
     let previous = previous.cloned().unwrap_or_default();
-    let findings = findings(&parts, &previous);
+    let findings = findings(&parts, &previous, generation);
     let routing = &parts.routing;
     let recorded = Record { current: previous.registration, former: previous.former_registrations };
     let record = record(&parts.registration, recorded, now);
@@ -165,13 +176,17 @@ pub fn build(
 const ORDER: [&str; 6] =
     ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready"];
 
-fn findings(parts: &Parts, previous: &PresenceRouteStatus) -> Vec<(&'static str, Finding)> {
+fn findings(
+    parts: &Parts,
+    previous: &PresenceRouteStatus,
+    generation: Option<i64>,
+) -> Vec<(&'static str, Finding)> {
     let mut findings = vec![
         ("Accepted", Finding::holds("Accepted", "the spec is valid")),
         ("SecretsResolved", secrets_resolved(parts)),
         ("RelayAvailable", relay_available(parts)),
         ("RoutingLive", routing_live(parts)),
-        ("Registered", registered(parts, previous)),
+        ("Registered", registered(parts, previous, generation)),
     ];
     let ready = match findings.iter().find(|(_, finding)| !finding.holds) {
         Some((_, failing)) => Finding::fails(failing.reason.clone(), failing.message.clone()),
@@ -240,17 +255,21 @@ fn routing_live(parts: &Parts) -> Finding {
 /// Holds, and somebody should know all the same.
 const FORMER_LEFT: &str = "FormerRegistrationLeft";
 
-fn registered(parts: &Parts, previous: &PresenceRouteStatus) -> Finding {
+fn registered(parts: &Parts, previous: &PresenceRouteStatus, generation: Option<i64>) -> Finding {
+    let before = previous.conditions.iter().find(|old| old.type_ == "Registered");
     match &parts.registration {
         RegistrationFacts::Unchanged | RegistrationFacts::Postponed(_) => {
-            match previous.conditions.iter().find(|old| old.type_ == "Registered") {
-                Some(old) => Finding {
-                    holds: old.status == "True",
-                    reason: old.reason.clone(),
-                    message: old.message.clone(),
-                },
-                None => Finding::fails("Waiting", "waits for the relay pods"),
-            }
+            before.map_or_else(|| Finding::fails("Waiting", "waits for the relay pods"), Finding::repeat)
+        }
+        RegistrationFacts::Asked { confirmed } => {
+            // That this spec could not be registered is not forgotten with every new attempt.
+            let failed = |old: &&Condition| {
+                old.status == "False" && old.reason != "Waiting" && old.observed_generation == generation
+            };
+            before.filter(|old| *confirmed || failed(old)).map_or_else(
+                || Finding::fails("Waiting", "waits for Genesys Cloud's answer"),
+                Finding::repeat,
+            )
         }
         RegistrationFacts::Waiting(what) => Finding::fails("Waiting", *what),
         RegistrationFacts::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
@@ -264,7 +283,9 @@ fn registered(parts: &Parts, previous: &PresenceRouteStatus) -> Finding {
             Finding::holds(FORMER_LEFT, format!("Genesys Cloud sends events to the endpoint; {left}"))
         }
         RegistrationFacts::Registered { verifiable: true, .. } => {
-            Finding::holds("Registered", "Genesys Cloud sends events to the endpoint")
+            let name = parts.waits_for_name.as_ref();
+            let name = name.map(|why| format!(", under another name for now: {why}")).unwrap_or_default();
+            Finding::holds("Registered", format!("Genesys Cloud sends events to the endpoint{name}"))
         }
         RegistrationFacts::Registered { verifiable: false, .. } => Finding::holds(
             "RegisteredUnverified",

@@ -2,15 +2,20 @@
 //! the last one of all: when the object is deleted, none.
 //!
 //! Where a registration is, or may be, is in the status before the first call that could make it ([`place`]), and the
-//! finalizer is on the object; then Genesys Cloud is asked ([`registrar`]). Whenever the operator dies in between, the
-//! next one finds what there is. Which secret Genesys Cloud signs with is told by the relays ([`secret_drift`]).
+//! finalizer is on the object; then Genesys Cloud is asked ([`registrar`]), by a reconcile that does not wait long for
+//! the answer ([`questions`]). Whenever the operator dies in between, the next one finds what there is. Which secret
+//! Genesys Cloud signs with is told by the relays ([`secret_drift`]).
 
 pub mod place;
+pub mod questions;
 pub mod registrar;
 pub mod secret_drift;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -24,6 +29,7 @@ use serde_json::json;
 
 use crate::apply::{self, FIELD_MANAGER};
 use crate::build;
+use crate::children::RouteKey;
 use crate::controller::{Context, FINALIZER, ReconcileError, Scene, kubernetes, publish, write_status};
 use crate::dereference::{SecretProblem, SecretSource, ca, dereference, oauth_client};
 use crate::genesys::Access;
@@ -32,6 +38,7 @@ use crate::status::{self, RegistrationFacts};
 use crate::validate::{Model, validate};
 
 pub use place::Record;
+pub use questions::Questions;
 pub use registrar::{Change, Failure, Known, Outcome, Registrar};
 
 /// How long a first registration waits for the Service to lead to a relay, and how often it asks.
@@ -39,6 +46,27 @@ const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
 const SERVICE_POLL: Duration = Duration::from_millis(100);
 /// How soon the relays are asked again after they refused signatures and accepted none.
 const SUSPICION: Duration = Duration::from_secs(30);
+
+/// What Genesys Cloud has answered for one route.
+pub(crate) enum Answer {
+    /// To what the spec asked for.
+    Registered(Box<Asked>, Outcome),
+    /// To what is to be at former places no more.
+    Cleared(Vec<Removal>),
+    /// What stands in the way of a deletion.
+    Deregistered(Option<Failure>),
+}
+
+/// A place, and whether it is free of the route's registrations.
+type Removal = (RegistrationPlace, Result<(), Failure>);
+
+/// What was asked for, and what was known then.
+pub(crate) struct Asked {
+    wanted: RegistrationStatus,
+    secret: SecretString,
+    record: Record,
+    drift: Drift,
+}
 
 /// Registers the route once its relays can answer, records which secret Genesys Cloud signs with, and clears up where
 /// the route was registered before.
@@ -48,6 +76,11 @@ pub(crate) async fn register(
     relays: &Relays,
     context: &Context,
 ) -> Result<RegistrationFacts, ReconcileError> {
+    let key = key_of(route);
+    let uid = scene.model.uid.clone();
+    if let Some(answer) = context.questions.late_answer(&key, &uid) {
+        take_up(route, scene, answer, context).await?;
+    }
     let Ok(secret) = scene.model.signing_secret.clone() else {
         return Ok(RegistrationFacts::Waiting("waits for the signing secret"));
     };
@@ -76,6 +109,10 @@ pub(crate) async fn register(
         Ok(client) => place::wanted(&scene.model, &route.spec.genesys, client),
         Err(problem) => return Ok(RegistrationFacts::Failed(Failure::unresolved(problem))),
     };
+    let unanswered = RegistrationFacts::Asked { confirmed: record.confirms(&wanted) };
+    if context.questions.is_open(&key) {
+        return Ok(unanswered);
+    }
     if is_first {
         wait_for_service(&scene.model, context).await;
     }
@@ -86,20 +123,43 @@ pub(crate) async fn register(
     hold(route, context).await?;
 
     let drift = Drift::observe(scene, relays, registered, context);
-    let known = Known {
-        id: moved.id(),
-        confirmed: moved.confirms(&wanted),
-        in_order: moved.is_in_order(&wanted) && was_registered(route, context),
-        secret_registered: registered,
-        secret_drifted: drift.is_due,
+    let in_order = moved.is_in_order(&wanted) && was_registered(route, context);
+    let asked = Box::new(Asked { wanted, secret, record: moved, drift });
+    let (registrar, model) = (Arc::clone(&context.registrar), Arc::clone(&scene.model));
+    let question = async move {
+        let known = Known {
+            id: asked.record.id(),
+            confirmed: asked.record.confirms(&asked.wanted),
+            in_order,
+            secret_registered: registered,
+            secret_drifted: asked.drift.is_due,
+        };
+        let outcome = registrar.ensure(&model, &asked.secret, known).await;
+        Answer::Registered(asked, outcome)
     };
-    match context.registrar.ensure(&scene.model, &secret, known).await {
+    let Some(Answer::Registered(asked, outcome)) = context.questions.ask(&key, &uid, question).await else {
+        return Ok(unanswered);
+    };
+    let facts = hear(route, scene, *asked, outcome, context).await?;
+    clear_former(route, facts, context).await
+}
+
+/// What Genesys Cloud has answered is written down before anything is done because of it.
+async fn hear(
+    route: &PresenceRoute,
+    scene: &mut Scene,
+    asked: Asked,
+    outcome: Outcome,
+    context: &Context,
+) -> Result<RegistrationFacts, ReconcileError> {
+    let Asked { wanted, secret, record, drift } = asked;
+    match outcome {
         Outcome::Failed(failure) => Ok(RegistrationFacts::Failed(failure)),
         Outcome::Postponed(wait) => {
             Ok(RegistrationFacts::Postponed(drift.look_again().map_or(wait, |again| again.min(wait))))
         }
         Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
-            if secret_sent && !registered {
+            if secret_sent && !scene.signing.is_registered(&secret) {
                 confirm(scene, &secret, context).await?;
             }
             if drift.is_due {
@@ -111,17 +171,47 @@ pub(crate) async fn register(
                 None => {}
             }
             let place = RegistrationPlace { id: Some(registration.id), ..wanted.place.clone() };
-            let record = moved.confirmed(RegistrationStatus { place, ..wanted });
-            let (record, left) = clear_former(route, record, context).await?;
-            let again = [drift.look_again(), left.as_ref().map(|failure| failure.retry_in)];
+            let last_verified_time = record.current.as_ref().and_then(|it| it.last_verified_time.clone());
+            let current = RegistrationStatus { place, last_verified_time, ..wanted };
             Ok(RegistrationFacts::Registered {
-                record: Box::new(record),
-                left: left.map(|failure| failure.message),
+                record: Box::new(record.confirmed(current)),
+                left: None,
                 verifiable,
-                trusted_for: again.into_iter().flatten().fold(trusted_for, Duration::min),
+                trusted_for: drift.look_again().map_or(trusted_for, |again| again.min(trusted_for)),
             })
         }
     }
+}
+
+/// Takes up what was answered when no reconcile waited for it any more. It is true whatever the spec asks for by now;
+/// what failed is remembered by the registrar.
+async fn take_up(
+    route: &PresenceRoute,
+    scene: &mut Scene,
+    answer: Answer,
+    context: &Context,
+) -> Result<(), ReconcileError> {
+    let before = Record::read(context.ledger.status(route));
+    let record = match answer {
+        Answer::Registered(asked, outcome) => match hear(route, scene, *asked, outcome, context).await? {
+            RegistrationFacts::Registered { record, .. } => *record,
+            _ => return Ok(()),
+        },
+        Answer::Cleared(results) => {
+            let mut record = before.clone();
+            strike(&mut record, &results, route, context).await;
+            record
+        }
+        Answer::Deregistered(_) => return Ok(()),
+    };
+    if record != before {
+        remember(route, &record, context).await?;
+    }
+    Ok(())
+}
+
+fn key_of(route: &PresenceRoute) -> RouteKey {
+    RouteKey { namespace: route.namespace().unwrap_or_default(), name: route.name_any() }
 }
 
 /// Whether the last that was reported of the registration is good.
@@ -198,29 +288,80 @@ impl Drift {
 /// record and is tried again; it holds up nothing else.
 async fn clear_former(
     route: &PresenceRoute,
-    mut record: Record,
+    facts: RegistrationFacts,
     context: &Context,
-) -> Result<(Record, Option<Failure>), ReconcileError> {
+) -> Result<RegistrationFacts, ReconcileError> {
+    let RegistrationFacts::Registered { mut record, left: None, verifiable, trusted_for } = facts else {
+        return Ok(facts);
+    };
     let uid = route.uid().unwrap_or_default();
+    let named = |place: &RegistrationPlace, failure: Failure| {
+        let message = format!("{} could not be removed: {}", former(place), failure.message);
+        Failure { message, ..failure }
+    };
+    let question = removals(route, record.former.clone(), record.id(), context).await?.map(Answer::Cleared);
+    let failures = match context.questions.ask(&key_of(route), &uid, question).await {
+        Some(Answer::Cleared(results)) => {
+            strike(&mut record, &results, route, context).await;
+            let failed = |(place, result): Removal| Some(named(&place, result.err()?));
+            results.into_iter().filter_map(failed).collect()
+        }
+        // The answer wakes the route. Until then, what was last said of these places stands.
+        _ => {
+            let last = |place| {
+                let failure = context.registrar.last_removal(&uid, place)?;
+                Some(named(place, Failure { retry_in: Duration::MAX, ..failure }))
+            };
+            record.former.iter().filter_map(last).collect()
+        }
+    };
+    let left = joined(failures);
+    Ok(RegistrationFacts::Registered {
+        record,
+        verifiable,
+        trusted_for: left.as_ref().map_or(trusted_for, |failure| failure.retry_in.min(trusted_for)),
+        left: left.map(|failure| failure.message),
+    })
+}
+
+/// The question whether these places are free now, but for the registration that is to be kept.
+async fn removals(
+    route: &PresenceRoute,
+    places: impl IntoIterator<Item = RegistrationPlace>,
+    keep: Option<&str>,
+    context: &Context,
+) -> Result<BoxFuture<'static, Vec<Removal>>, ReconcileError> {
     let namespace = route.namespace().unwrap_or_default();
     let secrets = context.secrets.of(&namespace);
-    let mut failures = Vec::new();
-    for place in std::mem::take(&mut record.former) {
-        let named = format!("the former registration {:?} at {}", place.name, place.api_url);
+    let mut accessible = Vec::new();
+    for place in places {
         let access = access(&place, &secrets).await.map_err(kubernetes("read the Secrets"))?;
-        match context.registrar.clear(&uid, &place, access, record.id()).await {
-            Ok(()) => {
-                let note = format!("{named} is gone");
-                publish(route, context, EventType::Normal, "FormerRegistrationRemoved", &note).await;
-            }
-            Err(failure) => {
-                let message = format!("{named} could not be removed: {}", failure.message);
-                failures.push(Failure { message, ..failure });
-                record.former.push(place);
-            }
-        }
+        accessible.push((place, access));
     }
-    Ok((record, joined(failures)))
+    let (registrar, uid) = (Arc::clone(&context.registrar), route.uid().unwrap_or_default());
+    let keep = keep.map(str::to_owned);
+    let removals = async move {
+        let mut removals = Vec::new();
+        for (place, access) in accessible {
+            let result = registrar.clear(&uid, &place, access, keep.as_deref()).await;
+            removals.push((place, result));
+        }
+        removals
+    };
+    Ok(removals.boxed())
+}
+
+/// Takes the former places that are free now out of the record.
+async fn strike(record: &mut Record, removals: &[Removal], route: &PresenceRoute, context: &Context) {
+    for (place, _) in removals.iter().filter(|(_, result)| result.is_ok()) {
+        record.former.retain(|former| former != place);
+        let note = format!("{} is gone", former(place));
+        publish(route, context, EventType::Normal, "FormerRegistrationRemoved", &note).await;
+    }
+}
+
+fn former(place: &RegistrationPlace) -> String {
+    format!("the former registration {:?} at {}", place.name, place.api_url)
 }
 
 /// All failures as one, to be looked at when the first of them may be over.
@@ -277,16 +418,35 @@ async fn wait_for_service(model: &Model, context: &Context) {
 }
 
 async fn tell(route: &PresenceRoute, context: &Context, change: &Change) {
-    let (reason, note) = match change {
-        Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
-        Change::Updated => {
-            ("RegistrationUpdated", "the registration at Genesys Cloud has a new secret".to_owned())
+    let (severity, reason, note) = match change {
+        Change::Created => {
+            (EventType::Normal, "RegistrationCreated", "registered at Genesys Cloud".to_owned())
         }
-        Change::Repaired(what) => {
-            ("RegistrationUpdated", format!("the registration at Genesys Cloud was brought in line: {what}"))
-        }
+        Change::Updated => (
+            EventType::Normal,
+            "RegistrationUpdated",
+            "the registration at Genesys Cloud has a new secret".to_owned(),
+        ),
+        Change::Repaired(what) => (
+            EventType::Normal,
+            "RegistrationUpdated",
+            format!("the registration at Genesys Cloud was brought in line: {what}"),
+        ),
+        Change::Replaced => (
+            EventType::Normal,
+            "RegistrationUpdated",
+            "the registration was sent to Genesys Cloud anew".to_owned(),
+        ),
+        Change::Duplicated { left } => (
+            EventType::Warning,
+            "RegistrationLeft",
+            format!(
+                "a new registration was made at Genesys Cloud; the one before, id {left:?}, can be neither changed nor \
+                 removed by this API and goes on sending events as it is: remove it at Genesys Cloud"
+            ),
+        ),
     };
-    publish(route, context, EventType::Normal, reason, &note).await;
+    publish(route, context, severity, reason, &note).await;
 }
 
 /// Removes every registration, so that the object may go. The children follow by their owner reference.
@@ -294,19 +454,28 @@ pub(crate) async fn deregister(route: &PresenceRoute, context: &Context) -> Resu
     if route.spec.deletion_policy == DeletionPolicy::Retain {
         return let_go(route, context).await;
     }
-    let uid = route.uid().unwrap_or_default();
-    let namespace = route.namespace().unwrap_or_default();
-    let secrets = context.secrets.of(&namespace);
-    let places = match places(route, &secrets, context).await? {
-        Ok(places) => places,
-        Err(failure) => return stay(route, context, failure).await,
+    let (key, uid) = (key_of(route), route.uid().unwrap_or_default());
+    let failure = match context.questions.late_answer(&key, &uid) {
+        Some(Answer::Deregistered(failure)) => failure,
+        // What another answer brings to light is found by its name.
+        _ if context.questions.is_open(&key) => return Ok(Action::await_change()),
+        _ => {
+            let places = match places(route, context).await? {
+                Ok(places) => places,
+                Err(failure) => return stay(route, context, failure).await,
+            };
+            let removals = removals(route, places, None, context).await?;
+            let question = removals.map(|removals| {
+                let failures = removals.into_iter().filter_map(|(_, result)| result.err());
+                Answer::Deregistered(joined(failures.collect()))
+            });
+            match context.questions.ask(&key, &uid, question).await {
+                Some(Answer::Deregistered(failure)) => failure,
+                _ => return Ok(Action::await_change()),
+            }
+        }
     };
-    let mut failures = Vec::new();
-    for place in places {
-        let access = access(&place, &secrets).await.map_err(kubernetes("read the Secrets"))?;
-        failures.extend(context.registrar.clear(&uid, &place, access, None).await.err());
-    }
-    match joined(failures) {
+    match failure {
         Some(failure) => stay(route, context, failure).await,
         None => {
             let note = "the registration at Genesys Cloud is gone";
@@ -319,7 +488,6 @@ pub(crate) async fn deregister(route: &PresenceRoute, context: &Context) -> Resu
 /// Where there may be a registration of a route that is deleted.
 async fn places(
     route: &PresenceRoute,
-    secrets: &impl SecretSource,
     context: &Context,
 ) -> Result<Result<Vec<RegistrationPlace>, Failure>, ReconcileError> {
     let recorded: Vec<_> = Record::read(context.ledger.status(route)).places().collect();
@@ -327,7 +495,9 @@ async fn places(
         return Ok(Ok(recorded));
     }
     // The status is lost, as after a restore from a backup: what the spec says is left.
-    let references = dereference(&route.spec, secrets).await.map_err(kubernetes("read the Secrets"))?;
+    let namespace = route.namespace().unwrap_or_default();
+    let secrets = context.secrets.of(&namespace);
+    let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
     Ok(match validate(route, references) {
         Err(problems) => {
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();

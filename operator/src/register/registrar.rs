@@ -209,6 +209,13 @@ pub enum Change {
     Repaired(String),
     /// The spec or the secret is new.
     Updated,
+    /// It cannot be seen there, and was sent anew.
+    Replaced,
+    /// Another one was made beside the one with this id, which can be neither changed nor removed.
+    Duplicated {
+        /// The id of the old one.
+        left: String,
+    },
 }
 
 impl Registrar {
@@ -305,30 +312,35 @@ impl Registrar {
         access: Result<Access, SecretProblem>,
         keep: Option<&str>,
     ) -> Result<(), Failure> {
-        let remembered = self.remembered(uid, place);
+        let account = self.way_to(uid, place, access).await?;
+        remove_at(&account, place, keep).await.map_err(|error| failure_of(&error))
+    }
+
+    /// A client that is sure to see the registration at this place, if there is one.
+    async fn way_to(
+        &self,
+        uid: &str,
+        place: &RegistrationPlace,
+        access: Result<Access, SecretProblem>,
+    ) -> Result<Account, Failure> {
         let unproven = match access {
             Ok(access) => {
                 let is_same_client = access.client_id == place.access.client_id;
                 let account = self.genesys.account(access).map_err(|error| failure_of(&error))?;
                 if is_same_client {
-                    return remove_at(&account, place, keep).await.map_err(|error| failure_of(&error));
+                    return Ok(account);
                 }
                 // Another client of the same organisation sees the registration; one of another organisation does not,
                 // and that it sees none proves nothing.
                 match sees(&account, place).await {
-                    Ok(true) => {
-                        return remove_at(&account, place, keep).await.map_err(|error| failure_of(&error));
-                    }
+                    Ok(true) => return Ok(account),
                     Ok(false) => Failure::client_gone(place),
                     Err(error) => failure_of(&error),
                 }
             }
             Err(problem) => Failure::unresolved(&problem),
         };
-        match remembered {
-            Some(account) => remove_at(&account, place, keep).await.map_err(|error| failure_of(&error)),
-            None => Err(unproven),
-        }
+        self.remembered(uid, place).ok_or(unproven)
     }
 
     /// As [`Registrar::remove`], but a failure is waited for, longer each time, unless the Secrets are others.
@@ -366,6 +378,13 @@ impl Registrar {
             memory.left.push((Removal { place: place.clone(), oauth_client }, failed));
             failure
         })
+    }
+
+    /// Why the last removal from this place failed.
+    pub fn last_removal(&self, uid: &str, place: &RegistrationPlace) -> Option<Failure> {
+        let memory = self.lock();
+        let mut left = memory.get(uid)?.left.iter();
+        left.find(|(removal, _)| removal.place == *place).map(|(_, failed)| failed.failure.clone())
     }
 
     /// Forgets a route that is gone.
@@ -607,24 +626,46 @@ async fn find(
     Ok(Found { registration: first, is_cheap_to_list })
 }
 
-/// At a server that knows creation alone: it is posted to when something is new, and left alone otherwise.
+/// At a server that cannot be asked what it has: it is told when something is new, and left alone otherwise.
 async fn ensure_unverifiable(
     account: &Account,
     desired: &DesiredRegistration,
     id: Option<&str>,
     is_as_desired: bool,
 ) -> Result<Ensured, GenesysError> {
-    let (registration, is_new) = match id {
-        Some(id) if is_as_desired => (desired.as_created(id), false),
-        _ => (account.create(desired).await?, true),
+    let (registration, change) = match id {
+        Some(id) if is_as_desired => (desired.as_created(id), None),
+        Some(id) => {
+            replace(account, desired, id).await.map(|(registration, change)| (registration, Some(change)))?
+        }
+        None => (account.create(desired).await?, Some(Change::Created)),
     };
     Ok(Ensured {
         registration,
         verifiable: false,
         is_cheap_to_list: true,
-        change: is_new.then_some(Change::Created),
-        secret_sent: is_new,
+        secret_sent: change.is_some(),
+        change,
     })
+}
+
+/// In place where the server can, otherwise by a new one after the old one is gone, otherwise beside the old one.
+async fn replace(
+    account: &Account,
+    desired: &DesiredRegistration,
+    id: &str,
+) -> Result<(Registration, Change), GenesysError> {
+    match account.update(id, desired).await {
+        Ok(Some(registration)) => return Ok((registration, Change::Replaced)),
+        Ok(None) | Err(GenesysError::Unsupported { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let change = match account.delete(id).await {
+        Ok(()) => Change::Replaced,
+        Err(GenesysError::Unsupported { .. }) => Change::Duplicated { left: id.to_owned() },
+        Err(error) => return Err(error),
+    };
+    Ok((account.create(desired).await?, change))
 }
 
 async fn sees(account: &Account, place: &RegistrationPlace) -> Result<bool, GenesysError> {

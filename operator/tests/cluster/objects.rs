@@ -2,42 +2,17 @@
 
 use std::time::Duration;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use serde_json::json;
 
-use crate::stage::{Stage, is_established, ours, until};
-
-/// As much of the Gateway API as an HTTPRoute needs to be stored.
-fn http_route_definition() -> CustomResourceDefinition {
-    let definition = json!({
-        "metadata": {
-            "name": "httproutes.gateway.networking.k8s.io",
-            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/3328"},
-        },
-        "spec": {
-            "group": "gateway.networking.k8s.io",
-            "scope": "Namespaced",
-            "names": {"kind": "HTTPRoute", "plural": "httproutes", "singular": "httproute"},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
-                "type": "object",
-                "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }}}],
-        },
-    });
-    ours(serde_json::from_value(definition).unwrap())
-}
+use crate::gateway;
+use crate::stage::{Stage, until};
 
 /// Alone, because the Gateway API comes and goes with it.
 #[tokio::test]
 async fn every_object_that_a_route_can_ask_for_is_made_and_taken_away() {
     let stage = Stage::alone().await;
-    let definitions: Api<CustomResourceDefinition> = Api::all(stage.client.clone());
-    let http_routes = http_route_definition();
-    if definitions.get_opt(&http_routes.name_any()).await.unwrap().is_none() {
-        definitions.create(&Default::default(), &http_routes).await.unwrap();
-    }
-    is_established(&stage.client, &http_routes.name_any()).await;
+    gateway::install(&stage).await;
 
     let mut route = stage.route("all");
     route["spec"]["relay"]["networkPolicy"] = json!({

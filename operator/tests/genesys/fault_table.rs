@@ -110,7 +110,7 @@ async fn step(route: &mut Route, registrar: &Registrar, at: At) -> Outcome {
     }
     let Registered { change, verifiable, .. } = route.look(registrar).await?;
     Ok(match (at, change) {
-        (At::Update, Some(Change::Created)) => "created anew",
+        (At::Update, Some(Change::Created | Change::Replaced)) => "created anew",
         _ if !verifiable => "RegisteredUnverified",
         _ => "–",
     })

@@ -254,10 +254,29 @@ async fn a_server_that_knows_creation_alone_is_posted_to_once_and_again_when_som
     let restarted = registrar(&organisation);
     let again = route.look(&restarted).await.unwrap();
     assert_eq!((again.change, again.verifiable, organisation.calls(CREATIONS)), (None, false, 1));
+    let left = again.registration.id;
     route.rotate("the-next-secret");
-    route.look(&restarted).await.unwrap();
-    assert_eq!(organisation.calls(CREATIONS), 2);
+    let change = route.look(&restarted).await.unwrap().change;
+    assert_eq!((change, organisation.calls(CREATIONS)), (Some(Change::Duplicated { left }), 2));
     assert_eq!(route.deregister(&restarted).await.unwrap_err().reason, "Unsupported");
+}
+
+#[tokio::test]
+async fn at_a_server_that_cannot_be_asked_what_is_new_replaces_what_was_there() {
+    for (method, creations) in [("GET", 1), ("PUT", 2)] {
+        let organisation = open_organisation().await;
+        let missing = |method: &str| json!({"match": {"method": method}, "do": {"status": 405}});
+        organisation.set_faults(json!([missing("GET"), missing(method)]));
+        let mut route = Route::new(&organisation, "one");
+        let registrar = registrar(&organisation);
+        route.look(&registrar).await.unwrap();
+        route.object.spec.genesys.event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
+        assert_eq!(route.look(&registrar).await.unwrap().change, Some(Change::Replaced));
+        assert_eq!(organisation.calls(CREATIONS), creations, "without {method}");
+        let registrations = organisation.simulator.registrations();
+        assert_eq!(registrations.len(), 1, "without {method}: {registrations:?}");
+        assert_eq!(registrations[0].event_types, ["presence:new"]);
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,231 @@
+//! What wakes a route: an edit of itself, its relay pods, its other children, and the Secrets that it names.
+//!
+//! Each watch fills what the reconciles read, and tells which routes have something to do because of it. Only changes
+//! wake anybody; a watch that fails goes on by itself, with backoff.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
+use kube::{Client, Resource, ResourceExt};
+use presenceroute_crds::PresenceRoute;
+
+use crate::apply;
+use crate::build::{MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, http_route};
+use crate::children::{Children, Feed, RouteKey};
+use crate::claims::Neighbours;
+use crate::dereference::referenced_secrets;
+use crate::relays;
+use crate::secret_cache::{SecretCache, SecretKey};
+
+/// How many objects a listing brings at a time. Thousands of routes pass by in pieces, not all at once.
+const PAGE: u32 = 50;
+/// How soon a Gateway API that a route waits for is noticed.
+const GATEWAY_API_POLL: Duration = Duration::from_secs(10);
+
+/// A route, or an object that was stored as one and cannot be read.
+pub(crate) type Guarded = DeserializeGuard<PresenceRoute>;
+/// The routes that have something to do.
+pub(crate) type Waker = BoxStream<'static, ObjectRef<Guarded>>;
+/// The routes whose spec or finalizers are others than they were.
+pub(crate) type Edited = BoxStream<'static, Result<Guarded, watcher::Error>>;
+
+/// One namespace, or all.
+#[derive(Clone)]
+pub(crate) struct Scope {
+    pub(crate) client: Client,
+    pub(crate) namespace: Option<String>,
+}
+
+impl Scope {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    fn dynamic_api(&self, kind: &ApiResource) -> Api<DynamicObject> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, kind),
+            None => Api::all_with(self.client.clone(), kind),
+        }
+    }
+}
+
+/// What the reconciles know of the cluster without asking.
+pub(crate) struct Caches {
+    pub(crate) pods: Store<Pod>,
+    pub(crate) secrets: Arc<SecretCache>,
+    pub(crate) children: Arc<Children>,
+}
+
+impl Caches {
+    /// Resolves when all is known that there is.
+    pub(crate) fn ready(&self) -> BoxFuture<'static, ()> {
+        let (children, secrets, pods) =
+            (Arc::clone(&self.children), Arc::clone(&self.secrets), self.pods.clone());
+        async move {
+            // An error means that the watch's stream was dropped: the controller is on its way out.
+            let _ = tokio::join!(children.ready(), secrets.ready(), pods.wait_until_ready());
+        }
+        .boxed()
+    }
+}
+
+/// Everything but the routes themselves.
+pub(crate) fn caches(scope: &Scope, routes: &Store<Guarded>, has_gateway_api: bool) -> (Caches, Vec<Waker>) {
+    let (pods, pods_waker) = pods(scope);
+    let secret_cache = Arc::new(SecretCache::new(scope.client.clone()));
+    let known = Arc::new(Children::new(apply::child_kinds()));
+    let http_routes = http_route::api_resource();
+    let mut wakers = vec![pods_waker, secrets(scope, Arc::clone(&secret_cache), routes.clone())];
+    wakers.extend(known.feeds().map(|feed| {
+        if *feed.kind() == http_routes && !has_gateway_api {
+            http_routes_to_come(scope.clone(), feed, routes.clone())
+        } else {
+            children(scope, feed)
+        }
+    }));
+    (Caches { pods, secrets: secret_cache, children: known }, wakers)
+}
+
+fn watch_config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
+/// The routes themselves, which their neighbours know of, too.
+pub(crate) fn routes(scope: &Scope, neighbours: &Neighbours) -> (Store<Guarded>, Edited) {
+    let (routes, writer) = reflector::store();
+    let mut joining = Some(neighbours.join(routes.clone()));
+    let edited = watcher(scope.api::<Guarded>(), watch_config())
+        .default_backoff()
+        .modify(|route| route.managed_fields_mut().clear())
+        .reflect(writer)
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::InitDone) {
+                drop(joining.take());
+            }
+        })
+        .applied_objects()
+        .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
+    (routes, edited.boxed())
+}
+
+/// Relay pods wake their route, and are kept with what `relays` reads of them.
+fn pods(scope: &Scope) -> (Store<Pod>, Waker) {
+    let (store, writer) = reflector::store();
+    let labels = format!("{}={},{ROUTE_LABEL}", RELAY_COMPONENT.0, RELAY_COMPONENT.1);
+    let waker = watcher(scope.api::<Pod>(), watch_config().labels(&labels))
+        .default_backoff()
+        .modify(relays::trim)
+        .reflect(writer)
+        .touched_objects()
+        .filter_map(async |pod| owner(&seen(pod)?));
+    (store, waker.boxed())
+}
+
+/// A Secret wakes the routes that name it. Of the Secrets of others only the metadata is asked for.
+fn secrets(scope: &Scope, secrets: Arc<SecretCache>, routes: Store<Guarded>) -> Waker {
+    watcher(scope.api::<PartialObjectMeta<Secret>>(), watch_config())
+        .default_backoff()
+        .filter_map(async |event| seen(event))
+        .flat_map(move |event| {
+            let changed = secrets.take(event);
+            stream::iter(changed.iter().flat_map(|secret| referrers(&routes, secret)).collect::<Vec<_>>())
+        })
+        .boxed()
+}
+
+/// A child wakes its route when it is no longer as it was known to be.
+fn children(scope: &Scope, mut feed: Feed) -> Waker {
+    let labels = format!("{}={},{ROUTE_LABEL}", MANAGED_BY.0, MANAGED_BY.1);
+    watcher(scope.dynamic_api(feed.kind()), watch_config().labels(&labels))
+        .default_backoff()
+        .filter_map(async |event| seen(event))
+        .flat_map(move |event| stream::iter(feed.take(event)))
+        .map(reference)
+        .boxed()
+}
+
+/// HTTPRoutes where the API server does not have them: they are watched once it has, and the routes that want one are
+/// woken. No right to watch definitions is needed for it, which a Role could not grant; the API server is asked, and
+/// only while a route wants one.
+fn http_routes_to_come(scope: Scope, mut feed: Feed, routes: Store<Guarded>) -> Waker {
+    feed.set_served(false);
+    let come = async move {
+        gateway_api(&scope.client, &routes).await;
+        tracing::info!("the Gateway API is there now; HTTPRoutes are made and watched");
+        feed.set_served(true);
+        stream::iter(wanting_gateway(&routes)).chain(children(&scope, feed))
+    };
+    stream::once(come).flatten().boxed()
+}
+
+/// Resolves when a route wants the Gateway API and the API server has it.
+async fn gateway_api(client: &Client, routes: &Store<Guarded>) {
+    loop {
+        tokio::time::sleep(GATEWAY_API_POLL).await;
+        if wanting_gateway(routes).is_empty() {
+            continue;
+        }
+        match apply::has_gateway_api(client).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the API server cannot be asked for the Gateway API; trying again");
+            }
+        }
+    }
+}
+
+/// What a watch brought.
+fn seen<T>(result: Result<T, watcher::Error>) -> Option<T> {
+    result.inspect_err(|error| tracing::warn!(%error, "a watch was interrupted; it starts again")).ok()
+}
+
+/// How the controller calls a route.
+pub(crate) fn reference(RouteKey { namespace, name }: RouteKey) -> ObjectRef<Guarded> {
+    ObjectRef::new(&name).within(&namespace)
+}
+
+/// The route that an object of ours belongs to.
+fn owner(object: &impl ResourceExt) -> Option<ObjectRef<Guarded>> {
+    let route = object.labels().get(ROUTE_LABEL)?;
+    Some(ObjectRef::new(route).within(&object.namespace()?))
+}
+
+/// The routes that name a Secret.
+fn referrers(routes: &Store<Guarded>, secret: &SecretKey) -> Vec<ObjectRef<Guarded>> {
+    those(routes, |route| secrets_of(route).any(|named| named == *secret))
+}
+
+fn wanting_gateway(routes: &Store<Guarded>) -> Vec<ObjectRef<Guarded>> {
+    those(routes, |route| route.spec.endpoint.gateway.is_some())
+}
+
+fn those(routes: &Store<Guarded>, are_so: impl Fn(&PresenceRoute) -> bool) -> Vec<ObjectRef<Guarded>> {
+    let routes = routes.state();
+    let readable = routes.iter().filter_map(|route| route.0.as_ref().ok());
+    readable
+        .filter(|route| are_so(route))
+        .map(|route| ObjectRef::new(&route.name_any()).within(&route.namespace().unwrap_or_default()))
+        .collect()
+}
+
+/// The Secrets that a route names.
+pub(crate) fn secrets_of(route: &PresenceRoute) -> impl Iterator<Item = SecretKey> {
+    let namespace = route.namespace().unwrap_or_default();
+    referenced_secrets(&route.spec)
+        .map(move |name| SecretKey { namespace: namespace.clone(), name: name.to_owned() })
+}
