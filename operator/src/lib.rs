@@ -28,4 +28,4 @@ pub mod signing;
 pub mod status;
 pub mod tls;
 pub mod validate;
-pub mod watches;
+mod watches;
