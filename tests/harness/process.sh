@@ -24,8 +24,15 @@ process_pid() { # NAME: its pid, if it lives
 process_start() { # NAME COMMAND...
     local name=$1
     shift
-    # Descriptor 9 is the lock of the script itself.
-    setsid "$@" >> "$STATE/$name.log" 2>&1 < /dev/null 9>&- &
+    # It keeps none of the files that whoever called has open: a lock that this script or its caller holds would else be
+    # held for as long as the process lives.
+    (
+        for descriptor in "/proc/$BASHPID/fd/"*; do
+            descriptor=${descriptor##*/}
+            [ "$descriptor" -le 2 ] || exec {descriptor}>&-
+        done
+        exec setsid "$@"
+    ) >> "$STATE/$name.log" 2>&1 < /dev/null &
     printf '%s %s\n' "$!" "$(process_identity $!)" > "$STATE/$name.pid"
     disown "$!"
 }

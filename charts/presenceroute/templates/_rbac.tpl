@@ -1,16 +1,17 @@
 {{/*
 What the operator does in every namespace that it serves, for a ClusterRole or for Roles.
-Nothing is granted that the operator does not use, and every rule says what it uses it for.
+Nothing is granted that the operator does not use, and every rule says what it uses it for. charts/rights proves both.
+Objects are watched and written by server-side apply, so that only Secrets are ever read one by one.
 */}}
 {{- define "presenceroute.rules" -}}
 # Reads PresenceRoutes, and patches them to set and remove its finalizer.
 - apiGroups: [presenceroute.io]
   resources: [presenceroutes]
-  verbs: [get, list, watch, patch]
+  verbs: [list, watch, patch]
 # Reports what is true.
 - apiGroups: [presenceroute.io]
   resources: [presenceroutes/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # Owns what it makes. Where the API server enforces permissions on owner references, an owner that its children
 # block the deletion of takes this right.
 - apiGroups: [presenceroute.io]
@@ -25,32 +26,32 @@ Nothing is granted that the operator does not use, and every rule says what it u
 # and whose token is not mounted.
 - apiGroups: [""]
   resources: [configmaps, services, serviceaccounts]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 # Finds the relay pods to ask each for its status, and annotates them after a change of the routing table, so that
 # the kubelet gives them the new one at once.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
+  verbs: [list, watch, patch]
 # Runs the relays.
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 # Keeps relays available while nodes are drained.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 # Scales relays, for PresenceRoutes with spec.relay.autoscaling.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 # Exposes relays by an Ingress (spec.endpoint.ingress), and restricts their traffic (spec.relay.networkPolicy).
 - apiGroups: [networking.k8s.io]
   resources: [ingresses, networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 # Exposes relays by the Gateway API (spec.endpoint.gateway).
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 # Tells people what happened, and counts what happens again.
 - apiGroups: [events.k8s.io]
   resources: [events]
