@@ -143,11 +143,11 @@ fn container(model: &Model, image: &RelayImage) -> Container {
             ..probe("/livez")
         }),
         readiness_probe: Some(Probe {
-            period_seconds: Some(2),
-            failure_threshold: Some(2),
+            period_seconds: Some(1),
+            failure_threshold: Some(3),
             ..probe("/readyz")
         }),
-        // Ready a second sooner than by the readiness probe's own period.
+        // The kubelet asks for readiness at once when this succeeds, not at the next second.
         startup_probe: Some(Probe {
             period_seconds: Some(1),
             failure_threshold: Some(60),
