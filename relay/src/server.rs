@@ -4,6 +4,7 @@
 //! What a request means is the `intake` module's; the admin port is served the same way.
 
 mod connections;
+mod turns;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tls::Handshakes;
 use connections::Connections;
+use turns::InTurns;
 
 /// The most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -121,7 +123,7 @@ pub async fn serve<H, F>(
                     Ok::<_, Infallible>(response)
                 }
             });
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let connection = builder.serve_connection(TokioIo::new(InTurns::new(stream)), service);
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(error, "a connection ended early");
             }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::support::*;
 
@@ -141,12 +142,15 @@ impl Drop for Process {
     }
 }
 
-/// Runs an abuse while a good sender posts an event every 10 ms on a connection of its own. Each of its events is
+/// Runs an abuse while a good sender, who has been at work before, posts an event every 10 ms on a connection of its
+/// own. Each of its events is
 /// answered 200, half of them within 100 ms and all within 2 s, by a relay that may be unoptimised and on a machine
 /// that may have more to do.
 pub(crate) async fn beside_a_good_sender<T>(relay: &Process, abuse: impl Future<Output = T>) -> T {
     let is_over = AtomicBool::new(false);
+    let is_at_work = Notify::new();
     let abuse = async {
+        is_at_work.notified().await;
         let outcome = abuse.await;
         is_over.store(true, Ordering::Relaxed);
         outcome
@@ -163,6 +167,7 @@ pub(crate) async fn beside_a_good_sender<T>(relay: &Process, abuse: impl Future<
             let answer = read_answer(&mut stream).await.expect("an answer for the good sender");
             assert_eq!(answer.status, 200, "{answer:?}");
             latencies.push(begun.elapsed());
+            is_at_work.notify_one();
         }
         latencies.sort_unstable();
         latencies
