@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
@@ -108,7 +108,7 @@ fn watch_config() -> watcher::Config {
 pub(crate) fn routes(scope: &Scope, neighbours: &Neighbours) -> (Store<Guarded>, Edited) {
     let (routes, writer) = reflector::store();
     let mut joining = Some(neighbours.join(routes.clone()));
-    let edited = watcher(scope.api::<Guarded>(), watch_config())
+    let events = watcher(scope.api::<Guarded>(), watch_config())
         .default_backoff()
         .modify(|route| route.managed_fields_mut().clear())
         .reflect(writer)
@@ -116,10 +116,32 @@ pub(crate) fn routes(scope: &Scope, neighbours: &Neighbours) -> (Store<Guarded>,
             if matches!(event, watcher::Event::InitDone) {
                 drop(joining.take());
             }
-        })
-        .applied_objects()
+        });
+    let edited = stored(events)
         .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
     (routes, edited.boxed())
+}
+
+/// What a watch brought, once the store has it. A listing is in the store when all of its pages are: a reconcile that
+/// began before would work on what was there before the listing, or find nothing, and nobody would wake the route again.
+fn stored<K>(
+    events: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
+) -> impl Stream<Item = Result<K, watcher::Error>> {
+    let mut listed = Vec::new();
+    let objects = events.map_ok(move |event| match event {
+        watcher::Event::Init => {
+            listed.clear();
+            Vec::new()
+        }
+        watcher::Event::InitApply(object) => {
+            listed.push(object);
+            Vec::new()
+        }
+        watcher::Event::InitDone => std::mem::take(&mut listed),
+        watcher::Event::Apply(object) => vec![object],
+        watcher::Event::Delete(_) => Vec::new(),
+    });
+    objects.map_ok(|objects| stream::iter(objects).map(Ok)).try_flatten()
 }
 
 /// Relay pods wake their route, and are kept with what `relays` reads of them.
@@ -228,4 +250,35 @@ pub(crate) fn secrets_of(route: &PresenceRoute) -> impl Iterator<Item = SecretKe
     let namespace = route.namespace().unwrap_or_default();
     referenced_secrets(&route.spec)
         .map(move |name| SecretKey { namespace: namespace.clone(), name: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::channel::mpsc;
+    use kube::runtime::watcher::Event;
+
+    use super::*;
+
+    #[test]
+    fn a_listing_wakes_routes_when_it_is_whole() {
+        let (events, watched) = mpsc::unbounded();
+        let mut stored = stored(watched).boxed();
+        let mut woken_by = |event| {
+            events.unbounded_send(Ok(event)).unwrap();
+            let mut woken = Vec::new();
+            while let Some(Some(object)) = stored.next().now_or_never() {
+                woken.push(object.unwrap());
+            }
+            woken
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(woken_by(Event::Init), none);
+        assert_eq!(woken_by(Event::InitApply("of a listing that was cut short")), none);
+        assert_eq!(woken_by(Event::Init), none);
+        assert_eq!(woken_by(Event::InitApply("one")), none);
+        assert_eq!(woken_by(Event::InitApply("two")), none);
+        assert_eq!(woken_by(Event::InitDone), ["one", "two"]);
+        assert_eq!(woken_by(Event::Apply("three")), ["three"]);
+        assert_eq!(woken_by(Event::Delete("one")), none);
+    }
 }
