@@ -49,6 +49,8 @@ const LIVE_PATIENCE: Duration = Duration::from_secs(3);
 const PROGRESSING: Duration = Duration::from_secs(1);
 /// How soon a route that stands back, or waits for its registration's name, looks whether the other one is gone.
 const RIVAL: Duration = Duration::from_secs(15);
+/// How soon an object that Kubernetes refused is sent again: nobody tells when a quota is freed or a policy changed.
+const REFUSED: Duration = Duration::from_secs(15);
 /// How soon the relays are asked again whether missing topics have appeared.
 const MISSING_TOPICS: Duration = Duration::from_secs(10);
 /// How many routes are built and applied at a time. Waiting, for relays or for Genesys Cloud, is not counted: a route
@@ -395,7 +397,8 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
     let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);
     let topics = (!relays.missing_topics().is_empty()).then_some(MISSING_TOPICS);
     let rival = scene.waits_for_name.as_ref().map(|_| RIVAL);
-    let soonest = [retire, retry, lagging, topics, rival].into_iter().flatten().min();
+    let refused = scene.apply_error.as_ref().map(|_| REFUSED);
+    let soonest = [retire, retry, lagging, topics, rival, refused].into_iter().flatten().min();
     Action::requeue(soonest.unwrap_or(STEADY))
 }
 

@@ -35,6 +35,22 @@ async fn a_missing_secret_heals_at_once_and_costs_nothing_until_then() {
 }
 
 #[tokio::test]
+async fn what_kubernetes_refuses_is_sent_again_until_it_is_let_in() {
+    let stage = Stage::new().await;
+    let quota = json!({"hard": {"services": "0"}});
+    let quota =
+        json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": quota});
+    stage.apply(quota).await;
+    stage.apply(stage.route("refused")).await;
+    let operator = stage.operator().await;
+    let message = stage.condition("refused", "RelayAvailable", "False", "ApplyFailed").await;
+    assert!(message.contains("quota"), "{message}");
+    stage.delete("ResourceQuota", "none").await;
+    stage.is_ready("refused").await;
+    stage.end(operator).await;
+}
+
+#[tokio::test]
 async fn a_child_that_is_deleted_or_edited_is_put_back_at_once() {
     let stage = Stage::new().await;
     let mut route = stage.route("hurt");
