@@ -23,6 +23,10 @@ pub struct RelayStatus {
     /// Topics that the table names and Kafka does not have, sorted.
     #[serde(default)]
     pub missing_topics: Vec<String>,
+    /// Topics that the table names and Kafka does not let the relay write to, sorted. A relay older than this report
+    /// says nothing of it.
+    #[serde(default)]
+    pub forbidden_topics: Vec<String>,
     /// Events that are being worked on now.
     pub in_flight: u64,
     /// Whether the relay is on its way out.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::metrics::{CertificateLabel, Metrics, Reason, RevisionLabel};
 use crate::problem::Kind;
-use crate::publish::Publisher;
+use crate::publish::{ClusterReport, Publisher};
 use crate::reload::Loaded;
 use crate::routing::Router;
 use crate::secrets::Secrets;
@@ -70,7 +70,7 @@ impl Admin {
     pub fn status(&self) -> RelayStatus {
         let routing = self.routing.borrow();
         let secrets = self.secrets.borrow();
-        let (kafka, missing_topics) = self.publisher.report();
+        let ClusterReport { kafka, missing_topics, forbidden_topics } = self.publisher.report();
         RelayStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             routing: RoutingReport {
@@ -100,6 +100,7 @@ impl Admin {
             },
             kafka,
             missing_topics,
+            forbidden_topics,
             in_flight: self.publisher.in_flight() as u64,
             draining: self.draining.load(Ordering::Acquire),
             log_level: presenceroute_runtime::log::level(),

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The most connections of senders, however many the system allows: what they cost fits into 256 MiB.
+/// The most connections of senders, however many descriptors there may be. Memory may allow fewer.
 const MOST_CONNECTIONS: usize = 16_384;
 
 /// What is kept for Kafka's connections, the admin port, and the files that are read again and again.
@@ -16,7 +16,7 @@ pub fn raise_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// How many connections of senders there may be at once.
+/// For how many connections of senders there are descriptors.
 pub(crate) fn most_connections() -> usize {
     within(getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok()))
 }

@@ -37,11 +37,11 @@ use crate::spans::Spans;
 /// The body of a 200.
 const PROCESSED: &[u8] = br#"{"status":"processed"}"#;
 
-/// What a request costs beside its body, roughly.
-const REQUEST_BYTES: usize = 2 << 10;
+/// What a request costs beside its body and its connection: a stream of HTTP/2, and the work on it.
+const REQUEST_BYTES: usize = 6 << 10;
 
-/// An event that is taken as long as anything is free.
-const MODEST_BYTES: i64 = 16 << 10;
+/// A body that is taken as long as anything is free.
+const MODEST_BYTES: usize = 16 << 10;
 
 /// The most memory that is set aside because a sender announced that much.
 const BELIEVED_LENGTH: usize = 16 << 10;
@@ -79,7 +79,7 @@ impl Intake {
             signature_header,
             max_body_bytes: limits.max_body_bytes,
             body_timeout: Duration::from_millis(limits.body_timeout_ms),
-            most_held: i64::try_from(limits.max_in_flight_bytes).unwrap_or(i64::MAX),
+            most_held: signed(limits.max_in_flight_bytes),
             closed: AtomicBool::new(false),
             routing,
             secrets,
@@ -100,15 +100,36 @@ impl Intake {
         self.closed.store(true, Ordering::Release);
     }
 
-    /// The answer to one request.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    /// The answer to one request. Its head is done with at once, and is no part of what waits for the body and for Kafka:
+    /// a connection keeps room for that from its first request on.
+    pub fn answer<B>(
+        self: Arc<Self>,
+        request: Request<B>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + use<B>
     where
         B: Body<Data = Bytes>,
     {
         let (head, body) = request.into_parts();
         let trace = TraceHeaders::of(&head.headers);
+        let admitted = self.admit(head);
+        async move { self.finish(admitted, body, &trace).await }
+    }
+
+    async fn finish<B>(
+        &self,
+        admitted: Result<Admitted, Problem>,
+        body: B,
+        trace: &TraceHeaders,
+    ) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+    {
         let trace = trace.as_trace();
-        let (reason, response) = match self.process(head, body, trace).await {
+        let taken = match admitted {
+            Ok(admitted) => self.process(admitted, body, trace).await,
+            Err(problem) => Err(problem),
+        };
+        let (reason, response) = match taken {
             Ok(Accepted { reason, receipt: None }) => (reason, processed()),
             Ok(Accepted { reason, receipt: Some(receipt) }) => (reason, processed_with(&receipt)),
             Err(problem) => {
@@ -120,12 +141,11 @@ impl Intake {
         response
     }
 
-    async fn process<B>(&self, head: Parts, body: B, trace: Trace<'_>) -> Result<Accepted, Problem>
+    async fn process<B>(&self, admitted: Admitted, body: B, trace: Trace<'_>) -> Result<Accepted, Problem>
     where
         B: Body<Data = Bytes>,
     {
         let since = self.spans.as_ref().map(|_| SystemTime::now());
-        let admitted = self.admit(head)?;
         let mut reservation =
             Reservation { held: &self.metrics.in_flight_bytes, most: self.most_held, bytes: 0 };
         reservation.grow(REQUEST_BYTES)?;
@@ -284,14 +304,24 @@ impl Intake {
             if whole.len() + data.len() > self.max_body_bytes {
                 return Err(self.too_large());
             }
-            reservation.grow(data.len())?;
-            if whole.is_empty() {
-                whole.reserve_exact(length.unwrap_or_default().min(BELIEVED_LENGTH).max(data.len()));
-            }
+            let needed = whole.len() + data.len();
+            let room = room_for(needed, whole.capacity(), length, self.max_body_bytes);
+            reservation.make_room(&mut whole, room)?;
             whole.extend_from_slice(&data);
         }
+        reservation.give_back(whole.capacity() - whole.len());
         Ok(Bytes::from(whole.into_boxed_slice()))
     }
+}
+
+/// How much room a body is given that needs more than the `known` one: twice as much each time, so that it is not copied
+/// with each of its pieces, but no more than the sender announced or an event may have.
+fn room_for(needed: usize, known: usize, announced: Option<usize>, most: usize) -> usize {
+    if needed <= known {
+        return known;
+    }
+    let believed = announced.unwrap_or_default().min(BELIEVED_LENGTH);
+    needed.max(believed.max(2 * known).min(announced.unwrap_or(most)))
 }
 
 /// What is kept of a request's head.
@@ -355,19 +385,94 @@ impl Reservation<'_> {
     /// Takes more, unless too much is held. A large event is taken only while half is free, so that a few large
     /// bodies that never end cannot keep out all others.
     fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let bytes = signed(bytes);
         let held = self.held.inc_by(bytes).saturating_add(bytes);
         self.bytes += bytes;
-        if held > self.most || (held > self.most / 2 && self.bytes > MODEST_BYTES) {
+        let is_modest = self.bytes <= signed(REQUEST_BYTES + MODEST_BYTES);
+        if held > self.most || (held > self.most / 2 && !is_modest) {
             let detail = format!("{held} bytes of {} are in use; send the event again later", self.most);
             return Err(Problem::new(Kind::Overloaded, detail));
         }
         Ok(())
     }
+
+    /// Makes `whole` as large as `room`, reserved before it is there.
+    fn make_room(&mut self, whole: &mut Vec<u8>, room: usize) -> Result<(), Problem> {
+        if room <= whole.capacity() {
+            return Ok(());
+        }
+        self.grow(room - whole.capacity())?;
+        whole.reserve_exact(room - whole.len());
+        Ok(())
+    }
+
+    /// Gives back a part that is not needed.
+    fn give_back(&mut self, bytes: usize) {
+        self.held.dec_by(signed(bytes));
+        self.bytes -= signed(bytes);
+    }
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         self.held.dec_by(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 1 << 20;
+
+    #[test]
+    fn all_that_is_set_aside_for_a_body_is_reserved_and_what_was_too_much_is_given_back() {
+        let held = Gauge::default();
+        let mut reservation = Reservation { held: &held, most: signed(MOST), bytes: 0 };
+        let mut whole = Vec::new();
+        for (piece, room) in [(10, 16 << 10), (16 << 10, 32 << 10), (40 << 10, 64 << 10)] {
+            let needed = whole.len() + piece;
+            let given = room_for(needed, whole.capacity(), Some(100_000), MOST);
+            reservation.make_room(&mut whole, given).unwrap();
+            assert_eq!((whole.capacity(), held.get()), (room, signed(room)));
+            whole.resize(needed, b'x');
+        }
+        reservation.give_back(whole.capacity() - whole.len());
+        assert_eq!(held.get(), signed(whole.len()));
+        drop(reservation);
+        assert_eq!(held.get(), 0);
+    }
+
+    #[test]
+    fn a_body_gets_no_more_room_than_was_announced_or_than_an_event_may_have() {
+        assert_eq!(room_for(100, 0, Some(600), MOST), 600);
+        assert_eq!(room_for(100, 0, None, MOST), 100);
+        assert_eq!(room_for(70_000, 65_536, Some(80_000), MOST), 80_000);
+        assert_eq!(room_for(700_000, 600_000, None, MOST), MOST);
+        assert_eq!(room_for(100, 600, Some(600), MOST), 600);
+    }
+
+    #[test]
+    fn nothing_is_set_aside_where_there_is_no_room() {
+        let held = Gauge::default();
+        let mut reservation = Reservation { held: &held, most: 1_000, bytes: 0 };
+        let mut whole = Vec::new();
+        assert!(reservation.make_room(&mut whole, 16 << 10).is_err());
+        assert_eq!(whole.capacity(), 0);
+    }
+
+    #[test]
+    fn an_event_of_usual_size_is_taken_as_long_as_anything_is_free() {
+        let held = Gauge::default();
+        let most = signed(MOST);
+        held.inc_by(most / 2);
+        let mut modest = Reservation { held: &held, most, bytes: 0 };
+        modest.grow(REQUEST_BYTES).unwrap();
+        modest.grow(MODEST_BYTES).unwrap();
+        assert!(modest.grow(1).is_err());
     }
 }

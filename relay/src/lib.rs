@@ -8,6 +8,7 @@ pub mod admin;
 pub mod descriptors;
 pub mod intake;
 pub mod log;
+mod memory;
 pub mod metrics;
 pub mod preference;
 pub mod problem;

@@ -7,7 +7,7 @@
 use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,25 @@ const LINES: u64 = 5;
 
 /// In what time.
 const WINDOW: Duration = Duration::from_secs(60);
+
+/// Lets something be said now and then that would otherwise fill a disk, and counts what is left unsaid.
+#[derive(Debug, Default)]
+pub(crate) struct NowAndThen {
+    said: Option<Instant>,
+    unsaid: u64,
+}
+
+impl NowAndThen {
+    /// How often it came since it was said last, where it may be said again: once in a minute.
+    pub(crate) fn say(&mut self) -> Option<u64> {
+        self.unsaid += 1;
+        if self.said.is_some_and(|said| said.elapsed() < WINDOW) {
+            return None;
+        }
+        self.said = Some(Instant::now());
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
 
 /// Says what became of requests.
 pub struct Outcomes {
@@ -118,6 +137,14 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_comes_again_and_again_is_said_once_with_its_number_later() {
+        let mut warning = NowAndThen::default();
+        assert_eq!([warning.say(), warning.say(), warning.say()], [Some(1), None, None]);
+        warning.said = Instant::now().checked_sub(WINDOW);
+        assert_eq!(warning.say(), Some(3));
     }
 
     fn logged(level: LevelFilter, of: impl FnOnce(&Outcomes)) -> Vec<serde_json::Value> {

@@ -56,8 +56,10 @@ pub struct Metrics {
     pub certificate_expiry: Family<CertificateLabel, Gauge>,
     /// TLS handshakes that failed.
     pub tls_handshake_failures: Counter,
-    /// Topics that the table names and Kafka does not have: 1 each.
+    /// Of each topic that the table names, 1 where Kafka does not have it.
     pub missing_topics: Family<TopicLabel, Gauge>,
+    /// The same, where Kafka does not let the relay write to it.
+    pub forbidden_topics: Family<TopicLabel, Gauge>,
     /// 1 while a broker answers.
     pub kafka_reachable: Gauge,
     /// How often the producer was built anew, by cause.
@@ -308,7 +310,12 @@ impl Metrics {
             missing_topics: metric(
                 &mut registry,
                 "missing_topics",
-                "1 for each topic that the routing table names and Kafka does not have",
+                "Whether Kafka does not have a topic that the routing table names",
+            ),
+            forbidden_topics: metric(
+                &mut registry,
+                "forbidden_topics",
+                "Whether Kafka does not let the relay write to a topic that the routing table names",
             ),
             kafka_reachable: metric(&mut registry, "kafka_reachable", "1 while a broker answers"),
             producer_rebuilds: metric(&mut registry, "producer_rebuilds", "Kafka producers built anew"),

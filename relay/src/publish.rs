@@ -1,8 +1,9 @@
 //! Getting an event into Kafka: acknowledged by all in-sync replicas of every topic it goes to, or an answer that
 //! says why not.
 //!
-//! A [`Publisher`] owns the producer, replaces it when it can send no more or its credentials change, and knows
-//! whether the cluster answers and has the table's topics. Which topics an event goes to is `routing`'s to say.
+//! A [`Publisher`] owns the producer, and knows whether the cluster answers and has the table's topics; its
+//! [`Supervisor`] replaces the producer when it can send no more or its credentials change. Which topics an event goes
+//! to is `routing`'s to say.
 
 mod credentials;
 mod failure;
@@ -14,11 +15,11 @@ mod producer;
 mod record;
 mod remembered;
 mod statistics;
+mod supervisor;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use presenceroute_crds::receipt::{Receipt, ReceiptRecord};
 use presenceroute_crds::relay_config::{KafkaConfig, Limits};
 use presenceroute_crds::relay_status::KafkaReport;
@@ -26,16 +27,16 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{CauseLabel, Metrics, Repeat, RepeatLabel, TopicLabel};
 use crate::problem::{Kind, Problem};
-use crate::routing::{Router, Target};
+use crate::routing::Target;
 
 pub use credentials::CredentialsError;
 pub use failure::Failure;
 pub use record::{Position, Record, Trace, TraceHeaders};
 pub use statistics::Statistics;
+pub use supervisor::Supervisor;
 
 use credentials::Credentials;
 use ledger::{Begun, Bounds, Ledger};
@@ -109,10 +110,14 @@ impl Cluster {
     }
 }
 
-/// A producer with changed credentials, until Kafka has let it in.
-struct Newcomer {
-    producer: Arc<Producer>,
-    admitted: BoxFuture<'static, ()>,
+/// What a publisher knows of the cluster.
+pub struct ClusterReport {
+    /// The connection.
+    pub kafka: KafkaReport,
+    /// The table's topics that the cluster does not have.
+    pub missing_topics: Vec<String>,
+    /// The table's topics that it does not let the relay write to.
+    pub forbidden_topics: Vec<String>,
 }
 
 /// Why a publisher cannot start.
@@ -127,29 +132,33 @@ pub enum PublisherError {
 }
 
 impl Publisher {
-    /// Makes the first producer. It connects by itself; nothing waits for that.
-    pub fn new(
+    /// Makes the first producer, and what keeps it usable. It connects by itself; nothing waits for that.
+    pub async fn new(
         kafka: KafkaConfig,
         limits: Limits,
         metrics: Arc<Metrics>,
-    ) -> Result<Arc<Self>, PublisherError> {
+    ) -> Result<(Arc<Self>, Supervisor), PublisherError> {
         let bounds = Bounds {
             in_flight: limits.max_in_flight,
             in_flight_bytes: limits.max_in_flight_bytes,
             remembered: limits.remembered_ids,
             remembered_for: Duration::from_millis(limits.remember_ms),
         };
-        let credentials = Credentials::read(&kafka)?;
-        let first = Producer::new(&kafka, &credentials, &limits, Arc::clone(&metrics), 0)?;
+        let credentials = Arc::new(Credentials::read(&kafka)?);
+        let making =
+            Producer::make(kafka.clone(), Arc::clone(&credentials), limits.clone(), Arc::clone(&metrics), 0);
+        let first = making.await?;
         first.take_over();
-        Ok(Arc::new(Self {
+        let publisher = Arc::new(Self {
             ledger: Ledger::new(bounds, Arc::clone(&metrics)),
-            producer: watch::Sender::new(Arc::new(first)),
+            producer: watch::Sender::new(first),
             cluster: Mutex::default(),
             kafka,
             limits,
             metrics,
-        }))
+        });
+        let supervisor = Supervisor::new(Arc::clone(&publisher), credentials);
+        Ok((publisher, supervisor))
     }
 
     /// Publishes one event to every target, and answers when each has acknowledged it or one cannot.
@@ -212,7 +221,8 @@ impl Publisher {
         let topic = target.topic.as_str();
         let fingerprint = self.ledger.fingerprint(&record.event.id, record.body, topic);
         loop {
-            let producer = Arc::clone(&self.producer.borrow());
+            // It is held until the outcome is known, because it is what takes the reports.
+            let producer = self.current();
             let (outcome, gathering, is_first) = match self.ledger.begin(fingerprint, record.body.len()) {
                 Begun::Acknowledged => {
                     self.repeated(Repeat::Remembered);
@@ -303,86 +313,32 @@ impl Publisher {
         self.ledger.in_flight()
     }
 
-    /// The connection, and what the table names that the cluster does not have.
-    pub fn report(&self) -> (KafkaReport, Vec<String>) {
+    /// The connection, and which of the table's topics are out of reach.
+    pub fn report(&self) -> ClusterReport {
         let account = self.producer.borrow().account.clone();
         let cluster = self.cluster().clone();
-        let refused = cluster
-            .forbidden_topics()
+        let (missing_topics, forbidden_topics) = (cluster.missing_topics(), cluster.forbidden_topics());
+        let refused = forbidden_topics
             .iter()
             .map(|topic| account.refusal(topic, RDKafkaErrorCode::TopicAuthorizationFailed))
             .reduce(|all, one| format!("{all}. {one}"));
-        let missing = cluster.missing_topics();
         let error = cluster.unread_credentials.or(cluster.credentials_error).or(cluster.error).or(refused);
-        (KafkaReport { reachable: cluster.reachable, error }, missing)
+        let kafka = KafkaReport { reachable: cluster.reachable, error };
+        ClusterReport { kafka, missing_topics, forbidden_topics }
     }
 
     fn cluster(&self) -> std::sync::MutexGuard<'_, Cluster> {
         self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the producer usable and watches the cluster, until `stop`.
-    pub async fn supervise(
-        self: Arc<Self>,
-        mut table: watch::Receiver<crate::reload::Loaded<Router>>,
-        stop: CancellationToken,
-    ) {
-        let mut credentials = Credentials::read(&self.kafka).ok();
-        let mut read_credentials = tokio::time::interval(CREDENTIALS_EVERY);
-        let mut newcomer = None;
-        let mut rebuild_at = None;
-        let mut next_check = Instant::now();
-        loop {
-            let current = Arc::clone(&self.producer.borrow());
-            tokio::select! {
-                () = stop.cancelled() => return,
-                cause = current.failed() => {
-                    self.cluster().error = current.reports.newest_error();
-                    // Whoever is not let in stays out until somebody acts.
-                    let pause = match cause {
-                        RDKafkaErrorCode::ClusterAuthorizationFailed => CHECK_EVERY,
-                        _ => REBUILD_EVERY,
-                    };
-                    rebuild_at = Some(current.born + pause);
-                }
-                () = tokio::time::sleep_until(rebuild_at.unwrap_or(next_check)), if rebuild_at.is_some() => {
-                    rebuild_at = None;
-                    // With the newest credentials, also those that Kafka has not let in yet.
-                    let next = match newcomer.take() {
-                        Some(Newcomer { producer, .. }) => Some(producer),
-                        None => credentials.as_ref().and_then(|known| self.successor(known)),
-                    };
-                    match next {
-                        Some(next) => self.hand_over("fatal", next),
-                        None => rebuild_at = Some(Instant::now() + CHECK_EVERY),
-                    }
-                }
-                _ = read_credentials.tick(), if self.kafka.tls.is_some() || self.kafka.sasl.is_some() => {
-                    if let Some(changed) = self.changed_credentials(credentials.as_ref()).await {
-                        newcomer = self.successor(&changed).map(|producer| self.newcomer(producer));
-                        credentials = Some(changed);
-                    }
-                }
-                producer = admitted(&mut newcomer) => {
-                    newcomer = None;
-                    self.cluster().credentials_error = None;
-                    self.hand_over("credentials", producer);
-                    next_check = Instant::now();
-                }
-                // A table that is fixed never changes.
-                Ok(()) = table.changed(), if table.has_changed().is_ok() => next_check = Instant::now(),
-                () = tokio::time::sleep_until(next_check) => {
-                    let topics = topics(&table);
-                    let is_well = self.look(topics).await;
-                    next_check = Instant::now() + if is_well { CHECK_EVERY } else { RECHECK_EVERY };
-                }
-            }
-        }
+    /// The producer that events go to.
+    fn current(&self) -> Arc<Producer> {
+        Arc::clone(&self.producer.borrow())
     }
 
     /// Asks the cluster for the table's topics; whether it answered and has them all.
-    async fn look(self: &Arc<Self>, topics: Vec<String>) -> bool {
-        let producer = Arc::clone(&self.producer.borrow());
+    async fn look(self: Arc<Self>, topics: Vec<String>) -> bool {
+        let producer = self.current();
         let asked = Arc::clone(&producer);
         let asking = tokio::task::spawn_blocking(move || asked.topics(&topics, CHECK_TIMEOUT));
         let Ok(answer) = asking.await else { return false };
@@ -431,63 +387,25 @@ impl Publisher {
                 tracing::info!(topic, "this topic is there now");
             }
         }
-        if missing != now_missing {
-            self.metrics.missing_topics.clear();
-            for topic in now_missing {
-                self.metrics.missing_topics.get_or_create(&TopicLabel { topic }).set(1);
-            }
-        }
-    }
-
-    /// What the files with credentials hold, where that is not `known`.
-    async fn changed_credentials(&self, known: Option<&Credentials>) -> Option<Credentials> {
-        let kafka = self.kafka.clone();
-        let read = tokio::task::spawn_blocking(move || Credentials::read(&kafka)).await.ok()?;
-        match read {
-            Err(error) => {
-                self.cluster().unread_credentials = Some(error.to_string());
-                None
-            }
-            Ok(read) => {
-                self.cluster().unread_credentials = None;
-                (!known.is_some_and(|known| known.same_as(&read))).then_some(read)
+        let gauges =
+            [(&self.metrics.missing_topics, now_missing), (&self.metrics.forbidden_topics, now_forbidden)];
+        for (gauge, out_of_reach) in gauges {
+            gauge.clear();
+            for TopicState { name, .. } in &cluster.topics {
+                let label = TopicLabel { topic: name.clone() };
+                gauge.get_or_create(&label).set(i64::from(out_of_reach.contains(name)));
             }
         }
     }
 
     /// A producer beside the current one, to take over from it.
-    fn successor(&self, credentials: &Credentials) -> Option<Arc<Producer>> {
-        let generation = self.producer.borrow().generation + 1;
-        match Producer::new(&self.kafka, credentials, &self.limits, Arc::clone(&self.metrics), generation) {
-            Ok(producer) => Some(Arc::new(producer)),
-            Err(error) => {
-                tracing::error!(%error, "no new Kafka producer can be made; the old one stays");
-                self.cluster().credentials_error = Some(error.to_string());
-                None
-            }
-        }
-    }
-
-    /// Waits with the hand-over until Kafka lets the producer in: the brokers may hear of a changed password later
-    /// than the relay, and until then the old connections are good.
-    fn newcomer(self: &Arc<Self>, producer: Arc<Producer>) -> Newcomer {
-        let (publisher, newcomer) = (Arc::clone(self), Arc::clone(&producer));
-        let admitted = async move {
-            loop {
-                let asked = Arc::clone(&newcomer);
-                let asking = tokio::task::spawn_blocking(move || asked.topics(&[], CHECK_TIMEOUT));
-                match asking.await {
-                    Ok(Err(error)) => {
-                        let reason = newcomer.reports.newest_error().unwrap_or_else(|| error.to_string());
-                        publisher.cluster().credentials_error =
-                            Some(format!("the changed credentials are not in use yet: {reason}"));
-                    }
-                    _ => return,
-                }
-                tokio::time::sleep(RECHECK_EVERY).await;
-            }
-        };
-        Newcomer { producer, admitted: Box::pin(admitted) }
+    fn successor(
+        &self,
+        credentials: Arc<Credentials>,
+    ) -> impl Future<Output = Result<Arc<Producer>, KafkaError>> + Send + use<> {
+        let generation = self.current().generation + 1;
+        let (kafka, limits) = (self.kafka.clone(), self.limits.clone());
+        Producer::make(kafka, credentials, limits, Arc::clone(&self.metrics), generation)
     }
 
     /// Makes `next` the producer that events go to.
@@ -503,7 +421,7 @@ impl Publisher {
 
     /// Waits until nothing is in flight, or the publish deadline is over.
     pub async fn flush(&self) {
-        let producer = Arc::clone(&self.producer.borrow());
+        let producer = self.current();
         let timeout = self.publish_timeout();
         match tokio::task::spawn_blocking(move || producer.flush(timeout)).await {
             Ok(Ok(())) => {}
@@ -514,41 +432,27 @@ impl Publisher {
     }
 }
 
-/// The newcomer's producer as soon as Kafka has let it in; never, where there is no newcomer.
-async fn admitted(newcomer: &mut Option<Newcomer>) -> Arc<Producer> {
-    match newcomer {
-        Some(newcomer) => {
-            newcomer.admitted.as_mut().await;
-            Arc::clone(&newcomer.producer)
-        }
-        None => std::future::pending().await,
-    }
-}
-
-fn topics(table: &watch::Receiver<crate::reload::Loaded<Router>>) -> Vec<String> {
-    let loaded = table.borrow();
-    let Some(router) = &loaded.current else { return Vec::new() };
-    router.table().topics().into_iter().map(|topic| topic.as_str().to_owned()).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::credentials::tests::Files;
     use super::*;
     use crate::event::Event;
-    use crate::routing::Decision;
+    use crate::routing::{Decision, Router};
     use bytes::Bytes;
     use presenceroute_crds::presence_route::SaslMechanism;
     use presenceroute_crds::relay_config::{KafkaOauthConfig, KafkaSaslConfig};
     use presenceroute_crds::routing::RoutingTable;
     use rdkafka::mocking::MockCluster;
+    use tokio_util::sync::CancellationToken;
 
     /// A publisher that is supervised, and the router of `{t: topic}`.
-    fn publisher(brokers: String) -> (Arc<Publisher>, Router) {
+    async fn publisher(brokers: String) -> (Arc<Publisher>, Router) {
         let kafka = KafkaConfig { bootstrap_servers: vec![brokers], ..KafkaConfig::default() };
-        let publisher = Publisher::new(kafka, Limits::default(), Arc::new(Metrics::new())).unwrap();
+        let made = Publisher::new(kafka, Limits::default(), Arc::new(Metrics::new())).await;
+        let (publisher, supervisor) = made.unwrap();
         let table = RoutingTable::parse("{t: topic}").unwrap();
         let loaded = watch::Sender::new(crate::reload::Loaded::fixed(Router::new(table.clone())));
-        tokio::spawn(Arc::clone(&publisher).supervise(loaded.subscribe(), CancellationToken::new()));
+        tokio::spawn(supervisor.run(loaded.subscribe(), CancellationToken::new()));
         (publisher, Router::new(table))
     }
 
@@ -564,7 +468,7 @@ mod tests {
     async fn a_producer_that_can_send_no_more_is_replaced_while_events_wait() {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("topic", 1, 1).unwrap();
-        let (publisher, router) = publisher(kafka.bootstrap_servers());
+        let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
         publish(&publisher, &router, "before").await.unwrap();
         kafka.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
         let fail = async {
@@ -582,28 +486,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_that_cannot_be_had_is_what_the_report_names() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = |name: &str| {
-            let path = directory.path().join(name);
-            std::fs::write(&path, "hush").unwrap();
-            path
+        let files = Files::new();
+        let oauth = KafkaOauthConfig {
+            token_endpoint_url: "http://127.0.0.1:1/token".into(),
+            scope: None,
+            ca_file: None,
         };
-        let kafka = KafkaConfig {
-            bootstrap_servers: vec!["127.0.0.1:1".into()],
-            sasl: Some(KafkaSaslConfig {
-                mechanism: SaslMechanism::OauthBearer,
-                username_file: file("id"),
-                username: None,
-                password_file: file("secret"),
-                oauth: Some(KafkaOauthConfig {
-                    token_endpoint_url: "http://127.0.0.1:1/token".into(),
-                    scope: None,
-                    ca_file: None,
-                }),
-            }),
-            ..KafkaConfig::default()
-        };
-        let publisher = Publisher::new(kafka, Limits::default(), Arc::new(Metrics::new())).unwrap();
+        let sasl = KafkaSaslConfig { oauth: Some(oauth), ..files.sasl(SaslMechanism::OauthBearer, "hush") };
+        let bootstrap_servers = vec!["127.0.0.1:1".into()];
+        let kafka = KafkaConfig { bootstrap_servers, sasl: Some(sasl), ..KafkaConfig::default() };
+        let (publisher, _) =
+            Publisher::new(kafka, Limits::default(), Arc::new(Metrics::new())).await.unwrap();
         let told = async {
             loop {
                 let known = publisher.producer.borrow().reports.newest_error();
@@ -620,7 +513,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_of_the_cluster_is_counted_once() {
         let kafka = MockCluster::new(1).unwrap();
-        let (publisher, _) = publisher(kafka.bootstrap_servers());
+        let (publisher, _) = publisher(kafka.bootstrap_servers()).await;
         publisher.producer.borrow().fail_for_good();
         let mut replaced = publisher.producer.subscribe();
         replaced.wait_for(|producer| producer.generation == 1).await.unwrap();
@@ -635,7 +528,7 @@ mod tests {
     async fn a_burst_is_handed_over_in_few_requests_and_each_event_is_acknowledged() {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("topic", 1, 1).unwrap();
-        let (publisher, router) = publisher(kafka.bootstrap_servers());
+        let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
         let ids: Vec<String> = (0..500).map(|id| id.to_string()).collect();
         let burst = ids.iter().map(|id| publish(&publisher, &router, id));
         assert!(futures::future::join_all(burst).await.into_iter().all(|outcome| outcome.is_ok()));
@@ -646,7 +539,7 @@ mod tests {
     async fn an_event_whose_sender_leaves_while_it_waits_for_others_is_sent_all_the_same() {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("topic", 1, 1).unwrap();
-        let (publisher, router) = publisher(kafka.bootstrap_servers());
+        let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
         publish(&publisher, &router, "before").await.unwrap();
         let first = publish(&publisher, &router, "first");
         let mut second = Box::pin(publish(&publisher, &router, "second"));

@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
-use crate::descriptors::most_connections;
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::publish::{Publisher, PublisherError};
@@ -25,6 +24,7 @@ use crate::server::{Closing, serve};
 use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check};
 use crate::spans::Spans;
 use crate::tls::{Certificate, Handshakes};
+use crate::{descriptors, memory};
 
 /// The most connections of the admin port at once: the kubelet, Prometheus, the operator, and a few people.
 const MOST_OBSERVERS: usize = 128;
@@ -82,7 +82,8 @@ impl Relay {
             .map_err(|_| SettingsError::SignatureHeader(config.signature_header.clone()))?;
         let metrics = Arc::new(Metrics::new());
         metrics.in_flight_limits.set(&config.limits);
-        let publisher = Publisher::new(config.kafka.clone(), config.limits.clone(), Arc::clone(&metrics))?;
+        let (publisher, supervisor) =
+            Publisher::new(config.kafka.clone(), config.limits.clone(), Arc::clone(&metrics)).await?;
         let listener = bind(listen)?;
         let admin_listener = bind(admin_listen)?;
 
@@ -93,7 +94,7 @@ impl Relay {
             Some(files) => Some(follow_pair(files, &stop).await),
             None => None,
         };
-        tokio::spawn(Arc::clone(&publisher).supervise(routing.clone(), stop.clone()));
+        tokio::spawn(supervisor.run(routing.clone(), stop.clone()));
 
         let intake = Arc::new(Intake::new(
             &config,
@@ -111,12 +112,12 @@ impl Relay {
         let (published, counted) = (Arc::clone(&publisher), Arc::clone(&metrics));
         let admin = Arc::new(Admin::new(routing, secrets, certificate, published, counted));
         let (address, admin_address) = (listener.local, admin_listener.local);
-        let most_connections = most_connections();
+        let fitting = memory::most_connections(&config.limits).unwrap_or(usize::MAX);
+        let most_connections = descriptors::most_connections().min(fitting);
         let events = {
             let intake = Arc::clone(&intake);
             listener.serve(tls, metrics.connections.clone(), most_connections, move |request| {
-                let intake = Arc::clone(&intake);
-                async move { intake.answer(request).await }
+                Arc::clone(&intake).answer(request)
             })
         };
         let observed = {
@@ -167,8 +168,9 @@ impl RunningRelay {
         self.admin.drain();
         self.events.closing.drain.cancel();
         tokio::time::sleep(self.drain).await;
-        self.intake.close();
+        // What is on its way to the relay still comes in: a body that is half here, too.
         self.events.end().await;
+        self.intake.close();
         self.publisher.flush().await;
         if let Some(spans) = self.spans {
             // It fails only when sending them panicked, and there is nothing to be done for them.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::routing::Router;
 use crate::secrets::Secrets;
-use crate::tls::Certificate;
+use crate::tls::{Certificate, Pair};
 
 /// How often files are read. A change is in force at the latest this long after it is there.
 pub const EVERY: Duration = Duration::from_millis(200);
@@ -122,25 +122,25 @@ pub async fn follow_certificate(
     into: watch::Sender<Loaded<Certificate>>,
     stop: CancellationToken,
 ) {
-    let current = into.subscribe();
-    let mut known_error = None;
-    follow(into, stop, move || match Certificate::read(&files) {
-        Ok(read) => {
-            let known = current.borrow().current.clone();
-            if known_error.take().is_none() && known.is_some_and(|known| known.same_as(&read)) {
-                return Found::Same;
-            }
-            tracing::info!(expires = read.expires_at(), "certificate loaded");
-            Found::New(read)
+    let mut known = None;
+    follow(into, stop, move || {
+        // Only what has changed is checked: that costs more than reading it.
+        let read = Pair::read(&files);
+        let seen = read.as_ref().map(Pair::fingerprint).map_err(ToString::to_string);
+        if known.as_ref() == Some(&seen) {
+            return Found::Same;
         }
-        Err(error) => {
-            let error = error.to_string();
-            if known_error.as_ref() == Some(&error) {
-                return Found::Same;
+        known = Some(seen);
+        match read.and_then(|pair| Certificate::new(&pair)) {
+            Ok(certificate) => {
+                tracing::info!(expires = certificate.expires_at(), "certificate loaded");
+                Found::New(certificate)
             }
-            tracing::error!(error, "the certificate cannot be used; the last good one stays");
-            known_error = Some(error.clone());
-            Found::Unusable(error)
+            Err(error) => {
+                let error = error.to_string();
+                tracing::error!(error, "the certificate cannot be used; the last good one stays");
+                Found::Unusable(error)
+            }
         }
     })
     .await;

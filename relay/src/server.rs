@@ -7,7 +7,8 @@ mod connections;
 mod turns;
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,19 +20,22 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::GracefulConnection;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
+use crate::log::NowAndThen;
 use crate::tls::Handshakes;
-use connections::Connections;
+use connections::{Activity, Connections, Entry};
 use turns::InTurns;
 
-/// The most bytes of a request's head.
-const MAX_HEAD_BYTES: usize = 32 << 10;
+/// The most bytes of a request's head; Genesys's have some hundred, and what proxies add is of that size. It is the least
+/// that hyper takes, and its buffer of that size never grows then: a head that does not become whole costs no more than
+/// one that does. (With any more, it doubles already when the first bytes come by themselves.)
+const MAX_HEAD_BYTES: usize = 8 << 10;
 
 /// How long a connection may be without a request. Longer than the idle time of common proxies, so that they close
 /// first and never send into a connection that is being closed.
@@ -75,9 +79,10 @@ pub async fn serve<H, F>(
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let builder = Arc::new(builder());
-    let graceful = GracefulShutdown::new();
     let connections = Arc::new(Connections::new(most, QUIET_FOR, gauge));
     let watch = tokio::spawn(Arc::clone(&connections).close_what_is_quiet());
+    let drain = tokio::spawn(drain_when_asked(Arc::clone(&connections), closing.drain));
+    let mut unaccepted = NowAndThen::default();
     loop {
         let accepted = tokio::select! {
             () = closing.stop.cancelled() => break,
@@ -87,7 +92,9 @@ pub async fn serve<H, F>(
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of file descriptors, most likely: one comes free when a connection ends.
-                tracing::warn!(%error, "a connection could not be accepted");
+                if let Some(count) = unaccepted.say() {
+                    tracing::warn!(%error, count, "connections could not be accepted");
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
@@ -100,40 +107,74 @@ pub async fn serve<H, F>(
         // An answer is one small write; waiting to fill a packet would only delay it.
         let _ = stream.set_nodelay(true);
         let builder = Arc::clone(&builder);
-        let watcher = graceful.watcher();
-        let handle = handle.clone();
-        let tls = tls.clone();
-        let Closing { drain, stop } = closing.clone();
-        connections.spawn(place, move |activity| async move {
+        let (handle, tls, stop) = (handle.clone(), tls.clone(), closing.stop.clone());
+        connections.spawn(place, move |entry| async move {
             let Some(stream) = begin(stream, tls, &stop).await else { return };
-            let service = service_fn(|request: Request<Incoming>| {
-                let version = request.version();
-                let open = activity.begin(version);
-                let answer = handle(request);
-                let drain = drain.clone();
-                async move {
-                    let mut response = answer.await;
-                    open.end(response.status());
-                    if version > Version::HTTP_11 {
-                        // HTTP/2 has no such field (RFC 9113, section 8.2.2).
-                        response.headers_mut().remove(CONNECTION);
-                    } else if drain.is_cancelled() {
-                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    Ok::<_, Infallible>(response)
-                }
-            });
-            let connection = builder.serve_connection(TokioIo::new(InTurns::new(stream)), service);
-            if let Err(error) = watcher.watch(connection).await {
+            let service = service_fn(|request| answer(&entry, request, &handle));
+            let stream = TokioIo::new(InTurns::new(stream));
+            let connection = pin!(builder.serve_connection(stream, service));
+            if let Err(error) = until_its_end(connection, entry.activity()).await {
                 tracing::debug!(error, "a connection ended early");
             }
         });
     }
     drop(listener);
-    if tokio::time::timeout(CLOSE_WITHIN, graceful.shutdown()).await.is_err() {
+    connections.stop();
+    if tokio::time::timeout(CLOSE_WITHIN, connections.ended()).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
     watch.abort();
+    drain.abort();
+}
+
+/// Tells the connections when the drain begins.
+async fn drain_when_asked(connections: Arc<Connections>, drain: CancellationToken) {
+    drain.cancelled().await;
+    connections.drain();
+}
+
+/// Has a request answered, and the answer say what the connection's protocol wants it to say.
+fn answer<H, F>(
+    entry: &Entry,
+    request: Request<Incoming>,
+    handle: &H,
+) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> + use<H, F>
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Full<Bytes>>>,
+{
+    let version = request.version();
+    let open = entry.begin(version);
+    let answer = handle(request);
+    async move {
+        let mut response = answer.await;
+        let is_draining = open.end(response.status());
+        if version > Version::HTTP_11 {
+            // HTTP/2 has no such field (RFC 9113, section 8.2.2).
+            response.headers_mut().remove(CONNECTION);
+        } else if is_draining {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+}
+
+/// Runs a connection until it has ended, by itself or because it was to.
+async fn until_its_end<C: GracefulConnection>(
+    mut connection: Pin<&mut C>,
+    activity: &Activity,
+) -> Result<(), C::Error> {
+    let mut is_told = false;
+    poll_fn(|context| {
+        let polled = connection.as_mut().poll(context);
+        if polled.is_ready() || is_told || !activity.is_to_end(context) {
+            return polled;
+        }
+        is_told = true;
+        connection.as_mut().graceful_shutdown();
+        connection.as_mut().poll(context)
+    })
+    .await
 }
 
 /// The connection as HTTP is spoken on it, or nothing where TLS was wanted and failed.

@@ -34,12 +34,22 @@ pub(crate) fn install_crypto_provider() {
     let _ = ring::default_provider().install_default();
 }
 
+/// What a certificate's file and its key's hold, whether it can be used or not.
+pub struct Pair {
+    files: CertificateFiles,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    fingerprint: Fingerprint,
+}
+
+/// Tells one pair of files from another, and says nothing of what is in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
 /// What connections are served with.
 pub struct Certificate {
     config: Arc<ServerConfig>,
     expires: i64,
-    /// Tells this pair from another.
-    fingerprint: [u8; 32],
 }
 
 /// Why a pair of files cannot be used. It names the files, never what is in the key's.
@@ -71,26 +81,38 @@ pub enum CertificateError {
     },
 }
 
-impl Certificate {
-    /// Reads a pair, the certificate with its chain.
+impl Pair {
+    /// Reads both files.
     pub fn read(files: &CertificateFiles) -> Result<Self, CertificateError> {
-        let (certificate, key) = (&files.certificate_file, &files.private_key_file);
-        let (certificate_pem, key_pem) = (read(certificate)?, read(key)?);
+        let (certificate, key) = (read(&files.certificate_file)?, read(&files.private_key_file)?);
+        let fingerprint =
+            Sha256::new().chain_update(Sha256::digest(&certificate)).chain_update(&key).finalize();
+        Ok(Self { files: files.clone(), certificate, key, fingerprint: Fingerprint(fingerprint.into()) })
+    }
+
+    /// What tells this pair from another.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+impl Certificate {
+    /// Checks a pair, of which the certificate comes with its chain.
+    pub fn new(pair: &Pair) -> Result<Self, CertificateError> {
+        let (certificate, key) = (&pair.files.certificate_file, &pair.files.private_key_file);
         let no_certificate = || CertificateError::NoCertificate(certificate.clone());
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&certificate_pem)
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&pair.certificate)
             .collect::<Result<_, _>>()
             .map_err(|_| no_certificate())?;
         let expires = chain.first().and_then(expiry).ok_or_else(no_certificate)?;
         let private_key =
-            PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| CertificateError::NoKey(key.clone()))?;
+            PrivateKeyDer::from_pem_slice(&pair.key).map_err(|_| CertificateError::NoKey(key.clone()))?;
         let config = server_config(chain, private_key).map_err(|cause| CertificateError::Unusable {
             certificate: certificate.clone(),
             key: key.clone(),
             cause,
         })?;
-        let fingerprint =
-            Sha256::new().chain_update(Sha256::digest(&certificate_pem)).chain_update(&key_pem).finalize();
-        Ok(Self { config: Arc::new(config), expires, fingerprint: fingerprint.into() })
+        Ok(Self { config: Arc::new(config), expires })
     }
 
     /// When it expires, in seconds since 1970.
@@ -101,11 +123,6 @@ impl Certificate {
     /// The same as people write it.
     pub fn expires_at(&self) -> String {
         jiff::Timestamp::from_second(self.expires).unwrap_or(jiff::Timestamp::MAX).to_string()
-    }
-
-    /// Whether both are the same pair.
-    pub fn same_as(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint
     }
 }
 

@@ -242,6 +242,8 @@ async fn too_many_events_in_flight_are_503_at_once_with_retry_after() {
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
     settings.config.limits = Limits { max_in_flight: 2, ..settings.config.limits };
     let relay = relay(settings).await;
+    // The first event waits for the producer's connections, which are not to be slow.
+    assert_eq!(post(&relay, &event("0")).await.status, 200);
     kafka.broker_round_trip_time(1, Duration::from_millis(700)).unwrap();
     let (one, two) = (event("1"), event("2"));
     let held = async { tokio::join!(post(&relay, &one), post(&relay, &two)) };

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use presenceroute_relay::{Relay, RoutingSource, SecretSource};
+use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource};
 use support::*;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -111,6 +111,8 @@ async fn a_relay_that_ends_answers_what_it_has_and_what_still_comes_while_it_dra
     settings.config.limits.drain_ms = 500;
     let relay = relay(settings).await;
     let (address, admin) = (relay.address(), relay.admin_address());
+    // The first event waits for the producer's connections, which are not to be slow.
+    assert_eq!(post(&relay, &event("0")).await.status, 200);
     kafka.broker_round_trip_time(1, Duration::from_millis(900)).unwrap();
     let in_flight =
         tokio::spawn(async move { exchange(address, &signed(SECRET, event("1").as_bytes())).await });
@@ -126,13 +128,72 @@ async fn a_relay_that_ends_answers_what_it_has_and_what_still_comes_while_it_dra
     };
     assert_eq!(ready.body, "draining\n");
     let late = exchange(address, &signed(SECRET, event("2").as_bytes())).await;
-    assert_eq!((late.status, late.headers["connection"].as_str()), (200, "close"));
+    assert_eq!((late.status, late.headers["connection"].as_str()), (200, "close"), "{}", late.body);
     assert_eq!(in_flight.await.unwrap().status, 200);
     ended.await.unwrap();
     assert!(TcpStream::connect(address).await.is_err());
     drop(idle);
     kafka.broker_round_trip_time(1, Duration::ZERO).unwrap();
-    records(&kafka.bootstrap_servers(), "gen-presence-state", 2).await;
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 3).await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_half_here_when_a_relay_ends_is_still_taken() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let address = relay.address();
+    let whole = signed(SECRET, event("1").as_bytes());
+    let (first, rest) = whole.split_at(whole.len() - 10);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(first).await.unwrap();
+    until_something_is_held(&relay).await;
+    let ended = tokio::spawn(relay.shutdown());
+    let is_closed = async { while TcpStream::connect(address).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, is_closed).await.expect("nothing new is taken");
+    stream.write_all(rest).await.unwrap();
+    let answer = read_answer(&mut stream).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    ended.await.unwrap();
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await;
+}
+
+/// Waits until a request's head is there, and memory set aside for its body.
+async fn until_something_is_held(relay: &RunningRelay) {
+    let until = std::time::Instant::now() + PATIENCE;
+    while get(relay, "/metrics").await.body.contains("presenceroute_relay_in_flight_bytes 0") {
+        assert!(std::time::Instant::now() < until, "no head is there");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_of_http_2_is_told_when_the_drain_begins_and_others_go_on() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    // Long enough that its end has nothing to do with it.
+    settings.config.limits.drain_ms = 600_000;
+    let relay = relay(settings).await;
+    let mut http1 = TcpStream::connect(relay.address()).await.unwrap();
+    http1.write_all(&signed(SECRET, event("1").as_bytes())).await.unwrap();
+    assert_eq!(read_answer(&mut http1).await.unwrap().status, 200);
+    let stream = TcpStream::connect(relay.address()).await.unwrap();
+    let (mut http2, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let body = event("2");
+    let request = http::Request::post(format!("http://relay{PATH}"))
+        .header("X-Genesys-Event-Signature", sign(SECRET, body.as_bytes()))
+        .body(())
+        .unwrap();
+    let (answer, mut sending) = http2.send_request(request, false).unwrap();
+    sending.send_data(body.into(), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200);
+
+    let ending = tokio::spawn(relay.shutdown());
+    let told = tokio::time::timeout(PATIENCE, connection).await.expect("it is told").unwrap();
+    assert!(told.is_ok() && http2.ready().await.is_err(), "{told:?}");
+    http1.write_all(&signed(SECRET, event("3").as_bytes())).await.unwrap();
+    let answer = read_answer(&mut http1).await.unwrap();
+    assert_eq!((answer.status, answer.headers["connection"].as_str()), (200, "close"));
+    ending.abort();
 }
 
 #[tokio::test]

@@ -4,18 +4,20 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use presenceroute_crds::relay_config::{KafkaConfig, KafkaSaslConfig, KafkaTlsConfig};
+use presenceroute_crds::relay_config::{KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::oauth::OauthClient;
 
 /// What a connection's security takes. It cannot be printed.
 pub(super) struct Credentials {
-    /// librdkafka's properties.
-    properties: Vec<(&'static str, SecretString)>,
+    properties: Vec<Property>,
     /// Who gets the tokens, with OAUTHBEARER.
     oauth: Option<OauthClient>,
 }
+
+/// One of librdkafka's properties.
+type Property = (&'static str, SecretString);
 
 /// Why there are no credentials. It names files, never what is in them.
 #[derive(Debug, thiserror::Error)]
@@ -35,20 +37,24 @@ pub enum CredentialsError {
 impl Credentials {
     /// Reads every file that the configuration names.
     pub(super) fn read(kafka: &KafkaConfig) -> Result<Self, CredentialsError> {
-        let mut properties = Vec::new();
         let protocol = match (&kafka.tls, &kafka.sasl) {
             (None, None) => "plaintext",
             (Some(_), None) => "ssl",
             (None, Some(_)) => "sasl_plaintext",
             (Some(_), Some(_)) => "sasl_ssl",
         };
-        properties.push(("security.protocol", protocol.into()));
+        let mut properties = vec![("security.protocol", protocol.into())];
         if let Some(tls) = &kafka.tls {
-            read_tls(tls, &mut properties)?;
+            properties.extend(tls_properties(tls)?);
         }
         let mut oauth = None;
         if let Some(sasl) = &kafka.sasl {
-            oauth = read_sasl(sasl, &mut properties)?;
+            properties.push(("sasl.mechanism", sasl.mechanism.as_str().into()));
+            let (username, password) = account(sasl)?;
+            match &sasl.oauth {
+                Some(config) => oauth = Some(oauth_client(config, username, password)?),
+                None => properties.extend([("sasl.username", username), ("sasl.password", password)]),
+            }
         }
         Ok(Self { properties, oauth })
     }
@@ -74,45 +80,41 @@ impl Credentials {
     }
 }
 
-fn read_tls(
-    tls: &KafkaTlsConfig,
-    properties: &mut Vec<(&'static str, SecretString)>,
-) -> Result<(), CredentialsError> {
-    match &tls.ca_file {
-        Some(path) => properties.push(("ssl.ca.pem", read(path, "CA certificate")?)),
+fn tls_properties(tls: &KafkaTlsConfig) -> Result<Vec<Property>, CredentialsError> {
+    let mut properties = vec![match &tls.ca_file {
+        Some(path) => ("ssl.ca.pem", read(path, "CA certificate")?),
         // The library's own OpenSSL does not know where this system keeps its CAs; `probe` looks where systems do.
-        None => properties.push(("ssl.ca.location", "probe".into())),
-    }
+        None => ("ssl.ca.location", "probe".into()),
+    }];
     if let Some(files) = &tls.client_certificate {
         properties.push(("ssl.certificate.pem", read(&files.certificate_file, "client certificate")?));
         properties.push(("ssl.key.pem", read(&files.private_key_file, "private key")?));
     }
-    Ok(())
+    Ok(properties)
 }
 
-fn read_sasl(
-    sasl: &KafkaSaslConfig,
-    properties: &mut Vec<(&'static str, SecretString)>,
-) -> Result<Option<OauthClient>, CredentialsError> {
-    properties.push(("sasl.mechanism", sasl.mechanism.as_str().into()));
+/// The user and the password, or an OAuth client's id and secret.
+fn account(sasl: &KafkaSaslConfig) -> Result<(SecretString, SecretString), CredentialsError> {
     let username = match (&sasl.username, sasl.username_file.exists()) {
         (Some(username), false) => username.as_str().into(),
         _ => read(&sasl.username_file, "user name")?,
     };
-    let (username, password) = (trimmed(&username), trimmed(&read(&sasl.password_file, "password")?));
-    let Some(oauth) = &sasl.oauth else {
-        properties.push(("sasl.username", username));
-        properties.push(("sasl.password", password));
-        return Ok(None);
-    };
+    Ok((trimmed(&username), trimmed(&read(&sasl.password_file, "password")?)))
+}
+
+fn oauth_client(
+    oauth: &KafkaOauthConfig,
+    id: SecretString,
+    secret: SecretString,
+) -> Result<OauthClient, CredentialsError> {
     let ca = oauth.ca_file.as_ref().map(|path| read(path, "token endpoint's CA certificate")).transpose()?;
-    Ok(Some(OauthClient {
-        id: username.expose_secret().to_owned(),
-        secret: password,
+    Ok(OauthClient {
+        id: id.expose_secret().to_owned(),
+        secret,
         token_endpoint: oauth.token_endpoint_url.clone(),
         scope: oauth.scope.clone(),
         ca_pem: ca.map(|pem| pem.expose_secret().to_owned()),
-    }))
+    })
 }
 
 fn read(path: &Path, what: &'static str) -> Result<SecretString, CredentialsError> {
@@ -129,32 +131,54 @@ fn trimmed(secret: &SecretString) -> SecretString {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use presenceroute_crds::presence_route::SaslMechanism;
     use presenceroute_crds::relay_config::CertificateFiles;
+    use tempfile::TempDir;
+
+    /// Files with credentials, which may change.
+    pub(in crate::publish) struct Files(TempDir);
+
+    impl Files {
+        pub(in crate::publish) fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        /// Writes one, or writes it anew.
+        pub(in crate::publish) fn write(&self, name: &str, content: &str) -> PathBuf {
+            let path = self.0.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        }
+
+        /// The user `relay`, whose password is in a file.
+        pub(in crate::publish) fn sasl(&self, mechanism: SaslMechanism, password: &str) -> KafkaSaslConfig {
+            KafkaSaslConfig {
+                mechanism,
+                username_file: self.0.path().join("username"),
+                username: Some("relay".into()),
+                password_file: self.write("password", password),
+                oauth: None,
+            }
+        }
+    }
 
     #[test]
     fn with_oauthbearer_user_and_password_are_those_of_the_oauth_client() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = |name: &str, content: &str| {
-            let path = directory.path().join(name);
-            fs::write(&path, content).unwrap();
-            path
+        let files = Files::new();
+        files.write("username", "relay\n");
+        let oauth = KafkaOauthConfig {
+            token_endpoint_url: "https://id.example.com/token".into(),
+            scope: None,
+            ca_file: Some(files.write("ca.crt", "CA")),
         };
-        let kafka = KafkaConfig {
-            sasl: Some(KafkaSaslConfig {
-                mechanism: presenceroute_crds::presence_route::SaslMechanism::OauthBearer,
-                username_file: file("username", "relay\n"),
-                username: None,
-                password_file: file("password", "hush\n"),
-                oauth: Some(presenceroute_crds::relay_config::KafkaOauthConfig {
-                    token_endpoint_url: "https://id.example.com/token".into(),
-                    scope: None,
-                    ca_file: Some(file("ca.crt", "CA")),
-                }),
-            }),
-            ..KafkaConfig::default()
+        let sasl = KafkaSaslConfig {
+            username: None,
+            oauth: Some(oauth),
+            ..files.sasl(SaslMechanism::OauthBearer, "hush\n")
         };
+        let kafka = KafkaConfig { sasl: Some(sasl), ..KafkaConfig::default() };
         let first = Credentials::read(&kafka).unwrap();
         let properties: Vec<_> = first.properties().collect();
         assert_eq!(properties, [("security.protocol", "sasl_plaintext"), ("sasl.mechanism", "OAUTHBEARER")]);
@@ -162,35 +186,23 @@ mod tests {
         assert_eq!((client.id.as_str(), client.secret.expose_secret()), ("relay", "hush"));
         assert_eq!(client.ca_pem.as_deref(), Some("CA"));
         assert!(first.same_as(&Credentials::read(&kafka).unwrap()));
-        file("password", "other");
+        files.write("password", "other");
         assert!(!first.same_as(&Credentials::read(&kafka).unwrap()));
     }
 
     #[test]
     fn strimzis_files_become_properties_and_a_change_shows() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = |name: &str, content: &str| {
-            let path = directory.path().join(name);
-            fs::write(&path, content).unwrap();
-            path
-        };
-        let kafka = KafkaConfig {
-            tls: Some(KafkaTlsConfig {
-                ca_file: Some(file("ca.crt", "CA")),
-                client_certificate: Some(CertificateFiles {
-                    certificate_file: file("user.crt", "CERTIFICATE"),
-                    private_key_file: file("user.key", "KEY"),
-                }),
+        let files = Files::new();
+        let key = files.write("user.key", "KEY");
+        let tls = KafkaTlsConfig {
+            ca_file: Some(files.write("ca.crt", "CA")),
+            client_certificate: Some(CertificateFiles {
+                certificate_file: files.write("user.crt", "CERTIFICATE"),
+                private_key_file: key.clone(),
             }),
-            sasl: Some(KafkaSaslConfig {
-                mechanism: presenceroute_crds::presence_route::SaslMechanism::ScramSha512,
-                username_file: directory.path().join("username"),
-                username: Some("relay".into()),
-                password_file: file("password", "p\n"),
-                oauth: None,
-            }),
-            ..KafkaConfig::default()
         };
+        let sasl = files.sasl(SaslMechanism::ScramSha512, "p\n");
+        let kafka = KafkaConfig { tls: Some(tls), sasl: Some(sasl), ..KafkaConfig::default() };
         let first = Credentials::read(&kafka).unwrap();
         let properties: Vec<_> = first.properties().collect();
         assert_eq!(
@@ -206,9 +218,9 @@ mod tests {
             ]
         );
         assert!(first.oauth().is_none());
-        file("password", "q");
+        files.write("password", "q");
         assert!(!first.same_as(&Credentials::read(&kafka).unwrap()));
-        fs::remove_file(directory.path().join("user.key")).unwrap();
+        fs::remove_file(key).unwrap();
         let error = Credentials::read(&kafka).err().unwrap().to_string();
         assert!(error.contains("user.key") && error.contains("private key"), "{error}");
     }

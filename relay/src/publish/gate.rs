@@ -75,7 +75,7 @@ impl Gate {
                 waiting.records.push(message);
                 return Some(Gathering { gate: Arc::clone(self), opens_at, is_over: false });
             }
-            waiting.take(now)
+            waiting.take(now, 1)
         };
         records.into_iter().chain([message]).for_each(|message| self.hand_over(message));
         None
@@ -89,14 +89,14 @@ impl Gate {
             if waiting.records.is_empty() || waiting.opens_at.is_some_and(|at| now < at) {
                 return;
             }
-            waiting.take(now)
+            waiting.take(now, 0)
         };
         records.into_iter().for_each(|message| self.hand_over(message));
     }
 
     /// Hands over what waits.
     pub(super) fn open(&self) {
-        let records = self.waiting().take(Instant::now());
+        let records = self.waiting().take(Instant::now(), 0);
         records.into_iter().for_each(|message| self.hand_over(message));
     }
 
@@ -118,11 +118,16 @@ impl Gate {
 }
 
 impl Waiting {
-    fn take(&mut self, now: Instant) -> Vec<Message> {
-        let apart = if self.records.len() < MANY { APART } else { FAR_APART };
-        self.opens_at = Some(now + apart);
+    /// All that waits, to be handed over now together with so many `more`.
+    fn take(&mut self, now: Instant, more: usize) -> Vec<Message> {
+        self.opens_at = Some(now + apart(self.records.len() + more));
         std::mem::take(&mut self.records)
     }
+}
+
+/// How long after a hand-over of so many the next one may be.
+fn apart(records: usize) -> Duration {
+    if records < MANY { APART } else { FAR_APART }
 }
 
 impl Gathering {

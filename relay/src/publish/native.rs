@@ -8,6 +8,8 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +20,43 @@ use rdkafka::bindings::rd_kafka_vtype_t as vtype;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::types::RDKafkaErrorCode;
 use secrecy::ExposeSecret;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::oauth::Token;
 use super::producer::{Context, Sent};
 
-type Client = Arc<BaseProducer<Context>>;
+/// A client of the library, shared by all that uses it.
+pub(super) type Client = Arc<Shared>;
+
+/// What ends a client when nobody uses it any more. That takes up to seconds, since records are given up, connections
+/// closed and threads waited for. Whoever lets go of it last may serve requests, so it is done on another thread.
+pub(super) struct Shared(ManuallyDrop<BaseProducer<Context>>);
+
+/// Has a client be shared.
+pub(super) fn share(client: BaseProducer<Context>) -> Client {
+    Arc::new(Shared(ManuallyDrop::new(client)))
+}
+
+impl Deref for Shared {
+    type Target = BaseProducer<Context>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: it is taken this once, and nothing comes after a drop.
+        let client = unsafe { ManuallyDrop::take(&mut self.0) };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(client))),
+            // Nobody is served on this thread.
+            Err(_) => drop(client),
+        }
+    }
+}
 
 /// A topic of one producer, looked up once.
 pub(super) struct Topic {

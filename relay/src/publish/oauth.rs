@@ -4,7 +4,6 @@
 //! TLS configuration in the process. The relay asks with the client that it has, hands each token to its producer and
 //! gets the next one before it expires.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::producer::{BaseProducer, Producer as _};
@@ -13,7 +12,7 @@ use reqwest::{Certificate, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::native;
+use super::native::{self, Client};
 use super::producer::Context;
 use crate::problem::shown;
 
@@ -80,7 +79,7 @@ pub(super) struct Token {
 }
 
 /// Keeps a producer supplied with tokens, for as long as it is polled.
-pub(super) async fn supply(producer: Arc<BaseProducer<Context>>, client: OauthClient) {
+pub(super) async fn supply(producer: Client, client: OauthClient) {
     let endpoint = &client.token_endpoint;
     let mut retry = FIRST_RETRY;
     let http = loop {

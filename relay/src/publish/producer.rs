@@ -14,7 +14,7 @@ use presenceroute_crds::relay_config::{KafkaConfig, Limits};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::producer::{Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientContext, Message as _};
 use tokio::sync::Notify;
@@ -24,11 +24,14 @@ use super::credentials::Credentials;
 use super::failure::{Account, Failure};
 use super::gate::{Gate, Gathering, Message};
 use super::ledger::Delivery;
-use super::native::{self, Topic, TopicState, Wakeups};
+use super::native::{self, Client, Topic, TopicState, Wakeups};
 use super::oauth;
 use super::record::{Position, Record};
 use crate::metrics::{KafkaErrorLabels, Metrics, TopicLabel, seconds};
 use crate::routing::Target;
+
+/// How long the reports may take of records that a producer has given up.
+const REPORTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a producer says of itself.
 pub(super) struct Reports {
@@ -42,6 +45,9 @@ pub(super) struct Reports {
     fatal: OnceLock<RDKafkaErrorCode>,
     /// What the cluster last failed with.
     newest_error: Mutex<Option<String>>,
+    /// Where its client was ended.
+    #[cfg(test)]
+    ended_on: OnceLock<std::thread::ThreadId>,
 }
 
 impl Reports {
@@ -109,6 +115,13 @@ impl Context {
 
     fn no_token(&self) -> Option<String> {
         self.no_token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+impl Drop for Context {
+    fn drop(&mut self) {
+        let _ = self.reports.ended_on.set(std::thread::current().id());
     }
 }
 
@@ -187,7 +200,7 @@ impl ProducerContext for Context {
 
 /// One producer.
 pub(super) struct Producer {
-    client: Arc<BaseProducer<Context>>,
+    client: Client,
     topics: RwLock<HashMap<String, Arc<Topic>, foldhash::fast::RandomState>>,
     pub(super) reports: Arc<Reports>,
     /// Who it is to the brokers.
@@ -202,7 +215,20 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    pub(super) fn new(
+    /// Makes one, on a thread of its own: the library reads bundles of certificates and starts threads meanwhile.
+    pub(super) async fn make(
+        kafka: KafkaConfig,
+        credentials: Arc<Credentials>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        generation: u64,
+    ) -> Result<Arc<Self>, KafkaError> {
+        let make = move || Self::new(&kafka, &credentials, &limits, metrics, generation).map(Arc::new);
+        let made = tokio::task::spawn_blocking(make).await;
+        made.unwrap_or_else(|error| Err(KafkaError::ClientCreation(error.to_string())))
+    }
+
+    fn new(
         kafka: &KafkaConfig,
         credentials: &Credentials,
         limits: &Limits,
@@ -221,6 +247,8 @@ impl Producer {
             failed: Notify::new(),
             fatal: OnceLock::new(),
             newest_error: Mutex::default(),
+            #[cfg(test)]
+            ended_on: OnceLock::new(),
         });
         let gate = Arc::new(Gate::new(Arc::clone(&reports)));
         let context = Context {
@@ -229,7 +257,7 @@ impl Producer {
             repeats_error: AtomicBool::new(false),
             no_token: Mutex::new(None),
         };
-        let client: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
+        let client = native::share(config.create_with_context(context)?);
         let wakeups = Wakeups::new(&client)
             .ok_or_else(|| KafkaError::ClientCreation("it has no event queue".into()))?;
         let serving = tokio::spawn(serve(wakeups, Arc::clone(&gate), Arc::clone(&reports)));
@@ -297,6 +325,12 @@ impl Producer {
         Ok(names.iter().map(|name| found.remove(name).unwrap_or_else(|| TopicState::missing(name))).collect())
     }
 
+    /// Waits for a broker to let it in and answer; whether one has.
+    pub(super) fn is_let_in(&self, timeout: Duration) -> bool {
+        // Every client asks by itself who the brokers are, and the cluster's id is in the answer.
+        self.client.client().fetch_cluster_id(timeout).is_some()
+    }
+
     /// From now on events go to it.
     pub(super) fn take_over(&self) {
         self.reports.is_in_use.store(true, Ordering::Relaxed);
@@ -320,6 +354,8 @@ impl Producer {
         }
         if self.flush(patience).is_err() {
             self.client.purge(PurgeConfig::default().queue().inflight());
+            // Nobody else takes the reports of what came back, once this one is gone.
+            let _ = self.flush(REPORTED_WITHIN);
         }
     }
 
@@ -375,6 +411,9 @@ fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfig {
         ("topic.metadata.propagation.max.ms", "0"),
         // Far below what a topic takes, so that a full batch is not refused where each of its records fits.
         ("batch.size", "262144"),
+        // Brokers that want to be told how their clients do are told by the relay's own metrics: numbers that nobody
+        // asks for cost memory, and up to a second at the end.
+        ("enable.metrics.push", "false"),
         // One text of a few KiB and one for each partition: too seldom to be noticed, often enough for a scrape.
         ("statistics.interval.ms", "10000"),
     ] {
@@ -402,4 +441,43 @@ fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfig {
     config.set("bootstrap.servers", kafka.bootstrap_servers.join(","));
     config.set("message.timeout.ms", limits.delivery_timeout_ms.to_string());
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::mocking::MockCluster;
+
+    async fn producer(brokers: &str) -> Arc<Producer> {
+        let bootstrap_servers = vec![brokers.to_owned()];
+        let kafka = KafkaConfig { bootstrap_servers, ..KafkaConfig::default() };
+        let credentials = Arc::new(Credentials::read(&kafka).unwrap());
+        Producer::make(kafka, credentials, Limits::default(), Arc::new(Metrics::new()), 0).await.unwrap()
+    }
+
+    async fn is_let_in(producer: Arc<Producer>, timeout: Duration) -> bool {
+        tokio::task::spawn_blocking(move || producer.is_let_in(timeout)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_sends_nothing_yet_is_let_in_by_a_broker_that_answers_and_by_no_other() {
+        let kafka = MockCluster::new(1).unwrap();
+        let newcomer = producer(&kafka.bootstrap_servers()).await;
+        assert!(is_let_in(newcomer, Duration::from_secs(10)).await);
+        assert!(!is_let_in(producer("127.0.0.1:1").await, Duration::from_millis(300)).await);
+    }
+
+    #[tokio::test]
+    async fn a_client_is_never_ended_on_the_thread_that_serves() {
+        let producer = producer("127.0.0.1:1").await;
+        let reports = Arc::clone(&producer.reports);
+        drop(producer);
+        let ended_on = async {
+            while reports.ended_on.get().is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ended_on).await.expect("it ends");
+        assert_ne!(reports.ended_on.get(), Some(&std::thread::current().id()));
+    }
 }

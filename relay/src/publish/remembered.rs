@@ -7,6 +7,10 @@ use hashbrown::HashTable;
 
 use super::ledger::Fingerprint;
 
+/// For how many fingerprints there is room from the beginning, at most. Memory that is not written to yet costs nothing,
+/// and what never grows leaves no gaps behind; but a bound of billions must not ask for gigabytes at once.
+const ROOM: usize = 1 << 20;
+
 /// Fingerprints, bounded in number and age, oldest first.
 ///
 /// Each is kept once, in a ring; the table that finds it holds its number, and its age is counted in whole seconds.
@@ -15,25 +19,34 @@ pub(super) struct Remembered {
     longest: Duration,
     began: Instant,
     ring: VecDeque<Fingerprint>,
-    /// When each of the ring came, in seconds after the beginning.
-    came: VecDeque<u32>,
+    /// When those of the ring came.
+    came: VecDeque<Second>,
     /// The numbers of what is in the ring.
     places: HashTable<u32>,
     /// The number of the oldest; they wrap around.
     oldest: u32,
 }
 
+/// A second in which some of the ring came.
+struct Second {
+    /// Which, after the beginning.
+    number: u32,
+    /// How many of those that came then are still in the ring.
+    left: u32,
+}
+
 impl Remembered {
     /// At most `most`, each for as long as `longest` and a second.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
+        // A ring never has all numbers.
+        let most = most.min(1 << 31);
         Self {
-            // A ring never has all numbers.
-            most: most.min(1 << 31),
+            most,
             longest,
             began: Instant::now(),
-            ring: VecDeque::new(),
+            ring: VecDeque::with_capacity(most.min(ROOM)),
             came: VecDeque::new(),
-            places: HashTable::new(),
+            places: HashTable::with_capacity(most.min(ROOM)),
             oldest: 0,
         }
     }
@@ -53,25 +66,38 @@ impl Remembered {
         let Ok(position) = u32::try_from(self.ring.len()) else { return };
         let number = self.oldest.wrapping_add(position);
         self.ring.push_back(fingerprint);
-        self.came.push_back(self.second(now));
+        self.note(self.second(now));
         let (ring, oldest) = (&self.ring, self.oldest);
         self.places.insert_unique(fingerprint.hash(), number, |number| {
             ring.get(number.wrapping_sub(oldest) as usize).map_or(0, |known| known.hash())
         });
     }
 
+    /// One more came in this second, or in the one before it where a clock of another thread is behind.
+    fn note(&mut self, second: u32) {
+        match self.came.back_mut() {
+            Some(newest) if newest.number >= second => newest.left += 1,
+            _ => self.came.push_back(Second { number: second, left: 1 }),
+        }
+    }
+
     /// Forgets what is too old.
     pub(super) fn forget(&mut self, now: Instant) {
         let now = self.second(now);
-        while let Some(came) = self.came.front()
-            && Duration::from_secs(u64::from(now.saturating_sub(*came))) >= self.longest
+        while let Some(Second { number, .. }) = self.came.front()
+            && Duration::from_secs(u64::from(now.saturating_sub(*number))) >= self.longest
         {
             self.forget_oldest();
         }
     }
 
     fn forget_oldest(&mut self) {
-        self.came.pop_front();
+        if let Some(second) = self.came.front_mut() {
+            second.left -= 1;
+            if second.left == 0 {
+                self.came.pop_front();
+            }
+        }
         let Some(fingerprint) = self.ring.pop_front() else { return };
         let oldest = self.oldest;
         if let Ok(entry) = self.places.find_entry(fingerprint.hash(), |number| *number == oldest) {
@@ -110,7 +136,19 @@ mod tests {
             assert!((oldest..=number).all(|known| remembered.contains(fingerprint(known))));
             assert!(oldest == 0 || !remembered.contains(fingerprint(oldest - 1)));
         }
-        assert_eq!((remembered.places.len(), remembered.ring.len(), remembered.came.len()), (100, 100, 100));
+        let came: u32 = remembered.came.iter().map(|second| second.left).sum();
+        assert_eq!((remembered.places.len(), remembered.ring.len(), came), (100, 100, 100));
+    }
+
+    #[test]
+    fn a_ring_has_room_for_just_what_it_may_hold_and_one_number_for_each_second() {
+        let mut remembered = Remembered::new(1_000, Duration::from_secs(600));
+        let began = Instant::now();
+        for number in 0..3_000 {
+            remembered.insert(fingerprint(number), began + Duration::from_millis(number));
+        }
+        assert_eq!(remembered.ring.capacity(), 1_000);
+        assert!(remembered.came.len() <= 3, "{}", remembered.came.len());
     }
 
     #[test]

@@ -9,12 +9,16 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
+use futures::task::AtomicWaker;
 use http::{StatusCode, Version};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
+
+use crate::log::NowAndThen;
 
 /// How often quiet connections are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -22,8 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// At the bound, one connection in so many is closed, so that a flood of new ones does not search each time.
 const SHARE_CLOSED: usize = 64;
 
-/// How often it is said that connections had to be closed.
-const SAY_EVERY: Duration = Duration::from_secs(60);
+/// How many places a connection of HTTP/2 takes. It has room for a frame in each direction and for headers that are not
+/// whole, and remembers streams.
+const HTTP2_PLACES: u32 = 4;
 
 /// The connections of one listener.
 pub(super) struct Connections {
@@ -31,7 +36,7 @@ pub(super) struct Connections {
     quiet_for: Duration,
     places: Arc<Semaphore>,
     gauge: Gauge,
-    since: Instant,
+    common: Arc<Common>,
     open: Mutex<Open>,
 }
 
@@ -39,13 +44,20 @@ pub(super) struct Connections {
 struct Open {
     next: u64,
     connections: HashMap<u64, Arc<Activity>>,
-    said: Option<Instant>,
+    closed_for_others: NowAndThen,
+}
+
+/// What all connections of a listener have in common.
+struct Common {
+    /// When the listener began; times are counted from there.
+    since: Instant,
+    is_draining: AtomicBool,
+    is_stopping: AtomicBool,
 }
 
 /// What one connection is doing.
 pub(super) struct Activity {
-    /// When its listener began; the times are counted from there.
-    since: Instant,
+    common: Arc<Common>,
     /// Requests without an answer.
     requests: AtomicU32,
     /// When the last request was answered, or the connection came, in milliseconds.
@@ -54,8 +66,12 @@ pub(super) struct Activity {
     is_http2: AtomicBool,
     /// Whether a request of it has succeeded, for which a sender must know the secret.
     is_of_use: AtomicBool,
+    /// The places that it takes beside the first.
+    more_places: OnceLock<OwnedSemaphorePermit>,
     /// What ends it.
     task: OnceLock<AbortHandle>,
+    /// What has it look whether it is to end.
+    waker: AtomicWaker,
 }
 
 /// A request that has no answer yet.
@@ -71,7 +87,11 @@ impl Connections {
             quiet_for,
             places: Arc::new(Semaphore::new(most)),
             gauge,
-            since: Instant::now(),
+            common: Arc::new(Common {
+                since: Instant::now(),
+                is_draining: AtomicBool::new(false),
+                is_stopping: AtomicBool::new(false),
+            }),
             open: Mutex::default(),
         }
     }
@@ -91,26 +111,25 @@ impl Connections {
         }
     }
 
-    /// Runs one connection.
+    /// Runs one connection. What is served keeps its entry for as long as the connection is open. (It is not kept beside
+    /// it, because a future that only waits for another one has room for it twice.)
     pub(super) fn spawn<C, F>(self: &Arc<Self>, place: OwnedSemaphorePermit, serve: C)
     where
-        C: FnOnce(Arc<Activity>) -> F,
+        C: FnOnce(Entry) -> F,
         F: Future<Output = ()> + Send + 'static,
     {
         let activity = Arc::new(Activity {
-            since: self.since,
+            common: Arc::clone(&self.common),
             requests: AtomicU32::new(0),
-            quiet_since: AtomicU64::new(milliseconds(self.since.elapsed())),
+            quiet_since: AtomicU64::new(milliseconds(self.common.since.elapsed())),
             is_http2: AtomicBool::new(false),
             is_of_use: AtomicBool::new(false),
+            more_places: OnceLock::new(),
             task: OnceLock::new(),
+            waker: AtomicWaker::new(),
         });
         let entry = self.enter(Arc::clone(&activity), place);
-        let served = serve(Arc::clone(&activity));
-        let task = tokio::spawn(async move {
-            let _entry = entry;
-            served.await;
-        });
+        let task = tokio::spawn(serve(entry));
         // It is the first to be set.
         let _ = activity.task.set(task.abort_handle());
     }
@@ -119,9 +138,9 @@ impl Connections {
         let mut open = self.lock();
         let number = open.next;
         open.next += 1;
-        open.connections.insert(number, activity);
+        open.connections.insert(number, Arc::clone(&activity));
         self.gauge.inc();
-        Entry { connections: Arc::clone(self), number, _place: place }
+        Entry { connections: Arc::clone(self), activity, number, _place: place }
     }
 
     /// Closes what has had no request for too long, for as long as it is polled.
@@ -130,7 +149,8 @@ impl Connections {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            let Some(before) = self.since.elapsed().checked_sub(self.quiet_for).map(milliseconds) else {
+            let Some(before) = self.common.since.elapsed().checked_sub(self.quiet_for).map(milliseconds)
+            else {
                 continue;
             };
             let quiet: Vec<_> = self
@@ -164,11 +184,42 @@ impl Connections {
         self.say(count);
     }
 
+    /// Gives a connection of HTTP/2 the places that it takes more than another. Where they are not free, others are closed
+    /// for it, and its next request finds theirs.
+    fn widen(&self, activity: &Activity) {
+        match Arc::clone(&self.places).try_acquire_many_owned(HTTP2_PLACES - 1) {
+            // One that has them already keeps those.
+            Ok(places) => drop(activity.more_places.set(places)),
+            Err(_) => self.close_quietest(),
+        }
+    }
+
+    /// Asks the connections to end: those of HTTP/2 at once, those of HTTP/1.1 with their next answer.
+    pub(super) fn drain(&self) {
+        self.common.is_draining.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Has every connection end after its request.
+    pub(super) fn stop(&self) {
+        self.common.is_stopping.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.lock().connections.values().for_each(|activity| activity.waker.wake());
+    }
+
+    /// Waits until all connections have ended. No new one is taken from then on.
+    pub(super) async fn ended(&self) {
+        let all = u32::try_from(self.most).unwrap_or(u32::MAX);
+        // It fails only when the places are gone, and nothing takes them away.
+        let _ = self.places.acquire_many(all).await;
+    }
+
     fn say(&self, closed: usize) {
-        let mut open = self.lock();
-        if open.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-            open.said = Some(Instant::now());
-            drop(open);
+        let may_be_said = self.lock().closed_for_others.say();
+        if may_be_said.is_some() {
             tracing::warn!(
                 connections = self.most,
                 closed,
@@ -184,10 +235,27 @@ impl Connections {
 }
 
 /// One connection's place among the others, until it ends, however it ends.
-struct Entry {
+pub(super) struct Entry {
     connections: Arc<Connections>,
+    activity: Arc<Activity>,
     number: u64,
     _place: OwnedSemaphorePermit,
+}
+
+impl Entry {
+    /// What the connection is doing.
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// A request has come.
+    pub(super) fn begin(&self, version: Version) -> OpenRequest {
+        let open = self.activity.begin(version);
+        if version == Version::HTTP_2 && self.activity.more_places.get().is_none() {
+            self.connections.widen(&self.activity);
+        }
+        open
+    }
 }
 
 impl Drop for Entry {
@@ -198,8 +266,7 @@ impl Drop for Entry {
 }
 
 impl Activity {
-    /// A request has come.
-    pub(super) fn begin(self: &Arc<Self>, version: Version) -> OpenRequest {
+    fn begin(self: &Arc<Self>, version: Version) -> OpenRequest {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if version == Version::HTTP_2 {
             self.is_http2.store(true, Ordering::Relaxed);
@@ -212,6 +279,15 @@ impl Activity {
         (self.requests.load(Ordering::Relaxed) == 0).then(|| self.quiet_since.load(Ordering::Relaxed))
     }
 
+    /// Whether the connection is to end. Only a request tells which protocol it speaks. It is woken when that may have
+    /// changed.
+    pub(super) fn is_to_end(&self, context: &Context<'_>) -> bool {
+        // Before looking, so that no change is missed between the two.
+        self.waker.register(context.waker());
+        self.common.is_stopping.load(Ordering::Acquire)
+            || (self.common.is_draining.load(Ordering::Acquire) && self.is_http2.load(Ordering::Relaxed))
+    }
+
     fn close(&self) {
         if let Some(task) = self.task.get() {
             task.abort();
@@ -220,17 +296,18 @@ impl Activity {
 }
 
 impl OpenRequest {
-    /// It is answered.
-    pub(super) fn end(self, status: StatusCode) {
+    /// It is answered; whether the answer is to say that the connection is about to end.
+    pub(super) fn end(self, status: StatusCode) -> bool {
         if status.is_success() {
             self.0.is_of_use.store(true, Ordering::Relaxed);
         }
+        self.0.common.is_draining.load(Ordering::Acquire)
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.0.quiet_since.store(milliseconds(self.0.since.elapsed()), Ordering::Relaxed);
+        self.0.quiet_since.store(milliseconds(self.0.common.since.elapsed()), Ordering::Relaxed);
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -251,9 +328,12 @@ mod tests {
     async fn open(connections: &Arc<Connections>) -> Arc<Activity> {
         let place = connections.place().await;
         let mut seen = None;
-        connections.spawn(place, |activity| {
-            seen = Some(activity);
-            std::future::pending()
+        connections.spawn(place, |entry| {
+            seen = Some(Arc::clone(entry.activity()));
+            async move {
+                let _entry = entry;
+                std::future::pending().await
+            }
         });
         seen.unwrap()
     }
@@ -292,6 +372,30 @@ mod tests {
         let new = open(&connections).await;
         let left = [&sender, &guesser, &silent, &new].map(|activity| is_open(&connections, activity));
         assert_eq!(left, [true, false, true, true]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_http_2_takes_the_room_of_several() {
+        let connections = connections(8, Duration::from_secs(60));
+        let http2 = open(&connections).await;
+        let quiet = [open(&connections).await, open(&connections).await, open(&connections).await];
+        for (number, activity) in quiet.iter().enumerate() {
+            activity.quiet_since.store(number as u64, Ordering::Relaxed);
+        }
+        let request = http2.begin(Version::HTTP_2);
+        connections.widen(&http2);
+        assert_eq!(connections.places.available_permits(), 1);
+        // Another one finds too few places, and with its next request it has them.
+        let second = open(&connections).await;
+        let _request = second.begin(Version::HTTP_2);
+        while second.more_places.get().is_none() {
+            connections.widen(&second);
+            tokio::task::yield_now().await;
+        }
+        let left = quiet.each_ref().map(|activity| is_open(&connections, activity));
+        assert_eq!(left, [false; 3]);
+        assert!(is_open(&connections, &http2) && is_open(&connections, &second));
+        drop(request);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// How many bytes of one connection are read before the others have their turn. An event is most often smaller. The
 /// smallest frames of HTTP/2 have 9 bytes and cost microseconds each, so that a turn takes about a millisecond at most.
@@ -35,11 +35,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for InTurns<S> {
             let _ = pin!(tokio::task::yield_now()).poll(context);
             return Poll::Pending;
         }
-        let most = buffer.remaining().min(TURN - self.read);
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
-        let polled = Pin::new(&mut self.stream).poll_read(context, &mut part);
-        let count = part.filled().len();
-        buffer.advance(count);
+        let before = buffer.filled().len();
+        let left = (TURN - self.read) as u64;
+        let polled = pin!((&mut self.stream).take(left)).poll_read(context, buffer);
+        let count = buffer.filled().len() - before;
         match polled {
             Poll::Pending => self.read = 0,
             Poll::Ready(_) => self.read += count,
@@ -81,7 +80,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for InTurns<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncReadExt;
+    use std::future::poll_fn;
+    use std::mem::MaybeUninit;
 
     #[tokio::test]
     async fn others_have_their_turn_while_a_sender_never_stops() {
@@ -98,5 +98,14 @@ mod tests {
             turns += 1;
         }
         assert_eq!(turns, 9);
+    }
+
+    #[tokio::test]
+    async fn no_more_memory_is_touched_than_what_has_arrived() {
+        let mut stream = InTurns::new(tokio::io::join(&b"few"[..], tokio::io::sink()));
+        let mut memory = [MaybeUninit::uninit(); 2 * TURN];
+        let mut buffer = ReadBuf::uninit(&mut memory);
+        poll_fn(|context| Pin::new(&mut stream).poll_read(context, &mut buffer)).await.unwrap();
+        assert_eq!((buffer.filled(), buffer.initialized()), (&b"few"[..], &b"few"[..]));
     }
 }

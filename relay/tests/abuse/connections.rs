@@ -10,9 +10,7 @@ use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_idle_connections_cost_little_and_slow_no_one() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
+    let relay = Abused::start("{}").await;
     let count = connections(10_000);
     let idle = beside_a_good_sender(&relay, async {
         let mut idle = Vec::new();
@@ -39,10 +37,8 @@ async fn ten_thousand_idle_connections_cost_little_and_slow_no_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_its_limit_the_relay_closes_what_was_quiet_the_longest_and_serves_on() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
     // Of 300 descriptors, half are for senders.
-    let relay = Process::start_within(&kafka.bootstrap_servers(), "{}", Some(300)).await;
+    let relay = Abused::start_within("{}", Some(300)).await;
     assert!(relay.log().contains(r#""most_connections":150"#), "{}", relay.log());
     beside_a_good_sender(&relay, async {
         let mut idle = Vec::new();

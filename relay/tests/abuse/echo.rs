@@ -8,9 +8,7 @@ const NASTY: &str = "needle\r\nset-cookie: a=b\u{1b}[31m<script>\u{7f}\"\\";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_a_sender_controls_is_echoed_as_it_is() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
+    let relay = Abused::start("{}").await;
     let json = |text: &str| serde_json::to_string(text).unwrap();
     let nasty = json(NASTY);
     let spaced = json("needle <script> é \u{202e} \" \\");

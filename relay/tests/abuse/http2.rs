@@ -37,9 +37,7 @@ async fn post(sender: &SendRequest<Bytes>, body: String) -> Result<u16, h2::Erro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_streams_share_one_connection() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
+    let relay = Abused::start("{}").await;
     let sender = connect(&relay).await;
     let statuses =
         beside_a_good_sender(&relay, join_all((0..2_000).map(|_| post(&sender, event(&unique()))))).await;
@@ -48,9 +46,7 @@ async fn many_streams_share_one_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_never_end_are_408_and_cost_little() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{bodyTimeoutMs: 3000}").await;
+    let relay = Abused::start("{bodyTimeoutMs: 3000}").await;
     let statuses = beside_a_good_sender(&relay, async {
         let mut waiting = Vec::new();
         for _ in 0..40 {
@@ -151,10 +147,7 @@ fn frames_of(mut bytes: &[u8]) -> impl Iterator<Item = (u8, u8)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_are_reset_at_once_do_not_gather() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     const CANCEL: [u8; 4] = [0, 0, 0, 8];
     let ended = beside_a_good_sender(
         &relay,
@@ -168,18 +161,15 @@ async fn streams_that_are_reset_at_once_do_not_gather() {
     )
     .await;
     for ended in ended {
-        println!("{} streams opened and reset; ended by the relay: {}", ended.frames, ended.by_relay);
-        assert!(!ended.by_relay || ended.said || ended.frames > 0);
+        println!("{} streams opened and reset; said by the relay: {}", ended.frames, ended.said);
+        assert!(ended.by_relay, "{} streams were opened and reset", ended.frames);
     }
-    assert!(relay.most_memory().0 < before.0 + 32, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 32, "{:?}, {:?}", relay.before, relay.most_memory());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_never_end_close_the_connection() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     // A literal field that is not indexed: "x: yyy…".
     let field = [&[0x00, 1, b'x', 100][..], &[b'y'; 100]].concat();
     for block in [field.clone(), field.repeat(150), Vec::new()] {
@@ -194,15 +184,12 @@ async fn headers_that_never_end_close_the_connection() {
         println!("{} frames of {} bytes", ended.frames, block.len());
         assert!(ended.by_relay, "{} frames of {} bytes were taken", ended.frames, block.len());
     }
-    assert!(relay.most_memory().0 < before.0 + 32, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 32, "{:?}, {:?}", relay.before, relay.most_memory());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_header_bytes_are_refused() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     beside_a_good_sender(&relay, async {
         for _ in 0..50 {
             let mut sender = connect(&relay).await.ready().await.unwrap();
@@ -216,15 +203,12 @@ async fn a_hundred_thousand_header_bytes_are_refused() {
         }
     })
     .await;
-    assert!(relay.most_memory().0 < before.0 + 32, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 32, "{:?}, {:?}", relay.before, relay.most_memory());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_that_ask_for_an_answer_or_carry_nothing_do_not_gather() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     for many in [
         frame(kind::PING, 0, 0, &[0; 8]).repeat(1_000),
         frame(kind::SETTINGS, 0, 0, &[]).repeat(1_000),
@@ -240,15 +224,12 @@ async fn frames_that_ask_for_an_answer_or_carry_nothing_do_not_gather() {
         .await;
         println!("{} thousand frames; ended by the relay: {}", ended.frames, ended.by_relay);
     }
-    assert!(relay.most_memory().0 < before.0 + 32, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 32, "{:?}, {:?}", relay.before, relay.most_memory());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_not_read_do_not_gather() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     let streams = beside_a_good_sender(&relay, async {
         let mut stream = TcpStream::connect(relay.address).await.unwrap();
         stream.write_all(&[PREFACE, &frame(kind::SETTINGS, 0, 0, &[])].concat()).await.unwrap();
@@ -264,5 +245,5 @@ async fn answers_that_are_not_read_do_not_gather() {
     })
     .await;
     println!("{streams} requests were taken without one answer read");
-    assert!(relay.most_memory().0 < before.0 + 48, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 48, "{:?}, {:?}", relay.before, relay.most_memory());
 }

@@ -33,10 +33,7 @@ async fn pour(relay: &Process, head: &str, piece: &[u8]) -> (Option<Answer>, usi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_megabytes_are_413_without_being_read() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     beside_a_good_sender(&relay, async {
         let head = format!(
             "POST {PATH} HTTP/1.1\r\nhost: relay\r\nx-genesys-event-signature: 00\r\ncontent-length: {FIFTY_MEGABYTES}\r\n\r\n"
@@ -49,15 +46,12 @@ async fn fifty_megabytes_are_413_without_being_read() {
         }
     })
     .await;
-    assert!(relay.most_memory().0 < before.0 + 16, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 16, "{:?}, {:?}", relay.before, relay.most_memory());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_megabytes_in_chunks_are_413_at_the_limit() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     beside_a_good_sender(&relay, async {
         let head = format!(
             "POST {PATH} HTTP/1.1\r\nhost: relay\r\nx-genesys-event-signature: 00\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -74,14 +68,12 @@ async fn fifty_megabytes_in_chunks_are_413_at_the_limit() {
         assert_eq!(exchange(relay.address, &small).await.status, 403);
     })
     .await;
-    assert!(relay.most_memory().0 < before.0 + 24, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 24, "{:?}, {:?}", relay.before, relay.most_memory());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_asks_first_is_told_before_it_sends() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
+    let relay = Abused::start("{}").await;
     let head = |length: usize, signature: &str| {
         format!(
             "POST {PATH} HTTP/1.1\r\nhost: relay\r\n{signature}expect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
@@ -96,10 +88,7 @@ async fn a_sender_that_asks_first_is_told_before_it_sends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_header_bytes_are_refused() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     let long = "y".repeat(100_000);
     let many: String = (0..5_000).map(|number| format!("x-{number}: {number:08}\r\n")).collect();
     let few: String = (0..200).map(|number| format!("x-{number}: z\r\n")).collect();
@@ -123,15 +112,12 @@ async fn a_hundred_thousand_header_bytes_are_refused() {
         }
     })
     .await;
-    assert!(relay.most_memory().0 < before.0 + 16, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 16, "{:?}, {:?}", relay.before, relay.most_memory());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_not_read_do_not_gather() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     beside_a_good_sender(&relay, async {
         let mut stream = TcpStream::connect(relay.address).await.unwrap();
         // A request and the beginning of the next, so that the relay always has something to read.
@@ -150,5 +136,5 @@ async fn answers_that_are_not_read_do_not_gather() {
         println!("{sent} bytes of requests were taken before the relay stopped reading");
     })
     .await;
-    assert!(relay.most_memory().0 < before.0 + 16, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 16, "{:?}, {:?}", relay.before, relay.most_memory());
 }

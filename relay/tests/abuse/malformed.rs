@@ -21,9 +21,7 @@ async fn answers(relay: &Process, bytes: &[u8]) -> Vec<u16> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_can_be_read_in_two_ways_smuggles_nothing() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
+    let relay = Abused::start("{}").await;
     // What would be answered 405 if it were taken for a request of its own.
     let smuggled = format!("GET {PATH} HTTP/1.1\r\nhost: relay\r\n\r\n");
     let with = |headers: &str, body: &str| {
@@ -77,9 +75,7 @@ async fn a_request_that_can_be_read_in_two_ways_smuggles_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_cut_off_anywhere_does_no_harm() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
+    let relay = Abused::start("{}").await;
     let whole = signed(SECRET, event(&unique()).as_bytes());
     beside_a_good_sender(&relay, async {
         for end in 0..whole.len() {
@@ -97,10 +93,7 @@ async fn a_request_that_is_cut_off_anywhere_does_no_harm() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_does_no_harm() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
-    let before = relay.memory();
+    let relay = Abused::start("{}").await;
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = move || {
         state ^= state << 13;
@@ -130,14 +123,12 @@ async fn garbage_does_no_harm() {
         }
     })
     .await;
-    assert!(relay.most_memory().0 < before.0 + 16, "{before:?}, {:?}", relay.most_memory());
+    assert!(relay.most_memory().0 < relay.before.0 + 16, "{:?}, {:?}", relay.before, relay.most_memory());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pipelined_requests_are_answered_in_their_order() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
+    let relay = Abused::start("{}").await;
     let mut stream = TcpStream::connect(relay.address).await.unwrap();
     let requests: Vec<(Vec<u8>, u16)> = (0..300)
         .map(|number| match number % 5 {
@@ -162,9 +153,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_of_the_next_request_does_not_hold_up_an_answer() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
+    let relay = Abused::start("{}").await;
     let mut stream = TcpStream::connect(relay.address).await.unwrap();
     let [first, second] = [0, 1].map(|_| signed(SECRET, event(&unique()).as_bytes()));
     stream.write_all(&[&first[..], &second[..100]].concat()).await.unwrap();
@@ -177,9 +166,7 @@ async fn half_of_the_next_request_does_not_hold_up_an_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_closes_its_side_still_gets_its_answer() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay = Process::start(&kafka.bootstrap_servers(), "{}").await;
+    let relay = Abused::start("{}").await;
     let mut stream = TcpStream::connect(relay.address).await.unwrap();
     stream.write_all(&signed(SECRET, event(&unique()).as_bytes())).await.unwrap();
     stream.shutdown().await.unwrap();

@@ -79,10 +79,7 @@ async fn over_http2(relay: &Process, request: &Request) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_breaks_several_rules_is_told_the_first() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay =
-        Process::start(&kafka.bootstrap_servers(), "{bodyTimeoutMs: 300, publishTimeoutMs: 500}").await;
+    let relay = Abused::start("{bodyTimeoutMs: 300, publishTimeoutMs: 500}").await;
     let too_large = (1 << 20) + 1;
     let unrouted = || event_of("presence:other", &unique());
     let routed = || event(&unique());
@@ -125,7 +122,7 @@ async fn a_request_that_breaks_several_rules_is_told_the_first() {
         assert_eq!(told("POST", PATH, Some(SECRET), &body, body.len()).await, is(200, ""), "{protocol:?}");
     }
     // With Kafka away, what the relay can tell by itself is told all the same.
-    kafka.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
+    relay.kafka.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
     for protocol in [Protocol::Http1, Protocol::Http2] {
         for (secret, body, status, problem, is_to_retry) in [
             ("guess", routed(), 403, "signature-mismatch", false),

@@ -17,11 +17,9 @@ const AT_ONCE: Duration = Duration::from_millis(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_kafka_hangs_senders_at_full_rate_are_503_at_once_and_memory_is_flat() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
     let limits = format!("{{maxInFlight: {MOST}, publishTimeoutMs: 60000}}");
-    let relay = Process::start(&kafka.bootstrap_servers(), &limits).await;
-    kafka.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
+    let relay = Abused::start(&limits).await;
+    relay.kafka.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
     // The bound is reached by events that wait.
     let mut waiting = Vec::new();
     for _ in 0..MOST {
@@ -49,9 +47,9 @@ async fn while_kafka_hangs_senders_at_full_rate_are_503_at_once_and_memory_is_fl
     assert_eq!(relay.metric("presenceroute_relay_in_flight_events").await, MOST as u64);
 
     // When Kafka is back, those that waited get their answer.
-    kafka.broker_down(1).unwrap();
-    kafka.broker_round_trip_time(1, Duration::ZERO).unwrap();
-    kafka.broker_up(1).unwrap();
+    relay.kafka.broker_down(1).unwrap();
+    relay.kafka.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    relay.kafka.broker_up(1).unwrap();
     for stream in &mut waiting {
         let answer =
             tokio::time::timeout(2 * PATIENCE, read_answer(stream)).await.expect("an answer in time");
@@ -78,11 +76,8 @@ async fn refused_until(relay: &Process, until: Instant) -> Vec<Duration> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_kafka_hangs_large_events_are_bounded_by_their_bytes() {
-    let _alone = alone().await;
-    let kafka = kafka(&["gen-presence-state"]);
-    let relay =
-        Process::start(&kafka.bootstrap_servers(), "{publishTimeoutMs: 3000, deliveryTimeoutMs: 3000}").await;
-    kafka.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
+    let relay = Abused::start("{publishTimeoutMs: 3000, deliveryTimeoutMs: 3000}").await;
+    relay.kafka.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
     let large = |id: String| {
         let filling = "x".repeat(1_000_000);
         format!(

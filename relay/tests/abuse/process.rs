@@ -3,15 +3,18 @@
 use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::support::*;
 
@@ -23,13 +26,40 @@ pub(crate) const POD_MEMORY: Megabytes = Megabytes(256);
 pub(crate) struct Megabytes(pub(crate) u64);
 
 /// One abuse at a time: they would disturb each other's measurements and share the descriptors of this process.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// Waits for the other abuses of this process.
-pub(crate) async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
-    ALONE.lock().await
+/// A relay that one abuse has to itself, and its Kafka.
+pub(crate) struct Abused {
+    relay: Process,
+    pub(crate) kafka: MockCluster<'static, DefaultProducerContext>,
+    /// The relay's memory before anything is done to it.
+    pub(crate) before: Megabytes,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Abused {
+    /// Waits for the other abuses of this process, and starts a relay with these limits of `relay.yaml`.
+    pub(crate) async fn start(limits: &str) -> Self {
+        Self::start_within(limits, None).await
+    }
+
+    /// The same, and the relay may have no more than so many descriptors.
+    pub(crate) async fn start_within(limits: &str, descriptors: Option<u32>) -> Self {
+        let most = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: most.maximum, maximum: most.maximum }).unwrap();
+        let alone = ALONE.lock().await;
+        let kafka = kafka(&["gen-presence-state"]);
+        let relay = Process::start(&kafka.bootstrap_servers(), limits, descriptors).await;
+        Self { before: relay.memory(), relay, kafka, _alone: alone }
+    }
+}
+
+impl Deref for Abused {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.relay
+    }
 }
 
 /// As many connections as this process may have, at most `wanted`.
@@ -45,18 +75,13 @@ pub(crate) struct Process {
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Arc<std::sync::Mutex<Vec<String>>>,
     _config: tempfile::NamedTempFile,
 }
 
 impl Process {
-    /// Starts one with these limits of `relay.yaml`, and waits until Kafka answers it.
-    pub(crate) async fn start(brokers: &str, limits: &str) -> Self {
-        Self::start_within(brokers, limits, None).await
-    }
-
-    /// Starts one that may have no more than so many descriptors.
-    pub(crate) async fn start_within(brokers: &str, limits: &str, descriptors: Option<u32>) -> Self {
+    /// Starts one, and waits until Kafka answers it.
+    async fn start(brokers: &str, limits: &str, descriptors: Option<u32>) -> Self {
         let config = tempfile::NamedTempFile::new().unwrap();
         let yaml = format!("kafka: {{bootstrapServers: ['{brokers}']}}\nlimits: {limits}\n");
         std::fs::write(config.path(), yaml).unwrap();
@@ -73,7 +98,7 @@ impl Process {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let log = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::new(std::sync::Mutex::new(Vec::new()));
         let listening = lines
             .by_ref()
             .inspect(|line| log.lock().unwrap().push(line.clone()))

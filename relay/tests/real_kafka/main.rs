@@ -18,6 +18,7 @@
 mod cluster;
 mod credentials;
 mod faults;
+mod oauth;
 mod refusals;
 mod rotation;
 mod sender;

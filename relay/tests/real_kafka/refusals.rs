@@ -126,13 +126,21 @@ async fn a_user_without_any_grant_is_named_and_let_in_without_a_restart_when_it_
         })
     })
     .await;
-    assert_eq!(relay.status().missing_topics, [""; 0], "it exists, as far as anybody knows");
+    let status = relay.status();
+    assert_eq!(status.missing_topics, [""; 0], "it exists, as far as anybody knows");
+    assert_eq!(status.forbidden_topics, [topic.as_str()]);
+    let metric = format!(r#"presenceroute_relay_forbidden_topics{{topic="{topic}"}} 1"#);
+    assert!(get(&relay, "/metrics").await.body.contains(&metric), "{metric} is not there");
     let answer = within(AT_ONCE * 2, "the refusal", post(&relay, &event("1"))).await;
     assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-refused"), "{}", answer.body);
     assert!(answer.detail().contains(&topic) && answer.detail().contains("stranger"), "{}", answer.detail());
     harness(&["allow", "stranger", &topic, "Describe", "Write"]).await;
     until_accepted(&relay).await;
-    eventually("nothing is wrong any more", || relay.status().kafka.error.is_none()).await;
+    eventually("nothing is wrong any more", || {
+        let status = relay.status();
+        status.kafka.error.is_none() && status.forbidden_topics.is_empty()
+    })
+    .await;
 }
 
 async fn until_accepted(relay: &presenceroute_relay::RunningRelay) {
