@@ -53,6 +53,19 @@ pub enum ApplyError {
     NoGatewayApi,
 }
 
+impl ApplyError {
+    /// Whether Kubernetes refuses this for good: a policy, a quota, a right or a kind is missing.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::NoGatewayApi => true,
+            Self::Apply { source, .. } | Self::Delete { source, .. } => {
+                matches!(source.code(), Some(400 | 403 | 422))
+            }
+        }
+    }
+}
+
 /// The kinds of a route's children. Every cluster has them but for the last.
 pub fn child_kinds() -> Vec<ApiResource> {
     vec![
@@ -70,6 +83,11 @@ pub fn child_kinds() -> Vec<ApiResource> {
 }
 
 /// Writes what differs, in the given order, then deletes what is left over. `keep` names kinds that are never left over.
+///
+/// An object that is refused holds up no other, but nothing is deleted then: what it was to replace may be of use.
+///
+/// # Errors
+/// The first refusal, or the first other error, which ends it.
 pub async fn apply(
     client: &Client,
     children: &Children,
@@ -77,14 +95,19 @@ pub async fn apply(
     wanted: Vec<DynamicObject>,
     keep: &[&str],
 ) -> Result<(), ApplyError> {
+    let mut refusal = None;
     for object in &wanted {
         let (object, content_hash) = with_content_hash(object.clone());
-        if children.resource_of(&object).is_none() {
-            return Err(ApplyError::NoGatewayApi);
+        if children.holds(&object, &content_hash, |live| says(live, &object)) {
+            continue;
         }
-        if !children.holds(&object, &content_hash, |live| says(live, &object)) {
-            apply_one(client, children, &object, content_hash).await?;
+        match apply_one(client, children, &object, content_hash).await {
+            Err(error) if error.is_refusal() => refusal = refusal.or(Some(error)),
+            other => other?,
         }
+    }
+    if let Some(refusal) = refusal {
+        return Err(refusal);
     }
     let is_wanted = |resource: &ApiResource, name: &str| {
         keep.contains(&resource.kind.as_str()) || wanted.iter().any(|object| is(object, resource, name))
@@ -119,7 +142,13 @@ async fn apply_one(
     let answer = api
         .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
         .await
-        .map_err(|error| ApplyError::Apply { kind: resource.kind.clone(), name, source: error.into() })?;
+        .map_err(|error| match error {
+            // It was there when the operator began to watch it.
+            kube::Error::Api(status) if status.code == 404 && *resource == http_route::api_resource() => {
+                ApplyError::NoGatewayApi
+            }
+            error => ApplyError::Apply { kind: resource.kind.clone(), name, source: error.into() },
+        })?;
     children.wrote(answer, content_hash);
     Ok(())
 }

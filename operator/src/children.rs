@@ -3,7 +3,7 @@
 //! An object is kept as JSON text, because as a tree it takes ten times as much. What the operator writes itself counts
 //! from the API server's answer on: nobody acts on what has just been replaced, and the watch's echo wakes nobody.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,10 @@ use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
 use crate::build::ROUTE_LABEL;
+
+/// How many deleted objects are remembered: more than are deleted while one write is under way, as a rule. One that is
+/// forgotten is put back later, when its kind is listed again.
+const MOST_GONE: usize = 64;
 
 /// The children of all routes in the scope of one controller.
 pub struct Children {
@@ -51,6 +55,9 @@ pub struct Leftover<'c> {
 struct Known {
     children: HashMap<ChildKey, Child>,
     by_route: HashMap<RouteKey, HashSet<ChildKey>>,
+    /// The last objects that were deleted, and in which version: the answer to a write may come after the watch has
+    /// told that its object is gone again.
+    gone: VecDeque<(ChildKey, u64)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -230,8 +237,11 @@ impl Feed {
 impl Known {
     /// Takes what a watch or an answer brought, unless something newer is known.
     fn insert(&mut self, kind: usize, object: DynamicObject) -> Vec<RouteKey> {
-        let known = self.children.get(&key_of(kind, &object));
-        if known.is_some_and(|known| known.is_as_new_as(version(&object))) {
+        let (key, version) = (key_of(kind, &object), version(&object));
+        let known = self.children.get(&key);
+        let is_gone =
+            |(gone, at): &(ChildKey, u64)| *gone == key && version.is_some_and(|version| version < *at);
+        if known.is_some_and(|known| known.is_as_new_as(version)) || self.gone.iter().any(is_gone) {
             return Vec::new();
         }
         self.replace(kind, object)
@@ -274,6 +284,10 @@ impl Known {
 
     fn remove(&mut self, kind: usize, object: &DynamicObject) -> Vec<RouteKey> {
         let key = key_of(kind, object);
+        if let Some(version) = version(object) {
+            self.gone.truncate(MOST_GONE - 1);
+            self.gone.push_front((key.clone(), version));
+        }
         match self.children.get(&key) {
             // Another one of that name was made since.
             Some(known) if known.uid != object.uid() && known.is_as_new_as(version(object)) => Vec::new(),
@@ -284,6 +298,7 @@ impl Known {
 
     /// Forgets all of a kind but these.
     fn retain(&mut self, kind: usize, seen: &HashSet<ChildKey>) -> Vec<RouteKey> {
+        self.gone.retain(|(key, _)| key.kind != kind);
         let is_gone = |key: &&ChildKey| key.kind == kind && !seen.contains(key);
         let gone: Vec<_> = self.children.keys().filter(is_gone).cloned().collect();
         gone.iter().filter_map(|key| self.take(key)).collect()
@@ -325,7 +340,7 @@ fn route_of(object: &DynamicObject) -> Option<RouteKey> {
 }
 
 /// The object's version, which etcd counts upwards.
-fn version(object: &DynamicObject) -> Option<u64> {
+pub(crate) fn version(object: &impl ResourceExt) -> Option<u64> {
     object.resource_version()?.parse().ok()
 }
 
@@ -385,6 +400,22 @@ mod tests {
         assert!(children.get("ConfigMap", "presence", "a").is_some());
         assert_eq!(feed.take(Event::Delete(config_map("a", "2", 9, "one"))), [route("one")]);
         assert!(children.get("ConfigMap", "presence", "a").is_none());
+    }
+
+    #[test]
+    fn what_was_written_and_deleted_before_the_answer_came_is_not_there() {
+        let (children, mut feed) = watched();
+        feed.take(Event::Apply(config_map("a", "1", 5, "one")));
+        assert_eq!(feed.take(Event::Delete(config_map("a", "1", 7, "one"))), [route("one")]);
+        children.wrote(config_map("a", "1", 6, "one"), "hash".into());
+        assert_eq!(data_version(&children, "a"), None);
+        children.wrote(config_map("a", "2", 8, "one"), "hash".into());
+        assert_eq!(data_version(&children, "a").as_deref(), Some("8"));
+        // After a restore from a backup, versions begin anew.
+        feed.take(Event::Delete(config_map("a", "2", 9, "one")));
+        feed.take(Event::Init);
+        feed.take(Event::InitDone);
+        assert_eq!(feed.take(Event::Apply(config_map("a", "3", 2, "one"))), [route("one")]);
     }
 
     #[test]

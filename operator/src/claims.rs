@@ -1,9 +1,10 @@
 //! Two routes must not claim the same endpoint URL or the same registration: they would overwrite each other for
-//! ever. The older one has the URL. The registration has who has it already, and nobody else the older one; until a
-//! route has left one that its spec does not name any more, the next one goes by another name.
+//! ever. Each belongs to the route that has it already, and otherwise to the older one; until a route has left a
+//! registration that its spec does not name any more, the next one goes by another name.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -11,12 +12,14 @@ use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
 use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::status::RegistrationPlace;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::genesys::region;
 
-/// How long the routes of one namespace wait for those of the others to be known. A namespace that cannot be listed
-/// must not stop the rest.
+/// How long the routes of one namespace wait for those of the others to be known, once. A namespace that cannot be
+/// listed must not stop the rest.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The routes of all namespaces that this process serves, as its watches know them. Clones share them.
@@ -26,6 +29,9 @@ pub struct Neighbours {
     stores: Arc<Mutex<Vec<Store<DeserializeGuard<PresenceRoute>>>>>,
     /// How many of the stores hold all that was there at the start.
     listed: watch::Sender<usize>,
+    /// When those that wait for them go on without.
+    deadline: Arc<OnceLock<Instant>>,
+    has_told: Arc<AtomicBool>,
 }
 
 /// A store that does not hold all of its namespace's routes yet. Dropped when it does.
@@ -40,7 +46,13 @@ impl Drop for Joining {
 impl Neighbours {
     /// Of so many namespaces, each with a store of its own; all namespaces together are one.
     pub fn of(namespaces: usize) -> Self {
-        Self { namespaces, stores: Arc::default(), listed: watch::Sender::new(0) }
+        Self {
+            namespaces,
+            stores: Arc::default(),
+            listed: watch::Sender::new(0),
+            deadline: Arc::default(),
+            has_told: Arc::default(),
+        }
     }
 
     /// Takes up the store of one of them.
@@ -53,7 +65,10 @@ impl Neighbours {
     pub async fn listed(&self) {
         let mut listed = self.listed.subscribe();
         let all = listed.wait_for(|listed| *listed >= self.namespaces);
-        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+        let deadline = *self.deadline.get_or_init(|| Instant::now() + PATIENCE);
+        if tokio::time::timeout_at(deadline, all).await.is_err()
+            && !self.has_told.swap(true, Ordering::Relaxed)
+        {
             tracing::warn!("the PresenceRoutes of some namespace are not known yet; going on without");
         }
     }
@@ -118,11 +133,23 @@ fn api_url(route: &PresenceRoute) -> String {
 
 /// One of the ways in which a URL is written.
 fn normal(url: &str) -> String {
-    url.trim_end_matches('/').to_ascii_lowercase()
+    let (scheme, authority, path) = parts(url);
+    format!("{}://{}{path}", scheme.to_ascii_lowercase(), authority.to_ascii_lowercase())
 }
 
+/// Whether two URLs lead to the same: case matters in the path alone (RFC 3986, section 6.2.2.1). Nothing is copied for
+/// it.
 fn is_same_url(one: &str, other: &str) -> bool {
-    one.trim_end_matches('/').eq_ignore_ascii_case(other.trim_end_matches('/'))
+    let (one, other) = (parts(one), parts(other));
+    one.0.eq_ignore_ascii_case(other.0) && one.1.eq_ignore_ascii_case(other.1) && one.2 == other.2
+}
+
+/// The scheme, the authority without the port that the scheme has anyway, and the rest without a slash at its end.
+fn parts(url: &str) -> (&str, &str, &str) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+    (scheme, authority.strip_suffix(port).unwrap_or(authority), path.trim_end_matches('/'))
 }
 
 /// Another route that is in the way, and why.
@@ -142,22 +169,31 @@ pub fn rival<'r>(
 ) -> Option<Rival> {
     let url = &route.spec.endpoint.url;
     let registration = Registration::asked_by(route);
-    let is_ours = registration.is_held_by(route);
+    let has_registration = registration.is_held_by(route);
+    let has_url = is_registered_for(route, url);
     let mut leaving = None;
     for other in others.into_iter().filter(|other| other.metadata.uid != route.metadata.uid) {
         let whose =
             || format!("PresenceRoute {}/{}", other.namespace().unwrap_or_default(), other.name_any());
         let is_older = || seniority(other) < seniority(route);
-        if is_same_url(&other.spec.endpoint.url, url) && is_older() {
+        // What both have, or neither has, is the older one's.
+        let goes_first = |theirs: bool, ours: bool| match (theirs, ours) {
+            (true, false) => Some("has it"),
+            (false, true) => None,
+            _ => is_older().then_some("is older"),
+        };
+        if is_same_url(&other.spec.endpoint.url, url)
+            && let Some(why) = goes_first(is_registered_for(other, url), has_url)
+        {
             return Some(Rival::Claims(format!(
-                "spec.endpoint.url: {:?} is already claimed by {}, which is older; change it here or delete the other",
+                "spec.endpoint.url: {:?} is already claimed by {}, which {why}; change it here or delete the other",
                 normal(url),
                 whose()
             )));
         }
         match (registration.is_asked_by(other), registration.is_held_by(other)) {
-            (true, is_theirs) if is_theirs && !is_ours || is_theirs == is_ours && is_older() => {
-                let why = if is_theirs && !is_ours { "has it" } else { "is older" };
+            (true, theirs) => {
+                let Some(why) = goes_first(theirs, has_registration) else { continue };
                 return Some(Rival::Claims(format!(
                     "spec.genesys.endpointName: {registration} is already claimed by {}, which {why}; change it here or \
                      delete the other",
@@ -171,10 +207,31 @@ pub fn rival<'r>(
                     whose()
                 )));
             }
-            _ => {}
+            (false, false) => {}
         }
     }
     leaving
+}
+
+/// Whether one of `others` has the registration at this place and asks for it: it is not `route`'s to remove.
+pub fn is_anothers<'r>(
+    route: &PresenceRoute,
+    place: &RegistrationPlace,
+    others: impl IntoIterator<Item = &'r PresenceRoute>,
+) -> bool {
+    let registration = Registration { api_url: normal(&place.api_url), name: place.name.clone() };
+    others.into_iter().any(|other| {
+        other.metadata.uid != route.metadata.uid
+            && other.metadata.deletion_timestamp.is_none()
+            && registration.is_asked_by(other)
+            && registration.is_held_by(other)
+    })
+}
+
+/// Whether a route's registration is known to send to this URL.
+fn is_registered_for(route: &PresenceRoute, url: &str) -> bool {
+    let registration = route.status.as_ref().and_then(|status| status.registration.as_ref());
+    registration.is_some_and(|it| it.place.id.is_some() && is_same_url(&it.url, url))
 }
 
 /// Orders routes by age; the uid decides between two of the same second.
@@ -226,6 +283,69 @@ spec:
         let Some(Rival::Claims(message)) = rival(&young, [&old, &young]) else { panic!("it goes on") };
         assert!(message.contains("PresenceRoute presence/old"), "{message}");
         assert_eq!(rival(&old, [&old, &young]), None);
+    }
+
+    /// Registered with the URL that it has now, whatever its spec says later.
+    fn registered(mut route: PresenceRoute) -> PresenceRoute {
+        let status = serde_json::json!({"registration": {
+            "id": "1", "name": "of its own", "apiUrl": "https://api.mypurecloud.ie",
+            "access": {
+                "clientId": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
+                "tokenRequest": "Json",
+            },
+            "url": route.spec.endpoint.url, "enabled": true, "eventTypes": ["a"],
+            "retryPolicy": route.spec.genesys.retry_policy,
+        }});
+        route.status = Some(serde_json::from_value(status).unwrap());
+        route
+    }
+
+    #[test]
+    fn an_older_route_does_not_take_the_url_of_one_that_is_registered_with_it() {
+        let mut old =
+            registered(route("old", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one"));
+        let young =
+            registered(route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two"));
+        assert_eq!(rival(&young, [&old, &young]), None);
+        old.spec.endpoint.url = young.spec.endpoint.url.clone();
+        let Some(Rival::Claims(message)) = rival(&old, [&old, &young]) else { panic!("it takes it away") };
+        assert!(message.contains("presence/young, which has it"), "{message}");
+        assert_eq!(rival(&young, [&old, &young]), None);
+    }
+
+    #[test]
+    fn urls_are_the_same_but_for_what_does_not_matter_in_them() {
+        for same in ["HTTPS://Presence.example.com/Events", "https://presence.example.com:443/Events/"] {
+            assert!(is_same_url(same, "https://presence.example.com/Events"), "{same}");
+            assert_eq!(normal(same), "https://presence.example.com/Events");
+        }
+        let others = [
+            "https://presence.example.com/events",
+            "https://presence.example.com:80/Events",
+            "http://presence.example.com/Events",
+            "https://presence.example.com",
+        ];
+        for other in others {
+            assert!(!is_same_url(other, "https://presence.example.com/Events"), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_registration_that_another_route_has_and_asks_for_is_not_this_ones_to_remove() {
+        let place = registered_as(route("a", "1", "2026-01-01T00:00:00Z", "https://a.example.com"), "wanted")
+            .status
+            .unwrap()
+            .former_registrations
+            .remove(0);
+        let route = |name: &str, uid: &str| {
+            let url = format!("https://{name}.example.com");
+            registered_as(route(name, uid, "2026-01-01T00:00:00Z", &url), "wanted")
+        };
+        let (going, has_left, has) =
+            (route("going", "1"), route("left", "2"), called(route("has", "3"), "wanted"));
+        assert!(!is_anothers(&going, &place, [&going, &has_left]));
+        assert!(is_anothers(&going, &place, [&going, &has_left, &has]));
+        assert!(!is_anothers(&has, &place, [&has]));
     }
 
     #[test]
@@ -296,5 +416,14 @@ spec:
         assert!(tokio::time::timeout(short, neighbours.listed()).await.is_err());
         drop(two);
         assert!(tokio::time::timeout(short, neighbours.listed()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_cannot_be_listed_is_waited_for_once() {
+        let neighbours = Neighbours::of(1);
+        neighbours.listed().await;
+        let began = Instant::now();
+        neighbours.clone().listed().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }

@@ -155,12 +155,10 @@ async fn run_controller(arguments: RunArguments) -> Result<(), RunError> {
     let listener =
         listen(arguments.listen).map_err(|source| RunError::Listen { address: arguments.listen, source })?;
     let (stop, stopped) = watch::channel(false);
-    let admin =
+    let mut admin =
         tokio::spawn(admin::serve(listener, metrics.clone(), readiness.clone(), flagged(stopped.clone())));
-    let work = tokio::spawn(lead(arguments, client, metrics, readiness, stopped));
+    let mut work = tokio::spawn(lead(arguments, client, metrics, readiness, stopped));
     // Whichever of the two ends first takes the other with it: a process that only seems alive helps nobody.
-    let mut work = work;
-    let mut admin = admin;
     let result = tokio::select! {
         () = terminated() => {
             tracing::info!("asked to stop; finishing what is under way");
@@ -226,8 +224,12 @@ async fn lead(
         .map(|namespace| controller::run(shared.clone(), namespace, flagged(stopped.clone())));
     let result = tokio::select! {
         served = futures::future::try_join_all(controllers) => served.map(drop).map_err(RunError::from),
-        // Reconciles that are under way are dropped: another replica does them again.
-        () = leadership.lost() => Err(RunError::LostLeadership),
+        // Reconciles that are under way are dropped: another replica does them again, when the Lease has run out. It is
+        // not given back, because what was sent to Genesys Cloud may still be on its way.
+        () = leadership.lost() => {
+            metrics.leads(false);
+            return Err(RunError::LostLeadership);
+        }
     };
     metrics.leads(false);
     leadership.release().await;

@@ -27,7 +27,7 @@ use crate::children::{Children, RouteKey};
 use crate::claims::{self, Neighbours, Rival};
 use crate::dereference::dereference;
 use crate::genesys::Genesys;
-use crate::ledger::Ledger;
+use crate::ledger::{Awaited, Ledger};
 use crate::metrics::Metrics;
 use crate::register::{self, Answer, Failure, Questions, Registrar};
 use crate::relays::{RelayReader, Relays, Wanted};
@@ -42,17 +42,19 @@ pub const FINALIZER: &str = "presenceroute.io/registration";
 
 /// How often a route that is as it should be is looked at although nothing woke it.
 const STEADY: Duration = Duration::from_secs(300);
-/// How often pods that lag are asked again, and for how long a reconcile stays to watch them.
-const LIVE_POLL: Duration = Duration::from_millis(100);
+/// How often pods that lag are asked again, and for how long nothing else is done for the route meanwhile.
+pub(crate) const LIVE_POLL: Duration = Duration::from_millis(100);
 const LIVE_PATIENCE: Duration = Duration::from_secs(3);
 /// How soon a route that is on its way is looked at again although nothing woke it.
-const PROGRESSING: Duration = Duration::from_secs(1);
+pub(crate) const PROGRESSING: Duration = Duration::from_secs(1);
 /// How soon a route that stands back, or waits for its registration's name, looks whether the other one is gone.
 const RIVAL: Duration = Duration::from_secs(15);
 /// How soon an object that Kubernetes refused is sent again: nobody tells when a quota is freed or a policy changed.
 const REFUSED: Duration = Duration::from_secs(15);
-/// How soon the relays are asked again whether missing topics have appeared.
-const MISSING_TOPICS: Duration = Duration::from_secs(10);
+/// How soon the relays are asked again whether the topics that they miss, or may not write to, are theirs now.
+const TOPICS: Duration = Duration::from_secs(10);
+/// How often what is known of routes that are gone is looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// How many routes are built and applied at a time. Waiting, for relays or for Genesys Cloud, is not counted: a route
 /// that waits holds up no other.
 const AT_WORK: usize = 16;
@@ -94,7 +96,7 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) settings: Settings,
     routes: Store<Guarded>,
-    neighbours: Neighbours,
+    pub(crate) neighbours: Neighbours,
     pub(crate) secrets: Arc<SecretCache>,
     pub(crate) children: Arc<Children>,
     /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
@@ -187,14 +189,14 @@ pub async fn run(
             Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
             Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
         });
-    let tell_when_listed = async {
+    let keep_house = async {
         context.caches_ready.clone().await;
         readiness.has(&all_objects);
-        std::future::pending::<()>().await;
+        forget_what_is_gone(&context).await;
     };
     tokio::select! {
         () = controller => {}
-        () = tell_when_listed => {}
+        () = keep_house => {}
     }
     if stop.now_or_never().is_none() {
         return Err(ControllerError::Ended(served));
@@ -222,9 +224,6 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
     } else {
         Ok(Action::await_change())
     };
-    if route.metadata.deletion_timestamp.is_some() {
-        forget_secrets_of(route, &context);
-    }
     context.metrics.reconciled(started.elapsed(), result.is_err());
     if result.is_ok() {
         context.ledger.succeeded(&route.uid().unwrap_or_default());
@@ -232,13 +231,22 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
     result
 }
 
-/// Forgets the content of Secrets that no route names but this one, which goes.
-fn forget_secrets_of(route: &PresenceRoute, context: &Context) {
-    let routes = context.routes.state();
-    let others =
-        routes.iter().filter_map(|other| other.0.as_ref().ok()).filter(|other| other.uid() != route.uid());
-    let named: HashSet<_> = others.flat_map(secrets_of).collect();
-    context.secrets.retain(|secret| named.contains(secret));
+/// Forgets what is known of routes that are gone, and the content of Secrets that no route names any more, for as long
+/// as it is polled. No end of a route is sure to be told: its finalizer may be taken away by hand, or the watch be
+/// interrupted when it goes.
+async fn forget_what_is_gone(context: &Context) {
+    loop {
+        tokio::time::sleep(FORGET_EVERY).await;
+        let routes = context.routes.state();
+        let uids: HashSet<_> = routes.iter().filter_map(|route| route.uid()).collect();
+        let is_there = |uid: &str| uids.contains(uid);
+        context.ledger.retain(is_there);
+        context.registrar.retain(is_there);
+        context.questions.retain(is_there);
+        let named: HashSet<_> =
+            routes.iter().filter_map(|route| route.0.as_ref().ok()).flat_map(secrets_of).collect();
+        context.secrets.retain(|secret| named.contains(secret));
+    }
 }
 
 /// The API server would not take such an object today; it was stored under another definition. What it had made goes
@@ -273,18 +281,14 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         Ok(model) => model,
         Err(problems) => {
             let problems = problems.iter().map(ToString::to_string).collect();
-            report(route, context, Observed { problems, parts: None }).await?;
+            report(route, context, refused(route, problems, context)).await?;
             return Ok(Action::await_change());
         }
     };
-    let rival = {
-        let others = context.neighbours.routes();
-        claims::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
-    };
-    let waits_for_name = match rival {
+    let waits_for_name = match rival(route, context) {
         None => None,
         Some(Rival::Claims(why)) => {
-            report(route, context, Observed { problems: vec![why], parts: None }).await?;
+            report(route, context, refused(route, vec![why], context)).await?;
             return Ok(Action::requeue(RIVAL));
         }
         Some(Rival::Leaves(why)) => {
@@ -314,14 +318,22 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     let mut scene = Scene { model: Arc::new(model), signing, wanted, apply_error, waits_for_name };
     applied.map_err(ReconcileError::from).or_else(|error| {
         // What Kubernetes refuses for good shows in the status; the rest goes on with what there is.
-        if is_refusal(&error) { Ok(()) } else { Err(error) }
+        if matches!(&error, ReconcileError::Apply(error) if error.is_refusal()) { Ok(()) } else { Err(error) }
     })?;
 
-    let relays = settle(route, &scene, context).await?;
+    let Some(relays) = settle(route, &scene, context).await? else {
+        return Ok(Action::requeue(LIVE_POLL));
+    };
     let registration = register::register(route, &mut scene, &relays, context).await?;
     let action = next_look(&scene, &relays, &registration);
     report(route, context, scene.observed(context, &relays, registration)).await?;
     Ok(action)
+}
+
+/// Who is in the way of the route now.
+pub(crate) fn rival(route: &PresenceRoute, context: &Context) -> Option<Rival> {
+    let others = context.neighbours.routes();
+    claims::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
 }
 
 /// What a reconcile works on between building and reporting.
@@ -338,64 +350,68 @@ fn is_kind(object: &DynamicObject, kind: &str) -> bool {
     object.types.as_ref().is_some_and(|types| types.kind == kind)
 }
 
-fn is_refusal(error: &ReconcileError) -> bool {
-    match error {
-        ReconcileError::Apply(ApplyError::NoGatewayApi) => true,
-        ReconcileError::Apply(ApplyError::Apply { source, .. }) => {
-            matches!(source.code(), Some(400 | 403 | 422))
-        }
-        _ => false,
-    }
-}
-
 /// As it was written last: the answer to our own write counts before the watch brings it.
 fn signing_secret_of(model: &Model, context: &Context) -> Option<Secret> {
     let name = signing_secret::name(&model.name);
     context.children.get("Secret", &model.namespace, &name)?.try_parse().ok()
 }
 
-/// Has the relays take up what is new, and watches them do it for a little while: it takes them half a second.
-async fn settle(route: &PresenceRoute, scene: &Scene, context: &Context) -> Result<Relays, ReconcileError> {
-    let Model { namespace, name, .. } = scene.model.as_ref();
-    let mut relays = context.relays.read(namespace, name).await;
-    if relays.ready().next().is_none() {
-        return Ok(relays);
+/// Has the relays take up what is new, and tells how they are. Nothing is told for a little while in which they are at
+/// it: it takes them half a second. Nobody stays here for it, because the route may be edited meanwhile, or a child
+/// damaged.
+async fn settle(
+    route: &PresenceRoute,
+    scene: &Scene,
+    context: &Context,
+) -> Result<Option<Relays>, ReconcileError> {
+    let Model { namespace, name, uid, .. } = scene.model.as_ref();
+    let relays = context.relays.read(namespace, name).await;
+    let none_is_ready = relays.ready().next().is_none();
+    if none_is_ready {
+        context.ledger.came(uid, Awaited::Service);
+    } else {
+        relays
+            .sync_files(&context.client, namespace, &scene.wanted)
+            .await
+            .map_err(kubernetes("touch the relay pods"))?;
     }
-    relays
-        .sync_files(&context.client, namespace, &scene.wanted)
-        .await
-        .map_err(kubernetes("touch the relay pods"))?;
     // A relay that logs at another level for a moment is live all the same.
-    if relays.all_live(&scene.wanted) {
-        return Ok(relays);
+    if none_is_ready || relays.all_live(&scene.wanted) {
+        context.ledger.came(uid, Awaited::Live);
+        return Ok(Some(relays));
     }
-    // While the kubelets are at it.
-    let registration = RegistrationFacts::Unchanged;
-    report(route, context, scene.observed(context, &relays, registration)).await?;
-    let deadline = tokio::time::Instant::now() + LIVE_PATIENCE;
-    while !relays.all_live(&scene.wanted) && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(LIVE_POLL).await;
-        relays = context.relays.read(namespace, name).await;
+    if context.ledger.has_waited(uid, Awaited::Live) >= LIVE_PATIENCE {
+        return Ok(Some(relays));
     }
-    Ok(relays)
+    // Once, while the kubelets are at it, and not again with every pod that has caught up.
+    let told = context.ledger.status(route).unwrap_or_default();
+    if !status::is_progressing(&told, route.meta().generation, &scene.wanted.routing) {
+        let registration = RegistrationFacts::Unchanged;
+        report(route, context, scene.observed(context, &relays, registration)).await?;
+    }
+    Ok(None)
 }
 
 /// When to look again although nothing wakes the route.
 fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -> Action {
-    let retire = scene.signing.retire_at().map(|time| {
+    // Without the secret that is wanted, nothing is retired, however late it is.
+    let retire_at = scene.signing.retire_at().filter(|_| scene.model.signing_secret.is_ok());
+    let retire = retire_at.map(|time| {
         Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO) + LIVE_POLL
     });
     let retry = match registration {
         RegistrationFacts::Failed(Failure { retry_in, .. }) => Some(*retry_in),
-        RegistrationFacts::Waiting(_) if relays.ready().next().is_some() => Some(PROGRESSING),
-        RegistrationFacts::Unchanged => Some(PROGRESSING),
+        RegistrationFacts::Waiting { look_in, .. } => *look_in,
+        // Without the secret that is wanted there is nothing to wait for but the secret, which wakes the route.
+        RegistrationFacts::Unchanged => scene.model.signing_secret.is_ok().then_some(PROGRESSING),
         RegistrationFacts::Registered { trusted_for: wait, .. } | RegistrationFacts::Postponed(wait) => {
             Some(*wait)
         }
-        RegistrationFacts::Waiting(_) | RegistrationFacts::Asked { .. } => None,
+        RegistrationFacts::Asked { .. } => None,
     };
     let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);
-    let topics = (!relays.missing_topics().is_empty()).then_some(MISSING_TOPICS);
+    let are_reachable = relays.missing_topics().is_empty() && relays.forbidden_topics().is_empty();
+    let topics = (!are_reachable).then_some(TOPICS);
     let rival = scene.waits_for_name.as_ref().map(|_| RIVAL);
     let refused = scene.apply_error.as_ref().map(|_| REFUSED);
     let soonest = [retire, retry, lagging, topics, rival, refused].into_iter().flatten().min();
@@ -410,34 +426,38 @@ impl Scene {
             Ok(secret) => self.signing.phase(secret, distributed),
             Err(_) => presenceroute_crds::status::SigningPhase::Stable,
         };
-        Observed {
-            problems: Vec::new(),
-            parts: Some(Parts {
-                secret_problems: model.secret_problems().into_iter().cloned().collect(),
-                apply_error: self.apply_error.clone(),
-                deployment: deployment_facts(model, context),
-                selector: build::selector_text(&model.name),
-                routing: RoutingFacts {
-                    revision: self.wanted.routing.clone(),
-                    routes: model.table.routes().len(),
-                    live: relays.live(&self.wanted),
-                    ready: relays.ready().count(),
-                    lagging: relays.lagging(&self.wanted),
-                    missing_topics: relays.missing_topics(),
-                    kafka_errors: relays.kafka_errors(),
-                },
-                signing: status::signing(self.signing.revision(), phase, self.signing.retire_at()),
-                relay_version: relays.version(),
-                registration,
-                waits_for_name: self.waits_for_name.clone(),
-                suspended: !model.registration.enabled,
-            }),
-        }
+        Observed::Legal(Box::new(Parts {
+            secret_problems: model.secret_problems().into_iter().cloned().collect(),
+            apply_error: self.apply_error.clone(),
+            deployment: deployment_facts(&model.namespace, &model.name, context),
+            selector: build::selector_text(&model.name),
+            routing: RoutingFacts {
+                revision: self.wanted.routing.clone(),
+                routes: model.table.routes().len(),
+                live: relays.live(&self.wanted),
+                ready: relays.ready().count(),
+                lagging: relays.lagging(&self.wanted),
+                missing_topics: relays.missing_topics(),
+                forbidden_topics: relays.forbidden_topics(),
+                kafka_errors: relays.kafka_errors(),
+            },
+            signing: status::signing(self.signing.revision(), phase, self.signing.retire_at()),
+            relay_version: relays.version(),
+            registration,
+            waits_for_name: self.waits_for_name.clone(),
+            suspended: !model.registration.enabled,
+        }))
     }
 }
 
-fn deployment_facts(model: &Model, context: &Context) -> Option<DeploymentFacts> {
-    let live = context.children.get("Deployment", &model.namespace, &build::relay_name(model))?;
+fn refused(route: &PresenceRoute, problems: Vec<String>, context: &Context) -> Observed {
+    let namespace = route.namespace().unwrap_or_default();
+    let deployment = deployment_facts(&namespace, &route.name_any(), context);
+    Observed::Refused { problems, deployment }
+}
+
+fn deployment_facts(namespace: &str, route: &str, context: &Context) -> Option<DeploymentFacts> {
+    let live = context.children.get("Deployment", namespace, &build::relay_name(route))?;
     let deployment: Deployment = live.try_parse().ok()?;
     let status = deployment.status.unwrap_or_default();
     Some(DeploymentFacts {
@@ -473,6 +493,8 @@ pub(crate) async fn write_status(
     let patch = json!({
         "apiVersion": PresenceRoute::api_version(&()),
         "kind": PresenceRoute::kind(&()),
+        // Another one of that name may have been made meanwhile.
+        "metadata": {"uid": route.uid()},
         "status": current,
     });
     match api
@@ -484,7 +506,7 @@ pub(crate) async fn write_status(
             Ok(())
         }
         // Deleted meanwhile.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         Err(source) => Err(kubernetes("write the status")(source)),
     }
 }

@@ -315,13 +315,6 @@ impl Leadership {
         Self { election, valid_until, renewals }
     }
 
-    /// Whether this replica leads at this moment, by the clock alone: a check before a write that must not be made
-    /// twice, for a process that was paused and has not noticed yet.
-    #[must_use]
-    pub fn is_valid(&self) -> bool {
-        Instant::now() < *self.valid_until.borrow()
-    }
-
     /// Returns when this replica must not act any longer, in time before another can. May be called again, and may be
     /// dropped at any point.
     pub async fn lost(&mut self) {

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
+
+use crate::children::version;
 
 /// The first wait after a failed reconcile, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -19,8 +21,21 @@ struct Entry {
     /// The status that was written last, and the version that the object got by it.
     written: Option<(u64, PresenceRouteStatus)>,
     failures: u32,
+    /// What it waits for, and since when.
+    awaited: HashMap<Awaited, Instant>,
     /// What was last said of a route that cannot be read.
     unreadable: Option<String>,
+}
+
+/// What a route waits for before anything else is done for it, for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Awaited {
+    /// All relays to be live, whatever they are to take up meanwhile.
+    Live,
+    /// Relay pods that are starting to say what they accept.
+    Started,
+    /// The Service to lead to a relay.
+    Service,
 }
 
 impl Ledger {
@@ -57,6 +72,20 @@ impl Ledger {
         }
     }
 
+    /// For how long a route has been waiting, from the first time this is asked on.
+    pub fn has_waited(&self, uid: &str, awaited: Awaited) -> Duration {
+        let mut entries = self.lock();
+        let entry = entries.entry(uid.to_owned()).or_default();
+        entry.awaited.entry(awaited).or_insert_with(Instant::now).elapsed()
+    }
+
+    /// It came, or is not waited for any more.
+    pub fn came(&self, uid: &str, awaited: Awaited) {
+        if let Some(entry) = self.lock().get_mut(uid) {
+            entry.awaited.remove(&awaited);
+        }
+    }
+
     /// Why a route cannot be read: whether this has not been said yet.
     pub fn is_news(&self, uid: &str, error: &str) -> bool {
         let mut entries = self.lock();
@@ -71,13 +100,13 @@ impl Ledger {
         self.lock().remove(uid);
     }
 
+    /// Forgets all routes but those that are there.
+    pub fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        self.lock().retain(|uid, _| is_there(uid));
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // Every critical section above leaves the map whole, even one that panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The object's version, which etcd counts upwards.
-fn version(route: &PresenceRoute) -> Option<u64> {
-    route.resource_version()?.parse().ok()
 }

@@ -1,6 +1,6 @@
 //! The operator's own metrics, in Prometheus' text format.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -102,7 +102,12 @@ impl Metrics {
 
     /// The certificates in the Secrets of a route are these now.
     pub fn certificates(&self, route: &PresenceRoute, certificates: Vec<Certificate>) {
-        self.routes.known().certificates.insert(route.uid().unwrap_or_default(), certificates);
+        let (mut known, uid) = (self.routes.known(), route.uid().unwrap_or_default());
+        if certificates.is_empty() {
+            known.certificates.remove(&uid);
+        } else {
+            known.certificates.insert(uid, certificates);
+        }
     }
 
     /// A reconcile has ended.
@@ -153,15 +158,15 @@ impl fmt::Debug for Routes {
 impl Collector for Routes {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let mut known = self.known();
-        let routes = known.routes();
+        let all = known.routes();
+        let (routes, unreadable): (Vec<_>, Vec<_>) = all.iter().partition(|route| route.0.is_ok());
         let routes: Vec<&PresenceRoute> = routes.iter().filter_map(|route| route.0.as_ref().ok()).collect();
-        known
-            .certificates
-            .retain(|uid, _| routes.iter().any(|route| route.metadata.uid.as_ref() == Some(uid)));
+        let uids: HashSet<_> = routes.iter().filter_map(|route| route.metadata.uid.as_ref()).collect();
+        known.certificates.retain(|uid, _| uids.contains(uid));
 
         let help = "1 while the condition of the PresenceRoute is True, 0 otherwise";
         let mut family = encoder.encode_descriptor("route_condition", help, None, MetricType::Gauge)?;
-        for route in &routes {
+        for &route in &routes {
             for condition in route.status.iter().flat_map(|status| &status.conditions) {
                 let labels = ConditionLabels {
                     route: labels(route),
@@ -171,6 +176,12 @@ impl Collector for Routes {
                 ConstGauge::new(i64::from(condition.status == "True"))
                     .encode(family.encode_family(&labels)?)?;
             }
+        }
+        // It has no status that could be read.
+        for route in unreadable {
+            let (condition, reason) = ("Accepted".to_owned(), "Unreadable".to_owned());
+            let labels = ConditionLabels { route: labels(route.as_ref()), condition, reason };
+            ConstGauge::new(0_i64).encode(family.encode_family(&labels)?)?;
         }
 
         let help = "Relay pods of the PresenceRoute that exist";
@@ -188,7 +199,7 @@ impl Collector for Routes {
                     in seconds since 1970";
         let name = "certificate_expiry_timestamp_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for route in &routes {
+        for &route in &routes {
             let uid = route.metadata.uid.as_deref().unwrap_or_default();
             for Certificate { secret, key, expires } in known.certificates.get(uid).into_iter().flatten() {
                 let labels =
@@ -200,7 +211,7 @@ impl Collector for Routes {
     }
 }
 
-fn labels(route: &PresenceRoute) -> RouteLabels {
+fn labels<R: ResourceExt>(route: &R) -> RouteLabels {
     RouteLabels { namespace: route.namespace().unwrap_or_default(), presenceroute: route.name_any() }
 }
 
@@ -263,6 +274,11 @@ status:
         ] {
             assert!(text.contains(&format!("\npresenceroute_operator_{line}\n")), "{line} is not in\n{text}");
         }
+        let unreadable: DeserializeGuard<PresenceRoute> =
+            serde_saphyr::from_str("metadata: {name: old, namespace: presence}\nspec: {}\n").unwrap();
+        writer.apply_watcher_event(&Event::Apply(unreadable));
+        let line = r#"route_condition{namespace="presence",presenceroute="old",condition="Accepted",reason="Unreadable"} 0"#;
+        assert!(metrics.text().contains(line), "{}", metrics.text());
         writer.apply_watcher_event(&Event::Delete(route));
         assert!(!metrics.text().contains("contact-centre"), "{}", metrics.text());
         assert!(metrics.routes.known().certificates.is_empty());

@@ -70,7 +70,7 @@ impl RelayReader {
     /// Asks every pod of the route that is not on its way out.
     pub async fn read(&self, namespace: &str, route: &str) -> Relays {
         let mut pods = self.pods.state_filter(|pod| {
-            pod.namespace().as_deref() == Some(namespace)
+            pod.metadata.namespace.as_deref() == Some(namespace)
                 && pod.labels().get(ROUTE_LABEL).is_some_and(|owner| owner == route)
                 && pod.labels().get(RELAY_COMPONENT.0).is_some_and(|component| component == RELAY_COMPONENT.1)
                 && pod.metadata.deletion_timestamp.is_none()
@@ -135,8 +135,7 @@ impl Relays {
             .collect()
     }
 
-    /// Whether every pod, ready or not, accepts this set of signing secrets. One that cannot be asked does not count
-    /// as accepting: it might become ready with the old set.
+    /// Whether every pod that can be asked, or is ready, accepts this set of signing secrets, and there is one.
     pub fn all_accept(&self, signing_revision: &str) -> bool {
         let accepts = |relay: &Relay| {
             relay
@@ -144,18 +143,28 @@ impl Relays {
                 .as_ref()
                 .is_ok_and(|report| report.secrets.revision.as_deref() == Some(signing_revision))
         };
-        self.pods.iter().any(accepts)
-            && self.pods.iter().filter(|relay| relay.ready || relay.report.is_ok()).all(accepts)
+        self.pods.iter().any(accepts) && self.pods.iter().filter(|relay| !relay.is_starting()).all(accepts)
+    }
+
+    /// Whether there are pods that cannot be asked yet. Each may have got its files before they were what they are now,
+    /// and become ready with them.
+    pub fn are_starting(&self) -> bool {
+        self.pods.iter().any(Relay::is_starting)
     }
 
     /// The topics that at least one pod misses, sorted.
     pub fn missing_topics(&self) -> Vec<String> {
+        self.topics(|report| &report.missing_topics)
+    }
+
+    /// The topics that at least one pod may not write to, sorted.
+    pub fn forbidden_topics(&self) -> Vec<String> {
+        self.topics(|report| &report.forbidden_topics)
+    }
+
+    fn topics(&self, of: impl Fn(&RelayStatus) -> &Vec<String>) -> Vec<String> {
         let reports = self.pods.iter().filter_map(|relay| relay.report.as_ref().ok());
-        reports
-            .flat_map(|report| report.missing_topics.iter().cloned())
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect()
+        reports.flat_map(|report| of(report).iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The failures to reach Kafka that pods report, each once, sorted.
@@ -202,6 +211,10 @@ impl Relays {
 }
 
 impl Relay {
+    fn is_starting(&self) -> bool {
+        !self.ready && self.report.is_err()
+    }
+
     /// What this pod still lacks.
     fn lag(&self, wanted: &Wanted) -> Option<String> {
         let report = match &self.report {

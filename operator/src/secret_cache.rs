@@ -1,8 +1,8 @@
 //! The Secrets that routes name, read from the API server once for each of their versions.
 //!
 //! The watch brings the metadata of all Secrets, of which nothing but the version is kept. The content is read when a
-//! route needs it, and forgotten when the version is another or no route names it any more: no Secret of somebody else
-//! ever comes here.
+//! route needs it, and forgotten when the version is another, or soon after no route names it any more: no Secret of
+//! somebody else ever comes here.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -58,17 +58,20 @@ impl SigningState {
     /// The state once `wanted` is among the active secrets and what has served its time is not.
     #[must_use]
     pub fn advance(mut self, wanted: &SecretString, now: Timestamp) -> Self {
-        if self.name_of(wanted).is_none() {
-            self.active.insert(fresh_name(), wanted.clone());
-            // Whatever was about to retire the old secrets spoke of another new one.
+        let target = self.name_of(wanted).map_or_else(fresh_name, str::to_owned);
+        self.active.entry(target.clone()).or_insert_with(|| wanted.clone());
+        if self.registered.as_ref() != Some(&target) {
+            // Whatever was about to retire the others spoke of another new one.
             self.retire_at = None;
-        }
-        let target = self.name_of(wanted).map(str::to_owned);
-        if target.is_some() && target == self.registered && self.retire_at.is_some_and(|time| time <= now) {
-            self.active.retain(|name, _| Some(name) == target.as_ref());
+        } else if self.retire_at.is_some_and(|time| time <= now) {
+            self.active.retain(|name, _| *name == target);
         }
         if self.active.len() == 1 {
             self.retire_at = None;
+        } else if self.retire_at.is_none() {
+            // Somebody has gone back to it while Genesys Cloud was given another one, or about to be: only its word
+            // that it has this one starts the time after which the other goes.
+            self.registered = self.registered.filter(|registered| *registered != target);
         }
         self
     }
@@ -77,7 +80,7 @@ impl SigningState {
     #[must_use]
     pub fn confirm(mut self, wanted: &SecretString, now: Timestamp, grace: SignedDuration) -> Self {
         self.registered = self.name_of(wanted).map(str::to_owned);
-        self.retire_at = if self.active.len() > 1 { now.checked_add(grace).ok() } else { None };
+        self.retire_at = (self.active.len() > 1).then(|| now.checked_add(grace).unwrap_or(Timestamp::MAX));
         self
     }
 
@@ -207,13 +210,37 @@ mod tests {
     }
 
     #[test]
-    fn going_back_to_a_secret_that_is_still_active_keeps_its_name() {
+    fn who_goes_back_to_a_secret_that_is_still_active_has_it_confirmed_anew_and_the_other_retired() {
         let (a, b) = (secret("a"), secret("b"));
         let first = registered("a");
         let name = first.name_of(&a).map(str::to_owned);
-        let back = first.advance(&b, now()).advance(&a, now());
+        // Genesys Cloud may have been given b, without an answer.
+        let back = restarted(&first.advance(&b, now()).advance(&a, now()));
         assert_eq!(back.name_of(&a).map(str::to_owned), name);
-        assert!(back.is_registered(&a));
+        assert_eq!(back.phase(&a, true), SigningPhase::Registering);
+        let confirmed = back.confirm(&a, now(), GRACE);
+        assert_eq!(confirmed.phase(&a, true), SigningPhase::Retiring);
+        let retired = restarted(&confirmed).advance(&a, now() + GRACE);
+        assert_eq!((retired.active.len(), retired.phase(&a, true)), (1, SigningPhase::Stable));
+        assert_eq!(retired.name_of(&b), None);
+    }
+
+    #[test]
+    fn going_back_and_forth_starts_the_time_of_the_other_secret_anew() {
+        let (a, b) = (secret("a"), secret("b"));
+        let retiring = registered("a").advance(&b, now()).confirm(&b, now(), GRACE);
+        // Genesys Cloud may have been given a again meanwhile.
+        let forth = retiring.advance(&a, now()).advance(&b, now() + GRACE);
+        assert_eq!(forth.active.len(), 2, "a goes without anybody's word that it is not used");
+        assert_eq!(forth.phase(&b, true), SigningPhase::Registering);
+    }
+
+    #[test]
+    fn a_grace_without_end_retires_nothing() {
+        let b = secret("b");
+        let state = registered("a").advance(&b, now()).confirm(&b, now(), SignedDuration::MAX);
+        let much_later = restarted(&state).advance(&b, now() + SignedDuration::from_hours(24 * 365));
+        assert_eq!((much_later.active.len(), much_later.phase(&b, true)), (2, SigningPhase::Retiring));
     }
 
     #[test]

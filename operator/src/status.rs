@@ -18,13 +18,20 @@ const VERIFIED_RESOLUTION: SignedDuration = SignedDuration::from_hours(1);
 
 /// The reason of RelayAvailable, and of what depends on it.
 const NO_REPLICA_READY: &str = "NoReplicaReady";
+/// The reason of RoutingLive while relays take up what is new.
+const PROGRESSING: &str = "Progressing";
 
 /// What a reconcile has seen.
-pub struct Observed {
-    /// What is wrong with the spec; empty when it is legal.
-    pub problems: Vec<String>,
-    /// What has been seen of the rest, when the spec is legal.
-    pub parts: Option<Parts>,
+pub enum Observed {
+    /// A spec that is not carried out. What was carried out before goes on.
+    Refused {
+        /// What is wrong with it.
+        problems: Vec<String>,
+        /// The Deployment of before, if there is one.
+        deployment: Option<DeploymentFacts>,
+    },
+    /// A legal spec, and what has become of it.
+    Legal(Box<Parts>),
 }
 
 /// What has been seen of a legal route.
@@ -76,6 +83,8 @@ pub struct RoutingFacts {
     pub lagging: Vec<String>,
     /// Topics that Kafka does not have.
     pub missing_topics: Vec<String>,
+    /// Topics that Kafka does not let pods write to.
+    pub forbidden_topics: Vec<String>,
     /// What pods report of Kafka.
     pub kafka_errors: Vec<String>,
 }
@@ -83,7 +92,12 @@ pub struct RoutingFacts {
 /// How the route stands at Genesys Cloud.
 pub enum RegistrationFacts {
     /// Nothing was asked, because something must come first.
-    Waiting(&'static str),
+    Waiting {
+        /// What it waits for, as the condition says it.
+        what: &'static str,
+        /// When to look again, where its coming does not wake the route.
+        look_in: Option<Duration>,
+    },
     /// Nothing was asked yet in this reconcile: what was known stands.
     Unchanged,
     /// Asked, and not answered yet; the answer wakes the route.
@@ -136,15 +150,11 @@ pub fn build(
     observed: Observed,
     now: Timestamp,
 ) -> PresenceRouteStatus {
-    let Some(parts) = observed.parts else {
-        // The relays go on with what they last had, and so does what was known of them.
-        let kept = previous.cloned().unwrap_or_default();
-        let findings = vec![
-            ("Accepted", Finding::fails("Invalid", observed.problems.join("; "))),
-            ("Ready", Finding::fails("Invalid", observed.problems.join("; "))),
-        ];
-        let conditions = overlay(&kept.conditions, findings, generation, now);
-        return PresenceRouteStatus { observed_generation: generation, conditions, ..kept };
+    let parts = match observed {
+        Observed::Legal(parts) => *parts,
+        Observed::Refused { problems, deployment } => {
+            return refused(previous, generation, &problems, deployment, now);
+        }
     };
     let previous = previous.cloned().unwrap_or_default();
     let findings = findings(&parts, &previous, generation);
@@ -172,6 +182,27 @@ pub fn build(
     }
 }
 
+/// The relays go on with what they last had, and so does what was known of it; whether they are there is still told.
+fn refused(
+    previous: Option<&PresenceRouteStatus>,
+    generation: Option<i64>,
+    problems: &[String],
+    deployment: Option<DeploymentFacts>,
+    now: Timestamp,
+) -> PresenceRouteStatus {
+    let mut kept = previous.cloned().unwrap_or_default();
+    let mut findings = vec![("Accepted", Finding::fails("Invalid", problems.join("; ")))];
+    if deployment.is_some() {
+        findings.push(("RelayAvailable", relay_available(deployment, None)));
+    }
+    findings.push(("Ready", Finding::fails("Invalid", problems.join("; "))));
+    kept.conditions = overlay(&kept.conditions, findings, generation, now);
+    if let (Some(relay), Some(deployment)) = (&mut kept.relay, deployment) {
+        (relay.replicas, relay.ready_replicas) = (deployment.replicas, deployment.ready);
+    }
+    PresenceRouteStatus { observed_generation: generation, ..kept }
+}
+
 /// The conditions in the order in which a route comes up, so that the first one that fails is the one to look at.
 const ORDER: [&str; 6] =
     ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready"];
@@ -184,7 +215,13 @@ fn findings(
     let mut findings = vec![
         ("Accepted", Finding::holds("Accepted", "the spec is valid")),
         ("SecretsResolved", secrets_resolved(parts)),
-        ("RelayAvailable", relay_available(parts)),
+        (
+            "RelayAvailable",
+            match &parts.apply_error {
+                Some(error) => Finding::fails("ApplyFailed", error.clone()),
+                None => relay_available(parts.deployment, parts.routing.kafka_errors.first()),
+            },
+        ),
         ("RoutingLive", routing_live(parts)),
         ("Registered", registered(parts, previous, generation)),
     ];
@@ -204,20 +241,14 @@ fn secrets_resolved(parts: &Parts) -> Finding {
     Finding::fails("SecretsUnresolved", messages.join("; "))
 }
 
-fn relay_available(parts: &Parts) -> Finding {
-    if let Some(error) = &parts.apply_error {
-        return Finding::fails("ApplyFailed", error.clone());
-    }
-    match parts.deployment {
+fn relay_available(deployment: Option<DeploymentFacts>, kafka_error: Option<&String>) -> Finding {
+    match deployment {
         None => Finding::fails("RelayNotCreated", "the relay's Deployment does not exist yet"),
         Some(DeploymentFacts { wanted: 0, .. }) => {
             Finding::fails("ScaledToZero", "spec.relay.replicas is 0; no pod receives events")
         }
         Some(DeploymentFacts { ready: 0, wanted, .. }) => {
-            let cause = match parts.routing.kafka_errors.first() {
-                Some(error) => format!(": {error}"),
-                None => String::new(),
-            };
+            let cause = kafka_error.map(|error| format!(": {error}")).unwrap_or_default();
             Finding::fails(NO_REPLICA_READY, format!("0 of {wanted} relay pods are ready{cause}"))
         }
         // Not how many, which changes with every rollout and every scaling: status.relay has the numbers.
@@ -238,7 +269,7 @@ fn routing_live(parts: &Parts) -> Finding {
             routing.ready,
             routing.lagging.join("; ")
         );
-        return Finding::fails("Progressing", message);
+        return Finding::fails(PROGRESSING, message);
     }
     if !routing.missing_topics.is_empty() {
         let message = format!(
@@ -249,7 +280,23 @@ fn routing_live(parts: &Parts) -> Finding {
         );
         return Finding::fails("TopicsMissing", message);
     }
+    if !routing.forbidden_topics.is_empty() {
+        let message = format!(
+            "every pod serves revision {}, but Kafka does not let it write to {}; grant the relay's user Describe and \
+             Write: events for it are answered 503 and Genesys Cloud gives up on them after its retries",
+            routing.revision,
+            routing.forbidden_topics.join(", ")
+        );
+        return Finding::fails("TopicsForbidden", message);
+    }
     Finding::holds("Live", format!("every ready pod serves revision {}", routing.revision))
+}
+
+/// Whether a status says that this generation, with this revision of its routes, is on its way to the relays.
+pub fn is_progressing(status: &PresenceRouteStatus, generation: Option<i64>, revision: &str) -> bool {
+    status.observed_generation == generation
+        && status.routing.as_ref().is_some_and(|routing| routing.revision == revision)
+        && status.conditions.iter().any(|it| it.type_ == "RoutingLive" && it.reason == PROGRESSING)
 }
 
 /// Holds, and somebody should know all the same.
@@ -271,7 +318,7 @@ fn registered(parts: &Parts, previous: &PresenceRouteStatus, generation: Option<
                 Finding::repeat,
             )
         }
-        RegistrationFacts::Waiting(what) => Finding::fails("Waiting", *what),
+        RegistrationFacts::Waiting { what, .. } => Finding::fails("Waiting", *what),
         RegistrationFacts::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
         RegistrationFacts::Registered { left, .. } if parts.suspended => {
             let left = left.as_ref().map(|left| format!("; {left}")).unwrap_or_default();
@@ -413,7 +460,7 @@ pub fn changes<'s>(
         }
         // A route that was just made has no ready pod yet.
         let is_starting = is_first && matches!(reason, NO_REPLICA_READY | "RelayNotCreated");
-        let is_meant = matches!(reason, "Waiting" | "Progressing" | "Suspended" | "ScaledToZero");
+        let is_meant = matches!(reason, "Waiting" | PROGRESSING | "Suspended" | "ScaledToZero");
         let is_left = reason == FORMER_LEFT;
         Some(Change { condition, is_alarming: is_left || !(holds || is_starting || is_meant) })
     })
@@ -467,6 +514,18 @@ mod tests {
         ]);
         let steps = ["RelayAvailable Available", "RoutingLive Live", "Registered Registered"];
         assert_eq!(told(Some(&made), &up), steps.map(|step| (step.to_owned(), false)));
+    }
+
+    #[test]
+    fn relays_that_go_are_told_of_also_while_the_spec_is_refused() {
+        let up = status(&[("Accepted", "True", "Accepted"), ("RelayAvailable", "True", "Available")]);
+        let deployment = Some(DeploymentFacts { wanted: 2, replicas: 2, ready: 0 });
+        let observed = Observed::Refused { problems: vec!["spec.kafka: ...".into()], deployment };
+        let down = build(Some(&up), Some(2), observed, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            told(Some(&up), &down),
+            [("Accepted Invalid".into(), true), ("RelayAvailable NoReplicaReady".into(), true)]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Each watch fills what the reconciles read, and tells which routes have something to do because of it. Only changes
 //! wake anybody; a watch that fails goes on by itself, with backoff.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -119,6 +121,8 @@ pub(crate) fn routes(scope: &Scope, neighbours: &Neighbours) -> (Store<Guarded>,
         });
     let edited = stored(events)
         .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
+    // An error would stop all triggers of the controller for a while, and the watch has its own backoff.
+    let edited = edited.filter_map(async |route| seen(route)).map(Ok);
     (routes, edited.boxed())
 }
 
@@ -152,9 +156,61 @@ fn pods(scope: &Scope) -> (Store<Pod>, Waker) {
         .default_backoff()
         .modify(relays::trim)
         .reflect(writer)
-        .touched_objects()
-        .filter_map(async |pod| owner(&seen(pod)?));
+        .filter_map(async |event| seen(event));
+    let mut known = Versions::default();
+    let waker = waker.flat_map(move |event| stream::iter(known.take(&event)));
     (store, waker.boxed())
+}
+
+/// Which objects a watch has brought, each in which version and of which route, to tell whose have changed. A listing
+/// changes nothing before it is whole, as in the store.
+#[derive(Default)]
+struct Versions {
+    known: HashMap<ObjectKey, Version>,
+    /// What the listing that is under way has brought.
+    listed: HashMap<ObjectKey, Version>,
+}
+
+/// The namespace and the name of an object.
+type ObjectKey = (Option<String>, Option<String>);
+/// The version of an object, and its route.
+type Version = (Option<String>, Option<ObjectRef<Guarded>>);
+
+impl Versions {
+    /// Takes one event, and gives the routes whose objects are otherwise than they were known to be.
+    fn take(&mut self, event: &watcher::Event<Pod>) -> Vec<ObjectRef<Guarded>> {
+        let entry = |pod: &Pod| {
+            let ObjectMeta { namespace, name, resource_version, .. } = &pod.metadata;
+            ((namespace.clone(), name.clone()), (resource_version.clone(), owner(pod)))
+        };
+        match event {
+            watcher::Event::Init => {
+                self.listed.clear();
+                Vec::new()
+            }
+            watcher::Event::InitApply(pod) => {
+                self.listed.extend([entry(pod)]);
+                Vec::new()
+            }
+            watcher::Event::InitDone => {
+                let before = std::mem::replace(&mut self.known, std::mem::take(&mut self.listed));
+                let new = self.known.iter().filter(|(key, version)| before.get(*key) != Some(version));
+                let gone = before.iter().filter(|(key, _)| !self.known.contains_key(*key));
+                new.chain(gone).filter_map(|(_, (_, route))| route.clone()).collect()
+            }
+            watcher::Event::Apply(pod) => {
+                let (key, version) = entry(pod);
+                let route = version.1.clone();
+                self.known.insert(key, version);
+                route.into_iter().collect()
+            }
+            watcher::Event::Delete(pod) => {
+                let (key, (_, route)) = entry(pod);
+                self.known.remove(&key);
+                route.into_iter().collect()
+            }
+        }
+    }
 }
 
 /// A Secret wakes the routes that name it. Of the Secrets of others only the metadata is asked for.
@@ -280,5 +336,38 @@ mod tests {
         assert_eq!(woken_by(Event::InitDone), ["one", "two"]);
         assert_eq!(woken_by(Event::Apply("three")), ["three"]);
         assert_eq!(woken_by(Event::Delete("one")), none);
+    }
+
+    #[test]
+    fn pods_wake_their_route_when_they_have_changed_and_a_listing_when_it_is_whole() {
+        let pod = |name: &str, version: &str, route: &str| {
+            let mut pod = Pod::default();
+            pod.metadata.namespace = Some("presence".into());
+            pod.metadata.name = Some(name.into());
+            pod.metadata.resource_version = Some(version.into());
+            pod.labels_mut().insert(ROUTE_LABEL.into(), route.into());
+            pod
+        };
+        let mut versions = Versions::default();
+        let mut woken_by = |event: Event<Pod>| {
+            let mut woken: Vec<_> = versions.take(&event).into_iter().map(|route| route.name).collect();
+            woken.sort();
+            woken
+        };
+        let none: [&str; 0] = [];
+        for (name, route) in [("a-1", "a"), ("b-1", "b"), ("c-1", "c")] {
+            assert_eq!(woken_by(Event::InitApply(pod(name, "1", route))), none);
+        }
+        assert_eq!(woken_by(Event::InitDone), ["a", "b", "c"]);
+        assert_eq!(woken_by(Event::Apply(pod("a-1", "2", "a"))), ["a"]);
+        assert_eq!(woken_by(Event::Delete(pod("a-1", "3", "a"))), ["a"]);
+
+        // While the watch was away, one has stayed as it was, one has changed, one has come and one has gone.
+        assert_eq!(woken_by(Event::Apply(pod("d-1", "4", "d"))), ["d"]);
+        assert_eq!(woken_by(Event::Init), none);
+        for (name, version, route) in [("b-1", "1", "b"), ("c-1", "5", "c"), ("e-1", "6", "e")] {
+            assert_eq!(woken_by(Event::InitApply(pod(name, version, route))), none);
+        }
+        assert_eq!(woken_by(Event::InitDone), ["c", "d", "e"]);
     }
 }

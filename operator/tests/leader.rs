@@ -106,7 +106,6 @@ async fn a_leader_that_is_pushed_aside_stops_at_its_next_renewal() {
     let usurper = json!({"spec": {"holderIdentity": "usurper", "leaseDurationSeconds": 3}});
     election.leases().patch(&election.name, &PatchParams::default(), &Patch::Merge(usurper)).await.unwrap();
     tokio::time::timeout(seconds(2), leadership.lost()).await.unwrap();
-    assert!(!leadership.is_valid());
     leadership.release().await;
     assert_eq!(election.holder().await.as_deref(), Some("usurper"), "a release takes nothing from others");
     election.end().await;

@@ -91,7 +91,7 @@ impl Demo {
 
     /// Deregisters, then stops the relay: the order of the operator.
     pub(crate) async fn end(self) -> Result<(), Failure> {
-        let account = self.registrar.account(&self.model).map_err(|failure| failure.message)?;
+        let account = self.registrar.account_of(&self.model).map_err(|failure| failure.message)?;
         account.delete(&self.id).await?;
         self.relay.shutdown().await;
         Ok(())
@@ -187,7 +187,7 @@ fn mount(objects: &[DynamicObject], model: &Model, directory: &Path) -> Result<R
     for (name, content) in secret.data.iter().flatten() {
         replace(&signing.join(name), &content.0)?;
     }
-    let config = named("ConfigMap", &presenceroute_operator::build::relay_name(model))?;
+    let config = named("ConfigMap", &presenceroute_operator::build::relay_name(&model.name))?;
     let text =
         config.data.pointer("/data/relay.yaml").and_then(serde_json::Value::as_str).unwrap_or_default();
     let mut config: RelayConfig = serde_saphyr::from_str(text)?;

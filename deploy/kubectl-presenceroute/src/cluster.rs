@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use futures::FutureExt;
+use futures::future::select_ok;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{Api, ListParams};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -40,8 +42,14 @@ pub(crate) enum ClusterError {
     NoTable(String),
     #[error("the routing table of ConfigMap {name:?} is not valid: {cause}")]
     Table { name: String, cause: RoutingError },
-    #[error("the API server does not forward to pod {pod:?}: {cause}")]
+    #[error("pod {pod:?} cannot be reached through the API server: {cause}")]
     Forward { pod: String, cause: String },
+}
+
+impl ClusterError {
+    fn forward(pod: &str, cause: &dyn fmt::Display) -> Self {
+        Self::Forward { pod: pod.to_owned(), cause: cause.to_string() }
+    }
 }
 
 impl Cluster {
@@ -96,20 +104,35 @@ impl Cluster {
         RoutingTable::parse(text).map_err(|cause| ClusterError::Table { name, cause })
     }
 
-    /// A page of a relay pod's admin port, through the API server, so that it can be had from outside the cluster.
-    pub(crate) async fn admin_page(&self, pod: &str, path: &str) -> Result<String, kube::Error> {
+    /// A page of a relay pod's admin port, through the API server, so that it can be had from outside the cluster: by its
+    /// proxy, which a network policy may keep out, or by a forwarded port, for which people may lack the right. What
+    /// answers first counts.
+    pub(crate) async fn admin_page(&self, pod: &str, path: &str) -> Result<String, ClusterError> {
+        let (page, _) =
+            select_ok([self.proxied(pod, path).boxed(), self.forwarded(pod, path).boxed()]).await?;
+        Ok(page)
+    }
+
+    async fn proxied(&self, pod: &str, path: &str) -> Result<String, ClusterError> {
+        let failed = |error: &dyn fmt::Display| ClusterError::forward(pod, error);
         let namespace = &self.namespace;
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{ADMIN_PORT}/proxy{path}");
-        let request = http::Request::get(uri).body(Vec::new()).map_err(kube::Error::HttpError)?;
-        self.client.request_text(request).await
+        let request = http::Request::get(uri).body(Vec::new()).map_err(|error| failed(&error))?;
+        self.client.request_text(request).await.map_err(|error| failed(&error))
+    }
+
+    async fn forwarded(&self, pod: &str, path: &str) -> Result<String, ClusterError> {
+        let failed = |error: reqwest::Error| ClusterError::forward(pod, &error);
+        let port = u16::try_from(ADMIN_PORT).map_err(|error| ClusterError::forward(pod, &error))?;
+        let url = format!("http://{}{path}", self.forward(pod, port).await?);
+        let client = reqwest::Client::builder().no_proxy().build().map_err(failed)?;
+        let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+        answer.map_err(failed)?.text().await.map_err(failed)
     }
 
     /// A port of this machine that leads to a port of a pod, through the API server, as long as this program runs.
     pub(crate) async fn forward(&self, pod: &str, port: u16) -> Result<SocketAddr, ClusterError> {
-        let failed = |cause: &dyn fmt::Display| ClusterError::Forward {
-            pod: pod.to_owned(),
-            cause: cause.to_string(),
-        };
+        let failed = |cause: &dyn fmt::Display| ClusterError::forward(pod, cause);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         // Whatever keeps the API server from it is found out before anybody connects.
         let mut first = Some(api.portforward(pod, &[port]).await.map_err(|error| failed(&error))?);

@@ -123,6 +123,8 @@ pub(crate) enum SendError {
     Forward { pod: String, cause: String },
     #[error("no answer within {0} s; raise --timeout, or see the route's status")]
     Timeout(u64),
+    #[error("event {id}, the first that was not answered: {cause}; none was sent after it")]
+    Unanswered { id: String, cause: Box<SendError> },
 }
 
 /// What became of one event.
@@ -155,6 +157,7 @@ pub(crate) async fn run(arguments: &SendArguments, cluster: &Cluster) -> Result<
     };
     let progress = Progress::new();
     let mut sent = Vec::new();
+    let mut unanswered = None;
     for number in 1..=arguments.count {
         if arguments.count > 1 {
             progress.show(&format!("sending {number} of {}", arguments.count));
@@ -163,14 +166,24 @@ pub(crate) async fn run(arguments: &SendArguments, cluster: &Cluster) -> Result<
         let signature = sign(&secret, &body)?;
         let began = Instant::now();
         let answered = timeout(Duration::from_secs(arguments.timeout), way.post(&header, &signature, body));
-        let (status, answer) = answered.await.map_err(|_| SendError::Timeout(arguments.timeout))??;
-        sent.push(outcome(id, status, &answer, began.elapsed()));
+        match answered.await.unwrap_or(Err(SendError::Timeout(arguments.timeout))) {
+            Ok((status, answer)) => sent.push(outcome(id, status, &answer, began.elapsed())),
+            // What was sent before is in Kafka, and is told of.
+            Err(error) if !sent.is_empty() => {
+                unanswered = Some(SendError::Unanswered { id, cause: Box::new(error) });
+                break;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     drop(progress);
     let phase = route.status.and_then(|status| status.signing).map(|signing| signing.phase);
     match arguments.output {
         Format::Text => style::say(&render(&sent, phase)),
         Format::Json => style::say(&(serde_json::to_string_pretty(&json!({"sent": sent}))? + "\n")),
+    }
+    if let Some(error) = unanswered {
+        return Err(error.into());
     }
     Ok(if sent.iter().all(|sent| sent.status == 200) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

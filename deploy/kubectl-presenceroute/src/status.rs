@@ -90,7 +90,10 @@ pub(crate) struct Topic {
     pub(crate) published: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) per_second: Option<f64>,
+    /// Whether Kafka does not have it.
     pub(crate) missing: bool,
+    /// Whether Kafka does not let the relays write to it.
+    pub(crate) forbidden: bool,
 }
 
 /// How requests were answered.
@@ -123,19 +126,22 @@ async fn gather(cluster: &Cluster, name: &str, measure: Duration) -> Result<Snap
     let began = Instant::now();
     let (reports, first) = futures::join!(reports(cluster, &names), counters(cluster, &names));
     if measure.is_zero() {
-        return Ok(snapshot(route, &pods, reports, &sum(first), None));
+        return Ok(snapshot(route, &pods, reports, &sum(first.into_iter().flatten()), None));
     }
     progress.show(&format!("measuring rates for {} s", measure.as_secs_f64()));
     tokio::time::sleep(measure).await;
     let second = counters(cluster, &names).await;
     let elapsed = began.elapsed().as_secs_f64();
-    let differences = second.iter().zip(&first).map(|(now, then)| now.since(then)).collect();
-    Ok(snapshot(route, &pods, reports, &sum(second), Some((sum(differences), elapsed))))
+    // A pod that answered only once says nothing of the time between.
+    let both = second.iter().zip(&first).filter_map(|(now, then)| Some(now.as_ref()?.since(then.as_ref()?)));
+    let measured = Some((sum(both), elapsed));
+    let newest = second.into_iter().zip(first).filter_map(|(now, then)| now.or(then));
+    Ok(snapshot(route, &pods, reports, &sum(newest), measured))
 }
 
-fn sum(counters: Vec<Counters>) -> Counters {
+fn sum(counters: impl Iterator<Item = Counters>) -> Counters {
     let mut all = Counters::default();
-    counters.into_iter().for_each(|counters| all += counters);
+    counters.for_each(|counters| all += counters);
     all
 }
 
@@ -150,12 +156,12 @@ async fn reports(cluster: &Cluster, pods: &[String]) -> Vec<Result<RelayStatus, 
     .await
 }
 
-/// The counters of each pod; of one that does not answer, none, as its report tells.
-async fn counters(cluster: &Cluster, pods: &[String]) -> Vec<Counters> {
+/// The counters of each pod that answers.
+async fn counters(cluster: &Cluster, pods: &[String]) -> Vec<Option<Counters>> {
     join_all(pods.iter().map(
         async |pod| match timeout(PATIENCE, cluster.admin_page(pod, "/metrics")).await {
-            Ok(Ok(metrics)) => Counters::parse(&metrics),
-            _ => Counters::default(),
+            Ok(Ok(metrics)) => Some(Counters::parse(&metrics)),
+            _ => None,
         },
     ))
     .await
@@ -169,12 +175,16 @@ fn snapshot(
     measured: Option<(Counters, f64)>,
 ) -> Snapshot {
     let rate = |counted: Option<&f64>, seconds: f64| counted.copied().unwrap_or_default() / seconds;
-    let missing: BTreeSet<&String> =
-        reports.iter().flatten().flat_map(|report| &report.missing_topics).collect();
+    let told = |of: fn(&RelayStatus) -> &Vec<String>| -> BTreeSet<&String> {
+        reports.iter().flatten().flat_map(of).collect()
+    };
+    let missing = told(|report| &report.missing_topics);
+    let forbidden = told(|report| &report.forbidden_topics);
     let topics = topics(&route.spec, totals).into_iter().map(|name| Topic {
         published: totals.published.get(&name).copied().unwrap_or_default(),
         per_second: measured.as_ref().map(|(since, seconds)| rate(since.published.get(&name), *seconds)),
         missing: missing.contains(&name),
+        forbidden: forbidden.contains(&name),
         name,
     });
     let topics = topics.collect();

@@ -183,9 +183,13 @@ fn relay_pod(pod: &RelayPod, wanted: Option<&str>) -> String {
 fn topics(snapshot: &Snapshot) -> Branch {
     let width = snapshot.topics.iter().map(|topic| topic.name.chars().count()).max().unwrap_or_default();
     let twigs = snapshot.topics.iter().map(|topic| {
-        let Topic { name, published, per_second, missing } = topic;
-        let missing = if *missing { paint(BAD, "  Kafka does not have it") } else { String::new() };
-        Branch::leaf(format!("{name:<width$}  {}{missing}", counted(*published, *per_second)))
+        let Topic { name, published, per_second, missing, forbidden } = topic;
+        let trouble = match (missing, forbidden) {
+            (true, _) => paint(BAD, "  Kafka does not have it"),
+            (false, true) => paint(BAD, "  Kafka does not let the relays write to it"),
+            (false, false) => String::new(),
+        };
+        Branch::leaf(format!("{name:<width$}  {}{trouble}", counted(*published, *per_second)))
     });
     let measured = match snapshot.measured_seconds {
         Some(seconds) => format!(", measured over {seconds:.1} s"),
@@ -300,6 +304,7 @@ mod tests {
             published,
             per_second: Some(rate),
             missing,
+            forbidden: false,
         };
         Snapshot {
             namespace: "presence".into(),

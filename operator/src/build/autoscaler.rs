@@ -12,12 +12,12 @@ use crate::validate::Model;
 pub fn build(model: &Model) -> Option<HorizontalPodAutoscaler> {
     let scaling = model.relay.autoscaling.as_ref()?;
     Some(HorizontalPodAutoscaler {
-        metadata: metadata(model, relay_name(model)),
+        metadata: metadata(model, relay_name(&model.name)),
         spec: Some(HorizontalPodAutoscalerSpec {
             scale_target_ref: CrossVersionObjectReference {
                 api_version: Some("apps/v1".into()),
                 kind: "Deployment".into(),
-                name: relay_name(model),
+                name: relay_name(&model.name),
             },
             min_replicas: Some(scaling.min_replicas),
             max_replicas: scaling.max_replicas,

@@ -26,7 +26,7 @@ pub fn routing(model: &Model) -> Result<ConfigMap, BuildError> {
 
 /// Builds the ConfigMap of the relay's configuration.
 pub fn relay_config(model: &Model) -> Result<ConfigMap, BuildError> {
-    Ok(config_map(model, relay_name(model), [(RELAY_KEY, serde_saphyr::to_string(&model.config)?)]))
+    Ok(config_map(model, relay_name(&model.name), [(RELAY_KEY, serde_saphyr::to_string(&model.config)?)]))
 }
 
 fn config_map<const N: usize>(model: &Model, name: String, data: [(&str, String); N]) -> ConfigMap {

@@ -29,7 +29,7 @@ const TERMINATION_GRACE_SECONDS: i64 = 30;
 /// Builds it.
 pub fn build(model: &Model, relay_config: &ConfigMap, image: &RelayImage) -> Deployment {
     Deployment {
-        metadata: metadata(model, relay_name(model)),
+        metadata: metadata(model, relay_name(&model.name)),
         spec: Some(DeploymentSpec {
             // The autoscaler owns the number where there is one.
             replicas: model.relay.autoscaling.is_none().then_some(model.relay.replicas),
@@ -75,7 +75,7 @@ fn config_hash(relay_config: &ConfigMap) -> String {
 fn pod_spec(model: &Model, image: &RelayImage) -> PodSpec {
     let relay = &model.relay;
     PodSpec {
-        service_account_name: Some(relay_name(model)),
+        service_account_name: Some(relay_name(&model.name)),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
@@ -142,16 +142,12 @@ fn container(model: &Model, image: &RelayImage) -> Container {
             failure_threshold: Some(3),
             ..probe("/livez")
         }),
+        // No startup probe: with one, the kubelet looks at a pod whose container runs only at that probe's next second, and
+        // without one at once, when the relay has long been up.
         readiness_probe: Some(Probe {
             period_seconds: Some(1),
             failure_threshold: Some(3),
             ..probe("/readyz")
-        }),
-        // The kubelet asks for readiness at once when this succeeds, not at the next second.
-        startup_probe: Some(Probe {
-            period_seconds: Some(1),
-            failure_threshold: Some(60),
-            ..probe("/livez")
         }),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -230,7 +226,7 @@ fn volumes(model: &Model) -> Vec<Volume> {
         ..Volume::default()
     };
     [
-        config_map("relay", relay_name(model)),
+        config_map("relay", relay_name(&model.name)),
         config_map("routing", config_maps::routing_name(model)),
         secret("signing", signing_secret::name(&model.name)),
     ]

@@ -10,7 +10,7 @@ use crate::validate::Model;
 /// being drained.
 pub fn build(model: &Model) -> PodDisruptionBudget {
     PodDisruptionBudget {
-        metadata: metadata(model, relay_name(model)),
+        metadata: metadata(model, relay_name(&model.name)),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
             selector: Some(selector(model)),

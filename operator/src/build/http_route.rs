@@ -21,10 +21,10 @@ pub fn build(model: &Model) -> Result<Option<DynamicObject>, serde_json::Error> 
         "hostnames": [model.endpoint.host_str()],
         "rules": [{
             "matches": [{"path": {"type": "Exact", "value": model.endpoint.path()}}],
-            "backendRefs": [{"name": relay_name(model), "port": service::port(model)}],
+            "backendRefs": [{"name": relay_name(&model.name), "port": service::port(model)}],
         }],
     });
-    let mut route = DynamicObject::new(&relay_name(model), &api_resource()).data(json!({"spec": spec}));
-    route.metadata = metadata(model, relay_name(model));
+    let mut route = DynamicObject::new(&relay_name(&model.name), &api_resource()).data(json!({"spec": spec}));
+    route.metadata = metadata(model, relay_name(&model.name));
     Ok(Some(route))
 }

@@ -14,7 +14,7 @@ pub fn build(model: &Model) -> Option<Ingress> {
     let host = model.endpoint.host_str().map(str::to_owned);
     let backend = IngressBackend {
         service: Some(IngressServiceBackend {
-            name: relay_name(model),
+            name: relay_name(&model.name),
             port: Some(ServiceBackendPort {
                 number: Some(service::port(model)),
                 ..ServiceBackendPort::default()
@@ -23,7 +23,7 @@ pub fn build(model: &Model) -> Option<Ingress> {
         ..IngressBackend::default()
     };
     let mut ingress = Ingress {
-        metadata: metadata(model, relay_name(model)),
+        metadata: metadata(model, relay_name(&model.name)),
         spec: Some(IngressSpec {
             ingress_class_name: wanted.class_name.clone(),
             rules: Some(vec![IngressRule {

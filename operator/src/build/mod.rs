@@ -123,8 +123,8 @@ fn metadata(model: &Model, name: String) -> ObjectMeta {
 }
 
 /// `NAME-relay`: the Deployment, its Service, and all that goes with them.
-pub fn relay_name(model: &Model) -> String {
-    format!("{}-relay", model.name)
+pub fn relay_name(route: &str) -> String {
+    format!("{route}-relay")
 }
 
 fn labels(model: &Model) -> BTreeMap<String, String> {

@@ -13,6 +13,10 @@ use url::Url;
 use super::{ADMIN_PORT, EVENTS_PORT, metadata, relay_name, selector};
 use crate::validate::Model;
 
+/// The labels that the chart gives the operator's pods.
+const OPERATOR_LABELS: [(&str, &str); 2] =
+    [("app.kubernetes.io/name", "presenceroute"), ("app.kubernetes.io/component", "operator")];
+
 /// Builds it: events from the given peers, the admin port from the operator and the given scrapers, out to DNS and
 /// to the ports of the brokers, of their token endpoint and of the collector. They are named by host, which a
 /// NetworkPolicy cannot select, hence by port alone, each once.
@@ -21,7 +25,7 @@ pub fn build(model: &Model) -> Option<NetworkPolicy> {
     let operator = NetworkPolicyPeer {
         namespace_selector: Some(LabelSelector::default()),
         pod_selector: Some(LabelSelector {
-            match_labels: Some([("app.kubernetes.io/name".into(), "presenceroute".into())].into()),
+            match_labels: Some(OPERATOR_LABELS.map(|(name, value)| (name.into(), value.into())).into()),
             ..LabelSelector::default()
         }),
         ..NetworkPolicyPeer::default()
@@ -38,7 +42,7 @@ pub fn build(model: &Model) -> Option<NetworkPolicy> {
     let called: BTreeSet<i32> = broker_ports.chain(url_ports).collect();
     let called = called.into_iter().map(|number| port("TCP", number)).collect();
     Some(NetworkPolicy {
-        metadata: metadata(model, relay_name(model)),
+        metadata: metadata(model, relay_name(&model.name)),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(model)),
             policy_types: Some(vec!["Ingress".into(), "Egress".into()]),

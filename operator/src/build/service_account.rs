@@ -8,7 +8,7 @@ use crate::validate::Model;
 /// Builds it.
 pub fn build(model: &Model) -> ServiceAccount {
     ServiceAccount {
-        metadata: metadata(model, relay_name(model)),
+        metadata: metadata(model, relay_name(&model.name)),
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     }

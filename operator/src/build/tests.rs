@@ -270,7 +270,10 @@ async fn a_network_policy_lets_events_in_the_operator_to_the_admin_port_and_rela
     };
     let operator = json!({
         "namespaceSelector": {},
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "presenceroute"}},
+        "podSelector": {"matchLabels": {
+            "app.kubernetes.io/name": "presenceroute",
+            "app.kubernetes.io/component": "operator",
+        }},
     });
     let open = policy("{}").await;
     assert_eq!(open["policyTypes"], json!(["Ingress", "Egress"]));

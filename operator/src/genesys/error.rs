@@ -196,17 +196,18 @@ impl GenesysError {
         }
     }
 
-    /// Whether the call may have been carried out all the same. After such an error of a creation the registration is
-    /// to be looked up by its name; where the server cannot list, creating again risks a second one.
+    /// Whether it is the failure of a creation that may have been carried out all the same, or may still be. The
+    /// registration is then to be looked up by its name; where the server cannot list, creating again risks a second
+    /// one.
     #[must_use]
-    pub fn may_have_been_done(&self) -> bool {
+    pub fn may_have_created(&self) -> bool {
         match self {
             // The token comes first: without one, nothing was sent.
             Self::ServerError { call, .. }
             | Self::Timeout { call, .. }
             | Self::UnexpectedAnswer { call, .. }
-            | Self::Unreachable { call, sent: true, .. } => call.operation.changes_something(),
-            Self::NoId { call } => call.operation.changes_something(),
+            | Self::Unreachable { call, sent: true, .. }
+            | Self::NoId { call } => call.operation == Operation::Create,
             _ => false,
         }
     }
@@ -304,10 +305,6 @@ impl Operation {
             Self::Update => Method::PUT,
             Self::Delete => Method::DELETE,
         }
-    }
-
-    fn changes_something(self) -> bool {
-        matches!(self, Self::Create | Self::Update | Self::Delete)
     }
 
     fn path_field(self) -> &'static str {

@@ -91,6 +91,22 @@ pub struct Access {
     pub ca_pem: Option<Vec<u8>>,
 }
 
+impl Access {
+    /// Whether both say the same, secrets and certificates too.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self { api_url, token_path, event_bridges_path, token_request, client_id, client_secret, ca_pem } =
+            self;
+        *api_url == other.api_url
+            && *token_path == other.token_path
+            && *event_bridges_path == other.event_bridges_path
+            && *token_request == other.token_request
+            && *client_id == other.client_id
+            && client_secret.expose_secret() == other.client_secret.expose_secret()
+            && *ca_pem == other.ca_pem
+    }
+}
+
 impl fmt::Debug for Access {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -333,9 +349,9 @@ impl Account {
     /// Creates a registration, whether or not there is one of this name.
     ///
     /// # Errors
-    /// After one that [may have been done], the registration has to be looked up by its name.
+    /// After one that [may have created] it, the registration has to be looked up by its name.
     ///
-    /// [may have been done]: GenesysError::may_have_been_done
+    /// [may have created]: GenesysError::may_have_created
     pub async fn create(&self, desired: &DesiredRegistration) -> Result<Registration, GenesysError> {
         let call = Call::new(Operation::Create, &self.collection);
         let reply = self.call(&call, self.collection.clone(), Some(desired)).await?;

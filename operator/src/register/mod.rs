@@ -30,9 +30,14 @@ use serde_json::json;
 use crate::apply::{self, FIELD_MANAGER};
 use crate::build;
 use crate::children::RouteKey;
-use crate::controller::{Context, FINALIZER, ReconcileError, Scene, kubernetes, publish, write_status};
+use crate::claims::{self, Rival};
+use crate::controller::{
+    Context, FINALIZER, LIVE_POLL, PROGRESSING, ReconcileError, Scene, kubernetes, publish, rival,
+    write_status,
+};
 use crate::dereference::{SecretProblem, SecretSource, ca, dereference, oauth_client};
 use crate::genesys::Access;
+use crate::ledger::Awaited;
 use crate::relays::Relays;
 use crate::status::{self, RegistrationFacts};
 use crate::validate::{Model, validate};
@@ -41,9 +46,10 @@ pub use place::Record;
 pub use questions::Questions;
 pub use registrar::{Change, Failure, Known, Outcome, Registrar};
 
-/// How long a first registration waits for the Service to lead to a relay, and how often it asks.
+/// How long a first registration waits for the Service to lead to a relay.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
-const SERVICE_POLL: Duration = Duration::from_millis(100);
+/// How long a rotation waits for relay pods that are starting. One that never starts must not stop it.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How soon the relays are asked again after they refused signatures and accepted none.
 const SUSPICION: Duration = Duration::from_secs(30);
 
@@ -81,29 +87,19 @@ pub(crate) async fn register(
     if let Some(answer) = context.questions.late_answer(&key, &uid) {
         take_up(route, scene, answer, context).await?;
     }
-    let Ok(secret) = scene.model.signing_secret.clone() else {
-        return Ok(RegistrationFacts::Waiting("waits for the signing secret"));
-    };
-    let registered = scene.signing.is_registered(&secret);
     let record = Record::read(context.ledger.status(route));
     let is_first = record.id().is_none();
-    if relays.ready().next().is_none() && is_first {
-        return Ok(RegistrationFacts::Waiting("waits for a relay pod to be ready"));
-    }
-    if !registered && !relays.all_accept(&scene.wanted.signing) {
-        // A rotation leaves the registration as good as it was; status.signing has its phase.
-        if !is_first {
-            return Ok(RegistrationFacts::Unchanged);
-        }
-        return Ok(RegistrationFacts::Waiting(
-            "waits for every relay pod to accept the newest signing secret",
-        ));
-    }
-    // A first registration waits for relays that can answer; an existing one is looked after in any case.
-    if is_first && !relays.all_live(&scene.wanted) {
-        return Ok(RegistrationFacts::Waiting(
-            "waits for the relay pods to be ready and to serve the newest routes",
-        ));
+    let Ok(secret) = scene.model.signing_secret.clone() else {
+        // What is registered stays, with the secret that it has.
+        return Ok(if is_first {
+            waiting("waits for the signing secret", None)
+        } else {
+            RegistrationFacts::Unchanged
+        });
+    };
+    let registered = scene.signing.is_registered(&secret);
+    if let Some(facts) = must_come_first(scene, relays, registered, is_first, context) {
+        return Ok(facts);
     }
     let wanted = match &scene.model.registration.oauth_client {
         Ok(client) => place::wanted(&scene.model, &route.spec.genesys, client),
@@ -113,11 +109,15 @@ pub(crate) async fn register(
     if context.questions.is_open(&key) {
         return Ok(unanswered);
     }
-    if is_first {
-        wait_for_service(&scene.model, context).await;
+    if is_first && !service_leads_to_a_relay(&scene.model, context).await {
+        return Ok(waiting("waits for the Service to lead to a relay pod", Some(LIVE_POLL)));
     }
     let moved = record.clone().moved_to(&wanted);
     if moved != record {
+        // Since this reconcile began, another route may have written down that it has it.
+        if let Some(Rival::Claims(_)) = rival(route, context) {
+            return Ok(waiting("waits for another PresenceRoute that claims the same", Some(LIVE_POLL)));
+        }
         remember(route, &moved, context).await?;
     }
     hold(route, context).await?;
@@ -142,6 +142,46 @@ pub(crate) async fn register(
     };
     let facts = hear(route, scene, *asked, outcome, context).await?;
     clear_former(route, facts, context).await
+}
+
+/// What has to come before Genesys Cloud is asked for a registration with the newest secret, if anything.
+fn must_come_first(
+    scene: &Scene,
+    relays: &Relays,
+    registered: bool,
+    is_first: bool,
+    context: &Context,
+) -> Option<RegistrationFacts> {
+    if is_first && relays.ready().next().is_none() {
+        return Some(waiting("waits for a relay pod to be ready", None));
+    }
+    if !registered && !may_sign(scene, relays, is_first, context) {
+        // A rotation leaves the registration as good as it was; status.signing has its phase.
+        let what = "waits for every relay pod to accept the newest signing secret";
+        return Some(if is_first { waiting(what, Some(PROGRESSING)) } else { RegistrationFacts::Unchanged });
+    }
+    // A first registration waits for relays that can answer; an existing one is looked after in any case.
+    if is_first && !relays.all_live(&scene.wanted) {
+        let what = "waits for the relay pods to be ready and to serve the newest routes";
+        return Some(waiting(what, Some(PROGRESSING)));
+    }
+    None
+}
+
+fn waiting(what: &'static str, look_in: Option<Duration>) -> RegistrationFacts {
+    RegistrationFacts::Waiting { what, look_in }
+}
+
+/// Whether Genesys Cloud may sign with the newest secret: every relay accepts it. A rotation also waits, for a while,
+/// for those that are starting with the files of before.
+fn may_sign(scene: &Scene, relays: &Relays, is_first: bool, context: &Context) -> bool {
+    let uid = &scene.model.uid;
+    if is_first || !relays.are_starting() {
+        context.ledger.came(uid, Awaited::Started);
+    } else if context.ledger.has_waited(uid, Awaited::Started) < START_PATIENCE {
+        return false;
+    }
+    relays.all_accept(&scene.wanted.signing)
 }
 
 /// What Genesys Cloud has answered is written down before anything is done because of it.
@@ -333,15 +373,21 @@ async fn removals(
 ) -> Result<BoxFuture<'static, Vec<Removal>>, ReconcileError> {
     let namespace = route.namespace().unwrap_or_default();
     let secrets = context.secrets.of(&namespace);
+    let others = context.neighbours.routes();
     let mut accessible = Vec::new();
+    let mut removals = Vec::new();
     for place in places {
+        // Two that claimed the same registration at the same moment may both have it in their records.
+        if claims::is_anothers(route, &place, others.iter().filter_map(|other| other.0.as_ref().ok())) {
+            removals.push((place, Ok(())));
+            continue;
+        }
         let access = access(&place, &secrets).await.map_err(kubernetes("read the Secrets"))?;
         accessible.push((place, access));
     }
     let (registrar, uid) = (Arc::clone(&context.registrar), route.uid().unwrap_or_default());
     let keep = keep.map(str::to_owned);
     let removals = async move {
-        let mut removals = Vec::new();
         for (place, access) in accessible {
             let result = registrar.clear(&uid, &place, access, keep.as_deref()).await;
             removals.push((place, result));
@@ -401,20 +447,19 @@ async fn access(
     }))
 }
 
-/// Waits until the Service leads to a relay: nodes learn of a ready pod a moment after the API server does, and
-/// refuse connections until then. Where a policy keeps the operator out, the wait is over after a while.
-async fn wait_for_service(model: &Model, context: &Context) {
+/// Whether the Service leads to a relay: nodes learn of a ready pod a moment after the API server does, and refuse
+/// connections until then. Where a policy keeps the operator out, it is taken for granted after a while.
+async fn service_leads_to_a_relay(model: &Model, context: &Context) -> bool {
     let cluster_ip = context
         .children
-        .get("Service", &model.namespace, &build::relay_name(model))
+        .get("Service", &model.namespace, &build::relay_name(&model.name))
         .and_then(|service| service.data.pointer("/spec/clusterIP")?.as_str()?.parse().ok());
-    let Some(cluster_ip) = cluster_ip else { return };
-    let deadline = tokio::time::Instant::now() + SERVICE_PATIENCE;
-    let port = build::service::port(model);
-    let scheme = build::service::port_name(model);
-    while !context.relays.answers(cluster_ip, scheme, port).await && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(SERVICE_POLL).await;
+    let Some(cluster_ip) = cluster_ip else { return true };
+    if context.ledger.has_waited(&model.uid, Awaited::Service) >= SERVICE_PATIENCE {
+        return true;
     }
+    let (scheme, port) = (build::service::port_name(model), build::service::port(model));
+    context.relays.answers(cluster_ip, scheme, port).await
 }
 
 async fn tell(route: &PresenceRoute, context: &Context, change: &Change) {
@@ -534,7 +579,7 @@ async fn let_go(route: &PresenceRoute, context: &Context) -> Result<Action, Reco
     let uid = route.uid().unwrap_or_default();
     match set_finalizers(route, context, &[]).await {
         // Somebody else let it go.
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
         other => other.map_err(kubernetes("remove the finalizer"))?,
     }
     context.registrar.forget(&uid);

@@ -80,6 +80,12 @@ impl<A: Send + 'static> Questions<A> {
         open.remove(route).filter(|open| open.uid == uid)?.answer
     }
 
+    /// Forgets the answers for routes that are not there any more. A question without an answer is still carried out,
+    /// and keeps another route of that name from asking.
+    pub fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        lock(&self.open).retain(|_, open| open.answer.is_none() || is_there(&open.uid));
+    }
+
     /// Waits for all answers. A request that is cut short may be carried out all the same, after the next operator has
     /// looked.
     pub async fn closed(&self) {
@@ -160,6 +166,21 @@ mod tests {
         assert_eq!(questions.late_answer(&route("one"), "another uid"), None);
         let second = async { "of the second" };
         assert_eq!(questions.ask(&route("one"), "another uid", second).await, Some("of the second"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_for_a_route_that_has_gone_is_forgotten_and_a_question_is_not() {
+        let (questions, mut woken) = Questions::new();
+        let (answer, question) = question();
+        questions.ask(&route("one"), "uid", question).await;
+        questions.retain(|_| false);
+        assert!(questions.is_open(&route("one")));
+        answer.send("too late").unwrap();
+        woken.next().await;
+        questions.retain(|uid| uid == "uid");
+        assert!(questions.is_open(&route("one")));
+        questions.retain(|_| false);
+        assert!(!questions.is_open(&route("one")));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,11 +9,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use presenceroute_crds::status::RegistrationPlace;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::time::Instant;
 
 use super::secret_drift::SecretDrift;
-use crate::dereference::{OAuthClient, SecretProblem};
+use crate::dereference::SecretProblem;
 use crate::genesys::error::LimitedBy;
 use crate::genesys::{Access, Account, DesiredRegistration, Genesys, GenesysError, Registration};
 use crate::validate::{ApiModel, Model};
@@ -24,6 +24,8 @@ const VERIFY_EVERY: Duration = Duration::from_secs(300);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
 /// How often a name is looked up and what it finds deleted before the server is not believed.
 const REMOVAL_ROUNDS: usize = 3;
+/// How long after a creation that was not answered a registration may still come of it.
+const LATE_CREATION: Duration = Duration::from_secs(60);
 /// The wait after a failure that does not pass by itself.
 const PERMANENT_RETRY: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,8 @@ struct Memory {
     failed: Option<(Attempt, Failed)>,
     /// Removals that failed.
     left: Vec<(Removal, Failed)>,
+    /// The name of the last registration whose creation was not answered, and until when it may still come.
+    unanswered: Option<(String, Instant)>,
     secret_drift: SecretDrift,
 }
 
@@ -79,33 +83,28 @@ impl Failed {
     }
 }
 
-/// What was asked of Genesys Cloud, and as whom.
+/// What was asked of Genesys Cloud, and how it was called.
 #[derive(Clone)]
 struct Attempt {
     fingerprint: Fingerprint,
-    oauth_client: Result<OAuthClient, SecretProblem>,
+    access: Result<Access, SecretProblem>,
 }
 
 impl PartialEq for Attempt {
     fn eq(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint && is_same_client(&self.oauth_client, &other.oauth_client)
+        self.fingerprint == other.fingerprint && is_same_access(&self.access, &other.access)
     }
 }
 
-/// What was to be removed, and as whom.
+/// What was to be removed, and how Genesys Cloud was called.
 struct Removal {
     place: RegistrationPlace,
-    oauth_client: Result<OAuthClient, SecretProblem>,
+    access: Result<Access, SecretProblem>,
 }
 
-fn is_same_client(
-    one: &Result<OAuthClient, SecretProblem>,
-    other: &Result<OAuthClient, SecretProblem>,
-) -> bool {
+fn is_same_access(one: &Result<Access, SecretProblem>, other: &Result<Access, SecretProblem>) -> bool {
     match (one, other) {
-        (Ok(one), Ok(other)) => {
-            one.id == other.id && one.secret.expose_secret() == other.secret.expose_secret()
-        }
+        (Ok(one), Ok(other)) => one.is_same(other),
         (Err(one), Err(other)) => one == other,
         _ => false,
     }
@@ -151,6 +150,16 @@ impl Failure {
 
     pub(super) fn unresolved(problem: &SecretProblem) -> Self {
         Self { reason: "SecretsUnresolved", message: problem.to_string(), retry_in: BACKOFF.1 }
+    }
+
+    fn creation_unanswered(place: &RegistrationPlace, retry_in: Duration) -> Self {
+        let RegistrationPlace { name, api_url, .. } = place;
+        let message = format!(
+            "the creation of the registration {name:?} at {api_url} was not answered and may still be carried out; it is \
+             looked for once more in {} s",
+            retry_in.as_secs_f64().ceil()
+        );
+        Self { reason: "CreationUnanswered", message, retry_in }
     }
 
     fn client_gone(place: &RegistrationPlace) -> Self {
@@ -227,10 +236,7 @@ impl Registrar {
     /// Brings the registration in line with the model.
     pub async fn ensure(&self, model: &Model, secret: &SecretString, known: Known<'_>) -> Outcome {
         let desired = desired(model, secret);
-        let attempt = Attempt {
-            fingerprint: fingerprint(model, &desired),
-            oauth_client: model.registration.oauth_client.clone(),
-        };
+        let attempt = Attempt { fingerprint: fingerprint(model, &desired), access: access(model) };
         let now = Instant::now();
         let secret_is_there = known.secret_registered && !known.secret_drifted;
         // What was said of a route that has been unwell meanwhile must be said anew.
@@ -254,7 +260,7 @@ impl Registrar {
             Look::First => None,
             Look::Due(verified) => verified,
         };
-        let account = match self.account(model) {
+        let account = match self.account(&attempt.access) {
             Ok(account) => account,
             Err(failure) => return Outcome::Failed(self.failed(&model.uid, attempt, failure)),
         };
@@ -292,7 +298,14 @@ impl Registrar {
                 retry_after: Some(wait),
                 ..
             }) if stands => self.postpone(&model.uid, attempt, wait),
-            Err(error) => Outcome::Failed(self.failed(&model.uid, attempt, failure_of(&error))),
+            Err(error) => {
+                if error.may_have_created() {
+                    let until = Instant::now() + LATE_CREATION;
+                    self.lock().entry(model.uid.clone()).or_default().unanswered =
+                        Some((desired.name, until));
+                }
+                Outcome::Failed(self.failed(&model.uid, attempt, failure_of(&error)))
+            }
         }
     }
 
@@ -302,7 +315,7 @@ impl Registrar {
     }
 
     /// Removes every registration of the route at one place, but for the one that is to be kept: the known one, and
-    /// any that its name finds. `Ok` is Genesys Cloud's word that there is none.
+    /// any that its name finds. `Ok` is Genesys Cloud's word that there is none, when none can come any more.
     ///
     /// `access` is what the place's Secrets say now; where they do not help, what has worked before is used.
     pub async fn remove(
@@ -313,7 +326,15 @@ impl Registrar {
         keep: Option<&str>,
     ) -> Result<(), Failure> {
         let account = self.way_to(uid, place, access).await?;
-        remove_at(&account, place, keep).await.map_err(|error| failure_of(&error))
+        let now = Instant::now();
+        remove_at(&account, place, keep).await.map_err(|error| failure_of(&error))?;
+        let memory = self.lock();
+        match memory.get(uid).and_then(|memory| memory.unanswered.as_ref()) {
+            Some((name, until)) if *name == place.name && now < *until => {
+                Err(Failure::creation_unanswered(place, *until - now))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A client that is sure to see the registration at this place, if there is one.
@@ -351,31 +372,24 @@ impl Registrar {
         access: Result<Access, SecretProblem>,
         keep: Option<&str>,
     ) -> Result<(), Failure> {
-        let oauth_client = match &access {
-            Ok(access) => {
-                Ok(OAuthClient { id: access.client_id.clone(), secret: access.client_secret.clone() })
-            }
-            Err(problem) => Err(problem.clone()),
-        };
         let before = {
             let memory = self.lock();
             let mut left = memory.get(uid).into_iter().flat_map(|memory| &memory.left);
-            let is_same = |removal: &Removal| {
-                removal.place == *place && is_same_client(&removal.oauth_client, &oauth_client)
-            };
+            let is_same =
+                |removal: &Removal| removal.place == *place && is_same_access(&removal.access, &access);
             left.find(|(removal, _)| is_same(removal)).map(|(_, failed)| failed.clone())
         };
         if let Some(failure) = before.as_ref().and_then(|before| before.still(Instant::now())) {
             return Err(failure);
         }
-        let result = self.remove(uid, place, access, keep).await;
+        let result = self.remove(uid, place, access.clone(), keep).await;
         let mut memory = self.lock();
         let memory = memory.entry(uid.to_owned()).or_default();
         memory.left.retain(|(removal, _)| removal.place != *place);
         result.map_err(|failure| {
             let failed = Failed::after(before.as_ref(), failure);
             let failure = failed.failure.clone();
-            memory.left.push((Removal { place: place.clone(), oauth_client }, failed));
+            memory.left.push((Removal { place: place.clone(), access }, failed));
             failure
         })
     }
@@ -392,6 +406,11 @@ impl Registrar {
         self.lock().remove(uid);
     }
 
+    /// Forgets all routes but those that are there.
+    pub fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        self.lock().retain(|uid, _| is_there(uid));
+    }
+
     /// What a route's relays have reported of signatures, to be looked at and gone on with.
     pub fn with_secret_drift<T>(&self, uid: &str, look: impl FnOnce(&mut SecretDrift) -> T) -> T {
         look(&mut self.lock().entry(uid.to_owned()).or_default().secret_drift)
@@ -406,30 +425,16 @@ impl Registrar {
     }
 
     /// The way to the API that the model describes.
-    pub fn account(&self, model: &Model) -> Result<Account, Failure> {
-        self.account_for(&model.registration.api, &model.registration.oauth_client)
+    ///
+    /// # Errors
+    /// A Secret that is not as it should be, or an address that is none.
+    pub fn account_of(&self, model: &Model) -> Result<Account, Failure> {
+        self.account(&access(model))
     }
 
-    fn account_for(
-        &self,
-        api: &ApiModel,
-        client: &Result<OAuthClient, SecretProblem>,
-    ) -> Result<Account, Failure> {
-        let client = client.as_ref().map_err(Failure::unresolved)?;
-        let ca_pem = match &api.ca_pem {
-            Some(ca) => Some(ca.as_ref().map_err(Failure::unresolved)?.clone()),
-            None => None,
-        };
-        let access = Access {
-            api_url: api.url.to_string(),
-            token_path: api.token_path.clone(),
-            event_bridges_path: api.event_bridges_path.clone(),
-            token_request: api.token_request,
-            client_id: client.id.clone(),
-            client_secret: client.secret.clone(),
-            ca_pem,
-        };
-        self.genesys.account(access).map_err(|error| failure_of(&error))
+    fn account(&self, access: &Result<Access, SecretProblem>) -> Result<Account, Failure> {
+        let access = access.as_ref().map_err(Failure::unresolved)?;
+        self.genesys.account(access.clone()).map_err(|error| failure_of(&error))
     }
 
     fn last_look(
@@ -471,9 +476,11 @@ impl Registrar {
         }
         let mut memory = self.lock();
         let memory = memory.entry(uid.to_owned()).or_default();
-        if let Ok(client) = &attempt.oauth_client {
-            memory.ways.retain(|way| !(way.client_id == client.id && way.account.is_same_api(&account)));
-            memory.ways.push(Way { client_id: client.id.clone(), account });
+        if let Ok(access) = &attempt.access {
+            memory
+                .ways
+                .retain(|way| !(way.client_id == access.client_id && way.account.is_same_api(&account)));
+            memory.ways.push(Way { client_id: access.client_id.clone(), account });
         }
         memory.failed = None;
         memory.postponed = None;
@@ -709,6 +716,21 @@ fn desired(model: &Model, secret: &SecretString) -> DesiredRegistration {
         event_types: model.registration.event_types.iter().cloned().collect(),
         retry_policy: model.registration.retry_policy.clone(),
     }
+}
+
+/// How the API that the model describes is called.
+fn access(model: &Model) -> Result<Access, SecretProblem> {
+    let ApiModel { url, token_path, event_bridges_path, token_request, ca_pem } = &model.registration.api;
+    let client = model.registration.oauth_client.clone()?;
+    Ok(Access {
+        api_url: url.to_string(),
+        token_path: token_path.clone(),
+        event_bridges_path: event_bridges_path.clone(),
+        token_request: *token_request,
+        client_id: client.id,
+        client_secret: client.secret,
+        ca_pem: ca_pem.clone().transpose()?,
+    })
 }
 
 fn fingerprint(model: &Model, desired: &DesiredRegistration) -> Fingerprint {

@@ -103,6 +103,18 @@ async fn a_gateway_api_that_is_installed_late_is_used_without_a_restart() {
         stage.get("HTTPRoute", "outside-relay").await.ok_or("not yet")
     })
     .await;
+
+    // Taken away, it is missed by name, and used again when it is back.
+    assert!(uninstall(&stage).await);
+    let message = stage.condition("outside", "RelayAvailable", "False", "ApplyFailed").await;
+    assert!(message.contains("install its CRDs"), "{message}");
+    install(&stage).await;
+    until("the HTTPRoute is back", SOON + SOON, async || {
+        stage.get("HTTPRoute", "outside-relay").await.ok_or("not yet")
+    })
+    .await;
+    stage.is_ready("outside").await;
+
     stage.patch("PresenceRoute", "outside", json!({"spec": {"endpoint": {"gateway": null}}})).await;
     until("the HTTPRoute is gone", Duration::from_secs(5), async || {
         match stage.get("HTTPRoute", "outside-relay").await {

@@ -211,13 +211,13 @@ async fn each_fault_of_a_creation_has_its_error() {
         (json!({"noId": true}), "NoId", false, true),
     ];
     let impatient = Limits { timeout: Duration::from_secs(1), ..Limits::default() };
-    for (fault, reason, is_permanent, may_have_been_done) in table {
+    for (fault, reason, is_permanent, may_have_created) in table {
         let organisation = Organisation::with(Config::default(), impatient).await;
         organisation.suffers(fault.clone());
         let error = organisation.account().create(&desired()).await.unwrap_err();
         assert_eq!(error.reason(), reason, "{fault}: {error}");
         assert_eq!(error.is_permanent(), is_permanent, "{fault}: {error}");
-        assert_eq!(error.may_have_been_done(), may_have_been_done, "{fault}: {error}");
+        assert_eq!(error.may_have_created(), may_have_created, "{fault}: {error}");
         assert_eq!(error.retry_after().map(|wait| wait.as_secs()), fault["retryAfter"].as_u64(), "{fault}");
         let calls = if reason == "CredentialsRejected" { 2 } else { 1 };
         assert_eq!(organisation.calls(CREATIONS), calls, "{fault} is not tried again here");
@@ -254,7 +254,7 @@ async fn a_token_endpoint_that_is_not_there_is_a_wrong_path() {
     let error = organisation.genesys.account(access).unwrap().create(&desired()).await.unwrap_err();
     assert_eq!(error.reason(), "WrongPath");
     assert!(error.to_string().contains("tokenPath"), "{error}");
-    assert!(!error.may_have_been_done());
+    assert!(!error.may_have_created());
 }
 
 #[tokio::test]
@@ -274,7 +274,7 @@ async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
     let account = organisation.account();
     for fault in [json!({"cutConnection": "after"}), json!({"garbage": true}), json!({"noId": true})] {
         organisation.suffers(fault);
-        assert!(account.create(&desired()).await.unwrap_err().may_have_been_done());
+        assert!(account.create(&desired()).await.unwrap_err().may_have_created());
         organisation.set_faults(json!([]));
         let found = account.find_by_name(NAME).await.unwrap().registrations;
         assert_eq!(found.len(), 1);
@@ -288,7 +288,7 @@ async fn nobody_there_is_unreachable_and_nothing_was_sent() {
     let account = organisation.account();
     organisation.running.stop().await;
     let error = account.create(&desired()).await.unwrap_err();
-    assert_eq!((error.reason(), error.may_have_been_done()), ("Unreachable", false));
+    assert_eq!((error.reason(), error.may_have_created()), ("Unreachable", false));
     assert!(error.to_string().contains("Connection refused"), "{error}");
 }
 

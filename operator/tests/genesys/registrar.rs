@@ -222,6 +222,25 @@ async fn a_second_registration_that_appears_late_is_removed_and_the_known_one_ke
 }
 
 #[tokio::test]
+async fn a_creation_that_was_not_answered_is_looked_for_until_it_cannot_come_any_more() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let fault = json!({"status": 504});
+    organisation.set_faults(json!([{"match": {"method": "POST", "path": "/api/v2/analytics"}, "do": fault}]));
+    route.look(&registrar).await.unwrap_err();
+    organisation.set_faults(json!([]));
+    let failure = route.deregister(&registrar).await.unwrap_err();
+    assert_eq!(failure.reason, "CreationUnanswered");
+    assert!(failure.retry_in <= Duration::from_secs(60), "{failure:?}");
+    // What the server was still at.
+    organisation.account().create(&named("presence/one")).await.unwrap();
+    later(failure.retry_in + Duration::from_secs(1)).await;
+    route.deregister(&registrar).await.unwrap();
+    assert_eq!(ids(&organisation).len(), 0);
+}
+
+#[tokio::test]
 async fn a_restarted_operator_finds_by_its_name_what_the_last_one_did_not_hear_of() {
     for fault in [json!({"cutConnection": "after"}), json!({"garbage": true}), json!({"noId": true})] {
         let small_pages = Config { page_size_cap: 1, ..Config::default() };
@@ -395,6 +414,17 @@ async fn new_credentials_are_used_by_the_next_call_which_is_made_at_once() {
     route.look(&registrar).await.unwrap_err();
     assert_eq!(total(&organisation), before, "what is wrong is not tried again and again");
     route.client = right;
+    route.look(&registrar).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mended_way_to_the_api_is_tried_at_once() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let right = std::mem::replace(&mut route.object.spec.genesys.api.token_path, "/nowhere".to_owned());
+    assert_eq!(route.look(&registrar).await.unwrap_err().reason, "WrongPath");
+    route.object.spec.genesys.api.token_path = right;
     route.look(&registrar).await.unwrap();
 }
 

@@ -16,7 +16,7 @@ use crate::stage::Stage;
 const SECRET: &str = "late-webhook";
 
 /// From the scheduler's decision to readiness, where the node has the image.
-const READY_WITHIN: Duration = seconds(4);
+const READY_WITHIN: Duration = seconds(2);
 
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
     let route = Route::new(&stage.namespace, "healing");
@@ -106,7 +106,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         is_put_back(&route, "deployment/healing-relay", &json!({"spec": {"replicas": 1}}), "/spec/replicas")
     })?;
     steps.prove(
-        "a relay pod that is lost is replaced by one that is ready in under 4 s from scheduling",
+        "a relay pod that is lost is replaced by one that is ready in under 2 s from scheduling",
         || replace_a_pod(&route),
     )?;
     steps.prove("after all this it is Ready, and events flow", || {
