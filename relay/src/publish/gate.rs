@@ -19,13 +19,13 @@ use super::producer::{Reports, Sent};
 use crate::metrics::seconds;
 
 /// How far apart hand-overs are, at least.
-const APART: Duration = Duration::from_millis(1);
+const APART: Duration = Duration::from_micros(1_300);
 
 /// The same after one of [`MANY`] records or more: then the relay is near what it can do, and a wait costs less than
 /// the work it saves.
 const FAR_APART: Duration = Duration::from_millis(4);
 
-/// As many as come within [`APART`] at 24,000 a second. Once there are, [`FAR_APART`] holds down to a quarter of that.
+/// As many as come within [`APART`] at 18,500 a second. Once there are, [`FAR_APART`] holds down to a quarter of that.
 const MANY: usize = 24;
 
 /// Decides when records are handed over.
