@@ -30,16 +30,18 @@ const EXPECTED: [&str; 4] = [
 
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
     let route = Route::new(&stage.namespace, "monitored");
+    let encrypted = Route::new(&stage.namespace, "monitored-tls");
     steps.prove("a route is registered although one of its topics is missing, and says so", || {
         let topic = stage.topic("monitored");
         stage.kafka.create_topics(&[&topic])?;
         kubectl::apply(&manifests::secret(stage, "monitored-webhook", json!({"secret": "monitored"})))?;
-        kubectl::apply(&manifests::secret(
-            stage,
-            "monitored-ca",
-            json!({"ca.crt": short_lived_certificate()?}),
-        ))?;
+        kubectl::apply(&manifests::secret(stage, "monitored-ca", json!({"ca.crt": certificate()?.1})))?;
         kubectl::apply(&troubled_route(stage, &route, &topic).to_string())?;
+        let (key, certificate) = certificate()?;
+        let pair = json!({"tls.key": key, "tls.crt": certificate});
+        kubectl::apply(&manifests::secret(stage, "monitored-tls", pair))?;
+        kubectl::apply(&encrypted_route(stage, &encrypted, &topic).to_string())?;
+        encrypted.becomes_ready(60)?;
         until("it is registered", seconds(60), || {
             stage.simulator.registration(&route.registration_name()).map(drop)
         })
@@ -93,6 +95,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     })?;
     steps.prove("it is deleted, and is gone from the metrics", || {
         route.delete()?;
+        encrypted.delete()?;
         until("it is gone", seconds(15), || {
             let of_route =
                 format!(r#"presenceroute_operator_route_condition{{presenceroute="{}"}}"#, route.name);
@@ -116,9 +119,23 @@ fn troubled_route(stage: &Stage, route: &Route, topic: &str) -> Value {
     manifest
 }
 
-fn short_lived_certificate() -> Outcome<String> {
-    let arguments = "req -x509 -newkey ed25519 -nodes -keyout /dev/null -days 10 -subj /CN=e2e";
-    command::run("openssl", &arguments.split(' ').collect::<Vec<_>>(), None)
+/// Its relay speaks TLS, and has metrics of its certificate.
+fn encrypted_route(stage: &Stage, route: &Route, topic: &str) -> Value {
+    let mut manifest = manifests::small_route(stage, route, "monitored-webhook", topic);
+    let url = format!("https://{}-relay.{}:8080/eventbridge/presence", route.name, route.namespace);
+    manifest["spec"]["endpoint"]["url"] = json!(url);
+    manifest["spec"]["relay"] =
+        json!({"replicas": 1, "tls": {"certificateSecretRef": {"name": "monitored-tls"}}});
+    manifest
+}
+
+/// A key, and a certificate that is soon over.
+fn certificate() -> Outcome<(String, String)> {
+    let arguments = "req -x509 -newkey ed25519 -nodes -keyout /dev/stdout -days 10 -subj /CN=e2e";
+    let both = command::run("openssl", &arguments.split(' ').collect::<Vec<_>>(), None)?;
+    let begins = both.find("-----BEGIN CERTIFICATE").ok_or_else(|| Failure("openssl made none".into()))?;
+    let (key, certificate) = both.split_at(begins);
+    Ok((key.to_owned(), certificate.to_owned()))
 }
 
 fn traffic(stage: &Stage, registration: &str) -> Outcome {
