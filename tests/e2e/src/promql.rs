@@ -42,6 +42,8 @@ pub fn grouping(query: &str) -> BTreeSet<String> {
         }
     }
     labels.remove("le");
+    // `on ()` names none.
+    labels.remove("");
     labels
 }
 
@@ -89,5 +91,6 @@ mod tests {
             ]
         );
         assert_eq!(grouping(query).into_iter().collect::<Vec<_>>(), ["namespace", "topic"]);
+        assert!(grouping("a and on () absent(b == 1)").is_empty());
     }
 }
