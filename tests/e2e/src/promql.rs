@@ -32,6 +32,24 @@ pub fn selectors(query: &str) -> Vec<Selector> {
     found
 }
 
+/// A query without what stands in `absent(...)`: of that comes something without labels, and there need be none.
+pub fn without_absent(query: &str) -> String {
+    let mut parts = query.split("absent(");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let mut open = 1_usize;
+        text.extend(part.chars().skip_while(|c| {
+            open = match c {
+                '(' => open + 1,
+                ')' => open.saturating_sub(1),
+                _ => open,
+            };
+            open > 0
+        }));
+    }
+    text
+}
+
 /// The labels in every `by (...)` and `on (...)` of a query, but for `le`, which a histogram has by itself.
 pub fn grouping(query: &str) -> BTreeSet<String> {
     let mut labels = BTreeSet::new();
@@ -92,5 +110,6 @@ mod tests {
         );
         assert_eq!(grouping(query).into_iter().collect::<Vec<_>>(), ["namespace", "topic"]);
         assert!(grouping("a and on () absent(b == 1)").is_empty());
+        assert_eq!(without_absent("a and absent((b) == 1) or c"), "a and ) or c");
     }
 }

@@ -43,10 +43,13 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         Ok(manifest)
     })?;
     steps.prove("kubectl get shows it ready, with its routes and live pods", || {
-        let table = kubectl::run(&["-n", &route.namespace, "get", "presenceroutes"])?;
-        let row = table.lines().nth(1).unwrap_or_default();
-        let columns: Vec<_> = row.split_whitespace().take(5).collect();
-        ensure(columns == [route.name.as_str(), "True", "Ready", "3", "2"], || table.clone())
+        // It is ready with the first of its two pods.
+        until("both pods are live", seconds(30), || {
+            let table = kubectl::run(&["-n", &route.namespace, "get", "presenceroutes"])?;
+            let row = table.lines().nth(1).unwrap_or_default();
+            let columns: Vec<_> = row.split_whitespace().take(5).collect();
+            ensure(columns == [route.name.as_str(), "True", "Ready", "3", "2"], || table.clone())
+        })
     })?;
     let registration =
         steps.prove("it is registered at Genesys exactly once, for the events of its routes", || {

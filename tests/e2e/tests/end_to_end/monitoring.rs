@@ -252,11 +252,12 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
 
 fn named_things_exist(prometheus: &Prometheus, query: &Query) -> Outcome {
     let wanted: BTreeSet<String> = promql::grouping(&query.text).union(&query.shown).cloned().collect();
+    let shaping = promql::selectors(&promql::without_absent(&query.text));
     let there = || -> Outcome {
         for selector in promql::selectors(&query.text) {
             let series = prometheus.query(&selector.metric)?;
             ensure(!series.is_empty(), || format!("there is no {}", selector.metric))?;
-            for label in &wanted {
+            for label in wanted.iter().filter(|_| shaping.contains(&selector)) {
                 ensure_label(&selector, &series, label)?;
             }
             for (label, values) in &selector.matchers {
