@@ -23,11 +23,21 @@ pub(crate) struct Replica {
 impl Replica {
     /// A replica for the stage's namespace.
     pub(crate) fn start(stage: &Stage, pod: &str) -> Self {
+        Self::start_for(stage, &stage.namespace, pod)
+    }
+
+    /// A replica with its Lease in the stage's namespace, and nothing to do there: two operators that both lead would
+    /// each put back what the other one has written.
+    fn start_without_routes(stage: &Stage, pod: &str) -> Self {
+        Self::start_for(stage, &format!("{}-empty", stage.namespace), pod)
+    }
+
+    fn start_for(stage: &Stage, routes_in: &str, pod: &str) -> Self {
         // A port that was free a moment ago.
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let log = std::env::temp_dir().join(format!("{}-{pod}.log", stage.namespace));
         let child = Command::new(env!("CARGO_BIN_EXE_presenceroute-operator"))
-            .args(["run", "--listen", &address.to_string(), "--watch-namespaces", &stage.namespace])
+            .args(["run", "--listen", &address.to_string(), "--watch-namespaces", routes_in])
             .args(["--pod-name", pod, "--pod-namespace", &stage.namespace])
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
@@ -209,7 +219,7 @@ async fn it_survives_the_api_servers_restart_and_watches_that_are_gone() {
     let stage = Stage::alone().await;
     stage.apply(stage.route("survivor")).await;
     let operator = stage.operator().await;
-    let replica = Replica::start(&stage, "survivor");
+    let replica = Replica::start_without_routes(&stage, "survivor");
     replica.leads(Duration::from_secs(20)).await;
     stage.is_ready("survivor").await;
 
