@@ -248,9 +248,6 @@ async fn it_survives_the_api_servers_restart_and_watches_that_are_gone() {
     assert_eq!(replica.metric("leader").await, 1.0, "the leader outlived it");
     assert_eq!(replica.get("/readyz").await.unwrap().0, 200);
     stage.is_ready("survivor").await;
-    operator.stop().await;
-    stage.delete("PresenceRoute", "survivor").await;
-    stage.is_empty().await;
     assert!(replica.terminate().await);
-    stage.leave().await;
+    stage.end(operator).await;
 }
