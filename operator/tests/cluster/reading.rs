@@ -55,9 +55,13 @@ async fn kubectl_gets_scales_waits_and_explains() {
         ),
         ("pr.status.routing.liveReplicas", "How many relay pods report that they serve it"),
     ] {
-        let text = kubectl(&["explain", field]);
-        let flowing = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(flowing.contains(words), "kubectl explain {field} says:\n{text}");
+        // The API server publishes the schema a moment after it has begun to serve the definition.
+        until(&format!("kubectl explains {field}"), Duration::from_secs(30), async || {
+            let text = kubectl(&["explain", field]);
+            let flowing = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            if flowing.contains(words) { Ok(()) } else { Err(text) }
+        })
+        .await;
     }
     stage.end(operator).await;
 }
