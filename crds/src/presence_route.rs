@@ -362,7 +362,9 @@ pub struct Route {
     #[x_kube(validation = Rule::new("self.matches('^[^* ]*[*]?$')")
         .message("must be an event type without spaces; a * can only be its last character"))]
     pub event_type: String,
-    /// A CEL expression over `id`, `eventType`, `timestamp`, `source` and `attributes` that must be true.
+    /// A CEL expression over `id`, `eventType`, `timestamp`, `source` and `attributes` that must be true. On an event of
+    /// more than 1000 values or 64 KiB of text, one with a loop (`all`, `exists`, `map`, `filter`) has no answer, which
+    /// counts as false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub when: Option<String>,

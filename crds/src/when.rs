@@ -1,30 +1,52 @@
 //! `when`: the CEL condition of a route.
 //!
-//! It compiles only what can be evaluated on every event at a bounded cost: known variables, and no loop inside a
-//! loop, so that the work is at most the expression's length times the event's size. What an expression costs and
-//! answers on one event is its caller's to count.
+//! A relay serves all its senders on one thread, so no event may keep it: an expression compiles only if its work on
+//! any event is bounded by the two sizes (loops do not nest, nothing grows from step to step, patterns are compiled
+//! with it), and one that loops is tried on events of a moderate size alone. What an expression answers on one event,
+//! or that it has no answer, is its caller's to count.
+
+mod bounds;
+mod names;
+mod pattern;
+mod variables;
+mod walk;
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use cel::common::ast::{EntryExpr, Expr, IdedExpr};
-use cel::{Context, Env, Program, Value};
+use cel::common::ast::IdedExpr;
+use cel::{Env, ExecutionError, Value};
 use serde::{Deserialize, Serialize};
 
-/// The names that an expression can use.
-pub const VARIABLES: [&str; 5] = ["id", "eventType", "timestamp", "source", "attributes"];
+use bounds::Unbounded;
+pub use bounds::{MAX_LOOP_TEXT, MAX_LOOP_VALUES};
+pub use names::VARIABLES;
+use pattern::{PatternError, Patterns};
+pub use variables::Variables;
 
 /// The longest expression, in bytes.
 pub const MAX_LENGTH: usize = 2048;
 
-static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let mut environment = Env::stdlib();
+    // It cannot fail: CEL has no such type. Without it, no pattern would match, which the tests would say.
+    let declared = pattern::declare(&mut environment);
+    debug_assert_eq!(declared, Ok(()));
+    Arc::new(environment)
+});
 
 /// A compiled condition. It serialises as its source.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct When {
     source: String,
-    program: Arc<Program>,
+    compiled: Arc<Compiled>,
+}
+
+struct Compiled {
+    expression: IdedExpr,
+    patterns: Patterns,
+    loops: bool,
 }
 
 /// Why an expression does not compile.
@@ -64,6 +86,32 @@ pub enum WhenError {
         "`{0}` has a loop (all, exists, map, filter) inside a loop, whose cost has no bound; write it with one"
     )]
     NestedLoop(String),
+    /// A sum that can be a text or a list.
+    #[error(
+        "`{0}` joins two values of the event by +, which can grow without a bound; for a sum of numbers write \
+         double(a) + double(b), otherwise compare the values one by one"
+    )]
+    Joined(String),
+    /// A list or map with values of the event in it.
+    #[error(
+        "`{0}` makes a list or a map of values of the event, which can grow without a bound; compare the values one \
+         by one"
+    )]
+    Built(String),
+    /// A pattern that is not known before the event is.
+    #[error(
+        "`{0}` calls matches with a pattern that is not a literal; write the pattern in quotes, so that it is \
+         compiled once"
+    )]
+    PatternNotLiteral(String),
+    /// A literal that is no pattern.
+    #[error("`{source_text}` calls matches with a pattern that cannot be used: {cause}")]
+    Pattern {
+        /// The expression.
+        source_text: String,
+        /// What is wrong with the pattern.
+        cause: String,
+    },
 }
 
 /// Why an expression has no answer for one event. It never holds a part of the event.
@@ -75,6 +123,11 @@ pub enum EvaluationError {
     /// An answer that is neither true nor false.
     #[error("the expression's answer is not a boolean")]
     NotBoolean,
+    /// A loop, and an event of more than [`MAX_LOOP_VALUES`] values or [`MAX_LOOP_TEXT`] bytes of text.
+    #[error(
+        "the expression has a loop, and the event more than {MAX_LOOP_VALUES} values or {MAX_LOOP_TEXT} bytes of text"
+    )]
+    TooLarge,
 }
 
 impl When {
@@ -83,15 +136,30 @@ impl When {
         if source.len() > MAX_LENGTH {
             return Err(WhenError::TooLong(source.len()));
         }
-        let program = ENVIRONMENT.compile(source).map_err(|cause| WhenError::Syntax {
-            source_text: source.into(),
-            cause: cause.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-        })?;
-        refuse_unknown_names(source, &program)?;
-        if loop_depth(program.expression()) > 1 {
-            return Err(WhenError::NestedLoop(source.into()));
+        let program = ENVIRONMENT
+            .compile(source)
+            .map_err(|cause| WhenError::Syntax { source_text: source.into(), cause: one_line(&cause) })?;
+        let mut expression = program.expression().clone();
+        if let Some(name) = names::first_unknown_variable(&expression) {
+            return Err(WhenError::UnknownVariable { source_text: source.into(), name: name.into() });
         }
-        Ok(Self { source: source.into(), program: Arc::new(program) })
+        if let Some(name) = names::first_unknown_function(&expression) {
+            return Err(WhenError::UnknownFunction { source_text: source.into(), name: name.into() });
+        }
+        match bounds::first_unbounded(&expression) {
+            Some(Unbounded::NestedLoop) => return Err(WhenError::NestedLoop(source.into())),
+            Some(Unbounded::Joined) => return Err(WhenError::Joined(source.into())),
+            Some(Unbounded::Built) => return Err(WhenError::Built(source.into())),
+            None => {}
+        }
+        let patterns = Patterns::take_from(&mut expression).map_err(|error| match error {
+            PatternError::NotLiteral => WhenError::PatternNotLiteral(source.into()),
+            PatternError::Invalid(cause) => {
+                WhenError::Pattern { source_text: source.into(), cause: one_line(&cause) }
+            }
+        })?;
+        let loops = bounds::loop_depth(&expression) > 0;
+        Ok(Self { source: source.into(), compiled: Arc::new(Compiled { expression, patterns, loops }) })
     }
 
     /// The expression as it was written.
@@ -101,22 +169,36 @@ impl When {
 
     /// Whether the event that `variables` were made from fulfils the condition.
     pub fn matches(&self, variables: &Variables) -> Result<bool, EvaluationError> {
-        match self.program.execute(&variables.0) {
-            Ok(Value::Bool(answer)) => Ok(answer),
-            Ok(_) => Err(EvaluationError::NotBoolean),
-            Err(_) => Err(EvaluationError::Failed),
-        }
+        self.evaluate(variables).map_err(|(error, _)| error)
     }
 
     /// Why the condition has no answer for an event, in CEL's words, which may hold parts of the event: for whoever
     /// has the event before them, not for a log. `None` when it has one.
     pub fn failure(&self, variables: &Variables) -> Option<String> {
-        match self.program.execute(&variables.0) {
-            Ok(Value::Bool(_)) => None,
-            Ok(_) => Some(EvaluationError::NotBoolean.to_string()),
-            Err(cause) => Some(cause.to_string()),
+        let (error, cause) = self.evaluate(variables).err()?;
+        Some(cause.map_or_else(|| error.to_string(), |cause| cause.to_string()))
+    }
+
+    fn evaluate(&self, variables: &Variables) -> Result<bool, (EvaluationError, Option<ExecutionError>)> {
+        let Compiled { expression, patterns, loops } = self.compiled.as_ref();
+        if *loops && !variables.extent.can_be_looped_over() {
+            return Err((EvaluationError::TooLarge, None));
+        }
+        let answer = if patterns.is_empty() {
+            Value::resolve(expression, &variables.context)
+        } else {
+            Value::resolve(expression, &patterns.beside(&variables.context))
+        };
+        match answer {
+            Ok(Value::Bool(answer)) => Ok(answer),
+            Ok(_) => Err((EvaluationError::NotBoolean, None)),
+            Err(cause) => Err((EvaluationError::Failed, Some(cause))),
         }
     }
+}
+
+fn one_line(text: &impl ToString) -> String {
+    text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl PartialEq for When {
@@ -145,114 +227,15 @@ impl From<When> for String {
     }
 }
 
-/// An event's fields as an expression sees them. Made once for an event, used by every route.
-pub struct Variables(Context<'static, 'static>);
-
-impl Variables {
-    /// Takes the fields of one event. A field that the event lacks is empty: "" or 0 or {}.
-    pub fn new(
-        id: &str,
-        event_type: &str,
-        timestamp: i64,
-        source: &str,
-        attributes: &impl Serialize,
-    ) -> Result<Self, EvaluationError> {
-        let attributes = cel::to_value(attributes).map_err(|_| EvaluationError::Failed)?;
-        let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-        context.add_variable_from_value("id", id.to_owned());
-        context.add_variable_from_value("eventType", event_type.to_owned());
-        context.add_variable_from_value("timestamp", timestamp);
-        context.add_variable_from_value("source", source.to_owned());
-        context.add_variable_from_value("attributes", attributes);
-        Ok(Self(context))
-    }
-}
-
-fn refuse_unknown_names(source: &str, program: &Program) -> Result<(), WhenError> {
-    let mut scope = Vec::new();
-    match first_unknown_variable(program.expression(), &mut scope) {
-        Some(name) => Err(WhenError::UnknownVariable { source_text: source.into(), name }),
-        None => Ok(()),
-    }
-}
-
-/// Walks the expression with the variables that the macros around it have introduced.
-fn first_unknown_variable(expression: &IdedExpr, scope: &mut Vec<String>) -> Option<String> {
-    match &expression.expr {
-        Expr::Ident(name) => {
-            // A leading dot means the outermost scope; type names such as `string` are values in CEL.
-            let bare = name.trim_start_matches('.');
-            let known =
-                VARIABLES.contains(&bare) || TYPES.contains(&bare) || scope.iter().any(|local| local == name);
-            (!known).then(|| name.clone())
-        }
-        Expr::Comprehension(comprehension) => {
-            let outer = scope.len();
-            first_unknown_variable(&comprehension.iter_range, scope)
-                .or_else(|| first_unknown_variable(&comprehension.accu_init, scope))
-                .or_else(|| {
-                    scope.push(comprehension.iter_var.clone());
-                    scope.extend(comprehension.iter_var2.clone());
-                    scope.push(comprehension.accu_var.clone());
-                    let unknown = [&comprehension.loop_cond, &comprehension.loop_step, &comprehension.result]
-                        .into_iter()
-                        .find_map(|part| first_unknown_variable(part, scope));
-                    scope.truncate(outer);
-                    unknown
-                })
-        }
-        other => children(other).into_iter().find_map(|child| first_unknown_variable(child, scope)),
-    }
-}
-
-/// The types that CEL's standard library names.
-const TYPES: [&str; 11] =
-    ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint", "duration"];
-
-fn loop_depth(expression: &IdedExpr) -> usize {
-    match &expression.expr {
-        Expr::Comprehension(comprehension) => {
-            let inside = [&comprehension.loop_cond, &comprehension.loop_step, &comprehension.result]
-                .into_iter()
-                .map(loop_depth)
-                .max()
-                .unwrap_or(0);
-            // What is looped over is evaluated once, so a chain such as `filter(...).exists(...)` is not nested.
-            (1 + inside).max(loop_depth(&comprehension.iter_range)).max(loop_depth(&comprehension.accu_init))
-        }
-        other => children(other).into_iter().map(loop_depth).max().unwrap_or(0),
-    }
-}
-
-/// The direct parts of an expression that is not a comprehension.
-fn children(expression: &Expr) -> Vec<&IdedExpr> {
-    match expression {
-        Expr::Call(call) => call.target.iter().map(AsRef::as_ref).chain(&call.args).collect(),
-        Expr::List(list) => list.elements.iter().collect(),
-        Expr::Map(map) => map.entries.iter().flat_map(|entry| entry_parts(&entry.expr)).collect(),
-        Expr::Select(select) => vec![select.operand.as_ref()],
-        Expr::Struct(structure) => {
-            structure.entries.iter().flat_map(|entry| entry_parts(&entry.expr)).collect()
-        }
-        Expr::Unspecified | Expr::Comprehension(_) | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
-    }
-}
-
-fn entry_parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
-    match entry {
-        EntryExpr::MapEntry(pair) => vec![&pair.key, &pair.value],
-        EntryExpr::StructField(field) => vec![&field.value],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::time::{Duration, Instant};
 
     fn available() -> Variables {
         let attributes = json!({"presence": "AVAILABLE", "queues": ["a", "b"], "load": 3});
-        Variables::new("e-1", "presence:state:changed", 1_700_000_000_000, "genesys", &attributes).unwrap()
+        Variables::new("e-1", "presence:state:changed", 1_700_000_000_000, "genesys", &attributes)
     }
 
     fn answer(expression: &str) -> Result<bool, EvaluationError> {
@@ -304,6 +287,131 @@ mod tests {
         let nested = "attributes.queues.exists(a, attributes.queues.exists(b, a == b))";
         assert_eq!(When::compile(nested).unwrap_err(), WhenError::NestedLoop(nested.into()));
         assert_eq!(answer("attributes.queues.filter(q, q != 'a').exists(q, q == 'b')"), Ok(true));
+    }
+
+    #[test]
+    fn every_function_of_the_list_can_be_called() {
+        let at = "timestamp('2026-11-26T12:30:45.250Z')";
+        let calls = [
+            "bool('true')".to_owned(),
+            "bytes('a') == b'a' && string(b'a') == 'a'".into(),
+            "'abc'.contains('b') && 'abc'.startsWith('a') && 'abc'.endsWith('c') && size('abc') == 3".into(),
+            "double('1.5') > 1.0 && int('7') == 7 && uint('7') == 7u && dyn(7) == 7 && type(7) == int".into(),
+            "duration('90s').getMinutes() == 1".into(),
+            format!("{at}.getFullYear() == 2026 && {at}.getMonth() == 10 && {at}.getDate() == 26"),
+            format!("{at}.getDayOfMonth() == 25 && {at}.getDayOfWeek() == 4 && {at}.getDayOfYear() == 329"),
+            format!("{at}.getHours() == 12 && {at}.getMinutes() == 30 && {at}.getSeconds() == 45"),
+            format!("{at}.getMilliseconds() == 250"),
+            "attributes.?mood.orValue('none') == 'none' && !attributes.?mood.hasValue()".into(),
+            "attributes.?presence.value() == 'AVAILABLE'".into(),
+            "attributes.?mood.or(attributes.?presence).value() == 'AVAILABLE'".into(),
+            "'a1'.matches('^[a-z][0-9]$') && matches('b', 'b')".into(),
+        ];
+        for call in &calls {
+            assert_eq!(answer(call), Ok(true), "{call}");
+        }
+        let called = calls.concat();
+        for function in names::FUNCTIONS {
+            assert!(called.contains(&format!("{function}(")), "{function} is in the list and never called");
+        }
+    }
+
+    #[test]
+    fn refuses_a_function_that_cel_does_not_have() {
+        let error = When::compile("attributes.presence.lowerAscii() == 'available'").unwrap_err();
+        assert!(
+            matches!(error, WhenError::UnknownFunction { ref name, .. } if name == "lowerAscii"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn refuses_what_grows_from_step_to_step() {
+        let joined = [
+            "size(id + id) > 3".to_owned(),
+            "attributes.a + attributes.b == 'ab'".into(),
+            format!("size(attributes.queues{}) > 1", ".map(x, x + x)".repeat(50)),
+            "attributes.queues.exists(q, q + attributes.presence == 'a')".into(),
+            "(true ? id : source) + id == 'x'".into(),
+        ];
+        for expression in joined {
+            assert_eq!(When::compile(&expression).unwrap_err(), WhenError::Joined(expression));
+        }
+        let built = [
+            format!("size(attributes.queues{}) > 1", ".map(x, [x, x])".repeat(50)),
+            "attributes.queues.map(x, {'a': x, 'b': x}) == []".into(),
+            "[attributes, attributes] == []".into(),
+        ];
+        for expression in built {
+            assert_eq!(When::compile(&expression).unwrap_err(), WhenError::Built(expression));
+        }
+    }
+
+    #[test]
+    fn takes_sums_of_numbers_and_lists_of_constants() {
+        assert_eq!(answer("attributes.load + 1 == 4 && 1 + 2 + attributes.load == 6"), Ok(true));
+        assert_eq!(answer("attributes.load - 4 < 0 && -attributes.load == -3"), Ok(true));
+        assert_eq!(answer("int(attributes.load) + int(attributes.load) == 6"), Ok(true));
+        assert_eq!(answer("size(attributes.queues) + size(attributes.presence) == 11"), Ok(true));
+        assert_eq!(answer("attributes.presence in ['AVAILABLE', 'ON_QUEUE']"), Ok(true));
+        assert_eq!(answer("attributes.queues.map(q, q + '!') == ['a' + '!', 'b!']"), Ok(true));
+        assert_eq!(answer("attributes.queues.exists_one(q, q in ['a', 'c'])"), Ok(true));
+    }
+
+    #[test]
+    fn a_pattern_is_a_literal_and_compiled_with_the_expression() {
+        for expression in ["id.matches(source)", "matches(id, 'a' + 'b')", "id.matches(attributes.pattern)"] {
+            assert_eq!(
+                When::compile(expression).unwrap_err(),
+                WhenError::PatternNotLiteral(expression.into())
+            );
+        }
+        let error = When::compile("id.matches('(')").unwrap_err().to_string();
+        assert!(error.contains("unclosed group"), "{error}");
+        let error = When::compile(r"id.matches('(\\w{100}){100}')").unwrap_err().to_string();
+        assert!(error.contains("size limit"), "{error}");
+        assert_eq!(answer("attributes.queues.all(q, q.matches('^[ab]$')) && !id.matches('^x')"), Ok(true));
+    }
+
+    #[test]
+    fn a_loop_is_not_tried_on_an_event_that_is_too_large_for_it() {
+        let on = |attributes: serde_json::Value, expression: &str| {
+            let variables = Variables::new("e-1", "t", 0, "genesys", &attributes);
+            When::compile(expression).unwrap().matches(&variables)
+        };
+        let any = "attributes.queues.exists(q, q == 'b')";
+        // With the attributes and the list itself.
+        let queues = |count: usize| json!({"queues": vec!["b"; count - 2]});
+        assert_eq!(on(queues(MAX_LOOP_VALUES), any), Ok(true));
+        assert_eq!(on(queues(MAX_LOOP_VALUES + 1), any), Err(EvaluationError::TooLarge));
+        assert_eq!(on(queues(MAX_LOOP_VALUES + 1), "'b' in attributes.queues"), Ok(true));
+        let text = |bytes: usize| json!({"queues": ["b", "x".repeat(bytes)]});
+        assert_eq!(on(text(MAX_LOOP_TEXT - 100), any), Ok(true));
+        assert_eq!(on(text(MAX_LOOP_TEXT), any), Err(EvaluationError::TooLarge));
+    }
+
+    /// The worst that an expression and an event can do to each other, as far as it is known. Unbounded, any of these
+    /// would take hours.
+    #[test]
+    fn the_costliest_expressions_on_the_largest_events_end() {
+        let repeated = |part: &str| vec![part; (MAX_LENGTH + 4) / (part.len() + 4)].join(" && ");
+        let names: Vec<_> = (0..MAX_LOOP_VALUES - 3).map(|number| format!("{number:060}")).collect();
+        let moderate = json!({"l": names, "t": "a"});
+        let large = json!({"l": vec!["a"; 200_000], "t": "a".repeat(500_000)});
+        let costly = [
+            ("!attributes.l.exists(x, x + '!' in attributes.l)", &moderate),
+            ("!attributes.t.matches('(a|b)*c')", &large),
+            ("!('b' in attributes.l)", &large),
+            ("attributes == attributes", &large),
+        ];
+        for (part, attributes) in costly {
+            let when = When::compile(&repeated(part)).unwrap();
+            let variables = Variables::new("e-1", "t", 0, "genesys", attributes);
+            let begun = Instant::now();
+            assert_eq!(when.matches(&variables), Ok(true), "{part}");
+            assert!(begun.elapsed() < Duration::from_secs(60), "{part}: {:?}", begun.elapsed());
+            println!("{part} took {:?}", begun.elapsed());
+        }
     }
 
     #[test]

@@ -217,8 +217,8 @@ fn variables(event: &Event<'_>) -> Option<Variables> {
         None => serde_json::Value::Object(serde_json::Map::new()),
     };
     let source = event.source.as_deref().unwrap_or_default();
-    Variables::new(&event.id, &event.event_type, event.timestamp.unwrap_or_default(), source, &attributes)
-        .ok()
+    let timestamp = event.timestamp.unwrap_or_default();
+    Some(Variables::new(&event.id, &event.event_type, timestamp, source, &attributes))
 }
 
 /// The record's key. An event that lacks what the key is made of gets its id, so that it has one all the same.
