@@ -5,6 +5,7 @@
 //! to Kubernetes and Genesys Cloud, the relay to HTTP clients and Kafka, and both agree through these types.
 
 pub mod event;
+pub mod kafka_properties;
 pub mod presence_route;
 pub mod receipt;
 pub mod relay_config;

@@ -49,7 +49,7 @@ pub struct KafkaConfig {
     /// SASL, when the brokers want it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sasl: Option<KafkaSaslConfig>,
-    /// Further librdkafka properties; see [`refused_property`].
+    /// Further librdkafka properties; see [`refused_property`](crate::kafka_properties::refused_property).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
 }
@@ -151,45 +151,6 @@ impl Default for Limits {
     }
 }
 
-/// Why the relay's promises rest on a librdkafka property, so that a manifest cannot set it; `None` when it can.
-///
-/// Names are those of librdkafka's CONFIGURATION.md.
-pub fn refused_property(name: &str) -> Option<&'static str> {
-    match name {
-        "acks" | "request.required.acks" => {
-            Some("an answer of 200 promises that all in-sync replicas have the event")
-        }
-        "enable.idempotence"
-        | "max.in.flight"
-        | "max.in.flight.requests.per.connection"
-        | "retries"
-        | "message.send.max.retries"
-        | "enable.gapless.guarantee"
-        | "transactional.id" => {
-            Some("no duplicates and the order of a key's events rest on the idempotent producer")
-        }
-        "message.timeout.ms" | "delivery.timeout.ms" | "request.timeout.ms" => {
-            Some("the relay answers within its own publish deadline")
-        }
-        "partitioner" => Some("records are partitioned as Java clients do it, so that topics co-partition"),
-        "bootstrap.servers" | "metadata.broker.list" => Some("spec.kafka.bootstrapServers sets it"),
-        "linger.ms" | "queue.buffering.max.ms" => Some("the relay decides when waiting for a batch pays"),
-        "queue.buffering.max.messages"
-        | "queue.buffering.max.kbytes"
-        | "queue.buffering.backpressure.threshold" => Some("the relay bounds what is in flight itself"),
-        "allow.auto.create.topics" => Some("a misspelt topic must show, not appear"),
-        "enabled_events" | "debug" | "log_level" | "plugin.library.paths" => {
-            Some("the relay observes its producer itself")
-        }
-        other if other.starts_with("ssl.") => Some("spec.kafka.tls sets it"),
-        other if other.starts_with("sasl.") || other == "security.protocol" => {
-            Some("spec.kafka.tls and spec.kafka.sasl set it")
-        }
-        other if other.ends_with("_cb") || other == "opaque" => Some("it is not text"),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,17 +167,5 @@ mod tests {
         let error =
             serde_saphyr::from_str::<RelayConfig>("kafka: {bootstrapServer: [kafka:9092]}").unwrap_err();
         assert!(error.to_string().contains("bootstrapServer"), "{error}");
-    }
-
-    #[test]
-    fn the_properties_that_the_promises_rest_on_are_refused() {
-        for name in
-            ["acks", "enable.idempotence", "ssl.ca.location", "sasl.password", "partitioner", "linger.ms"]
-        {
-            assert!(refused_property(name).is_some(), "{name}");
-        }
-        for name in ["compression.type", "statistics.interval.ms", "client.id", "message.max.bytes"] {
-            assert!(refused_property(name).is_none(), "{name}");
-        }
     }
 }

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 
 use kube::ResourceExt;
 use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::kafka_properties::refused_property;
 use presenceroute_crds::presence_route::{
     self, DeletionPolicy, Kafka, KafkaSasl, Relay, RetryPolicy, SaslMechanism, ServiceTemplate, TlsSecretRef,
     TokenRequest, UnmatchedAction,
 };
 use presenceroute_crds::relay_config::{
     CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig,
-    refused_property,
 };
 use presenceroute_crds::routing::{
     EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName, Unmatched,

@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use presenceroute_crds::kafka_properties::refused_property;
 use presenceroute_crds::presence_route::SaslMechanism;
-use presenceroute_crds::relay_config::{
-    CertificateFiles, KafkaConfig, Limits, RelayConfig, default_path, refused_property,
-};
+use presenceroute_crds::relay_config::{CertificateFiles, KafkaConfig, Limits, RelayConfig, default_path};
 use presenceroute_crds::routing::{RoutingError, RoutingTable};
 use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
