@@ -241,9 +241,9 @@ impl Publisher {
             };
             match outcome.unwrap_or(Err(Failure::Abandoned)) {
                 Ok(position) => return Ok(Some(position)),
-                Err(Failure::ProducerLost) if is_first => self.producer_after(producer.generation).await,
-                // Another producer than this one may have had it.
-                Err(Failure::ProducerLost) => {}
+                // Another producer than this one may have had it, or the same one sends it under a new epoch.
+                Err(Failure::GivenBack) if !is_first || producer.can_send() => {}
+                Err(Failure::GivenBack) => self.producer_after(producer.generation).await,
                 Err(failure) => return Err(failure),
             }
         }
@@ -443,6 +443,7 @@ mod tests {
     use presenceroute_crds::relay_config::{KafkaOauthConfig, KafkaSaslConfig};
     use presenceroute_crds::routing::RoutingTable;
     use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use tokio_util::sync::CancellationToken;
 
     /// A publisher that is supervised, and the router of `{t: topic}`.
@@ -482,6 +483,34 @@ mod tests {
         publish(&publisher, &router, "after").await.unwrap();
         assert_eq!(publisher.producer.borrow().generation, 1);
         assert_eq!(publisher.in_flight(), 0);
+    }
+
+    /// What becomes of an event when the broker refuses the first record of a producer so; how long it takes, too.
+    async fn published_after(refusal: RDKafkaRespErr) -> (Arc<Publisher>, Duration) {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
+        publish(&publisher, &router, "before").await.unwrap();
+        kafka.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+        let sent = Instant::now();
+        publish(&publisher, &router, "refused").await.unwrap();
+        (publisher, sent.elapsed())
+    }
+
+    #[tokio::test]
+    async fn an_event_of_an_epoch_that_is_over_is_sent_anew_by_the_same_producer() {
+        let (publisher, took) =
+            published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH).await;
+        assert!(took < publisher.publish_timeout() / 2, "{took:?}");
+        assert_eq!(publisher.producer.borrow().generation, 0);
+    }
+
+    #[tokio::test]
+    async fn an_event_whose_number_is_not_the_next_is_sent_anew_by_another_producer() {
+        let (publisher, _) =
+            published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER).await;
+        let metrics = publisher.metrics.encode().unwrap();
+        assert!(metrics.contains(r#"producer_rebuilds_total{cause="fatal"} 1"#), "{metrics}");
     }
 
     #[tokio::test]

@@ -10,8 +10,9 @@ pub enum Failure {
     Refused(RDKafkaErrorCode),
     /// Kafka did not acknowledge it in time.
     Unavailable(RDKafkaErrorCode),
-    /// The producer that had it can send no more; a new one takes over.
-    ProducerLost,
+    /// The producer that had it gave it back: it can send no more and another takes over, or it goes on under a new
+    /// epoch. Sent anew, the event gets there.
+    GivenBack,
     /// The relay let go of it.
     Abandoned,
     /// As much is in flight as the relay holds.
@@ -43,7 +44,7 @@ impl Failure {
             | Code::PurgeInflight
             | Code::OutOfOrderSequenceNumber
             | Code::UnknownProducerId
-            | Code::InvalidProducerEpoch => Self::ProducerLost,
+            | Code::InvalidProducerEpoch => Self::GivenBack,
             _ => Self::Unavailable(code),
         }
     }

@@ -89,7 +89,7 @@ impl Reports {
     fn failure(&self, code: RDKafkaErrorCode) -> Failure {
         match (Failure::from_code(code), self.fatal.get()) {
             // Another producer would not be let in either.
-            (Failure::ProducerLost, Some(fatal @ RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
+            (Failure::GivenBack, Some(fatal @ RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
                 Failure::Refused(*fatal)
             }
             (failure, _) => failure,
@@ -347,7 +347,7 @@ impl Producer {
     }
 
     /// Ends what it has for another producer to take over. What it has sent is given `patience` to be acknowledged,
-    /// because only this producer can tell whether it was; the rest comes back as [`Failure::ProducerLost`].
+    /// because only this producer can tell whether it was; the rest comes back as [`Failure::GivenBack`].
     pub(super) fn retire(&self, patience: Duration) {
         if !self.can_send() {
             self.client.purge(PurgeConfig::default().queue());
@@ -446,13 +446,49 @@ fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use presenceroute_crds::kafka_properties::SETTABLE;
     use rdkafka::mocking::MockCluster;
+    use rdkafka::types::RDKafkaConfRes;
 
     async fn producer(brokers: &str) -> Arc<Producer> {
         let bootstrap_servers = vec![brokers.to_owned()];
         let kafka = KafkaConfig { bootstrap_servers, ..KafkaConfig::default() };
         let credentials = Arc::new(Credentials::read(&kafka).unwrap());
         Producer::make(kafka, credentials, Limits::default(), Arc::new(Metrics::new()), 0).await.unwrap()
+    }
+
+    #[test]
+    fn the_library_knows_every_property_that_can_be_set() {
+        let is_known = |name: &str| {
+            let refused = ClientConfig::new().set(name, "").create_native_config().err();
+            !matches!(refused, Some(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)))
+        };
+        assert!(!is_known("compresion.type"));
+        for name in SETTABLE {
+            assert!(is_known(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_promises_rest_on_is_set_whatever_else_is() {
+        let promised = [
+            ("acks", "all"),
+            ("enable.idempotence", "true"),
+            ("partitioner", "murmur2_random"),
+            ("allow.auto.create.topics", "false"),
+            ("linger.ms", "0"),
+            ("message.timeout.ms", "120000"),
+            ("bootstrap.servers", "one:1,two:2"),
+        ];
+        let bootstrap_servers = vec!["one:1".to_owned(), "two:2".to_owned()];
+        let others = promised.map(|(name, _)| (name.to_owned(), "1".to_owned()));
+        let mut kafka =
+            KafkaConfig { bootstrap_servers, properties: others.into(), ..KafkaConfig::default() };
+        kafka.properties.insert("compression.type".into(), "zstd".into());
+        let config = configuration(&kafka, &Limits::default());
+        for (name, value) in promised.into_iter().chain([("compression.type", "zstd")]) {
+            assert_eq!(config.get(name), Some(value), "{name}");
+        }
     }
 
     async fn is_let_in(producer: Arc<Producer>, timeout: Duration) -> bool {
