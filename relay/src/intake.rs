@@ -426,8 +426,47 @@ impl Drop for Reservation<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hmac::{Hmac, KeyInit, Mac};
+    use presenceroute_crds::routing::RoutingTable;
+    use sha2::Sha256;
 
     const MOST: usize = 1 << 20;
+
+    /// An intake whose Kafka nobody reaches.
+    async fn intake() -> Intake {
+        let config: RelayConfig =
+            serde_saphyr::from_str("kafka: {bootstrapServers: ['127.0.0.1:1']}").unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let making = Publisher::new(config.kafka.clone(), config.limits.clone(), Arc::clone(&metrics));
+        let (publisher, _) = making.await.unwrap();
+        let table = RoutingTable::parse("{t: topic}").unwrap();
+        let routing = watch::Sender::new(Loaded::fixed(Router::new(table))).subscribe();
+        let secrets = Secrets::single("test", &"Jefe".into()).unwrap();
+        let secrets = watch::Sender::new(Loaded::fixed(secrets)).subscribe();
+        let header = HeaderName::from_static("x-genesys-event-signature");
+        Intake::new(&config, header, routing, secrets, publisher, metrics, None)
+    }
+
+    #[tokio::test]
+    async fn an_event_that_comes_after_the_end_is_503_and_for_another_relay() {
+        let intake = Arc::new(intake().await);
+        intake.close();
+        let body = r#"{"id":"1","eventType":"t"}"#;
+        let mac = Hmac::<Sha256>::new_from_slice(b"Jefe").unwrap().chain_update(body);
+        let request = Request::post("/eventbridge/presence")
+            .header(&intake.signature_header, hex::encode(mac.finalize().into_bytes()))
+            .body(Full::<Bytes>::from(body))
+            .unwrap();
+        let answer = Arc::clone(&intake).answer(request).await;
+        assert_eq!(
+            (answer.status(), answer.headers()["retry-after"].as_bytes()),
+            (503.try_into().unwrap(), &b"1"[..])
+        );
+        let problem = answer.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&problem).unwrap();
+        assert_eq!(problem["type"], "urn:presenceroute:problem:shutting-down");
+        assert_eq!(intake.publisher.in_flight(), 0);
+    }
 
     #[test]
     fn all_that_is_set_aside_for_a_body_is_reserved_and_what_was_too_much_is_given_back() {

@@ -171,3 +171,34 @@ async fn follow<T: Send + Sync + 'static>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    /// Time stands still while anything is done, so only waiting counts, however busy the machine is.
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_table_is_served_within_250_ms() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("routing.yaml");
+        let table = |revision: &str| {
+            format!("version: 1\nrevision: {revision}\nroutes: [{{eventType: t, topic: t}}]\n")
+        };
+        std::fs::write(&file, table("r1")).unwrap();
+        let into = watch::Sender::new(Loaded::nothing("not read yet"));
+        let mut loaded = into.subscribe();
+        tokio::spawn(follow_routing(file.clone(), into, CancellationToken::new()));
+        let mut revision = async || {
+            loaded.changed().await.unwrap();
+            loaded.borrow_and_update().current.as_ref().unwrap().table().revision().to_owned()
+        };
+        assert_eq!(revision().await, "r1");
+        for newer in ["r2", "r3"] {
+            std::fs::write(&file, table(newer)).unwrap();
+            let written = Instant::now();
+            assert_eq!(revision().await, newer);
+            assert!(written.elapsed() <= Duration::from_millis(250), "{:?}", written.elapsed());
+        }
+    }
+}

@@ -60,6 +60,9 @@ async fn the_metrics_count_what_happened_and_hold_no_secret_and_no_body() {
         r#"presenceroute_relay_requests_total{code="403",reason="signature-mismatch"} 1"#,
         "presenceroute_relay_events_authenticated_total 1",
         r#"presenceroute_relay_events_published_total{topic="gen-presence-state"} 1"#,
+        // Verified means decoded and routed, too; the forged one was not.
+        r#"presenceroute_relay_publish_duration_seconds_count{stage="verify"} 1"#,
+        r#"presenceroute_relay_publish_duration_seconds_count{stage="queue"} 1"#,
         r#"presenceroute_relay_publish_duration_seconds_count{stage="broker"} 1"#,
         "presenceroute_relay_in_flight_events 0",
         "presenceroute_relay_kafka_reachable 1",
@@ -68,6 +71,24 @@ async fn the_metrics_count_what_happened_and_hold_no_secret_and_no_body() {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
     assert!(!metrics.contains("needle") && !metrics.contains(SECRET));
+}
+
+#[tokio::test]
+async fn the_metrics_name_the_topic_that_refuses_and_count_conditions_without_an_answer() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let table = "{version: 1, routes: [{eventType: 'presence:*', topic: nowhere}, \
+                 {eventType: 'presence:*', topic: gen-presence-state, when: attributes.mood == 'good'}]}";
+    let relay = relay(settings(&kafka.bootstrap_servers(), table)).await;
+    assert_eq!(post(&relay, &event("1")).await.status, 503);
+    metrics_show(
+        &relay,
+        &[
+            r#"presenceroute_relay_kafka_errors_total{topic="nowhere",kind="UnknownTopic"} 1"#,
+            "presenceroute_relay_condition_failures_total 1",
+            r#"presenceroute_relay_requests_total{code="503",reason="kafka-refused"} 1"#,
+        ],
+    )
+    .await;
 }
 
 #[tokio::test]

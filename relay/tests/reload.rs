@@ -28,6 +28,8 @@ async fn a_changed_table_is_served_twice_in_a_row_and_one_that_does_not_compile_
         eventually("the new table is served", || relay.status().routing.revision == revision).await;
         assert_eq!(post(&relay, &event(revision)).await.status, 200);
         assert_eq!(records(&brokers, topic, 1).await[0].key, revision);
+        let served = format!(r#"presenceroute_relay_routing_revision{{revision="{revision}"}} 1"#);
+        metrics_show(&relay, &[&served, "presenceroute_relay_routing_valid 1"]).await;
     }
 
     mount(directory.path(), "4", &[("routing.yaml", "version: 1\nroutes: []\n")]);
@@ -41,6 +43,24 @@ async fn a_changed_table_is_served_twice_in_a_row_and_one_that_does_not_compile_
 
     mount(directory.path(), "5", &[("routing.yaml", &table("r3", "three"))]);
     eventually("the error is gone", || relay.status().routing.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_topic_that_only_the_changed_table_names_is_missed_at_once_and_found_when_it_appears() {
+    let kafka = kafka(&["one"]);
+    let directory = tempfile::tempdir().unwrap();
+    mount(directory.path(), "1", &[("routing.yaml", &table("r1", "one"))]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.routing = RoutingSource::File(directory.path().join("routing.yaml"));
+    let relay = relay(settings).await;
+    eventually("nothing is missing", || relay.status().missing_topics.is_empty()).await;
+    mount(directory.path(), "2", &[("routing.yaml", &table("r2", "late"))]);
+    // Before any event is sent to it.
+    eventually("it is missed", || relay.status().missing_topics == ["late"]).await;
+    metrics_show(&relay, &[r#"presenceroute_relay_missing_topics{topic="late"} 1"#]).await;
+    kafka.create_topic("late", 1, 1).unwrap();
+    eventually("it is found", || relay.status().missing_topics.is_empty()).await;
+    metrics_show(&relay, &[r#"presenceroute_relay_missing_topics{topic="late"} 0"#]).await;
 }
 
 #[tokio::test]
@@ -83,6 +103,7 @@ async fn a_secret_is_added_and_removed_twice_in_a_row_without_a_403_on_an_active
     mount(directory.path(), "2", &[("a", "old"), ("b", "new"), ("revision", "2")]);
     eventually("both are active", || relay.status().secrets.revision.as_deref() == Some("2")).await;
     assert_eq!(relay.status().secrets.active, 2);
+    metrics_show(&relay, &[r#"presenceroute_relay_secret_revision{revision="2"} 1"#]).await;
     assert_eq!((post("old", "3").await, post("new", "4").await), (200, 200));
 
     std::fs::remove_file(directory.path().join("a")).unwrap();
@@ -112,7 +133,10 @@ async fn secrets_that_disappear_leave_the_last_ones_active_and_are_reported() {
         let answer = exchange(relay.address(), &signed("old", event(expected).as_bytes())).await;
         assert_eq!(answer.status, 200);
     }
+    metrics_show(&relay, &["presenceroute_relay_secrets_valid 0", "presenceroute_relay_secrets_active 1"])
+        .await;
     std::fs::write(directory.path().join("a"), "new").unwrap();
     eventually("the error is gone", || relay.status().secrets.error.is_none()).await;
+    metrics_show(&relay, &["presenceroute_relay_secrets_valid 1"]).await;
     assert_eq!(exchange(relay.address(), &signed("new", event("9").as_bytes())).await.status, 200);
 }

@@ -116,3 +116,22 @@ async fn a_collector_that_is_away_holds_no_event_up() {
     assert_eq!(post(&relay, &event("1")).await.status, 200);
     tokio::time::timeout(Duration::from_secs(10), relay.shutdown()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_never_answers_holds_up_neither_events_nor_the_end() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.spans =
+        Some(Spans::to(&format!("http://{}/v1/traces", listener.local_addr().unwrap())).unwrap());
+    let relay = relay(settings).await;
+    // More than a batch, so that it is being sent while events come.
+    for number in 0..600 {
+        assert_eq!(post(&relay, &event(&number.to_string())).await.status, 200);
+    }
+    let (silent, _) =
+        tokio::time::timeout(PATIENCE, listener.accept()).await.expect("a batch is sent").unwrap();
+    assert_eq!(post(&relay, &event("while it is silent")).await.status, 200);
+    tokio::time::timeout(2 * PATIENCE, relay.shutdown()).await.expect("it ends");
+    drop(silent);
+}
