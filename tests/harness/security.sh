@@ -17,9 +17,9 @@ make_authority() { # NAME
         -keyout "$SECURITY/private/$1.key" -out "$SECURITY/$1-cert/ca.crt" 2> /dev/null
 }
 
-make_certificate() { # AUTHORITY SUBJECT KEY CERTIFICATE EXTENSIONS
+make_certificate() { # AUTHORITY SUBJECT KEY CERTIFICATE EXTENSIONS [DAYS]
     openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "$2" -keyout "$3" 2> /dev/null |
-        openssl x509 -req -days 30 -CA "$SECURITY/$1-cert/ca.crt" -CAkey "$SECURITY/private/$1.key" \
+        openssl x509 -req -days "${6:-30}" -CA "$SECURITY/$1-cert/ca.crt" -CAkey "$SECURITY/private/$1.key" \
             -extfile <(printf '%s\n' "$5") -out "$4" 2> /dev/null
 }
 
@@ -36,6 +36,12 @@ make_user() {
     openssl rand -hex 16 | tr -d '\n' > "$home/scram/password"
     printf 'org.apache.kafka.common.security.scram.ScramLoginModule required username="%s" password="%s";' \
         "$1" "$(cat "$home/scram/password")" > "$home/scram/sasl.jaas.config"
+}
+
+# end_certificate NAME: a certificate that was right, and is over.
+end_certificate() {
+    local files=$SECURITY/users/$1/tls
+    make_certificate clients-ca "/CN=$1" "$files/user.key" "$files/user.crt" extendedKeyUsage=clientAuth 0
 }
 
 make_security() {

@@ -205,6 +205,11 @@ impl Surgery {
         harness(&["crash", &broker.to_string()]).await;
     }
 
+    /// The dead broker loses the last records of a topic, as if its disk had not got them.
+    pub(crate) async fn lose(&self, broker: i32, topic: &str) {
+        harness(&["lose", &broker.to_string(), topic]).await;
+    }
+
     pub(crate) async fn start(&mut self, broker: i32) {
         harness(&["start", &broker.to_string()]).await;
         self.dead.retain(|dead| *dead != broker);

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use presenceroute_crds::receipt::PREFERENCE;
 use presenceroute_relay::RunningRelay;
 
 use crate::cluster::{Cluster, Surgery, settings};
 use crate::sender::{Flow, Outcome};
-use crate::support::{event, eventually, post, relay};
+use crate::support::{PATH, SECRET, event, eventually, exchange, metrics_show, post, relay, request, sign};
 
 const AGENTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -110,4 +111,36 @@ async fn too_few_replicas_in_sync_are_503_with_retry_after_until_there_are_enoug
     assert_eq!(post(&relay, &event("1")).await.status, 200);
     let records = cluster.records(&topic).await;
     assert_eq!(records.len(), 2, "the repetition joined the first one: {records:?}");
+}
+
+/// The broker misses what it has acknowledged, and refuses what comes next as out of order: the library gives up for
+/// good.
+#[tokio::test]
+async fn a_producer_whose_records_its_broker_has_lost_is_replaced_and_events_go_on() {
+    let (cluster, mut surgery) = Cluster::to_be_hurt().await;
+    let topic = cluster.topic(1, &[]).await;
+    let relay = relay_to(&cluster, &topic).await;
+    // Of one agent, so in one partition; one after another, so each in a batch of its own.
+    let post = async |id: &str| {
+        let body = event(id).replace(&format!("u-{id}"), "u");
+        let headers =
+            [("X-Genesys-Event-Signature", &*sign(SECRET, body.as_bytes())), ("Prefer", PREFERENCE)];
+        let answer = exchange(relay.address(), &request("POST", PATH, &headers, body.as_bytes())).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()["records"][0]["partition"].as_u64().unwrap()
+    };
+    let partition = usize::try_from(post("1").await).unwrap();
+    post("2").await;
+    post("3").await;
+    let leader = cluster.leader(&topic, partition).unwrap();
+    surgery.crash(leader).await;
+    surgery.lose(leader, &topic).await;
+    surgery.start(leader).await;
+    eventually("it leads again", || cluster.leader(&topic, partition) == Some(leader)).await;
+    post("4").await;
+    metrics_show(&relay, &[r#"presenceroute_relay_producer_rebuilds_total{cause="fatal"} 1"#]).await;
+    post("5").await;
+    let ids: Vec<_> =
+        cluster.records(&topic).await.iter().map(|record| record.headers["ce_id"].clone()).collect();
+    assert_eq!(ids, ["1", "2", "4", "5"], "the disk has lost the third, and nobody else anything");
 }

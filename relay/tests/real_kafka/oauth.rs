@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::cluster::{Cluster, USER, settings};
-use crate::support::{event, eventually, post, relay, status};
+use crate::support::{event, eventually, get, post, relay, status};
 
 /// A token endpoint that gives everybody a token for one user.
 struct TokenEndpoint {
@@ -102,5 +102,7 @@ async fn a_token_that_kafka_does_not_take_is_named_and_shown_to_nobody() {
     let named = named.unwrap();
     assert!(!named.contains("hush") && !named.contains(&token(USER, 0)[..20]), "{named}");
     assert!(!status(&relay).await.kafka.reachable);
+    let ready = get(&relay, "/readyz").await;
+    assert!(ready.status == 503 && ready.body.contains("OAUTHBEARER"), "{ready:?}");
     relay.shutdown().await;
 }

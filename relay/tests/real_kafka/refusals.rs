@@ -1,5 +1,6 @@
 //! What Kafka does not let through is named: what, whose, and what to do, in time for whoever is on call.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use presenceroute_crds::presence_route::SaslMechanism;
@@ -62,6 +63,31 @@ async fn a_client_certificate_that_is_missing_is_named() {
     let mut kafka = cluster.mutual_tls(&cluster.tls_secret(USER));
     kafka.tls.as_mut().unwrap().client_certificate = None;
     is_named(kafka, "any", &["client certificate", "kafka.tls"]).await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_that_is_over_is_named_by_its_file() {
+    let (cluster, _whole) = Cluster::whole().await;
+    harness(&["user", "expired"]).await;
+    harness(&["expire", "expired"]).await;
+    let secret = cluster.tls_secret("expired");
+    is_named(cluster.mutual_tls(&secret), "any", &[&shown(&secret), "not be over"]).await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_of_another_ca_is_named_by_its_file() {
+    let (cluster, _whole) = Cluster::whole().await;
+    let secret = tempfile::tempdir().unwrap();
+    let signed = rcgen::generate_simple_self_signed([USER.to_owned()]).unwrap();
+    std::fs::write(secret.path().join("user.crt"), signed.cert.pem()).unwrap();
+    std::fs::write(secret.path().join("user.key"), signed.signing_key.serialize_pem()).unwrap();
+    let expected = [&*shown(secret.path()), "signed by the CA that they trust"];
+    is_named(cluster.mutual_tls(secret.path()), "any", &expected).await;
+}
+
+/// The certificate in a mounted Secret, as it is named.
+fn shown(secret: &Path) -> String {
+    secret.join("user.crt").display().to_string()
 }
 
 #[tokio::test]

@@ -100,3 +100,35 @@ async fn a_new_client_certificate_is_taken_up_without_a_failed_request() {
     assert_eq!(outcome.statuses().keys().collect::<Vec<_>>(), [&200]);
     assert_eq!(outcome.ensure_kept_in_order(&cluster.records(&topic).await), 0);
 }
+
+#[tokio::test]
+async fn a_changed_ca_is_taken_up_without_a_failed_request_and_a_wrong_one_is_not() {
+    let (cluster, _whole) = Cluster::whole().await;
+    let topic = cluster.topic(1, &[]).await;
+    let ca = fs::read_to_string(cluster.ca_file()).unwrap();
+    let other = fs::read_to_string(cluster.wrong_ca_file()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    mount(directory.path(), "1", &[("ca.crt", &ca)]);
+    let mut kafka = cluster.tls();
+    kafka.tls.as_mut().unwrap().ca_file = Some(directory.path().join("ca.crt"));
+    let relay = relay(settings(kafka, &topic)).await;
+
+    let flow = Flow::start(relay.address(), 4, Duration::from_millis(5));
+    // As a CA is renewed: the next one comes beside it.
+    mount(directory.path(), "2", &[("ca.crt", &format!("{ca}{other}"))]);
+    becomes(&relay, 1).await;
+    mount(directory.path(), "3", &[("ca.crt", &other)]);
+    eventually("the status says what is not in use", || {
+        relay.status().kafka.error.is_some_and(|error| {
+            error.contains("not in use yet") && error.contains("is not trusted") && error.contains("ca.crt")
+        })
+    })
+    .await;
+    assert_eq!(takeovers(&relay).await, 1);
+    mount(directory.path(), "4", &[("ca.crt", &ca)]);
+    becomes(&relay, 2).await;
+    eventually("all is well again", || relay.status().kafka.error.is_none()).await;
+    let outcome = flow.stop().await;
+    assert_eq!(outcome.statuses().keys().collect::<Vec<_>>(), [&200]);
+    assert_eq!(outcome.ensure_kept_in_order(&cluster.records(&topic).await), 0);
+}
