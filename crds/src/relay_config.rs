@@ -123,7 +123,7 @@ pub struct Limits {
     /// answered 503. Kafka may have it already, so a repetition waits for its outcome instead of being published a
     /// second time. Not below `publishTimeoutMs`. Kafka's own clients call it delivery.timeout.ms.
     pub delivery_timeout_ms: u64,
-    /// How many events are worked on at once; beyond, 503.
+    /// How many deliveries, an event to a topic each, wait for Kafka at once; beyond, 503.
     pub max_in_flight: usize,
     /// How many bytes of events are held at once; beyond, 503.
     pub max_in_flight_bytes: usize,

@@ -25,7 +25,7 @@ const APART: Duration = Duration::from_micros(1_300);
 /// the work it saves.
 const FAR_APART: Duration = Duration::from_millis(4);
 
-/// As many as come within [`APART`] at 18,500 a second. Once there are, [`FAR_APART`] holds down to a quarter of that.
+/// As many as come within [`APART`] at 18,500 a second. Once there are, [`FAR_APART`] holds down to a third of that.
 const MANY: usize = 24;
 
 /// Decides when records are handed over.

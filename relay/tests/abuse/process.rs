@@ -66,8 +66,21 @@ impl Deref for Abused {
 pub(crate) fn connections(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).maximum.map_or(usize::MAX, |limit| limit as usize);
     let possible = wanted.min(limit.saturating_sub(500));
+    assert!(
+        possible == wanted || std::env::var_os("CI").is_none(),
+        "{wanted} connections take {} descriptors, and the system allows {limit}; raise `ulimit -Hn`",
+        wanted + 500
+    );
     println!("{possible} connections; the system allows {limit} descriptors");
     possible
+}
+
+/// Names an optimised relay to be abused in the place of the one that the tests are built with.
+const OPTIMISED: &str = "PRESENCEROUTE_RELAY";
+
+/// Whether the relay is optimised, so that times can be told from those of the tests themselves.
+pub(crate) fn is_optimised() -> bool {
+    std::env::var_os(OPTIMISED).is_some() || !cfg!(debug_assertions)
 }
 
 /// The relay's program.
@@ -86,8 +99,11 @@ impl Process {
         let yaml = format!("kafka: {{bootstrapServers: ['{brokers}']}}\nlimits: {limits}\n");
         std::fs::write(config.path(), yaml).unwrap();
         let limit = descriptors.map_or(String::new(), |descriptors| format!("ulimit -n {descriptors} && "));
+        let program =
+            std::env::var_os(OPTIMISED).unwrap_or_else(|| env!("CARGO_BIN_EXE_presenceroute-relay").into());
         let mut child = Command::new("sh")
-            .args(["-c", &format!("{limit}exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_presenceroute-relay")])
+            .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
+            .arg(program)
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--routes", TABLE])
             .args(["--log-format", "json", "--log-level", "debug"])
             .arg("--config")
