@@ -27,6 +27,16 @@ pub use variables::Variables;
 /// The longest expression, in bytes.
 pub const MAX_LENGTH: usize = 2048;
 
+/// How many opening brackets an expression may have, and so how deep the parser may go.
+const MAX_BRACKETS: usize = 200;
+
+/// How deep parts of an expression may be inside each other, and so how deep the interpreter goes.
+const MAX_DEPTH: usize = 32;
+
+/// The stack that parsing [`MAX_BRACKETS`] takes, in bytes, three times over where nothing is optimised. Only what is used
+/// of it takes memory.
+const PARSER_STACK: usize = 64 << 20;
+
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut environment = Env::stdlib();
     // It cannot fail: CEL has no such type. Without it, no pattern would match, which the tests would say.
@@ -81,6 +91,15 @@ pub enum WhenError {
         /// The name.
         name: String,
     },
+    /// Beyond [`MAX_BRACKETS`] or [`MAX_DEPTH`].
+    #[error(
+        "`{0}` has more than {MAX_BRACKETS} brackets, or more than {MAX_DEPTH} parts inside each other; make several \
+         routes of it, or use a list and `in`"
+    )]
+    TooDeep(String),
+    /// The system has no thread to parse it on.
+    #[error("a CEL expression cannot be looked at: {0}; give the program more threads or memory")]
+    NoThread(String),
     /// A macro inside a macro.
     #[error(
         "`{0}` has a loop (all, exists, map, filter) inside a loop, whose cost has no bound; write it with one"
@@ -136,10 +155,7 @@ impl When {
         if source.len() > MAX_LENGTH {
             return Err(WhenError::TooLong(source.len()));
         }
-        let program = ENVIRONMENT
-            .compile(source)
-            .map_err(|cause| WhenError::Syntax { source_text: source.into(), cause: one_line(&cause) })?;
-        let mut expression = program.expression().clone();
+        let mut expression = parse(source)?;
         if let Some(name) = names::first_unknown_variable(&expression) {
             return Err(WhenError::UnknownVariable { source_text: source.into(), name: name.into() });
         }
@@ -195,6 +211,30 @@ impl When {
             Err(cause) => Err((EvaluationError::Failed, Some(cause))),
         }
     }
+}
+
+/// Parses on a stack of its own: the parser takes much of it for each bracket, and a thread whose stack ends takes the
+/// whole process with it. What is too deep to be worked with ends on that stack, too.
+fn parse(source: &str) -> Result<IdedExpr, WhenError> {
+    let brackets = source.bytes().filter(|byte| b"([{".contains(byte)).count();
+    if brackets > MAX_BRACKETS {
+        return Err(WhenError::TooDeep(source.into()));
+    }
+    let parse = || {
+        let parsed = ENVIRONMENT.parser().parse(source);
+        let expression = parsed
+            .map_err(|cause| WhenError::Syntax { source_text: source.into(), cause: one_line(&cause) })?;
+        if walk::is_deeper_than(&expression, MAX_DEPTH) {
+            return Err(WhenError::TooDeep(source.into()));
+        }
+        Ok(expression)
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("cel".into()).stack_size(PARSER_STACK);
+        let parsing =
+            thread.spawn_scoped(scope, parse).map_err(|cause| WhenError::NoThread(cause.to_string()))?;
+        parsing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn one_line(text: &impl ToString) -> String {
@@ -330,7 +370,7 @@ mod tests {
         let joined = [
             "size(id + id) > 3".to_owned(),
             "attributes.a + attributes.b == 'ab'".into(),
-            format!("size(attributes.queues{}) > 1", ".map(x, x + x)".repeat(50)),
+            format!("size(attributes.queues{}) > 1", ".map(x, x + x)".repeat(20)),
             "attributes.queues.exists(q, q + attributes.presence == 'a')".into(),
             "(true ? id : source) + id == 'x'".into(),
         ];
@@ -338,7 +378,7 @@ mod tests {
             assert_eq!(When::compile(&expression).unwrap_err(), WhenError::Joined(expression));
         }
         let built = [
-            format!("size(attributes.queues{}) > 1", ".map(x, [x, x])".repeat(50)),
+            format!("size(attributes.queues{}) > 1", ".map(x, [x, x])".repeat(20)),
             "attributes.queues.map(x, {'a': x, 'b': x}) == []".into(),
             "[attributes, attributes] == []".into(),
         ];
@@ -412,6 +452,42 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(60), "{part}: {:?}", begun.elapsed());
             println!("{part} took {:?}", begun.elapsed());
         }
+    }
+
+    /// On a thread with as little stack as one of the operator's, and unoptimised, which takes more.
+    #[test]
+    fn an_expression_that_is_as_deep_as_it_can_be_written_ends_no_thread() {
+        let nested = |depth: usize, (open, inner, close): (&str, &str, &str)| {
+            format!("{}{inner}{}", open.repeat(depth), close.repeat(depth))
+        };
+        for form in [
+            ("(", "true", ")"),
+            ("!", "true", ""),
+            ("-", "1", ""),
+            ("[", "", "]"),
+            ("{1:", "1", "}"),
+            ("id[", "0", "]"),
+            ("size(", "id", ")"),
+            ("true?", "true", ":true"),
+            ("", "id", ".a"),
+            ("", "id", "[0]"),
+            ("", "true", "&&true"),
+            ("", "1", "+1"),
+            ("", "id", ".map(x,x)"),
+            ("id.exists(x,", "true", ")"),
+            ("has(id.a)&&(", "true", ")"),
+            ("'(", "", "("),
+        ] {
+            let longest = (MAX_LENGTH - form.1.len()) / (form.0.len() + form.2.len());
+            for depth in [MAX_DEPTH - 2, MAX_BRACKETS, longest] {
+                if let Ok(when) = When::compile(&nested(depth, form)) {
+                    let _ = when.matches(&available());
+                }
+            }
+        }
+        assert_eq!(answer(&nested(20, ("(", "true", ")"))), Ok(true));
+        let deep = nested(MAX_DEPTH + 1, ("size([", "1", "])"));
+        assert_eq!(When::compile(&deep).unwrap_err(), WhenError::TooDeep(deep));
     }
 
     #[test]

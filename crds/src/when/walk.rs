@@ -2,6 +2,14 @@
 
 use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
 
+/// Whether parts are inside each other more often than so. It looks no deeper than that.
+pub(super) fn is_deeper_than(expression: &IdedExpr, depth: usize) -> bool {
+    match depth.checked_sub(1) {
+        Some(depth) => parts(&expression.expr).into_iter().any(|part| is_deeper_than(part, depth)),
+        None => true,
+    }
+}
+
 /// The direct parts of an expression.
 pub(super) fn parts(expression: &Expr) -> Vec<&IdedExpr> {
     match expression {
