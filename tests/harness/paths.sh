@@ -11,6 +11,7 @@ HELM_UNITTEST_VERSION=v1.0.3
 KAFKA_VERSION=4.1.1
 LOG4J_VERSION=2.24.3
 ACTIONLINT_VERSION=v1.7.12
+PROMETHEUS_OPERATOR_VERSION=v0.83.0
 
 HARNESS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${PRESENCEROUTE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/presenceroute}
@@ -21,6 +22,7 @@ HELM_BIN=$CACHE/helm-$HELM_VERSION
 HELM_UNITTEST_BIN=$CACHE/helm-unittest-$HELM_UNITTEST_VERSION
 KAFKA_LIB=$CACHE/kafka-$KAFKA_VERSION
 ACTIONLINT_BIN=$CACHE/actionlint-$ACTIONLINT_VERSION
+MONITORING_DEFINITIONS=$CACHE/prometheus-operator-definitions-$PROMETHEUS_OPERATOR_VERSION
 # Built from a source file of ours: its checksum stands in the name too.
 COREDNS_BIN=$CACHE/coredns-$COREDNS_VERSION-$(cksum < "$HARNESS/coredns/main.go" | cut -d ' ' -f 1)
 HARNESS_IMAGES=$CACHE/images-$(cat "$HARNESS/images/pause.c" "$HARNESS/tools" "$HARNESS/../../deploy/image-archive" | cksum | cut -d ' ' -f 1)

@@ -38,7 +38,11 @@ pub(crate) enum ClusterError {
     Missing { what: String, namespace: String },
     #[error("{what} cannot be read: {cause}")]
     Read { what: String, cause: kube::Error },
-    #[error("ConfigMap {0:?} has no routing table yet; see the route's status")]
+    #[error(
+        "this cluster does not know PresenceRoutes; install the chart, or apply crds/presenceroutes.yaml"
+    )]
+    Unknown,
+    #[error("there is no routing table in ConfigMap {0:?} yet; see the route's status")]
     NoTable(String),
     #[error("the routing table of ConfigMap {name:?} is not valid: {cause}")]
     Table { name: String, cause: RoutingError },
@@ -98,7 +102,13 @@ impl Cluster {
     /// The table that the relays of a route are to serve.
     pub(crate) async fn routing_table(&self, route: &str) -> Result<RoutingTable, ClusterError> {
         let name = format!("{route}-routing");
-        let map: ConfigMap = self.get(&format!("ConfigMap {name:?}"), &name).await?;
+        let map: ConfigMap = match self.get(&format!("ConfigMap {name:?}"), &name).await {
+            Err(ClusterError::Missing { .. }) => {
+                self.route(route).await?;
+                return Err(ClusterError::NoTable(name));
+            }
+            found => found?,
+        };
         let text = map.data.as_ref().and_then(|data| data.get(ROUTING_KEY));
         let text = text.ok_or_else(|| ClusterError::NoTable(name.clone()))?;
         RoutingTable::parse(text).map_err(|cause| ClusterError::Table { name, cause })
@@ -171,6 +181,8 @@ impl Cluster {
             Ok(None) => {
                 Err(ClusterError::Missing { what: what.to_owned(), namespace: self.namespace.clone() })
             }
+            // An object that is not there is told otherwise.
+            Err(kube::Error::Api(status)) if status.code == 404 => Err(ClusterError::Unknown),
             Err(cause) => Err(ClusterError::Read { what: what.to_owned(), cause }),
         }
     }

@@ -88,6 +88,15 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         let explained = answer(&["routes", &route.name, "--explain", &file])?;
         ensure_same("the answer to another type", &explained["outcome"]["status"], &json!(404))
     })?;
+    steps.prove("a route that is not there is named, also where only its table is asked for", || {
+        ["status", "send", "routes"].iter().try_for_each(|command| {
+            let event_type: &[&str] =
+                if *command == "send" { &["--event-type", EVENT_TYPES[0]] } else { &[] };
+            let refused = presenceroute(&[&[*command, "nobody"], event_type].concat())?;
+            let named = refused.complaint.contains(r#"there is no PresenceRoute "nobody" in namespace"#);
+            ensure(!refused.succeeded && named, || refused.complaint.clone())
+        })
+    })?;
     steps.prove("kubectl completes its commands, and the names of routes", || {
         let completed = |words: &[&str]| {
             // kubectl asks no plugin where a flag comes before its name.
