@@ -87,11 +87,24 @@ impl Account {
     /// A failure of the cluster, as the library words it, with who and what is concerned.
     pub(super) fn cluster_failure(&self, code: RDKafkaErrorCode, reason: &str) -> String {
         use RDKafkaErrorCode as Code;
+        let reason = undecorated(reason);
         match code {
             Code::Authentication | Code::SaslAuthenticationFailed => self.authentication_failure(reason),
             Code::SSL => self.tls_failure(reason),
-            // With TLS 1.3, brokers refuse a client certificate only when the handshake is over.
-            Code::BrokerTransportFailure if reason.contains("SSL alert") => self.tls_failure(reason),
+            // With TLS 1.3, brokers refuse a client certificate only when the handshake is over; and what is refused again
+            // is told as a failure to connect.
+            Code::BrokerTransportFailure
+                if ["SSL alert", "certificate verify failed"].iter().any(|text| reason.contains(text)) =>
+            {
+                self.tls_failure(reason)
+            }
+            Code::BrokerTransportFailure if reason.contains("SSL connection closed by peer") => format!(
+                "{reason}; kafka.tls is set, so kafka.bootstrapServers must name the brokers' listener for TLS"
+            ),
+            Code::AllBrokersDown if self.kafka.tls.is_none() => format!(
+                "{reason}; check that the brokers run, and that the listener that kafka.bootstrapServers names speaks no \
+                 TLS: where it does, kafka.tls must be set"
+            ),
             Code::Resolve => format!("{reason}; check the names in kafka.bootstrapServers"),
             Code::BrokerTransportFailure => format!(
                 "{reason}; check that the brokers run, that kafka.bootstrapServers names them, and that no network policy is between"
@@ -120,13 +133,14 @@ impl Account {
     fn tls_failure(&self, reason: &str) -> String {
         let Some(tls) = &self.kafka.tls else { return reason.to_owned() };
         if reason.contains("certificate verify failed") {
+            let names = "and it must be made for the name by which the broker is reached";
             return match &tls.ca_file {
                 Some(file) => format!(
-                    "the brokers' certificate is not trusted: {reason}; {} must hold the CA that signed it",
+                    "the brokers' certificate is not trusted: {reason}; {} must hold the CA that signed it, {names}",
                     file.display()
                 ),
                 None => format!(
-                    "the brokers' certificate is not trusted by this system's CAs: {reason}; name its CA in kafka.tls"
+                    "the brokers' certificate is not trusted by this system's CAs: {reason}; name its CA in kafka.tls, {names}"
                 ),
             };
         }
@@ -152,6 +166,15 @@ impl std::fmt::Display for Account {
             }
             (None, None) => formatter.write_str("the anonymous user"),
         }
+    }
+}
+
+/// What the library says, without how long it took and how often it was so: with these, the same failure would be told
+/// as another one each time.
+fn undecorated(reason: &str) -> &str {
+    match reason.rfind(" (after ") {
+        Some(end) if reason.ends_with(')') => &reason[..end],
+        _ => reason,
     }
 }
 
@@ -223,6 +246,36 @@ mod tests {
             "Receive failed: bad certificate: SSL alert number 42",
         );
         assert!(named.contains("if they ask for a client certificate"), "{named}");
+        let again = "ssl://kafka:9093/1: error:0A000086:SSL routines::certificate verify failed (after 2ms in state SSL_HANDSHAKE)";
+        let named = account(Some("/ca/ca.crt"), None).cluster_failure(Code::BrokerTransportFailure, again);
+        assert!(named.contains("/ca/ca.crt") && named.contains("the name by which"), "{named}");
+    }
+
+    #[test]
+    fn a_listener_that_speaks_otherwise_is_told_from_one_that_is_away() {
+        let closed = "ssl://kafka:9092/1: Disconnected: SSL connection closed by peer (after 1ms in state SSL_HANDSHAKE)";
+        let named = account(None, None).cluster_failure(Code::BrokerTransportFailure, closed);
+        assert!(named.contains("listener for TLS"), "{named}");
+        let plain = Account::new(&KafkaConfig::default(), None);
+        let named = plain.cluster_failure(Code::AllBrokersDown, "1/1 brokers are down");
+        assert!(named.contains("kafka.tls must be set"), "{named}");
+    }
+
+    #[test]
+    fn the_same_failure_is_told_in_the_same_words_each_time() {
+        let account = account(None, None);
+        let told = |decoration| {
+            let reason =
+                format!("kafka:9093/1: Connect to ipv4#10.0.0.1:9093 failed: Connection refused{decoration}");
+            account.cluster_failure(Code::BrokerTransportFailure, &reason)
+        };
+        let first = told(" (after 0ms in state CONNECT)");
+        assert_eq!(first, told(" (after 31ms in state CONNECT, 1 identical error(s) suppressed)"));
+        assert!(
+            first
+                .starts_with("kafka:9093/1: Connect to ipv4#10.0.0.1:9093 failed: Connection refused; check"),
+            "{first}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,6 +33,9 @@ use crate::routing::Target;
 /// How long the reports may take of records that a producer has given up.
 const REPORTED_WITHIN: Duration = Duration::from_secs(5);
 
+/// How many different failures of a cluster are told from each other.
+const MOST_ERRORS: usize = 16;
+
 /// What a producer says of itself.
 pub(super) struct Reports {
     pub(super) metrics: Arc<Metrics>,
@@ -43,8 +46,8 @@ pub(super) struct Reports {
     failed: Notify,
     /// Why it cannot.
     fatal: OnceLock<RDKafkaErrorCode>,
-    /// What the cluster last failed with.
-    newest_error: Mutex<Option<String>>,
+    /// What the cluster failed with since it last answered: the newest last, each once.
+    errors: Mutex<Vec<String>>,
     /// Where its client was ended.
     #[cfg(test)]
     ended_on: OnceLock<std::thread::ThreadId>,
@@ -53,11 +56,15 @@ pub(super) struct Reports {
 impl Reports {
     /// The newest failure of the cluster, not of one event.
     pub(super) fn newest_error(&self) -> Option<String> {
-        self.newest_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.errors().last().cloned()
     }
 
     pub(super) fn forget_error(&self) {
-        *self.newest_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.errors().clear();
+    }
+
+    fn errors(&self) -> MutexGuard<'_, Vec<String>> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One record is not in its topic.
@@ -68,12 +75,16 @@ impl Reports {
 
     fn record_error(&self, code: RDKafkaErrorCode, reason: &str) {
         let error = self.account.cluster_failure(code, reason);
-        let mut newest = self.newest_error.lock().unwrap_or_else(PoisonError::into_inner);
-        // The library repeats itself on every attempt to connect.
-        if newest.as_ref() != Some(&error) {
-            tracing::warn!(error, "Kafka");
+        let mut errors = self.errors();
+        // The library repeats itself on every attempt to connect, and in turns where there are several brokers.
+        match errors.iter().position(|known| *known == error) {
+            Some(known) => drop(errors.remove(known)),
+            None => tracing::warn!(error, "Kafka"),
         }
-        *newest = Some(error);
+        if errors.len() == MOST_ERRORS {
+            errors.remove(0);
+        }
+        errors.push(error);
     }
 
     fn record_fatal(&self, code: RDKafkaErrorCode) {
@@ -246,7 +257,7 @@ impl Producer {
             is_in_use: AtomicBool::new(false),
             failed: Notify::new(),
             fatal: OnceLock::new(),
-            newest_error: Mutex::default(),
+            errors: Mutex::default(),
             #[cfg(test)]
             ended_on: OnceLock::new(),
         });

@@ -58,6 +58,27 @@ async fn a_wrong_ca_is_named_by_its_file() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_not_made_for_the_brokers_name_is_told_so() {
+    let (cluster, _whole) = Cluster::whole().await;
+    let mut kafka = cluster.tls();
+    // The same address, by another name than the certificate has.
+    for server in &mut kafka.bootstrap_servers {
+        *server = server.replace("127.0.0.1", "127.1");
+    }
+    is_named(kafka, "any", &["is not trusted", "made for the name by which the broker is reached"]).await;
+}
+
+#[tokio::test]
+async fn a_listener_that_speaks_tls_or_none_is_named_where_the_other_is_expected() {
+    let (cluster, _whole) = Cluster::whole().await;
+    let servers = |kafka: KafkaConfig| kafka.bootstrap_servers;
+    let tls_to_plain = KafkaConfig { bootstrap_servers: servers(cluster.plaintext()), ..cluster.tls() };
+    is_named(tls_to_plain, "any", &["SSL", "listener for TLS"]).await;
+    let plain_to_tls = KafkaConfig { bootstrap_servers: servers(cluster.tls()), ..cluster.plaintext() };
+    is_named(plain_to_tls, "any", &["kafka.tls must be set"]).await;
+}
+
+#[tokio::test]
 async fn a_client_certificate_that_is_missing_is_named() {
     let (cluster, _whole) = Cluster::whole().await;
     let mut kafka = cluster.mutual_tls(&cluster.tls_secret(USER));
