@@ -215,6 +215,7 @@ async fn lead(
         },
         genesys: Genesys::new(),
         neighbours: Neighbours::of(namespaces.len()),
+        mandate: leadership.mandate(),
         identity: arguments.pod_name,
         metrics: metrics.clone(),
         readiness,
@@ -223,13 +224,15 @@ async fn lead(
         .into_iter()
         .map(|namespace| controller::run(shared.clone(), namespace, flagged(stopped.clone())));
     let result = tokio::select! {
-        served = futures::future::try_join_all(controllers) => served.map(drop).map_err(RunError::from),
+        // First, so that who was frozen, and led meanwhile no more, does not take up what the watches bring.
+        biased;
         // Reconciles that are under way are dropped: another replica does them again, when the Lease has run out. It is
         // not given back, because what was sent to Genesys Cloud may still be on its way.
         () = leadership.lost() => {
             metrics.leads(false);
             return Err(RunError::LostLeadership);
         }
+        served = futures::future::try_join_all(controllers) => served.map(drop).map_err(RunError::from),
     };
     metrics.leads(false);
     leadership.release().await;

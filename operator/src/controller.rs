@@ -27,6 +27,7 @@ use crate::children::{Children, RouteKey};
 use crate::claims::{self, Neighbours, Rival};
 use crate::dereference::dereference;
 use crate::genesys::Genesys;
+use crate::leader::Mandate;
 use crate::ledger::{Awaited, Ledger};
 use crate::metrics::Metrics;
 use crate::register::{self, Answer, Failure, Questions, Registrar};
@@ -135,6 +136,8 @@ pub struct Shared {
     pub genesys: Genesys,
     /// The routes of all namespaces, so that no two of them claim the same.
     pub neighbours: Neighbours,
+    /// Under which reconciles, and calls to Genesys Cloud, are carried out.
+    pub mandate: Mandate,
     /// The operator's name in the events that it writes.
     pub identity: String,
     /// The operator's own metrics.
@@ -150,7 +153,7 @@ pub async fn run(
     namespace: Option<String>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Result<(), ControllerError> {
-    let Shared { client, settings, genesys, neighbours, identity, metrics, readiness } = shared;
+    let Shared { client, settings, genesys, neighbours, mandate, identity, metrics, readiness } = shared;
     let served =
         namespace.as_ref().map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
     let all_objects = format!("all objects of {served} to be listed");
@@ -160,7 +163,7 @@ pub async fn run(
     metrics.show_routes(routes.clone());
     let has_gateway_api = apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)?;
     let (caches, mut wakers) = watches::caches(&scope, &routes, has_gateway_api);
-    let (questions, answered) = Questions::new();
+    let (questions, answered) = Questions::new(mandate.clone());
     wakers.push(answered.map(reference).boxed());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity) };
     let context = Arc::new(Context {
@@ -183,7 +186,14 @@ pub async fn run(
     let controller = Controller::for_stream(edited, routes)
         .reconcile_on(futures::stream::select_all(wakers))
         .graceful_shutdown_on(stop.clone())
-        .run(reconcile, error_policy, Arc::clone(&context))
+        .run(
+            move |route, context| {
+                let mandate = mandate.clone();
+                async move { mandate.carry_out(reconcile(route, context)).await }
+            },
+            error_policy,
+            Arc::clone(&context),
+        )
         .for_each(async |result| match result {
             Ok((route, _)) => tracing::debug!(route = %route, "reconciled"),
             Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}

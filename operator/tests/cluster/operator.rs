@@ -8,6 +8,7 @@ use presenceroute_operator::build::RelayImage;
 use presenceroute_operator::claims::Neighbours;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
 use presenceroute_operator::genesys::Genesys;
+use presenceroute_operator::leader::Mandate;
 use presenceroute_operator::metrics::Metrics;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -38,6 +39,7 @@ impl Operator {
             },
             genesys: Genesys::new(),
             neighbours: Neighbours::of(1),
+            mandate: Mandate::without_end(),
             identity: "cluster-test".into(),
             metrics: metrics.clone(),
             readiness: Readiness::default(),
