@@ -21,6 +21,7 @@ use crate::controller::{self, Settings, Shared};
 use crate::genesys::Genesys;
 use crate::leader::{LEASE_NAME, LeaderElection, Timings};
 use crate::metrics::Metrics;
+use crate::register::LATE_CREATION;
 
 /// How long to wait before the API server is asked again for what is not there yet.
 const DEFINITION_POLL: Duration = Duration::from_secs(2);
@@ -66,6 +67,9 @@ struct RunArguments {
     /// For how many seconds an old signing secret is accepted after Genesys Cloud has confirmed the new one.
     #[arg(long, env = "PRESENCEROUTE_SECRET_GRACE_SECONDS", default_value_t = 300)]
     secret_grace_seconds: u64,
+    /// For how many seconds a registration may still come of a creation that Genesys Cloud has not answered.
+    #[arg(long, env = "PRESENCEROUTE_LATE_CREATION_SECONDS", default_value_t = LATE_CREATION.as_secs())]
+    late_creation_seconds: u64,
     /// How the log is written.
     #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -212,6 +216,7 @@ async fn lead(
                 pull_policy: arguments.relay_image_pull_policy,
             },
             secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
+            late_creation: Duration::from_secs(arguments.late_creation_seconds),
         },
         genesys: Genesys::new(),
         neighbours: Neighbours::of(namespaces.len()),

@@ -67,6 +67,8 @@ pub struct Settings {
     pub relay_image: RelayImage,
     /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one.
     pub secret_grace: Duration,
+    /// How long after a creation that Genesys Cloud has not answered a registration may still come of it.
+    pub late_creation: Duration,
 }
 
 /// Why a reconcile could not go through. Every variant is tried again, with backoff.
@@ -172,7 +174,7 @@ pub async fn run(
         relays: RelayReader::new(caches.pods).map_err(ControllerError::Http)?,
         secrets: caches.secrets,
         children: caches.children,
-        registrar: Arc::new(Registrar::new(genesys)),
+        registrar: Arc::new(Registrar::new(genesys).with_late_creation(settings.late_creation)),
         questions,
         ledger: Ledger::default(),
         routes: routes.clone(),

@@ -44,7 +44,7 @@ use crate::validate::{Model, validate};
 
 pub use place::Record;
 pub use questions::Questions;
-pub use registrar::{Change, Failure, Known, Outcome, Registrar};
+pub use registrar::{Change, Failure, Known, LATE_CREATION, Outcome, Registrar};
 
 /// How long a first registration waits for the Service to lead to a relay.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
@@ -119,6 +119,9 @@ pub(crate) async fn register(
             return Ok(waiting("waits for another PresenceRoute that claims the same", Some(LIVE_POLL)));
         }
         remember(route, &moved, context).await?;
+        if !record.knows(&wanted.place) {
+            context.registrar.begin(&uid, &wanted.place);
+        }
     }
     hold(route, context).await?;
 

@@ -31,6 +31,12 @@ impl Record {
         self.current.as_ref()?.place.id.as_deref()
     }
 
+    /// Whether there may be a registration of this name already, whoever asked for it.
+    pub fn knows(&self, place: &RegistrationPlace) -> bool {
+        let current = self.current.iter().map(|current| &current.place);
+        current.chain(&self.former).any(|known| known.api_url == place.api_url && known.name == place.name)
+    }
+
     /// Every place where there may be a registration.
     pub fn places(self) -> impl Iterator<Item = RegistrationPlace> {
         self.current.map(|current| current.place).into_iter().chain(self.former)

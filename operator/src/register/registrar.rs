@@ -1,8 +1,9 @@
 //! What is asked of Genesys Cloud for one route, and what is remembered of the answers.
 //!
 //! A call is made only when something is to be changed, or when the last look is older than five minutes. An answer
-//! that was lost is found again by the registration's name. After a failure a route waits, longer each time and for
-//! itself alone.
+//! that was lost is found again by the registration's name; that none is found counts only when the creation cannot be
+//! carried out any more, also when it was asked for by an operator that has died since. After a failure a route waits,
+//! longer each time and for itself alone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -24,8 +25,8 @@ const VERIFY_EVERY: Duration = Duration::from_secs(300);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
 /// How often a name is looked up and what it finds deleted before the server is not believed.
 const REMOVAL_ROUNDS: usize = 3;
-/// How long after a creation that was not answered a registration may still come of it.
-const LATE_CREATION: Duration = Duration::from_secs(60);
+/// How long after a creation that was not answered a registration may still come of it, unless somebody knows better.
+pub const LATE_CREATION: Duration = Duration::from_secs(60);
 /// The wait after a failure that does not pass by itself.
 const PERMANENT_RETRY: Duration = Duration::from_secs(60);
 
@@ -35,9 +36,10 @@ pub struct Registrar {
     memory: Mutex<HashMap<String, Memory>>,
     /// The APIs that do not heed the name when they list: what one route has found out, the others need not pay for.
     long_lists: Mutex<HashSet<String>>,
+    late_creation: Duration,
 }
 
-/// What is remembered of one route, by its uid. All of it can be found again after a restart.
+/// What is remembered of one route, by its uid. All of it can be found again, or waited for, after a restart.
 #[derive(Default)]
 struct Memory {
     /// How each place was last reached: a route that is deleted together with its Secrets can still be deregistered.
@@ -48,9 +50,42 @@ struct Memory {
     failed: Option<(Attempt, Failed)>,
     /// Removals that failed.
     left: Vec<(Removal, Failed)>,
-    /// The name of the last registration whose creation was not answered, and until when it may still come.
-    unanswered: Option<(String, Instant)>,
+    /// What may still come of creations at the places that this process has to do with.
+    creations: HashMap<PlaceName, Option<Unanswered>>,
     secret_drift: SecretDrift,
+}
+
+impl Memory {
+    /// What may still come of creations at a place. One without an id that this process has not begun was left by another
+    /// operator, perhaps in the middle of a creation.
+    fn unanswered(&mut self, place: &PlaceName, has_id: bool, late_creation: Duration) -> Option<Unanswered> {
+        if has_id && !self.creations.contains_key(place) {
+            return None;
+        }
+        let inherited = || Some(Unanswered { creations: 1, until: Instant::now() + late_creation });
+        *self.creations.entry(place.clone()).or_insert_with(inherited)
+    }
+}
+
+/// The API of a place, and the registration's name there.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct PlaceName {
+    api_url: String,
+    name: String,
+}
+
+impl From<&RegistrationPlace> for PlaceName {
+    fn from(place: &RegistrationPlace) -> Self {
+        Self { api_url: place.api_url.clone(), name: place.name.clone() }
+    }
+}
+
+/// Creations that nobody has heard the end of.
+#[derive(Clone, Copy)]
+struct Unanswered {
+    creations: usize,
+    /// When none of them can be carried out any more.
+    until: Instant,
 }
 
 /// A client of one API that has worked.
@@ -230,7 +265,20 @@ pub enum Change {
 impl Registrar {
     /// Starts with nothing remembered.
     pub fn new(genesys: Genesys) -> Self {
-        Self { genesys, memory: Mutex::default(), long_lists: Mutex::default() }
+        let (memory, long_lists) = Default::default();
+        Self { genesys, memory, long_lists, late_creation: LATE_CREATION }
+    }
+
+    /// Waits so long for what may come of a creation that was not answered.
+    #[must_use]
+    pub fn with_late_creation(self, late_creation: Duration) -> Self {
+        Self { late_creation, ..self }
+    }
+
+    /// This process has written down a place that nobody has had to do with before: nothing can come there but what it
+    /// will ask for itself.
+    pub fn begin(&self, uid: &str, place: &RegistrationPlace) {
+        self.lock().entry(uid.to_owned()).or_default().creations.entry(place.into()).or_insert(None);
     }
 
     /// Brings the registration in line with the model.
@@ -265,13 +313,14 @@ impl Registrar {
             Err(failure) => return Outcome::Failed(self.failed(&model.uid, attempt, failure)),
         };
         let same = verified.as_ref().filter(|verified| verified.attempt.fingerprint == attempt.fingerprint);
-        let look_up = LookUp {
-            id: known.id.or(same.map(|verified| verified.registration.id.as_str())),
-            by_name: match &verified {
-                Some(verified) => verified.is_cheap_to_list,
-                None => !self.long_lists().contains(&attempt.fingerprint.api),
-            },
+        let id = known.id.or(same.map(|verified| verified.registration.id.as_str()));
+        let place = place_name(model);
+        let unanswered = self.unanswered(&model.uid, &place, id.is_some());
+        let is_cheap_to_list = match &verified {
+            Some(verified) => verified.is_cheap_to_list,
+            None => !self.long_lists().contains(&attempt.fingerprint.api),
         };
+        let look_up = LookUp { id, by_name: is_cheap_to_list || unanswered.is_some() };
         let result = match ensure_at(&account, &desired, look_up, secret_is_there).await {
             Err(GenesysError::Unsupported { .. }) => {
                 // Whoever sends wrong signatures must not have one registration after the other made.
@@ -282,7 +331,13 @@ impl Registrar {
         };
         match result {
             Ok(ensured) => {
-                let trusted_for = jittered(VERIFY_EVERY);
+                let late = unanswered.filter(|unanswered| {
+                    // What was found came of a creation; what was created now did not come of those before.
+                    let found = usize::from(ensured.change != Some(Change::Created));
+                    now < unanswered.until && found < unanswered.creations
+                });
+                self.set_unanswered(&model.uid, place, late);
+                let trusted_for = late.map_or_else(|| jittered(VERIFY_EVERY), |late| late.until - now);
                 self.succeeded(&model.uid, account, &ensured, attempt, now + trusted_for);
                 Outcome::Registered {
                     trusted_for,
@@ -300,9 +355,9 @@ impl Registrar {
             }) if stands => self.postpone(&model.uid, attempt, wait),
             Err(error) => {
                 if error.may_have_created() {
-                    let until = Instant::now() + LATE_CREATION;
-                    self.lock().entry(model.uid.clone()).or_default().unanswered =
-                        Some((desired.name, until));
+                    let creations = unanswered.map_or(0, |before| before.creations) + 1;
+                    let until = Instant::now() + self.late_creation;
+                    self.set_unanswered(&model.uid, place, Some(Unanswered { creations, until }));
                 }
                 Outcome::Failed(self.failed(&model.uid, attempt, failure_of(&error)))
             }
@@ -327,14 +382,21 @@ impl Registrar {
     ) -> Result<(), Failure> {
         let account = self.way_to(uid, place, access).await?;
         let now = Instant::now();
-        remove_at(&account, place, keep).await.map_err(|error| failure_of(&error))?;
-        let memory = self.lock();
-        match memory.get(uid).and_then(|memory| memory.unanswered.as_ref()) {
-            Some((name, until)) if *name == place.name && now < *until => {
-                Err(Failure::creation_unanswered(place, *until - now))
+        let found = remove_at(&account, place, keep).await.map_err(|error| failure_of(&error))?;
+        match self.unanswered(uid, &place.into(), place.id.is_some()) {
+            Some(late) if now < late.until && found < late.creations => {
+                Err(Failure::creation_unanswered(place, late.until - now))
             }
             _ => Ok(()),
         }
+    }
+
+    fn unanswered(&self, uid: &str, place: &PlaceName, has_id: bool) -> Option<Unanswered> {
+        self.lock().entry(uid.to_owned()).or_default().unanswered(place, has_id, self.late_creation)
+    }
+
+    fn set_unanswered(&self, uid: &str, place: PlaceName, unanswered: Option<Unanswered>) {
+        self.lock().entry(uid.to_owned()).or_default().creations.insert(place, unanswered);
     }
 
     /// A client that is sure to see the registration at this place, if there is one.
@@ -683,13 +745,14 @@ async fn sees(account: &Account, place: &RegistrationPlace) -> Result<bool, Gene
 }
 
 /// The known one, then what the name finds, until the server itself says that there is none: one that cannot delete
-/// may answer 404, too.
+/// may answer 404, too. Gives how many were found that were not known.
 async fn remove_at(
     account: &Account,
     place: &RegistrationPlace,
     keep: Option<&str>,
-) -> Result<(), GenesysError> {
+) -> Result<usize, GenesysError> {
     let is_to_go = |id: &&str| Some(*id) != keep;
+    let mut found = HashSet::new();
     if let Some(id) = place.id.as_deref().filter(is_to_go) {
         account.delete(id).await?;
     }
@@ -698,10 +761,13 @@ async fn remove_at(
         let left: Vec<_> =
             listing.registrations.iter().map(|left| left.id.as_str()).filter(is_to_go).collect();
         if left.is_empty() {
-            return Ok(());
+            return Ok(found.len());
         }
         for id in left {
             account.delete(id).await?;
+            if place.id.as_deref() != Some(id) {
+                found.insert(id.to_owned());
+            }
         }
     }
     Err(account.still_listed(&place.name))
@@ -716,6 +782,11 @@ fn desired(model: &Model, secret: &SecretString) -> DesiredRegistration {
         event_types: model.registration.event_types.iter().cloned().collect(),
         retry_policy: model.registration.retry_policy.clone(),
     }
+}
+
+fn place_name(model: &Model) -> PlaceName {
+    let api_url = model.registration.api.url.as_str().trim_end_matches('/').to_owned();
+    PlaceName { api_url, name: model.registration.name.clone() }
 }
 
 /// How the API that the model describes is called.

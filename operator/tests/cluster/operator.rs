@@ -10,6 +10,7 @@ use presenceroute_operator::controller::{self, ControllerError, Settings, Shared
 use presenceroute_operator::genesys::Genesys;
 use presenceroute_operator::leader::Mandate;
 use presenceroute_operator::metrics::Metrics;
+use presenceroute_operator::register::LATE_CREATION;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -36,6 +37,7 @@ impl Operator {
                     pull_policy: "Never".into(),
                 },
                 secret_grace: Duration::from_secs(1),
+                late_creation: LATE_CREATION,
             },
             genesys: Genesys::new(),
             neighbours: Neighbours::of(1),

@@ -240,6 +240,76 @@ async fn a_creation_that_was_not_answered_is_looked_for_until_it_cannot_come_any
     assert_eq!(ids(&organisation).len(), 0);
 }
 
+/// A creation by an operator that died before it was answered, and is carried out when the test says so.
+async fn creation_under_way(organisation: &Organisation) -> Route {
+    let mut route = Route::new(organisation, "one");
+    let fault = json!({"cutConnection": "before"});
+    organisation.set_faults(json!([{"match": {"method": "POST", "path": "/api/v2/analytics"}, "do": fault}]));
+    route.look(&registrar(organisation)).await.unwrap_err();
+    organisation.set_faults(json!([]));
+    route
+}
+
+#[tokio::test]
+async fn what_an_operator_before_this_one_asked_for_and_comes_late_is_found_within_a_minute() {
+    let organisation = open_organisation().await;
+    let mut route = creation_under_way(&organisation).await;
+    let restarted = registrar(&organisation);
+    let Registered { registration, change, trusted_for, .. } = route.look(&restarted).await.unwrap();
+    assert_eq!(change, Some(Change::Created));
+    assert!(trusted_for < Duration::from_secs(61), "{trusted_for:?}");
+    organisation.account().create(&named("presence/one")).await.unwrap();
+    later(trusted_for + Duration::from_secs(1)).await;
+    let Registered { trusted_for, .. } = route.look(&restarted).await.unwrap();
+    assert_eq!(ids(&organisation), [registration.id]);
+    assert!(trusted_for >= Duration::from_secs(300), "from now on it is a route as any: {trusted_for:?}");
+}
+
+#[tokio::test]
+async fn it_is_found_too_where_a_listing_is_dear() {
+    let organisation = open_organisation().await;
+    let mut route = creation_under_way(&organisation).await;
+    let restarted = registrar(&organisation);
+    let page = json!({"status": 200, "body": {"entities": [], "pageCount": 3}});
+    organisation.set_faults(json!([{"match": {"method": "GET"}, "do": page}]));
+    let id = route.look(&restarted).await.unwrap().registration.id;
+    organisation.set_faults(json!([]));
+    organisation.account().create(&named("presence/one")).await.unwrap();
+    later(Duration::from_secs(61)).await;
+    route.look(&restarted).await.unwrap();
+    assert_eq!(ids(&organisation), [id]);
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_what_an_operator_before_this_one_may_have_asked_for() {
+    let organisation = open_organisation().await;
+    let route = creation_under_way(&organisation).await;
+    let restarted = registrar(&organisation);
+    let failure = route.deregister(&restarted).await.unwrap_err();
+    assert_eq!(failure.reason, "CreationUnanswered");
+    organisation.account().create(&named("presence/one")).await.unwrap();
+    later(failure.retry_in + Duration::from_secs(1)).await;
+    route.deregister(&restarted).await.unwrap();
+    assert_eq!(ids(&organisation).len(), 0);
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_nothing_where_every_creation_was_answered_or_found() {
+    let organisation = open_organisation().await;
+    let mut route = Route::new(&organisation, "one");
+    let registrar = registrar(&organisation);
+    organisation.set_faults(json!([{"match": {"path": "/api/v2/oauth/token"}, "do": {"status": 401}}]));
+    route.look(&registrar).await.unwrap_err();
+    organisation.set_faults(json!([]));
+    assert_eq!(route.record.id(), None);
+    route.deregister(&registrar).await.unwrap();
+
+    let route = creation_under_way(&organisation).await;
+    organisation.account().create(&named("presence/one")).await.unwrap();
+    route.deregister(&self::registrar(&organisation)).await.unwrap();
+    assert_eq!(ids(&organisation).len(), 0);
+}
+
 #[tokio::test]
 async fn a_restarted_operator_finds_by_its_name_what_the_last_one_did_not_hear_of() {
     for fault in [json!({"cutConnection": "after"}), json!({"garbage": true}), json!({"noId": true})] {

@@ -97,6 +97,9 @@ spec:
         secret_drifted: bool,
     ) -> Result<Registered, Failure> {
         let wanted = self.wanted();
+        if !self.record.knows(&wanted.place) {
+            registrar.begin(&self.uid(), &wanted.place);
+        }
         self.record = self.record.clone().moved_to(&wanted);
         let secret = SecretString::from(self.signing_secret.as_str());
         match registrar.ensure(&self.model(), &secret, self.known(secret_drifted)).await {
