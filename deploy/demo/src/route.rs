@@ -220,6 +220,6 @@ async fn register(registrar: &Registrar, model: &Model, id: Option<&str>) -> Res
     match registrar.ensure(model, secret, Known { id, ..Known::default() }).await {
         Outcome::Registered { registration, .. } => Ok(registration.id),
         Outcome::Postponed(_) => Err("the registration is not looked at yet".into()),
-        Outcome::Failed(failure) => Err(failure.message.into()),
+        Outcome::Failed(failure) | Outcome::Contested(failure) => Err(failure.message.into()),
     }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -44,8 +45,10 @@ use crate::validate::{Model, validate};
 
 pub use place::Record;
 pub use questions::Questions;
-pub use registrar::{Change, Failure, Known, LATE_CREATION, Outcome, Registrar};
+pub use registrar::{Change, Failure, Known, LATE_CREATION, Outcome, Registrar, Spare};
 
+/// What [`crate::genesys::GenesysError::Contested`] is called in a condition.
+const CONTESTED: &str = "Contested";
 /// How long a first registration waits for the Service to lead to a relay.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a rotation waits for relay pods that are starting. One that never starts must not stop it.
@@ -112,7 +115,11 @@ pub(crate) async fn register(
     if is_first && !service_leads_to_a_relay(&scene.model, context).await {
         return Ok(waiting("waits for the Service to lead to a relay pod", Some(LIVE_POLL)));
     }
-    let moved = record.clone().moved_to(&wanted);
+    let contested = last_report(route, context).is_some_and(|report| report.reason == CONTESTED);
+    let moved = match contested {
+        true => record.clone().without_lost(&wanted).moved_to(&wanted),
+        false => record.clone().moved_to(&wanted),
+    };
     if moved != record {
         // Since this reconcile began, another route may have written down that it has it.
         if let Some(Rival::Claims(_)) = rival(route, context) {
@@ -126,12 +133,15 @@ pub(crate) async fn register(
     hold(route, context).await?;
 
     let drift = Drift::observe(scene, relays, registered, context);
-    let in_order = moved.is_in_order(&wanted) && was_registered(route, context);
+    let in_order = moved.is_in_order(&wanted)
+        && last_report(route, context).is_some_and(|report| report.status == "True");
     let asked = Box::new(Asked { wanted, secret, record: moved, drift });
     let (registrar, model) = (Arc::clone(&context.registrar), Arc::clone(&scene.model));
     let question = async move {
         let known = Known {
             id: asked.record.id(),
+            url: asked.record.current.as_ref().map(|current| current.url.as_str()),
+            contested,
             confirmed: asked.record.confirms(&asked.wanted),
             in_order,
             secret_registered: registered,
@@ -198,6 +208,10 @@ async fn hear(
     let Asked { wanted, secret, record, drift } = asked;
     match outcome {
         Outcome::Failed(failure) => Ok(RegistrationFacts::Failed(failure)),
+        Outcome::Contested(failure) => {
+            remember(route, &record.disowned(), context).await?;
+            Ok(RegistrationFacts::Failed(failure))
+        }
         Outcome::Postponed(wait) => {
             Ok(RegistrationFacts::Postponed(drift.look_again().map_or(wait, |again| again.min(wait))))
         }
@@ -257,10 +271,10 @@ fn key_of(route: &PresenceRoute) -> RouteKey {
     RouteKey { namespace: route.namespace().unwrap_or_default(), name: route.name_any() }
 }
 
-/// Whether the last that was reported of the registration is good.
-fn was_registered(route: &PresenceRoute, context: &Context) -> bool {
-    let status = context.ledger.status(route).unwrap_or_default();
-    status.conditions.iter().any(|condition| condition.type_ == "Registered" && condition.status == "True")
+/// The condition Registered as it was last reported.
+fn last_report(route: &PresenceRoute, context: &Context) -> Option<Condition> {
+    let conditions = context.ledger.status(route).unwrap_or_default().conditions;
+    conditions.into_iter().find(|condition| condition.type_ == "Registered")
 }
 
 /// Writes down where a registration may be from now on.
@@ -342,7 +356,8 @@ async fn clear_former(
         let message = format!("{} could not be removed: {}", former(place), failure.message);
         Failure { message, ..failure }
     };
-    let question = removals(route, record.former.clone(), record.id(), context).await?.map(Answer::Cleared);
+    let question =
+        removals(route, record.former.clone(), record.id(), Vec::new(), context).await?.map(Answer::Cleared);
     let failures = match context.questions.ask(&key_of(route), &uid, question).await {
         Some(Answer::Cleared(results)) => {
             strike(&mut record, &results, route, context).await;
@@ -367,11 +382,13 @@ async fn clear_former(
     })
 }
 
-/// The question whether these places are free now, but for the registration that is to be kept.
+/// The question whether these places are free now, but for the registration that is to be kept, and for those that are
+/// found by their name and call none of these URLs, where there are any.
 async fn removals(
     route: &PresenceRoute,
     places: impl IntoIterator<Item = RegistrationPlace>,
     keep: Option<&str>,
+    urls: Vec<String>,
     context: &Context,
 ) -> Result<BoxFuture<'static, Vec<Removal>>, ReconcileError> {
     let namespace = route.namespace().unwrap_or_default();
@@ -392,7 +409,8 @@ async fn removals(
     let keep = keep.map(str::to_owned);
     let removals = async move {
         for (place, access) in accessible {
-            let result = registrar.clear(&uid, &place, access, keep.as_deref()).await;
+            let spare = Spare { id: keep.as_deref(), but_for_urls: &urls };
+            let result = registrar.clear(&uid, &place, access, spare).await;
             removals.push((place, result));
         }
         removals
@@ -512,7 +530,10 @@ pub(crate) async fn deregister(route: &PresenceRoute, context: &Context) -> Resu
                 Ok(places) => places,
                 Err(failure) => return stay(route, context, failure).await,
             };
-            let removals = removals(route, places, None, context).await?;
+            // Another cluster may have a registration of the same name.
+            let registered = Record::read(context.ledger.status(route)).current.map(|current| current.url);
+            let urls = registered.into_iter().chain([route.spec.endpoint.url.clone()]).collect();
+            let removals = removals(route, places, None, urls, context).await?;
             let question = removals.map(|removals| {
                 let failures = removals.into_iter().filter_map(|(_, result)| result.err());
                 Answer::Deregistered(joined(failures.collect()))

@@ -31,6 +31,24 @@ impl Record {
         self.current.as_ref()?.place.id.as_deref()
     }
 
+    /// The record once it is known that the registration of this name is somebody else's. Without its id it is removed
+    /// only if it calls the route's URL.
+    #[must_use]
+    pub fn disowned(mut self) -> Self {
+        if let Some(current) = &mut self.current {
+            current.place.id = None;
+        }
+        self
+    }
+
+    /// The record of a route whose registration somebody else has, once the spec asks for another place: there is nothing
+    /// of the route's to be removed.
+    #[must_use]
+    pub fn without_lost(mut self, wanted: &RegistrationStatus) -> Self {
+        self.current = self.current.filter(|current| is_same(&current.place, &wanted.place));
+        self
+    }
+
     /// Whether there may be a registration of this name already, whoever asked for it.
     pub fn knows(&self, place: &RegistrationPlace) -> bool {
         let current = self.current.iter().map(|current| &current.place);

@@ -50,6 +50,9 @@ struct Memory {
     failed: Option<(Attempt, Failed)>,
     /// Removals that failed.
     left: Vec<(Removal, Failed)>,
+    /// What the registration called at the last look, if that was neither what the spec asks for nor what it called
+    /// before.
+    foreign_url: Option<String>,
     /// What may still come of creations at the places that this process has to do with.
     creations: HashMap<PlaceName, Option<Unanswered>>,
     secret_drift: SecretDrift,
@@ -213,6 +216,10 @@ impl Failure {
 pub struct Known<'k> {
     /// Its id.
     pub id: Option<&'k str>,
+    /// What it was last known to call, or to be going to.
+    pub url: Option<&'k str>,
+    /// Whether somebody else was found to have it, and to take it back.
+    pub contested: bool,
     /// Whether Genesys Cloud has confirmed all that is asked for now, but for the secret.
     pub confirmed: bool,
     /// Whether that was seen there, and what was seen last was good: a look may wait for its turn.
@@ -240,6 +247,8 @@ pub enum Outcome {
     },
     /// It was in order when it was last seen, and is looked at after this time.
     Postponed(Duration),
+    /// Somebody else has the registration of this name: it is not the route's.
+    Contested(Failure),
     /// Not as the spec asks.
     Failed(Failure),
 }
@@ -321,7 +330,12 @@ impl Registrar {
             None => !self.long_lists().contains(&attempt.fingerprint.api),
         };
         let look_up = LookUp { id, by_name: is_cheap_to_list || unanswered.is_some() };
-        let result = match ensure_at(&account, &desired, look_up, secret_is_there).await {
+        let ownership = Ownership {
+            url: known.url,
+            contested: known.contested,
+            foreign_url: self.lock().get(&model.uid).and_then(|memory| memory.foreign_url.clone()),
+        };
+        let result = match ensure_at(&account, &desired, look_up, secret_is_there, &ownership).await {
             Err(GenesysError::Unsupported { .. }) => {
                 // Whoever sends wrong signatures must not have one registration after the other made.
                 let is_as_desired = (known.confirmed || same.is_some()) && known.secret_registered;
@@ -353,6 +367,10 @@ impl Registrar {
                 retry_after: Some(wait),
                 ..
             }) if stands => self.postpone(&model.uid, attempt, wait),
+            Err(error @ GenesysError::Contested { .. }) => {
+                self.set_unanswered(&model.uid, place, unanswered);
+                Outcome::Contested(self.failed(&model.uid, attempt, failure_of(&error)))
+            }
             Err(error) => {
                 if error.may_have_created() {
                     let creations = unanswered.map_or(0, |before| before.creations) + 1;
@@ -378,11 +396,11 @@ impl Registrar {
         uid: &str,
         place: &RegistrationPlace,
         access: Result<Access, SecretProblem>,
-        keep: Option<&str>,
+        spare: Spare<'_>,
     ) -> Result<(), Failure> {
         let account = self.way_to(uid, place, access).await?;
         let now = Instant::now();
-        let found = remove_at(&account, place, keep).await.map_err(|error| failure_of(&error))?;
+        let found = remove_at(&account, place, spare).await.map_err(|error| failure_of(&error))?;
         match self.unanswered(uid, &place.into(), place.id.is_some()) {
             Some(late) if now < late.until && found < late.creations => {
                 Err(Failure::creation_unanswered(place, late.until - now))
@@ -432,7 +450,7 @@ impl Registrar {
         uid: &str,
         place: &RegistrationPlace,
         access: Result<Access, SecretProblem>,
-        keep: Option<&str>,
+        spare: Spare<'_>,
     ) -> Result<(), Failure> {
         let before = {
             let memory = self.lock();
@@ -444,7 +462,7 @@ impl Registrar {
         if let Some(failure) = before.as_ref().and_then(|before| before.still(Instant::now())) {
             return Err(failure);
         }
-        let result = self.remove(uid, place, access.clone(), keep).await;
+        let result = self.remove(uid, place, access.clone(), spare).await;
         let mut memory = self.lock();
         let memory = memory.entry(uid.to_owned()).or_default();
         memory.left.retain(|(removal, _)| removal.place != *place);
@@ -546,6 +564,7 @@ impl Registrar {
         }
         memory.failed = None;
         memory.postponed = None;
+        memory.foreign_url.clone_from(&ensured.foreign_url);
         memory.verified = Some(Verified {
             registration: ensured.registration.clone(),
             verifiable: ensured.verifiable,
@@ -599,6 +618,34 @@ struct Ensured {
     is_cheap_to_list: bool,
     change: Option<Change>,
     secret_sent: bool,
+    /// What it called before, where that was somebody else's.
+    foreign_url: Option<String>,
+}
+
+/// By what the registration of a route is told from somebody else's.
+struct Ownership<'o> {
+    /// What it was last known to call.
+    url: Option<&'o str>,
+    contested: bool,
+    /// What somebody else had it call at the last look.
+    foreign_url: Option<String>,
+}
+
+/// What is not removed from a place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spare<'s> {
+    /// The registration that is to stay.
+    pub id: Option<&'s str>,
+    /// Of those that are found by their name alone, all that call something else. Empty: none.
+    pub but_for_urls: &'s [String],
+}
+
+impl Spare<'_> {
+    fn spares(self, found: &Registration, known_id: Option<&str>) -> bool {
+        let id = Some(found.id.as_str());
+        let is_ours = || id == known_id || self.but_for_urls.iter().any(|url| found.calls(url));
+        id == self.id || !(self.but_for_urls.is_empty() || is_ours())
+    }
 }
 
 /// How a registration is looked for.
@@ -619,14 +666,17 @@ async fn ensure_at(
     desired: &DesiredRegistration,
     look_up: LookUp<'_>,
     secret_is_there: bool,
+    ownership: &Ownership<'_>,
 ) -> Result<Ensured, GenesysError> {
     let Found { registration: found, is_cheap_to_list } = find(account, desired, look_up).await?;
+    let (found, foreign_url) = ownership.judge(found, desired)?;
     let ensured = |registration, change: Option<Change>| Ensured {
         registration,
         verifiable: true,
         is_cheap_to_list,
         secret_sent: change.is_some(),
         change,
+        foreign_url,
     };
     let Some(found) = found else {
         return Ok(ensured(account.create(desired).await?, Some(Change::Created)));
@@ -647,6 +697,33 @@ async fn ensure_at(
         // Deleted between the look and the update.
         None => ensured(account.create(desired).await?, Some(Change::Created)),
     })
+}
+
+impl Ownership<'_> {
+    /// The registration as it was found, if it is the route's or can be, and what it calls, if that is somebody else's.
+    ///
+    /// Somebody may have changed its URL by mistake, or it may be left over from a route of this name: it is given ours.
+    /// Who takes it back is another cluster with a route of the same name, and the two would go on for ever.
+    fn judge(
+        &self,
+        found: Option<Registration>,
+        desired: &DesiredRegistration,
+    ) -> Result<(Option<Registration>, Option<String>), GenesysError> {
+        let Some(found) = found else { return Ok((None, None)) };
+        if found.calls(&desired.url) || self.url.is_some_and(|url| found.calls(url)) {
+            return Ok((Some(found), None));
+        }
+        if !found.name.is_empty() && found.name != desired.name {
+            // Who took it has also given it another name since.
+            return Ok((None, None));
+        }
+        if self.contested || self.foreign_url.as_ref() == Some(&found.url) {
+            let (name, ours) = (desired.name.clone(), desired.url.clone());
+            return Err(GenesysError::Contested { name, theirs: found.url, ours });
+        }
+        let url = found.url.clone();
+        Ok((Some(found), Some(url)))
+    }
 }
 
 /// The one registration of the route; any second one of its name is removed.
@@ -715,6 +792,7 @@ async fn ensure_unverifiable(
         is_cheap_to_list: true,
         secret_sent: change.is_some(),
         change,
+        foreign_url: None,
     })
 }
 
@@ -749,24 +827,24 @@ async fn sees(account: &Account, place: &RegistrationPlace) -> Result<bool, Gene
 async fn remove_at(
     account: &Account,
     place: &RegistrationPlace,
-    keep: Option<&str>,
+    spare: Spare<'_>,
 ) -> Result<usize, GenesysError> {
-    let is_to_go = |id: &&str| Some(*id) != keep;
+    let known_id = place.id.as_deref();
     let mut found = HashSet::new();
-    if let Some(id) = place.id.as_deref().filter(is_to_go) {
+    if let Some(id) = known_id.filter(|id| Some(*id) != spare.id) {
         account.delete(id).await?;
     }
     for _ in 0..REMOVAL_ROUNDS {
         let listing = account.find_by_name(&place.name).await?;
-        let left: Vec<_> =
-            listing.registrations.iter().map(|left| left.id.as_str()).filter(is_to_go).collect();
+        let mut left = listing.registrations;
+        left.retain(|left| !spare.spares(left, known_id));
         if left.is_empty() {
             return Ok(found.len());
         }
-        for id in left {
-            account.delete(id).await?;
-            if place.id.as_deref() != Some(id) {
-                found.insert(id.to_owned());
+        for Registration { id, .. } in left {
+            account.delete(&id).await?;
+            if known_id != Some(id.as_str()) {
+                found.insert(id);
             }
         }
     }
@@ -817,7 +895,11 @@ fn fingerprint(model: &Model, desired: &DesiredRegistration) -> Fingerprint {
 
 fn failure_of(error: &GenesysError) -> Failure {
     // What only a person can mend is asked for rarely; a changed Secret or spec asks at once.
-    let patience = if error.is_permanent() { PERMANENT_RETRY } else { Duration::ZERO };
+    let patience = match error {
+        GenesysError::Contested { .. } => VERIFY_EVERY,
+        error if error.is_permanent() => PERMANENT_RETRY,
+        _ => Duration::ZERO,
+    };
     Failure {
         reason: error.reason(),
         message: error.to_string(),
