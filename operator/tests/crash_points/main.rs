@@ -115,7 +115,8 @@ async fn play(stage: &Stage, table: &mut Table, all: bool, is_wanted: impl Fn(Fl
         return Ok(());
     }
     // As long as it takes, events flow, and none is tried twice: what is refused is lost.
-    let load = stage.deliver("steady", json!({"ratePerSecond": 20})).await?;
+    let Some(asked) = &steady else { return Err("the steady route is gone".into()) };
+    let load = stage.deliver(asked, json!({"ratePerSecond": 20})).await?;
     every_step(stage, table, Flow::Rotate, &mut steady, all).await?;
     let summary = load.end().await;
     summary.ensure_all_accepted()?;
@@ -282,7 +283,7 @@ async fn secret_drift(stage: &Stage, steady: &Asked) -> Outcome {
     stage.change_secret_at_genesys(steady, "by-somebody-at-genesys").await?;
     let began = Instant::now();
     loop {
-        let tried = stage.deliver(&steady.name, json!({"count": 3})).await?.finished().await;
+        let tried = stage.deliver(steady, json!({"count": 3})).await?.finished().await;
         if tried.ensure_all_accepted().is_ok() {
             break;
         }

@@ -368,10 +368,10 @@ impl Stage {
     }
 
     /// Delivers events to the route's registration.
-    pub(crate) async fn deliver(&self, name: &str, mut plan: Value) -> Outcome<Load> {
-        plan["registration"] = json!(format!("{}/{name}", self.namespace));
+    pub(crate) async fn deliver(&self, asked: &Asked, mut plan: Value) -> Outcome<Load> {
+        plan["registration"] = json!(format!("{}/{}", self.namespace, asked.name));
         let plan = serde_json::from_value(plan)?;
-        Ok(Load(self.organisations[0].simulator.deliver(plan)?))
+        Ok(Load(self.organisations[asked.organisation].simulator.deliver(plan)?))
     }
 
     /// Whether the route tells of it.
