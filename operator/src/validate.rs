@@ -100,7 +100,7 @@ pub struct RegistrationModel {
     pub name: String,
     /// Whether events are to flow.
     pub enabled: bool,
-    /// The event types, There is at least one.
+    /// The event types. There is at least one.
     pub event_types: BTreeSet<String>,
     /// Genesys Cloud's retries.
     pub retry_policy: RetryPolicy,
@@ -167,8 +167,11 @@ pub enum SpecProblem {
          event types only"
     )]
     EventTypes(String),
-    /// A route that no subscribed event can match.
-    #[error("spec.genesys.eventTypes: {0:?} has a wildcard; list exact event types")]
+    /// A subscription to more than one event type.
+    #[error(
+        "spec.genesys.eventTypes: {0:?} has a wildcard, and Genesys Cloud subscribes to exact event types only; list \
+         them one by one"
+    )]
     SubscribedWildcard(String),
     /// A Kafka property that is the relay's own.
     #[error("spec.kafka.properties: {name:?} cannot be set: {reason}")]

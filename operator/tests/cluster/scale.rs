@@ -83,7 +83,7 @@ fn difference(later: &BTreeMap<String, i64>, earlier: &BTreeMap<String, i64>) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it takes a quarter of an hour"]
+#[ignore = "a measurement of seven minutes"]
 async fn a_thousand_routes() {
     let stage = Stage::alone().await;
     let number = routes_wanted();
