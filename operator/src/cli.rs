@@ -14,7 +14,7 @@ use presenceroute_runtime::log::{self, LogError, LogFormat};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
-use crate::build::RelayImage;
+use crate::build::{Installation, RelayImage};
 use crate::check::{self, CheckArguments};
 use crate::claims::Neighbours;
 use crate::controller::{self, Settings, Shared};
@@ -85,7 +85,7 @@ struct RunArguments {
     /// This pod's uid. The Lease that it holds goes when the pod does, so that nobody waits for a pod that is gone.
     #[arg(long, env = "POD_UID")]
     pod_uid: Option<String>,
-    /// The namespace of the Lease that the replicas compete for.
+    /// This pod's namespace, and that of the Lease that the replicas compete for.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pod_namespace: String,
 }
@@ -211,9 +211,12 @@ async fn lead(
     let shared = Shared {
         client,
         settings: Settings {
-            relay_image: RelayImage {
-                reference: arguments.relay_image,
-                pull_policy: arguments.relay_image_pull_policy,
+            installation: Installation {
+                relay_image: RelayImage {
+                    reference: arguments.relay_image,
+                    pull_policy: arguments.relay_image_pull_policy,
+                },
+                namespace: arguments.pod_namespace,
             },
             secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
             late_creation: Duration::from_secs(arguments.late_creation_seconds),

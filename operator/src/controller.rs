@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use crate::admin::Readiness;
 use crate::api_server::ApiServerError;
 use crate::apply::{self, ApplyError, FIELD_MANAGER};
-use crate::build::{self, BuildError, RelayImage, signing_secret};
+use crate::build::{self, BuildError, Installation, signing_secret};
 use crate::children::{Children, RouteKey};
 use crate::claims::{self, Neighbours, Rival};
 use crate::dereference::dereference;
@@ -60,11 +60,11 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// that waits holds up no other.
 const AT_WORK: usize = 16;
 
-/// What the operator was told when it was installed.
+/// What the operator was told.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The relay pods' image.
-    pub relay_image: RelayImage,
+    /// What shows in the objects that it builds.
+    pub installation: Installation,
     /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one.
     pub secret_grace: Duration,
     /// How long after a creation that Genesys Cloud has not answered a registration may still come of it.
@@ -319,7 +319,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         signing: signing.revision(),
         log_level: model.relay.log_level.as_str(),
     };
-    let objects = build::build(&model, &signing, &context.settings.relay_image)?;
+    let objects = build::build(&model, &signing, &context.settings.installation)?;
     // A Deployment that is held back for want of a Secret is not an orphan.
     let held_back: &[&str] =
         if objects.iter().any(|object| is_kind(object, "Deployment")) { &[] } else { &["Deployment"] };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::Config;
 use presenceroute_operator::admin::Readiness;
-use presenceroute_operator::build::RelayImage;
+use presenceroute_operator::build::{Installation, RelayImage};
 use presenceroute_operator::claims::Neighbours;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
 use presenceroute_operator::genesys::Genesys;
@@ -32,9 +32,12 @@ impl Operator {
         let shared = Shared {
             client: calls.client(config),
             settings: Settings {
-                relay_image: RelayImage {
-                    reference: "presenceroute/relay:none".into(),
-                    pull_policy: "Never".into(),
+                installation: Installation {
+                    relay_image: RelayImage {
+                        reference: "presenceroute/relay:none".into(),
+                        pull_policy: "Never".into(),
+                    },
+                    namespace: "presenceroute-system".into(),
                 },
                 secret_grace: Duration::from_secs(1),
                 late_creation: LATE_CREATION,
