@@ -1,5 +1,6 @@
 //! The command line: `run`, `crd`, `validate`.
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use kube::Client;
 use kube::client::ClientBuilder;
 use presenceroute_runtime::listen::listen;
-use presenceroute_runtime::log::{self, LogError, LogFormat};
+use presenceroute_runtime::log::{self, LogFormat};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
@@ -113,10 +114,16 @@ enum RunError {
 pub async fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Run(arguments) => {
-            if let Err(error) = start_log(&arguments) {
-                return complain(&error.to_string());
-            }
-            match run_controller(*arguments).await {
+            let level = match log::start(&arguments.log_level, arguments.log_format) {
+                Ok(level) => level,
+                Err(error) => return complain(&error.to_string()),
+            };
+            let level_file = arguments.log_level_file.clone();
+            let ended = tokio::select! {
+                ended = run_controller(*arguments) => ended,
+                never = follow(level, level_file) => match never {},
+            };
+            match ended {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     tracing::error!(%error, "the operator stops");
@@ -134,12 +141,12 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn start_log(arguments: &RunArguments) -> Result<(), LogError> {
-    let level = log::start(&arguments.log_level, arguments.log_format)?;
-    if let Some(path) = &arguments.log_level_file {
-        tokio::spawn(level.follow(path.clone()));
+/// Follows the level in the file, where one is named. Nobody waits for its end.
+async fn follow(level: log::Level, file: Option<PathBuf>) -> Infallible {
+    if let Some(path) = file {
+        level.follow(path).await;
     }
-    Ok(())
+    std::future::pending().await
 }
 
 /// For whoever started the program, before there is a log.
