@@ -264,16 +264,24 @@ async fn forget_what_is_gone(context: &Context) {
 /// The API server would not take such an object today; it was stored under another definition. What it had made goes
 /// on as it is.
 async fn tell_unreadable(guarded: &Guarded, error: &str, context: &Context) {
-    if !context.ledger.is_news(&guarded.uid().unwrap_or_default(), error) {
+    let is_held = guarded.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    let stays = match guarded.meta().deletion_timestamp {
+        Some(_) if is_held => {
+            "stays, although it is to be deleted, because its registration could not be found"
+        }
+        Some(_) => return,
+        None => "is left as it is",
+    };
+    let note = format!(
+        "it cannot be read and {stays}: {error}; it was stored under another definition of PresenceRoutes: write it as \
+         this one wants it, by kubectl replace"
+    );
+    if !context.ledger.is_news(&guarded.uid().unwrap_or_default(), &note) {
         return;
     }
     let name = guarded.name_any();
     let namespace = guarded.namespace().unwrap_or_default();
     tracing::warn!(%namespace, %name, error, "a PresenceRoute cannot be read");
-    let note = format!(
-        "it cannot be read and is left as it is: {error}; it was stored under another definition of PresenceRoutes: \
-         write it as this one wants it, by kubectl replace"
-    );
     publish(guarded, context, EventType::Warning, "Unreadable", &note).await;
 }
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps,
 };
-use kube::Api;
-use serde_json::json;
+use kube::api::DynamicObject;
+use kube::{Api, ResourceExt};
+use presenceroute_operator::controller::FINALIZER;
+use serde_json::{Value, json};
 
 use crate::stage::{DEFINITION, Stage, definition, is_established, until};
 
@@ -32,23 +34,35 @@ async fn redefine(stage: &Stage, definition: CustomResourceDefinition) {
     is_established(&stage.client, DEFINITION).await;
 }
 
+/// As `kubectl replace` does.
+async fn replace(stage: &Stage, object: Value) {
+    let mut object: DynamicObject = serde_json::from_value(object).unwrap();
+    let name = object.name_any();
+    let live = stage.get("PresenceRoute", &name).await.unwrap();
+    object.metadata.resource_version = live.metadata.resource_version;
+    object.metadata.finalizers = live.metadata.finalizers;
+    stage.objects("PresenceRoute").replace(&name, &Default::default(), &object).await.unwrap();
+}
+
 /// Alone, because the definition is everybody's.
 #[tokio::test]
 async fn a_route_of_an_older_definition_stops_nothing_else() {
     let stage = Stage::alone().await;
     redefine(&stage, looser()).await;
-    let broken = json!({
-        "apiVersion": "presenceroute.io/v1alpha1", "kind": "PresenceRoute",
-        "metadata": {"name": "broken"},
-        "spec": {"routes": "all of them", "relay": {"replicas": 1, "logLevel": 7}},
-    });
-    until("the API server takes it", Duration::from_secs(10), async || {
-        stage
-            .objects("PresenceRoute")
-            .create(&Default::default(), &serde_json::from_value(broken.clone()).unwrap())
-            .await
-    })
-    .await;
+    for (name, finalizers) in [("broken", vec![]), ("leaving", vec![FINALIZER])] {
+        let broken = json!({
+            "apiVersion": "presenceroute.io/v1alpha1", "kind": "PresenceRoute",
+            "metadata": {"name": name, "finalizers": finalizers},
+            "spec": {"routes": "all of them", "relay": {"replicas": 1, "logLevel": 7}},
+        });
+        until("the API server takes it", Duration::from_secs(10), async || {
+            stage
+                .objects("PresenceRoute")
+                .create(&Default::default(), &serde_json::from_value(broken.clone()).unwrap())
+                .await
+        })
+        .await;
+    }
     redefine(&stage, definition()).await;
 
     let operator = stage.operator().await;
@@ -67,12 +81,28 @@ async fn a_route_of_an_older_definition_stops_nothing_else() {
         assert!(!names.into_iter().any(|name| name.starts_with("broken")), "{kind}");
     }
 
+    // One that is to be deleted, and that an operator once held, says why it stays.
+    stage.delete("PresenceRoute", "leaving").await;
+    until("an event says why it stays", Duration::from_secs(10), async || {
+        let notes: Vec<_> =
+            stage.events("leaving").await.into_iter().filter_map(|event| event.message).collect();
+        if notes.iter().any(|note| note.contains("stays, although it is to be deleted")) {
+            Ok(())
+        } else {
+            Err(notes)
+        }
+    })
+    .await;
+    let mut written_anew = stage.route("leaving");
+    written_anew["spec"]["deletionPolicy"] = json!("Retain");
+    replace(&stage, written_anew).await;
+    until("it is gone", Duration::from_secs(10), async || {
+        stage.get("PresenceRoute", "leaving").await.map_or(Ok(()), Err)
+    })
+    .await;
+
     // It is repaired, and comes up.
-    let mut repaired = stage.route("broken");
-    repaired["metadata"]["resourceVersion"] =
-        json!(stage.get("PresenceRoute", "broken").await.unwrap().metadata.resource_version);
-    let repaired = serde_json::from_value(repaired).unwrap();
-    stage.objects("PresenceRoute").replace("broken", &Default::default(), &repaired).await.unwrap();
+    replace(&stage, stage.route("broken")).await;
     stage.is_ready("broken").await;
     assert_eq!(
         stage
