@@ -18,7 +18,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
@@ -294,7 +294,7 @@ async fn hold(route: &PresenceRoute, context: &Context) -> Result<(), ReconcileE
     if route.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         return Ok(());
     }
-    set_finalizers(route, context, &[FINALIZER]).await.map_err(kubernetes("add the finalizer"))
+    set_finalizers(route, context, &[FINALIZER]).await.map(drop).map_err(kubernetes("add the finalizer"))
 }
 
 /// Records that Genesys Cloud signs with the secret, before anything is done because of it.
@@ -604,15 +604,39 @@ async fn let_go(route: &PresenceRoute, context: &Context) -> Result<Action, Reco
     match set_finalizers(route, context, &[]).await {
         // Somebody else let it go.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-        other => other.map_err(kubernetes("remove the finalizer"))?,
+        answer => {
+            let left = answer.map_err(kubernetes("remove the finalizer"))?;
+            take_finalizer(left, context).await.map_err(kubernetes("remove the finalizer"))?;
+        }
     }
     context.registrar.forget(&uid);
     context.ledger.forget(&uid);
     Ok(Action::await_change())
 }
 
+/// Takes our finalizer away where somebody else has written it, as whoever restores an object from a backup does: it is
+/// theirs then, and server-side apply leaves it.
+async fn take_finalizer(
+    left: PartialObjectMeta<PresenceRoute>,
+    context: &Context,
+) -> Result<(), kube::Error> {
+    let (ours, others): (Vec<_>, Vec<_>) =
+        left.finalizers().iter().partition(|finalizer| *finalizer == FINALIZER);
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let api: Api<PresenceRoute> =
+        Api::namespaced(context.client.clone(), &left.namespace().unwrap_or_default());
+    let patch = json!({"metadata": {"resourceVersion": left.resource_version(), "finalizers": others}});
+    api.patch_metadata(&left.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
 /// Server-side apply owns just our entry of the list. The uid keeps it from making a new object of the same name.
-async fn set_finalizers(route: &PresenceRoute, context: &Context, ours: &[&str]) -> Result<(), kube::Error> {
+async fn set_finalizers(
+    route: &PresenceRoute,
+    context: &Context,
+    ours: &[&str],
+) -> Result<PartialObjectMeta<PresenceRoute>, kube::Error> {
     let api: Api<PresenceRoute> =
         Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
     let patch = json!({
@@ -621,5 +645,5 @@ async fn set_finalizers(route: &PresenceRoute, context: &Context, ours: &[&str])
         "metadata": {"uid": route.uid(), "finalizers": ours},
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch_metadata(&route.name_any(), &parameters, &Patch::Apply(patch)).await.map(drop)
+    api.patch_metadata(&route.name_any(), &parameters, &Patch::Apply(patch)).await
 }

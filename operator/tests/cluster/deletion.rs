@@ -69,6 +69,25 @@ async fn deleting_takes_the_registration_and_all_children_away() {
 }
 
 #[tokio::test]
+async fn a_route_that_was_restored_with_its_finalizer_can_be_deleted() {
+    let stage = Stage::new().await;
+    let mut restored = stage.route("restored");
+    restored["metadata"]["finalizers"] = json!([FINALIZER, "example.com/of-somebody-else"]);
+    stage.apply(restored).await;
+    let operator = stage.operator().await;
+    stage.is_ready("restored").await;
+    stage.delete("PresenceRoute", "restored").await;
+    until("its own finalizer is gone, and no other", Duration::from_secs(10), async || {
+        let finalizers = stage.get("PresenceRoute", "restored").await.unwrap().finalizers().to_vec();
+        if finalizers == ["example.com/of-somebody-else"] { Ok(()) } else { Err(finalizers) }
+    })
+    .await;
+    assert!(stage.simulator.registrations().is_empty());
+    stage.patch("PresenceRoute", "restored", json!({"metadata": {"finalizers": null}})).await;
+    stage.end(operator).await;
+}
+
+#[tokio::test]
 async fn suspending_disables_the_registration_and_keeps_the_pods() {
     let stage = Stage::new().await;
     stage.apply(stage.route("resting")).await;
