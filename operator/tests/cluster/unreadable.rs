@@ -49,20 +49,18 @@ async fn replace(stage: &Stage, object: Value) {
 async fn a_route_of_an_older_definition_stops_nothing_else() {
     let stage = Stage::alone().await;
     redefine(&stage, looser()).await;
-    for (name, finalizers) in [("broken", vec![]), ("leaving", vec![FINALIZER])] {
-        let broken = json!({
-            "apiVersion": "presenceroute.io/v1alpha1", "kind": "PresenceRoute",
-            "metadata": {"name": name, "finalizers": finalizers},
-            "spec": {"routes": "all of them", "relay": {"replicas": 1, "logLevel": 7}},
-        });
-        until("the API server takes it", Duration::from_secs(10), async || {
-            stage
-                .objects("PresenceRoute")
-                .create(&Default::default(), &serde_json::from_value(broken.clone()).unwrap())
-                .await
-        })
-        .await;
-    }
+    let broken = json!({
+        "apiVersion": "presenceroute.io/v1alpha1", "kind": "PresenceRoute",
+        "metadata": {"name": "broken"},
+        "spec": {"routes": "all of them", "relay": {"replicas": 1, "logLevel": 7}},
+    });
+    until("the API server takes it", Duration::from_secs(10), async || {
+        stage
+            .objects("PresenceRoute")
+            .create(&Default::default(), &serde_json::from_value(broken.clone()).unwrap())
+            .await
+    })
+    .await;
     redefine(&stage, definition()).await;
 
     let operator = stage.operator().await;
@@ -80,26 +78,6 @@ async fn a_route_of_an_older_definition_stops_nothing_else() {
         let names = stage.list(kind).await.into_iter().filter_map(|object| object.metadata.name);
         assert!(!names.into_iter().any(|name| name.starts_with("broken")), "{kind}");
     }
-
-    // One that is to be deleted, and that an operator once held, says why it stays.
-    stage.delete("PresenceRoute", "leaving").await;
-    until("an event says why it stays", Duration::from_secs(10), async || {
-        let notes: Vec<_> =
-            stage.events("leaving").await.into_iter().filter_map(|event| event.message).collect();
-        if notes.iter().any(|note| note.contains("stays, although it is to be deleted")) {
-            Ok(())
-        } else {
-            Err(notes)
-        }
-    })
-    .await;
-    let mut written_anew = stage.route("leaving");
-    written_anew["spec"]["deletionPolicy"] = json!("Retain");
-    replace(&stage, written_anew).await;
-    until("it is gone", Duration::from_secs(10), async || {
-        stage.get("PresenceRoute", "leaving").await.map_or(Ok(()), Err)
-    })
-    .await;
 
     // It is repaired, and comes up.
     replace(&stage, stage.route("broken")).await;
@@ -140,4 +118,34 @@ async fn an_unknown_field_is_pruned_or_refused_but_never_half_applied() {
         "a refused one changes nothing"
     );
     stage.leave().await;
+}
+
+#[tokio::test]
+async fn one_that_is_to_be_deleted_says_why_it_stays() {
+    let stage = Stage::new().await;
+    let mut route = stage.route("leaving");
+    route["metadata"]["finalizers"] = json!([FINALIZER]);
+    // The definition has no bound for it, and the operator's number is a smaller one.
+    let preference = json!({"weight": 3_000_000_000_u64, "preference": {}});
+    route["spec"]["relay"]["affinity"] =
+        json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preference]}});
+    stage.apply(route).await;
+    let operator = stage.operator().await;
+    let is_said = async |words: &str| {
+        until("an event says so", Duration::from_secs(10), async || {
+            let notes: Vec<_> =
+                stage.events("leaving").await.into_iter().filter_map(|event| event.message).collect();
+            if notes.iter().any(|note| note.contains(words)) { Ok(()) } else { Err(notes) }
+        })
+        .await;
+    };
+    is_said("is left as it is").await;
+    stage.delete("PresenceRoute", "leaving").await;
+    is_said("stays, although it is to be deleted").await;
+
+    let mut written_anew = stage.route("leaving");
+    written_anew["spec"]["deletionPolicy"] = json!("Retain");
+    replace(&stage, written_anew).await;
+    stage.is_empty().await;
+    stage.end(operator).await;
 }
