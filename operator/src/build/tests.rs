@@ -140,6 +140,14 @@ async fn relay_pods_fulfil_the_restricted_pod_security_standard_and_have_no_toke
 }
 
 #[tokio::test]
+async fn relays_look_for_the_signature_in_the_header_that_the_route_names() {
+    let named = "region: mypurecloud.ie, api: {signatureHeader: X-Signature}";
+    let manifest = manifest(&defaults()).replace("region: mypurecloud.ie", named);
+    let model = validated(&manifest).await.unwrap();
+    assert_eq!(model.config.signature_header, "X-Signature");
+}
+
+#[tokio::test]
 async fn no_secret_is_in_anything_but_a_secret() {
     for object in objects(&defaults()).await {
         let text = serde_json::to_string(&object).unwrap();
