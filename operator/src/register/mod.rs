@@ -43,7 +43,7 @@ use crate::relays::Relays;
 use crate::status::{self, RegistrationFacts};
 use crate::validate::{Model, validate};
 
-pub use place::Record;
+pub use place::{Place, Record};
 pub use questions::Questions;
 pub use registrar::{Change, Failure, Known, LATE_CREATION, Outcome, Registrar, Spare};
 
@@ -356,8 +356,8 @@ async fn clear_former(
         let message = format!("{} could not be removed: {}", former(place), failure.message);
         Failure { message, ..failure }
     };
-    let question =
-        removals(route, record.former.clone(), record.id(), Vec::new(), context).await?.map(Answer::Cleared);
+    let places = record.former.iter().cloned().map(Place::from);
+    let question = removals(route, places, record.id(), context).await?.map(Answer::Cleared);
     let failures = match context.questions.ask(&key_of(route), &uid, question).await {
         Some(Answer::Cleared(results)) => {
             strike(&mut record, &results, route, context).await;
@@ -382,13 +382,11 @@ async fn clear_former(
     })
 }
 
-/// The question whether these places are free now, but for the registration that is to be kept, and for those that are
-/// found by their name and call none of these URLs, where there are any.
+/// The question whether these places are free now, but for the registration that is to be kept.
 async fn removals(
     route: &PresenceRoute,
-    places: impl IntoIterator<Item = RegistrationPlace>,
+    places: impl IntoIterator<Item = Place>,
     keep: Option<&str>,
-    urls: Vec<String>,
     context: &Context,
 ) -> Result<BoxFuture<'static, Vec<Removal>>, ReconcileError> {
     let namespace = route.namespace().unwrap_or_default();
@@ -396,19 +394,19 @@ async fn removals(
     let others = context.neighbours.routes();
     let mut accessible = Vec::new();
     let mut removals = Vec::new();
-    for place in places {
+    for Place { place, urls } in places {
         // Two that claimed the same registration at the same moment may both have it in their records.
         if claims::is_anothers(route, &place, others.iter().filter_map(|other| other.0.as_ref().ok())) {
             removals.push((place, Ok(())));
             continue;
         }
         let access = access(&place, &secrets).await.map_err(kubernetes("read the Secrets"))?;
-        accessible.push((place, access));
+        accessible.push((place, urls, access));
     }
     let (registrar, uid) = (Arc::clone(&context.registrar), route.uid().unwrap_or_default());
     let keep = keep.map(str::to_owned);
     let removals = async move {
-        for (place, access) in accessible {
+        for (place, urls, access) in accessible {
             let spare = Spare { id: keep.as_deref(), but_for_urls: &urls };
             let result = registrar.clear(&uid, &place, access, spare).await;
             removals.push((place, result));
@@ -530,10 +528,7 @@ pub(crate) async fn deregister(route: &PresenceRoute, context: &Context) -> Resu
                 Ok(places) => places,
                 Err(failure) => return stay(route, context, failure).await,
             };
-            // Another cluster may have a registration of the same name.
-            let registered = Record::read(context.ledger.status(route)).current.map(|current| current.url);
-            let urls = registered.into_iter().chain([route.spec.endpoint.url.clone()]).collect();
-            let removals = removals(route, places, None, urls, context).await?;
+            let removals = removals(route, places, None, context).await?;
             let question = removals.map(|removals| {
                 let failures = removals.into_iter().filter_map(|(_, result)| result.err());
                 Answer::Deregistered(joined(failures.collect()))
@@ -558,8 +553,9 @@ pub(crate) async fn deregister(route: &PresenceRoute, context: &Context) -> Resu
 async fn places(
     route: &PresenceRoute,
     context: &Context,
-) -> Result<Result<Vec<RegistrationPlace>, Failure>, ReconcileError> {
-    let recorded: Vec<_> = Record::read(context.ledger.status(route)).places().collect();
+) -> Result<Result<Vec<Place>, Failure>, ReconcileError> {
+    let url = &route.spec.endpoint.url;
+    let recorded: Vec<_> = Record::read(context.ledger.status(route)).places(url).collect();
     if !recorded.is_empty() {
         return Ok(Ok(recorded));
     }
@@ -573,7 +569,10 @@ async fn places(
             Err(Failure::invalid(problems.join("; ")))
         }
         Ok(model) => match &model.registration.oauth_client {
-            Ok(client) => Ok(vec![place::wanted(&model, &route.spec.genesys, client).place]),
+            Ok(client) => {
+                let place = place::wanted(&model, &route.spec.genesys, client).place;
+                Ok(vec![Place { place, urls: vec![url.clone()] }])
+            }
             Err(problem) => Err(Failure::unresolved(problem)),
         },
     })

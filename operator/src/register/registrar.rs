@@ -91,6 +91,17 @@ struct Unanswered {
     until: Instant,
 }
 
+impl Unanswered {
+    /// What may still come after a look that began at `now`. What it has found by its name came of one of the creations;
+    /// what was known before, or is created now, did not.
+    fn after(self, ensured: &Ensured, known_id: Option<&str>, now: Instant) -> Option<Self> {
+        let is_other =
+            ensured.change == Some(Change::Created) || known_id == Some(ensured.registration.id.as_str());
+        let creations = self.creations.saturating_sub(usize::from(!is_other));
+        (now < self.until && creations > 0).then_some(Self { creations, ..self })
+    }
+}
+
 /// A client of one API that has worked.
 struct Way {
     client_id: String,
@@ -230,6 +241,18 @@ pub struct Known<'k> {
     pub secret_drifted: bool,
 }
 
+impl Known<'_> {
+    fn secret_is_there(self) -> bool {
+        self.secret_registered && !self.secret_drifted
+    }
+
+    /// Whether nothing speaks against what was seen last. What was said of a route that has been unwell meanwhile must be
+    /// said anew.
+    fn stands(self) -> bool {
+        self.in_order && self.secret_is_there()
+    }
+}
+
 /// How a route stands at Genesys Cloud.
 pub enum Outcome {
     /// As the spec asks.
@@ -295,10 +318,7 @@ impl Registrar {
         let desired = desired(model, secret);
         let attempt = Attempt { fingerprint: fingerprint(model, &desired), access: access(model) };
         let now = Instant::now();
-        let secret_is_there = known.secret_registered && !known.secret_drifted;
-        // What was said of a route that has been unwell meanwhile must be said anew.
-        let stands = known.in_order && secret_is_there;
-        let verified = match self.last_look(&model.uid, &attempt, secret_is_there, stands, now) {
+        let verified = match self.last_look(&model.uid, &attempt, known, now) {
             Look::Enough(verified) => {
                 return Outcome::Registered {
                     registration: verified.registration,
@@ -311,16 +331,29 @@ impl Registrar {
             Look::TooSoon(failure) => return Outcome::Failed(failure),
             Look::Later(wait) => return Outcome::Postponed(wait),
             // All routes at once would use up the calls of a minute, and keep those waiting that have changed.
-            Look::First if stands => {
+            Look::First if known.stands() => {
                 return self.postpone(&model.uid, attempt, somewhere_in(VERIFY_EVERY));
             }
             Look::First => None,
             Look::Due(verified) => verified,
         };
-        let account = match self.account(&attempt.access) {
-            Ok(account) => account,
-            Err(failure) => return Outcome::Failed(self.failed(&model.uid, attempt, failure)),
-        };
+        match self.account(&attempt.access) {
+            Ok(account) => self.look(model, known, account, desired, attempt, verified).await,
+            Err(failure) => Outcome::Failed(self.failed(&model.uid, attempt, failure)),
+        }
+    }
+
+    /// Asks Genesys Cloud, brings what there is in line, and remembers it.
+    async fn look(
+        &self,
+        model: &Model,
+        known: Known<'_>,
+        account: Account,
+        desired: DesiredRegistration,
+        attempt: Attempt,
+        verified: Option<Verified>,
+    ) -> Outcome {
+        let now = Instant::now();
         let same = verified.as_ref().filter(|verified| verified.attempt.fingerprint == attempt.fingerprint);
         let id = known.id.or(same.map(|verified| verified.registration.id.as_str()));
         let place = place_name(model);
@@ -335,21 +368,17 @@ impl Registrar {
             contested: known.contested,
             foreign_url: self.lock().get(&model.uid).and_then(|memory| memory.foreign_url.clone()),
         };
-        let result = match ensure_at(&account, &desired, look_up, secret_is_there, &ownership).await {
+        let result = match ensure_at(&account, &desired, look_up, known.secret_is_there(), &ownership).await {
             Err(GenesysError::Unsupported { .. }) => {
                 // Whoever sends wrong signatures must not have one registration after the other made.
                 let is_as_desired = (known.confirmed || same.is_some()) && known.secret_registered;
-                ensure_unverifiable(&account, &desired, look_up.id, is_as_desired).await
+                ensure_unverifiable(&account, &desired, id, is_as_desired).await
             }
             other => other,
         };
         match result {
             Ok(ensured) => {
-                let late = unanswered.filter(|unanswered| {
-                    // What was found came of a creation; what was created now did not come of those before.
-                    let found = usize::from(ensured.change != Some(Change::Created));
-                    now < unanswered.until && found < unanswered.creations
-                });
+                let late = unanswered.and_then(|unanswered| unanswered.after(&ensured, id, now));
                 self.set_unanswered(&model.uid, place, late);
                 let trusted_for = late.map_or_else(|| jittered(VERIFY_EVERY), |late| late.until - now);
                 self.succeeded(&model.uid, account, &ensured, attempt, now + trusted_for);
@@ -366,7 +395,7 @@ impl Registrar {
                 cause: LimitedBy::Budget(_) | LimitedBy::Earlier,
                 retry_after: Some(wait),
                 ..
-            }) if stands => self.postpone(&model.uid, attempt, wait),
+            }) if known.stands() => self.postpone(&model.uid, attempt, wait),
             Err(error @ GenesysError::Contested { .. }) => {
                 self.set_unanswered(&model.uid, place, unanswered);
                 Outcome::Contested(self.failed(&model.uid, attempt, failure_of(&error)))
@@ -517,14 +546,7 @@ impl Registrar {
         self.genesys.account(access.clone()).map_err(|error| failure_of(&error))
     }
 
-    fn last_look(
-        &self,
-        uid: &str,
-        attempt: &Attempt,
-        secret_is_there: bool,
-        stands: bool,
-        now: Instant,
-    ) -> Look {
+    fn last_look(&self, uid: &str, attempt: &Attempt, known: Known<'_>, now: Instant) -> Look {
         let memory = self.lock();
         let Some(memory) = memory.get(uid) else { return Look::First };
         if let Some((attempted, failed)) = &memory.failed
@@ -534,13 +556,15 @@ impl Registrar {
             return Look::TooSoon(failure);
         }
         match &memory.verified {
-            Some(verified) if verified.attempt == *attempt && secret_is_there && now < verified.due => {
+            Some(verified)
+                if verified.attempt == *attempt && known.secret_is_there() && now < verified.due =>
+            {
                 return Look::Enough(verified.clone());
             }
             _ => {}
         }
         match (&memory.postponed, &memory.verified, &memory.failed) {
-            (Some((postponed, until)), _, _) if postponed == attempt && stands && now < *until => {
+            (Some((postponed, until)), _, _) if postponed == attempt && known.stands() && now < *until => {
                 Look::Later(*until - now)
             }
             (None, None, None) => Look::First,

@@ -351,6 +351,9 @@ async fn what_an_operator_before_this_one_asked_for_and_comes_late_is_found_with
     let Registered { registration, change, trusted_for, .. } = route.look(&restarted).await.unwrap();
     assert_eq!(change, Some(Change::Created));
     assert!(trusted_for < Duration::from_secs(61), "{trusted_for:?}");
+    // That what is known is found meanwhile accounts for nothing.
+    route.object.spec.genesys.event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
+    route.look(&restarted).await.unwrap();
     organisation.account().create(&of_route_one()).await.unwrap();
     later(trusted_for + Duration::from_secs(1)).await;
     let Registered { trusted_for, .. } = route.look(&restarted).await.unwrap();

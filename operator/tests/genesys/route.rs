@@ -7,7 +7,7 @@ use presenceroute_crds::status::{RegistrationPlace, RegistrationStatus};
 use presenceroute_operator::dereference::{OAuthClient, References};
 use presenceroute_operator::genesys::{Access, Registration};
 use presenceroute_operator::register::place::wanted;
-use presenceroute_operator::register::{Change, Failure, Known, Outcome, Record, Registrar, Spare};
+use presenceroute_operator::register::{Change, Failure, Known, Outcome, Place, Record, Registrar, Spare};
 use presenceroute_operator::validate::{Model, validate};
 use secrecy::SecretString;
 
@@ -159,8 +159,7 @@ spec:
 
     /// Removes the registration, as the deletion of the route does.
     pub(crate) async fn deregister(&self, registrar: &Registrar) -> Result<(), Failure> {
-        let urls = [self.object.spec.endpoint.url.clone()];
-        for place in self.record.clone().places() {
+        for Place { place, urls } in self.record.clone().places(&self.object.spec.endpoint.url) {
             self.clear(registrar, &place, Spare { id: None, but_for_urls: &urls }).await?;
         }
         Ok(())
