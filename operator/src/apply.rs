@@ -1,8 +1,8 @@
 //! The fourth step: the cluster is made to hold exactly the objects that were built.
 //!
 //! Server-side apply with one field manager; an object that already says what it should is not written. Others may add
-//! fields of their own, but not to what selects pods, nor to what relays mount ([`whole_fields`]). What carries the route's
-//! label and is not wanted any more is deleted.
+//! fields of their own, but not to what selects pods, nor to what relays mount ([`whole_fields`]). What carries the
+//! route's label and is not wanted any more is deleted.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;

@@ -276,12 +276,13 @@ async fn check_document(
             // No API server is asked, so that none can fail to answer.
             let Ok(references) = dereference(&admitted.spec, &source).await else { return None };
             let genesys = here.child("genesys");
-            report.findings.extend(admitted.spec.genesys.region.iter().filter(|region| !is_known(region)).map(
-                |region| {
-                    let message = format!("{region:?} is no region that is known here; check its spelling, or let it be if it is new");
+            report.findings.extend(
+                admitted.spec.genesys.region.iter().filter(|region| !is_known(region)).map(|region| {
+                    let message =
+                        format!("{region:?} is no known region; check its spelling, unless it is a new one");
                     finding(Severity::Warning, Judge::Operator, &genesys.child("region"), message)
-                },
-            ));
+                }),
+            );
             match validate(&admitted, references) {
                 Err(problems) => report.findings.extend(problems.iter().map(|problem| {
                     finding(Severity::Error, Judge::Operator, &problem.field(), problem.cause())

@@ -69,7 +69,12 @@ struct RunArguments {
     #[arg(long, env = "PRESENCEROUTE_SECRET_GRACE_SECONDS", default_value_t = 300)]
     secret_grace_seconds: u64,
     /// For how many seconds a registration may still come of a creation that Genesys Cloud has not answered.
-    #[arg(long, env = "PRESENCEROUTE_LATE_CREATION_SECONDS", default_value_t = LATE_CREATION.as_secs())]
+    #[arg(
+        long,
+        env = "PRESENCEROUTE_LATE_CREATION_SECONDS",
+        default_value_t = LATE_CREATION.as_secs(),
+        value_parser = clap::value_parser!(u64).range(..=86_400)
+    )]
     late_creation_seconds: u64,
     /// How the log is written.
     #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text")]

@@ -297,8 +297,7 @@ pub enum Change {
 impl Registrar {
     /// Starts with nothing remembered.
     pub fn new(genesys: Genesys) -> Self {
-        let (memory, long_lists) = Default::default();
-        Self { genesys, memory, long_lists, late_creation: LATE_CREATION }
+        Self { genesys, memory: Mutex::default(), long_lists: Mutex::default(), late_creation: LATE_CREATION }
     }
 
     /// Waits so long for what may come of a creation that was not answered.

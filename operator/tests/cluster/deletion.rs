@@ -25,12 +25,15 @@ async fn deleting_while_genesys_is_down_waits_and_says_why_until_retain_lets_go(
     })
     .await;
     assert!(message.contains("spec.deletionPolicy to Retain"), "{message}");
-    let events = stage.events("stuck").await;
-    assert!(
-        events.iter().any(|event| event.type_.as_deref() == Some("Warning")
-            && event.message.as_deref().is_some_and(|note| note.contains("deletionPolicy"))),
-        "{events:#?}"
-    );
+    until("an event says so, too", Duration::from_secs(10), async || {
+        let events = stage.events("stuck").await;
+        let is_told = events.iter().any(|event| {
+            event.type_.as_deref() == Some("Warning")
+                && event.message.as_deref().is_some_and(|note| note.contains("deletionPolicy"))
+        });
+        if is_told { Ok(()) } else { Err(events) }
+    })
+    .await;
     let route = stage.routes().get("stuck").await.unwrap();
     assert!(route.finalizers().iter().any(|finalizer| finalizer == FINALIZER));
     assert_eq!(stage.simulator.registrations().len(), 1);

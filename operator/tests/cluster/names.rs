@@ -68,7 +68,7 @@ async fn a_route_whose_registration_another_cluster_takes_again_says_so_and_leav
     stage.apply(stage.route("contested")).await;
     let operator = stage.operator().await;
     stage.is_ready("contested").await;
-    let id = stage.simulator.registrations()[0].id.clone();
+    let id = stage.simulator.registrations()[0].id;
     let subscribe = |event_types| json!({"spec": {"genesys": {"eventTypes": event_types}}});
 
     take_registration(&stage, THEIRS).await;
@@ -87,7 +87,7 @@ async fn a_route_whose_registration_another_cluster_takes_again_says_so_and_leav
     stage.delete("PresenceRoute", "contested").await;
     stage.is_empty().await;
     let left = stage.simulator.registrations();
-    assert_eq!((left.len(), &left[0].id, left[0].url.as_str()), (1, &id, THEIRS));
+    assert_eq!((left.len(), left[0].id, left[0].url.as_str()), (1, id, THEIRS));
     stage.end(operator).await;
 }
 
