@@ -54,7 +54,7 @@ pub struct RegistrationStatus {
     pub event_types: Vec<String>,
     /// Genesys Cloud's own retries of a delivery.
     pub retry_policy: RetryPolicy,
-    /// When Genesys Cloud last confirmed all of this.
+    /// Since when Genesys Cloud confirms all of this. It is looked at every five minutes, which is not written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_verified_time: Option<Time>,
 }

@@ -1,7 +1,8 @@
 //! The fourth step: the cluster is made to hold exactly the objects that were built.
 //!
-//! Server-side apply with one field manager; an object that already says what it should is not written. What carries
-//! the route's label and is not wanted any more is deleted.
+//! Server-side apply with one field manager; an object that already says what it should is not written. Others may add
+//! fields of their own, but not to what selects pods, nor to what relays mount ([`whole_fields`]). What carries the
+//! route's label and is not wanted any more is deleted.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -125,7 +126,7 @@ pub async fn write(client: &Client, children: &Children, object: DynamicObject) 
 }
 
 fn is(object: &DynamicObject, resource: &ApiResource, name: &str) -> bool {
-    object.types.as_ref().is_some_and(|types| types.kind == resource.kind) && object.name_any() == name
+    kind(object) == resource.kind && object.name_any() == name
 }
 
 async fn apply_one(
@@ -139,18 +140,38 @@ async fn apply_one(
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
     tracing::debug!(kind = resource.kind, %namespace, %name, "applying");
-    let answer = api
-        .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
-        .await
-        .map_err(|error| match error {
-            // It was there when the operator began to watch it.
-            kube::Error::Api(status) if status.code == 404 && *resource == http_route::api_resource() => {
-                ApplyError::NoGatewayApi
-            }
-            error => ApplyError::Apply { kind: resource.kind.clone(), name, source: error.into() },
-        })?;
+    let refused = |error| match error {
+        // It was there when the operator began to watch it.
+        kube::Error::Api(status) if status.code == 404 && *resource == http_route::api_resource() => {
+            ApplyError::NoGatewayApi
+        }
+        error => ApplyError::Apply { kind: resource.kind.clone(), name: name.clone(), source: error.into() },
+    };
+    let parameters = PatchParams::apply(FIELD_MANAGER);
+    let mut answer = api.patch(&name, &parameters.force(), &Patch::Apply(object)).await.map_err(refused)?;
+    if let Some(removal) = removal_of_added_data(&answer, object) {
+        tracing::warn!(kind = resource.kind, %namespace, %name, "removing the data that somebody has added");
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        answer = api.patch(&name, &parameters, &Patch::Merge(removal)).await.map_err(refused)?;
+    }
     children.wrote(answer, content_hash);
     Ok(())
+}
+
+/// A patch that removes what somebody has added to the data that relays mount. Server-side apply leaves the keys of
+/// others in a map; the other fields that are ours whole are atomic, and it replaces them.
+fn removal_of_added_data(live: &DynamicObject, wanted: &DynamicObject) -> Option<Value> {
+    let mut removal = serde_json::Map::new();
+    for field in data_fields(wanted) {
+        let Some(Value::Object(data)) = live.data.get(field) else { continue };
+        let is_ours = |key: &str| wanted.data.get(field).is_some_and(|data| data.get(key).is_some());
+        let added = data.keys().filter(|key| !is_ours(key));
+        let added: serde_json::Map<_, _> = added.map(|key| (key.clone(), Value::Null)).collect();
+        if !added.is_empty() {
+            removal.insert((*field).to_owned(), added.into());
+        }
+    }
+    (!removal.is_empty()).then(|| removal.into())
 }
 
 async fn delete_one(client: &Client, namespace: &str, leftover: &Leftover<'_>) -> Result<(), ApplyError> {
@@ -181,8 +202,30 @@ fn with_content_hash(mut object: DynamicObject) -> (DynamicObject, String) {
     (object, digest)
 }
 
-/// Whether the live object says everything that the wanted one says. It may say more: defaults, other managers'
-/// fields.
+/// The fields whose keys become files in relay pods: a key that is added to the signing secrets would be one more.
+fn data_fields(object: &DynamicObject) -> &'static [&'static str] {
+    match kind(object) {
+        "ConfigMap" => &["data", "binaryData"],
+        "Secret" => &["data"],
+        _ => &[],
+    }
+}
+
+/// The fields that nobody may add anything to.
+fn whole_fields(object: &DynamicObject) -> &'static [&'static str] {
+    match kind(object) {
+        "Service" | "PodDisruptionBudget" => &["spec/selector"],
+        "NetworkPolicy" => &["spec"],
+        _ => data_fields(object),
+    }
+}
+
+fn kind(object: &DynamicObject) -> &str {
+    object.types.as_ref().map(|types| types.kind.as_str()).unwrap_or_default()
+}
+
+/// Whether the live object says everything that the wanted one says. It may say more, defaults and other managers'
+/// fields, but for the fields that are ours whole.
 fn says(live: &DynamicObject, wanted: &DynamicObject) -> bool {
     let metadata = &live.metadata;
     let wanted_metadata = &wanted.metadata;
@@ -196,6 +239,10 @@ fn says(live: &DynamicObject, wanted: &DynamicObject) -> bool {
         && contains(&metadata.annotations, &wanted_metadata.annotations)
         && metadata.owner_references == wanted_metadata.owner_references
         && includes(&live.data, &wanted.data)
+        && whole_fields(wanted).iter().all(|field| {
+            let place = format!("/{field}");
+            adds_nothing(live.data.pointer(&place), wanted.data.pointer(&place))
+        })
 }
 
 fn includes(live: &Value, wanted: &Value) -> bool {
@@ -213,6 +260,21 @@ fn includes(live: &Value, wanted: &Value) -> bool {
                 && wanted.iter().all(|value| live.iter().any(|found| includes(found, value)))
         }
         (live, wanted) => live == wanted,
+    }
+}
+
+/// Whether the live value, which [`includes`] the wanted one, has no field that it lacks. An empty one counts, too: to a
+/// NetworkPolicy, every namespace is something else than no namespace.
+fn adds_nothing(live: Option<&Value>, wanted: Option<&Value>) -> bool {
+    match (live, wanted) {
+        (None, _) => true,
+        (Some(Value::Object(live)), Some(Value::Object(wanted))) => {
+            live.iter().all(|(key, value)| adds_nothing(Some(value), wanted.get(key)))
+        }
+        (Some(Value::Array(live)), Some(Value::Array(wanted))) => live.iter().all(|value| {
+            wanted.iter().any(|item| includes(value, item) && adds_nothing(Some(value), Some(item)))
+        }),
+        (Some(_), wanted) => wanted.is_some(),
     }
 }
 
@@ -260,5 +322,65 @@ mod tests {
     fn an_item_more_in_a_list_is_a_difference() {
         let live = json!({"ingress": [{"from": [{"podSelector": {}}, {"ipBlock": {"cidr": "0.0.0.0/0"}}]}]});
         assert!(!includes(&live, &json!({"ingress": [{"from": [{"podSelector": {}}]}]})));
+    }
+
+    fn object(kind: &str, content: &Value) -> DynamicObject {
+        let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "one"}});
+        object.as_object_mut().unwrap().extend(content.as_object().unwrap().clone());
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_key_that_somebody_adds_to_what_is_ours_whole_is_a_difference() {
+        let policy =
+            |peer: Value| json!({"spec": {"ingress": [{"from": [peer]}], "policyTypes": ["Ingress"]}});
+        let table = [
+            ("Secret", json!({"data": {"a": "eA=="}}), json!({"data": {"a": "eA==", "b": "eQ=="}})),
+            (
+                "ConfigMap",
+                json!({"data": {"a": "x"}}),
+                json!({"data": {"a": "x"}, "binaryData": {"b": "eQ=="}}),
+            ),
+            (
+                "Service",
+                json!({"spec": {"selector": {"a": "x"}}}),
+                json!({"spec": {"selector": {"a": "x", "b": "y"}}}),
+            ),
+            (
+                "PodDisruptionBudget",
+                json!({"spec": {"selector": {"matchLabels": {"a": "x"}}}}),
+                json!({"spec": {"selector": {"matchLabels": {"a": "x", "b": "y"}}}}),
+            ),
+            (
+                "NetworkPolicy",
+                policy(json!({"podSelector": {"matchLabels": {"a": "x"}}})),
+                policy(json!({"podSelector": {"matchLabels": {"a": "x"}}, "namespaceSelector": {}})),
+            ),
+        ];
+        for (kind, wanted, added) in table {
+            let (wanted, added) = (object(kind, &wanted), object(kind, &added));
+            assert!(says(&wanted, &wanted), "{kind}");
+            assert!(!says(&added, &wanted), "{kind}");
+        }
+    }
+
+    #[test]
+    fn defaults_beside_what_is_ours_whole_and_empty_values_that_the_server_leaves_out_are_no_difference() {
+        let wanted = object("Service", &json!({"spec": {"selector": {"a": "x"}}}));
+        let live = object("Service", &json!({"spec": {"selector": {"a": "x"}, "clusterIP": "10.0.0.1"}}));
+        assert!(says(&live, &wanted));
+        let wanted =
+            object("NetworkPolicy", &json!({"spec": {"ingress": [{"from": [], "ports": [{"port": 1}]}]}}));
+        let live = object("NetworkPolicy", &json!({"spec": {"ingress": [{"ports": [{"port": 1}]}]}}));
+        assert!(says(&live, &wanted));
+    }
+
+    #[test]
+    fn data_that_somebody_has_added_is_removed_key_by_key_and_nothing_else() {
+        let wanted = object("ConfigMap", &json!({"data": {"a": "x"}}));
+        let live = object("ConfigMap", &json!({"data": {"a": "x", "b": "y"}, "binaryData": {"c": "eQ=="}}));
+        let removal = json!({"data": {"b": null}, "binaryData": {"c": null}});
+        assert_eq!(removal_of_added_data(&live, &wanted), Some(removal));
+        assert_eq!(removal_of_added_data(&wanted, &wanted), None);
     }
 }

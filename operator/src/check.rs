@@ -11,12 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
 use presenceroute_crds::PresenceRoute;
 use serde::Serialize;
 
 use crate::admission::admit;
+use crate::claims::common_claims;
 use crate::dereference::{SecretProblem, SecretSource, dereference};
 use crate::field::FieldPath;
+use crate::genesys::region::is_known;
 use crate::manifest::{Document, Manifest, Place};
 use crate::validate::validate;
 
@@ -177,24 +180,71 @@ async fn check_texts(texts: &[(String, String)], report: &mut Report) {
             }),
         }
     }
-    for (file, documents) in manifests {
+    let mut admitted: Vec<(&str, PresenceRoute)> = Vec::new();
+    for (file, documents) in &manifests {
         for document in documents {
-            check_document(file, &document, &secrets, report).await;
+            let Some(route) = check_document(file, document, &secrets, report).await else { continue };
+            for (other_file, other) in &admitted {
+                check_claims(file, document, &route, other_file, other, report);
+            }
+            admitted.push((file, route));
         }
     }
 }
 
-async fn check_document(file: &str, document: &Document, secrets: &Secrets, report: &mut Report) {
-    let (namespace, name) = (document.text("/metadata/namespace"), document.text("/metadata/name"));
-    let route = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
-    let finding = |severity, by, field: &FieldPath, message: String| Finding {
+/// Finds what two routes claim both. The same route twice is one, in two states of it.
+fn check_claims(
+    file: &str,
+    document: &Document,
+    route: &PresenceRoute,
+    other_file: &str,
+    other: &PresenceRoute,
+    report: &mut Report,
+) {
+    if (route.namespace(), route.name_any()) == (other.namespace(), other.name_any()) {
+        return;
+    }
+    report.findings.extend(common_claims(route, other).iter().map(|field| {
+        let whose = named(&other.namespace().unwrap_or_default(), &other.name_any());
+        let message =
+            format!("PresenceRoute {whose:?} in {other_file} claims the same; change one of the two");
+        finding(file, document, Severity::Error, Judge::Operator, field, message)
+    }));
+}
+
+fn named(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+fn finding(
+    file: &str,
+    document: &Document,
+    severity: Severity,
+    by: Judge,
+    field: &FieldPath,
+    message: String,
+) -> Finding {
+    Finding {
         file: file.to_owned(),
         place: Some(document.place(field)),
         severity,
         by,
-        route: route.clone(),
+        route: named(document.text("/metadata/namespace"), document.text("/metadata/name")),
         field: field.to_string(),
         message,
+    }
+}
+
+/// Checks one route by itself, and gives it as the API server would store it, if it would.
+async fn check_document(
+    file: &str,
+    document: &Document,
+    secrets: &Secrets,
+    report: &mut Report,
+) -> Option<PresenceRoute> {
+    let (namespace, name) = (document.text("/metadata/namespace"), document.text("/metadata/name"));
+    let finding = |severity, by, field: &FieldPath, message: String| {
+        finding(file, document, severity, by, field, message)
     };
     let mut checked = CheckedRoute {
         file: file.to_owned(),
@@ -204,6 +254,7 @@ async fn check_document(file: &str, document: &Document, secrets: &Secrets, repo
         revision: None,
         routes: None,
     };
+    let mut stored = None;
     match admit(document.value()) {
         Err(refusals) => report.findings.extend(
             refusals
@@ -218,12 +269,20 @@ async fn check_document(file: &str, document: &Document, secrets: &Secrets, repo
                     // The API server takes what the schema leaves open, such as a number that is too large.
                     report.findings.push(finding(Severity::Error, Judge::Operator, &here, cause.to_string()));
                     report.routes.push(checked);
-                    return;
+                    return None;
                 }
             };
             let source = SecretsOf { secrets, namespace: admitted.metadata.namespace.clone() };
             // No API server is asked, so that none can fail to answer.
-            let Ok(references) = dereference(&admitted.spec, &source).await else { return };
+            let Ok(references) = dereference(&admitted.spec, &source).await else { return None };
+            let genesys = here.child("genesys");
+            report.findings.extend(
+                admitted.spec.genesys.region.iter().filter(|region| !is_known(region)).map(|region| {
+                    let message =
+                        format!("{region:?} is no known region; check its spelling, unless it is a new one");
+                    finding(Severity::Warning, Judge::Operator, &genesys.child("region"), message)
+                }),
+            );
             match validate(&admitted, references) {
                 Err(problems) => report.findings.extend(problems.iter().map(|problem| {
                     finding(Severity::Error, Judge::Operator, &problem.field(), problem.cause())
@@ -241,9 +300,11 @@ async fn check_document(file: &str, document: &Document, secrets: &Secrets, repo
                     }));
                 }
             }
+            stored = Some(admitted);
         }
     }
     report.routes.push(checked);
+    stored
 }
 
 impl Report {
@@ -434,6 +495,39 @@ spec:
         let report = report(&[&format!("{wrong}---\n{RIGHT}---\nkind: Service\n---\n{wrong}")]).await;
         assert_eq!(report.findings.len(), 4);
         assert_eq!(report.routes.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn two_routes_that_claim_one_url_or_one_name_are_told_wherever_they_are_written() {
+        let other = RIGHT.replace("name: one,", "name: two,");
+        let report = report(&[RIGHT, &other]).await;
+        assert_eq!(report.exit_code(), 1);
+        assert_eq!(
+            report.findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "1.yaml:6:14: error: PresenceRoute \"presence/two\": spec.endpoint.url: PresenceRoute \"presence/one\" in \
+              0.yaml claims the same; change one of the two"
+            ]
+        );
+        let named = |text: &str, host: &str| {
+            let text = text.replace("mypurecloud.ie,", "mypurecloud.ie, endpointName: shared,");
+            text.replace("presence.example.com", host)
+        };
+        let (one, two) = (named(RIGHT, "one.example.com"), named(&other, "two.example.com"));
+        let finding = &self::report(&[&format!("{one}---\n{two}")]).await.findings[0];
+        assert_eq!(finding.field, "spec.genesys.endpointName");
+        assert_eq!(self::report(&[RIGHT, RIGHT]).await.exit_code(), 0, "it is one route");
+    }
+
+    #[tokio::test]
+    async fn a_region_that_may_be_misspelt_is_a_warning() {
+        let report = report(&[&RIGHT.replace("mypurecloud.ie", "mypurecloud.ei")]).await;
+        assert_eq!(report.exit_code(), 0);
+        let told = report.findings[0].to_string();
+        assert!(
+            told.contains("warning") && told.contains("spec.genesys.region: \"mypurecloud.ei\""),
+            "{told}"
+        );
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use presenceroute_crds::status::RegistrationPlace;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::field::FieldPath;
 use crate::genesys::region;
 
 /// How long the routes of one namespace wait for those of the others to be known, once. A namespace that cannot be
@@ -211,6 +212,16 @@ pub fn rival<'r>(
         }
     }
     leaving
+}
+
+/// The fields in which two routes claim the same, whoever has more right to it.
+pub fn common_claims(one: &PresenceRoute, other: &PresenceRoute) -> Vec<FieldPath> {
+    let spec = FieldPath::default().child("spec");
+    let url = is_same_url(&one.spec.endpoint.url, &other.spec.endpoint.url);
+    let registration = Registration::asked_by(one).is_asked_by(other);
+    let url = url.then(|| spec.child("endpoint").child("url"));
+    let registration = registration.then(|| spec.child("genesys").child("endpointName"));
+    url.into_iter().chain(registration).collect()
 }
 
 /// Whether one of `others` has the registration at this place and asks for it: it is not `route`'s to remove.

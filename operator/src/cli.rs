@@ -1,5 +1,6 @@
 //! The command line: `run`, `crd`, `validate`.
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,17 +11,18 @@ use clap::{Args, Parser, Subcommand};
 use kube::Client;
 use kube::client::ClientBuilder;
 use presenceroute_runtime::listen::listen;
-use presenceroute_runtime::log::{self, LogError, LogFormat};
+use presenceroute_runtime::log::{self, LogFormat};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
-use crate::build::RelayImage;
+use crate::build::{Installation, RelayImage};
 use crate::check::{self, CheckArguments};
 use crate::claims::Neighbours;
 use crate::controller::{self, Settings, Shared};
 use crate::genesys::Genesys;
 use crate::leader::{LEASE_NAME, LeaderElection, Timings};
 use crate::metrics::Metrics;
+use crate::register::LATE_CREATION;
 
 /// How long to wait before the API server is asked again for what is not there yet.
 const DEFINITION_POLL: Duration = Duration::from_secs(2);
@@ -66,6 +68,14 @@ struct RunArguments {
     /// For how many seconds an old signing secret is accepted after Genesys Cloud has confirmed the new one.
     #[arg(long, env = "PRESENCEROUTE_SECRET_GRACE_SECONDS", default_value_t = 300)]
     secret_grace_seconds: u64,
+    /// For how many seconds a registration may still come of a creation that Genesys Cloud has not answered.
+    #[arg(
+        long,
+        env = "PRESENCEROUTE_LATE_CREATION_SECONDS",
+        default_value_t = LATE_CREATION.as_secs(),
+        value_parser = clap::value_parser!(u64).range(..=86_400)
+    )]
+    late_creation_seconds: u64,
     /// How the log is written.
     #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -81,7 +91,7 @@ struct RunArguments {
     /// This pod's uid. The Lease that it holds goes when the pod does, so that nobody waits for a pod that is gone.
     #[arg(long, env = "POD_UID")]
     pod_uid: Option<String>,
-    /// The namespace of the Lease that the replicas compete for.
+    /// This pod's namespace, and that of the Lease that the replicas compete for.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pod_namespace: String,
 }
@@ -109,10 +119,16 @@ enum RunError {
 pub async fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Run(arguments) => {
-            if let Err(error) = start_log(&arguments) {
-                return complain(&error.to_string());
-            }
-            match run_controller(*arguments).await {
+            let level = match log::start(&arguments.log_level, arguments.log_format) {
+                Ok(level) => level,
+                Err(error) => return complain(&error.to_string()),
+            };
+            let level_file = arguments.log_level_file.clone();
+            let ended = tokio::select! {
+                ended = run_controller(*arguments) => ended,
+                never = follow(level, level_file) => match never {},
+            };
+            match ended {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     tracing::error!(%error, "the operator stops");
@@ -130,12 +146,12 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn start_log(arguments: &RunArguments) -> Result<(), LogError> {
-    let level = log::start(&arguments.log_level, arguments.log_format)?;
-    if let Some(path) = &arguments.log_level_file {
-        tokio::spawn(level.follow(path.clone()));
+/// Follows the level in the file, where one is named. Nobody waits for its end.
+async fn follow(level: log::Level, file: Option<PathBuf>) -> Infallible {
+    if let Some(path) = file {
+        level.follow(path).await;
     }
-    Ok(())
+    std::future::pending().await
 }
 
 /// For whoever started the program, before there is a log.
@@ -207,14 +223,19 @@ async fn lead(
     let shared = Shared {
         client,
         settings: Settings {
-            relay_image: RelayImage {
-                reference: arguments.relay_image,
-                pull_policy: arguments.relay_image_pull_policy,
+            installation: Installation {
+                relay_image: RelayImage {
+                    reference: arguments.relay_image,
+                    pull_policy: arguments.relay_image_pull_policy,
+                },
+                namespace: arguments.pod_namespace,
             },
             secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
+            late_creation: Duration::from_secs(arguments.late_creation_seconds),
         },
         genesys: Genesys::new(),
         neighbours: Neighbours::of(namespaces.len()),
+        mandate: leadership.mandate(),
         identity: arguments.pod_name,
         metrics: metrics.clone(),
         readiness,
@@ -223,13 +244,15 @@ async fn lead(
         .into_iter()
         .map(|namespace| controller::run(shared.clone(), namespace, flagged(stopped.clone())));
     let result = tokio::select! {
-        served = futures::future::try_join_all(controllers) => served.map(drop).map_err(RunError::from),
+        // First, so that who was frozen, and led meanwhile no more, does not take up what the watches bring.
+        biased;
         // Reconciles that are under way are dropped: another replica does them again, when the Lease has run out. It is
         // not given back, because what was sent to Genesys Cloud may still be on its way.
         () = leadership.lost() => {
             metrics.leads(false);
             return Err(RunError::LostLeadership);
         }
+        served = futures::future::try_join_all(controllers) => served.map(drop).map_err(RunError::from),
     };
     metrics.leads(false);
     leadership.release().await;

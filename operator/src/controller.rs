@@ -22,11 +22,12 @@ use tokio::sync::Semaphore;
 use crate::admin::Readiness;
 use crate::api_server::ApiServerError;
 use crate::apply::{self, ApplyError, FIELD_MANAGER};
-use crate::build::{self, BuildError, RelayImage, signing_secret};
+use crate::build::{self, BuildError, Installation, signing_secret};
 use crate::children::{Children, RouteKey};
 use crate::claims::{self, Neighbours, Rival};
 use crate::dereference::dereference;
 use crate::genesys::Genesys;
+use crate::leader::Mandate;
 use crate::ledger::{Awaited, Ledger};
 use crate::metrics::Metrics;
 use crate::register::{self, Answer, Failure, Questions, Registrar};
@@ -59,13 +60,15 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// that waits holds up no other.
 const AT_WORK: usize = 16;
 
-/// What the operator was told when it was installed.
+/// What the operator was told.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The relay pods' image.
-    pub relay_image: RelayImage,
+    /// What shows in the objects that it builds.
+    pub installation: Installation,
     /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one.
     pub secret_grace: Duration,
+    /// How long after a creation that Genesys Cloud has not answered a registration may still come of it.
+    pub late_creation: Duration,
 }
 
 /// Why a reconcile could not go through. Every variant is tried again, with backoff.
@@ -135,6 +138,8 @@ pub struct Shared {
     pub genesys: Genesys,
     /// The routes of all namespaces, so that no two of them claim the same.
     pub neighbours: Neighbours,
+    /// Under which reconciles, and calls to Genesys Cloud, are carried out.
+    pub mandate: Mandate,
     /// The operator's name in the events that it writes.
     pub identity: String,
     /// The operator's own metrics.
@@ -150,7 +155,7 @@ pub async fn run(
     namespace: Option<String>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Result<(), ControllerError> {
-    let Shared { client, settings, genesys, neighbours, identity, metrics, readiness } = shared;
+    let Shared { client, settings, genesys, neighbours, mandate, identity, metrics, readiness } = shared;
     let served =
         namespace.as_ref().map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
     let all_objects = format!("all objects of {served} to be listed");
@@ -160,7 +165,7 @@ pub async fn run(
     metrics.show_routes(routes.clone());
     let has_gateway_api = apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)?;
     let (caches, mut wakers) = watches::caches(&scope, &routes, has_gateway_api);
-    let (questions, answered) = Questions::new();
+    let (questions, answered) = Questions::new(mandate.clone());
     wakers.push(answered.map(reference).boxed());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity) };
     let context = Arc::new(Context {
@@ -169,7 +174,7 @@ pub async fn run(
         relays: RelayReader::new(caches.pods).map_err(ControllerError::Http)?,
         secrets: caches.secrets,
         children: caches.children,
-        registrar: Arc::new(Registrar::new(genesys)),
+        registrar: Arc::new(Registrar::new(genesys).with_late_creation(settings.late_creation)),
         questions,
         ledger: Ledger::default(),
         routes: routes.clone(),
@@ -183,7 +188,14 @@ pub async fn run(
     let controller = Controller::for_stream(edited, routes)
         .reconcile_on(futures::stream::select_all(wakers))
         .graceful_shutdown_on(stop.clone())
-        .run(reconcile, error_policy, Arc::clone(&context))
+        .run(
+            move |route, context| {
+                let mandate = mandate.clone();
+                async move { mandate.carry_out(reconcile(route, context)).await }
+            },
+            error_policy,
+            Arc::clone(&context),
+        )
         .for_each(async |result| match result {
             Ok((route, _)) => tracing::debug!(route = %route, "reconciled"),
             Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
@@ -252,16 +264,24 @@ async fn forget_what_is_gone(context: &Context) {
 /// The API server would not take such an object today; it was stored under another definition. What it had made goes
 /// on as it is.
 async fn tell_unreadable(guarded: &Guarded, error: &str, context: &Context) {
-    if !context.ledger.is_news(&guarded.uid().unwrap_or_default(), error) {
+    let is_held = guarded.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    let stays = match guarded.meta().deletion_timestamp {
+        Some(_) if is_held => {
+            "stays, although it is to be deleted, because its registration could not be found"
+        }
+        Some(_) => return,
+        None => "is left as it is",
+    };
+    let note = format!(
+        "it cannot be read and {stays}: {error}; it was stored under another definition of PresenceRoutes: write it as \
+         this one wants it, by kubectl replace"
+    );
+    if !context.ledger.is_news(&guarded.uid().unwrap_or_default(), &note) {
         return;
     }
     let name = guarded.name_any();
     let namespace = guarded.namespace().unwrap_or_default();
     tracing::warn!(%namespace, %name, error, "a PresenceRoute cannot be read");
-    let note = format!(
-        "it cannot be read and is left as it is: {error}; it was stored under another definition of PresenceRoutes: \
-         write it as this one wants it, by kubectl replace"
-    );
     publish(guarded, context, EventType::Warning, "Unreadable", &note).await;
 }
 
@@ -307,7 +327,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         signing: signing.revision(),
         log_level: model.relay.log_level.as_str(),
     };
-    let objects = build::build(&model, &signing, &context.settings.relay_image)?;
+    let objects = build::build(&model, &signing, &context.settings.installation)?;
     // A Deployment that is held back for want of a Secret is not an orphan.
     let held_back: &[&str] =
         if objects.iter().any(|object| is_kind(object, "Deployment")) { &[] } else { &["Deployment"] };

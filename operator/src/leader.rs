@@ -9,8 +9,14 @@
 //! could not give its Lease back, because its rights went first or because it was killed, keeps nobody who comes
 //! afterwards waiting.
 //!
+//! A process that was frozen for longer than that goes on where it stopped, in the middle of anything. So whatever acts
+//! is carried out under a [`Mandate`], which looks at the clock before each of its steps.
+//!
 //! What is to be done while leading, and in which order it stops, is left to the caller.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
@@ -315,6 +321,12 @@ impl Leadership {
         Self { election, valid_until, renewals }
     }
 
+    /// The right to act, for the tasks that do.
+    #[must_use]
+    pub fn mandate(&self) -> Mandate {
+        Mandate { valid_until: Some(self.valid_until.clone()) }
+    }
+
     /// Returns when this replica must not act any longer, in time before another can. May be called again, and may be
     /// dropped at any point.
     pub async fn lost(&mut self) {
@@ -343,6 +355,34 @@ impl Leadership {
 impl Drop for Leadership {
     fn drop(&mut self) {
         self.renewals.abort();
+    }
+}
+
+/// The right to act as long as a [`Leadership`] lasts. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Mandate {
+    /// `None` for who needs no leadership to act.
+    valid_until: Option<watch::Receiver<Instant>>,
+}
+
+impl Mandate {
+    /// Of a process that nobody competes with.
+    #[must_use]
+    pub fn without_end() -> Self {
+        Self { valid_until: None }
+    }
+
+    /// Carries out `work` step by step while the mandate lasts. Afterwards nothing more of it is carried out and the
+    /// future never resolves: [`Leadership::lost`] is what ends the process. A step that begins a request is followed by
+    /// the next only when there is an answer, so that what was frozen in between sends nothing more.
+    pub async fn carry_out<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| if self.lasts() { work.as_mut().poll(context) } else { Poll::Pending }).await
+    }
+
+    /// By the clock, because the timers of a process that was frozen fire in any order with what else wakes it.
+    fn lasts(&self) -> bool {
+        self.valid_until.as_ref().is_none_or(|moment| Instant::now() < *moment.borrow())
     }
 }
 
@@ -711,5 +751,24 @@ mod tests {
         drop(renewals);
         passed(&mut valid_until).await;
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn under_a_mandate_that_is_over_nothing_goes_on() {
+        let (sender, valid_until) = watch::channel(Instant::now() + seconds(3600));
+        let mandate = Mandate { valid_until: Some(valid_until) };
+        let steps = std::cell::Cell::new(0);
+        let mut work = pin!(mandate.carry_out(async {
+            loop {
+                steps.set(steps.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        }));
+        assert!(futures::poll!(&mut work).is_pending());
+        assert!(futures::poll!(&mut work).is_pending());
+        assert_eq!(steps.get(), 2);
+        sender.send_replace(Instant::now());
+        assert!(futures::poll!(&mut work).is_pending());
+        assert_eq!(steps.get(), 2);
     }
 }

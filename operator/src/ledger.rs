@@ -86,12 +86,12 @@ impl Ledger {
         }
     }
 
-    /// Why a route cannot be read: whether this has not been said yet.
-    pub fn is_news(&self, uid: &str, error: &str) -> bool {
+    /// What there is to say of a route that cannot be read: whether this has not been said yet.
+    pub fn is_news(&self, uid: &str, note: &str) -> bool {
         let mut entries = self.lock();
         let entry = entries.entry(uid.to_owned()).or_default();
-        let is_news = entry.unreadable.as_deref() != Some(error);
-        entry.unreadable = Some(error.to_owned());
+        let is_news = entry.unreadable.as_deref() != Some(note);
+        entry.unreadable = Some(note.to_owned());
         is_news
     }
 

@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 /// The key of the Secret `NAME-signing` that holds the revision; every other key is an active secret.
 pub const REVISION_KEY: &str = "revision";
+/// What joins the names of the secrets in the revision; none of them has it.
+const BETWEEN_NAMES: &str = "-";
 /// The annotation that names the secret which Genesys Cloud signs with.
 pub const REGISTERED_ANNOTATION: &str = "presenceroute.io/registered-secret";
 /// The annotation that says when the others go.
@@ -36,21 +38,26 @@ pub struct SigningState {
 }
 
 impl SigningState {
-    /// Reads the state from the Secret `NAME-signing`; what is not there is empty.
+    /// Reads the state from the Secret `NAME-signing`; what is not there is empty. Keys that somebody has added are not
+    /// ours: neither the revision names them, nor are they what Genesys Cloud has confirmed.
     pub fn read(secret: Option<&Secret>) -> Self {
         let Some(secret) = secret else { return Self::default() };
-        let active: BTreeMap<_, _> = secret
-            .data
-            .iter()
-            .flatten()
-            .filter(|(name, _)| name.as_str() != REVISION_KEY)
+        let data = secret.data.iter().flatten();
+        let revision =
+            secret.data.as_ref().and_then(|data| std::str::from_utf8(&data.get(REVISION_KEY)?.0).ok());
+        let registered = secret.annotations().get(REGISTERED_ANNOTATION);
+        let is_ours = |name: &String| {
+            revision.is_some_and(|names| names.split(BETWEEN_NAMES).any(|ours| ours == name))
+                || registered == Some(name)
+        };
+        let active: BTreeMap<_, _> = data
+            .filter(|(name, _)| name.as_str() != REVISION_KEY && is_ours(name))
             .filter_map(|(name, bytes)| {
                 let text = std::str::from_utf8(&bytes.0).ok()?;
                 Some((name.clone(), SecretString::from(text.to_owned())))
             })
             .collect();
-        let registered =
-            secret.annotations().get(REGISTERED_ANNOTATION).filter(|name| active.contains_key(*name));
+        let registered = registered.filter(|name| active.contains_key(*name));
         let retire_at = secret.annotations().get(RETIRE_ANNOTATION).and_then(|text| text.parse().ok());
         Self { registered: registered.cloned(), retire_at, active }
     }
@@ -111,7 +118,7 @@ impl SigningState {
 
     /// What names this set of active secrets: the same revision is the same set, and it gives nothing away.
     pub fn revision(&self) -> String {
-        self.active.keys().map(String::as_str).collect::<Vec<_>>().join("-")
+        self.active.keys().map(String::as_str).collect::<Vec<_>>().join(BETWEEN_NAMES)
     }
 
     /// The data of the Secret `NAME-signing`.
@@ -241,6 +248,44 @@ mod tests {
         let state = registered("a").advance(&b, now()).confirm(&b, now(), SignedDuration::MAX);
         let much_later = restarted(&state).advance(&b, now() + SignedDuration::from_hours(24 * 365));
         assert_eq!((much_later.active.len(), much_later.phase(&b, true)), (2, SigningPhase::Retiring));
+    }
+
+    /// The state as it is read after somebody has edited the data of the Secret.
+    fn edited(state: &SigningState, edit: impl FnOnce(&mut BTreeMap<String, ByteString>)) -> SigningState {
+        let mut data = state.data();
+        edit(&mut data);
+        let mut stored = Secret { data: Some(data), ..Secret::default() };
+        stored.metadata.annotations = Some(state.annotations());
+        SigningState::read(Some(&stored))
+    }
+
+    #[test]
+    fn a_secret_that_somebody_adds_is_not_accepted_and_starts_no_rotation() {
+        let (a, b) = (secret("a"), secret("b"));
+        let retiring = registered("a").advance(&b, now()).confirm(&b, now(), GRACE);
+        for (state, wanted) in [(registered("a"), &a), (retiring, &b)] {
+            let added = edited(&state, |data| {
+                data.insert("0a1b2c3d".into(), ByteString(b"by-somebody".into()));
+            });
+            let next = added.advance(wanted, now());
+            assert_eq!(
+                (next.revision(), next.phase(wanted, true)),
+                (state.revision(), state.phase(wanted, true))
+            );
+            assert_eq!(next.name_of(&secret("by-somebody")), None);
+        }
+    }
+
+    #[test]
+    fn a_revision_that_somebody_has_changed_leaves_what_genesys_signs_with_accepted() {
+        let state = registered("a");
+        for revision in ["", "none"] {
+            let changed = edited(&state, |data| {
+                data.insert(REVISION_KEY.into(), ByteString(revision.into()));
+            });
+            let next = changed.advance(&secret("a"), now());
+            assert_eq!((next.revision(), next.is_registered(&secret("a"))), (state.revision(), true));
+        }
     }
 
     #[test]

@@ -4,17 +4,13 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use presenceroute_crds::status::{
     PresenceRouteStatus, RegistrationStatus, RelayPodsStatus, RoutingStatus, SigningPhase, SigningStatus,
 };
 
 use crate::dereference::SecretProblem;
 use crate::register::{Failure, Record};
-
-/// `lastVerifiedTime` is written anew at most this often: a status that changed with every look would wake every
-/// watcher of every route each five minutes.
-const VERIFIED_RESOLUTION: SignedDuration = SignedDuration::from_hours(1);
 
 /// The reason of RelayAvailable, and of what depends on it.
 const NO_REPLICA_READY: &str = "NoReplicaReady";
@@ -54,7 +50,7 @@ pub struct Parts {
     pub registration: RegistrationFacts,
     /// Why the registration goes by another name than the spec's.
     pub waits_for_name: Option<String>,
-    /// What the spec wants to be registered, so that a disabled registration is not taken for a working one.
+    /// Whether the spec wants no events, so that a disabled registration is not taken for a working one.
     pub suspended: bool,
 }
 
@@ -400,10 +396,8 @@ fn record(facts: &RegistrationFacts, previous: Record, now: Timestamp) -> Record
     let current = current.map(|registration| {
         let fresh =
             RegistrationStatus { last_verified_time: verifiable.then_some(Time(now)), ..registration };
-        match previous.current {
-            Some(old) if is_same(&old, &fresh) && still_recent(old.last_verified_time.as_ref(), now) => old,
-            _ => fresh,
-        }
+        // A look that finds all as it was says nothing new: written down, it would wake every watcher of the route.
+        previous.current.filter(|old| is_same(old, &fresh)).unwrap_or(fresh)
     });
     Record { current, former }
 }
@@ -413,10 +407,6 @@ fn is_same(old: &RegistrationStatus, fresh: &RegistrationStatus) -> bool {
     let both_or_none = old.last_verified_time.is_some() == fresh.last_verified_time.is_some();
     both_or_none
         && *old == RegistrationStatus { last_verified_time: old.last_verified_time.clone(), ..fresh.clone() }
-}
-
-fn still_recent(verified: Option<&Time>, now: Timestamp) -> bool {
-    verified.is_none_or(|time| now.duration_since(time.0) < VERIFIED_RESOLUTION)
 }
 
 /// The signing part of the status.
@@ -526,6 +516,36 @@ mod tests {
             told(Some(&up), &down),
             [("Accepted Invalid".into(), true), ("RelayAvailable NoReplicaReady".into(), true)]
         );
+    }
+
+    #[test]
+    fn a_registration_that_stays_as_it_was_is_not_written_anew_however_often_it_is_looked_at() {
+        let registration = |event_types: &[&str]| RegistrationFacts::Registered {
+            record: Box::new(Record { current: Some(registration(event_types)), former: Vec::new() }),
+            left: None,
+            verifiable: true,
+            trusted_for: Duration::ZERO,
+        };
+        let at = |hours| Timestamp::UNIX_EPOCH + k8s_openapi::jiff::SignedDuration::from_hours(hours);
+        let first = record(&registration(&["a"]), Record::default(), at(0));
+        let verified = |record: &Record| record.current.as_ref().unwrap().last_verified_time.clone();
+        assert_eq!(verified(&first), Some(Time(at(0))));
+        assert_eq!(record(&registration(&["a"]), first.clone(), at(100)), first);
+        let changed = record(&registration(&["a", "b"]), first, at(100));
+        assert_eq!(verified(&changed), Some(Time(at(100))));
+    }
+
+    fn registration(event_types: &[&str]) -> RegistrationStatus {
+        let status = serde_json::json!({
+            "id": "1", "name": "presence/one", "apiUrl": "https://api.mypurecloud.ie",
+            "access": {
+                "clientId": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
+                "tokenRequest": "Json",
+            },
+            "url": "https://presence.example.com/one", "enabled": true, "eventTypes": event_types,
+            "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
+        });
+        serde_json::from_value(status).unwrap()
     }
 
     #[test]

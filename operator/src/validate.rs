@@ -100,7 +100,7 @@ pub struct RegistrationModel {
     pub name: String,
     /// Whether events are to flow.
     pub enabled: bool,
-    /// The event types, There is at least one.
+    /// The event types. There is at least one.
     pub event_types: BTreeSet<String>,
     /// Genesys Cloud's retries.
     pub retry_policy: RetryPolicy,
@@ -167,8 +167,11 @@ pub enum SpecProblem {
          event types only"
     )]
     EventTypes(String),
-    /// A route that no subscribed event can match.
-    #[error("spec.genesys.eventTypes: {0:?} has a wildcard; list exact event types")]
+    /// A subscription to more than one event type.
+    #[error(
+        "spec.genesys.eventTypes: {0:?} has a wildcard, and Genesys Cloud subscribes to exact event types only; list \
+         them one by one"
+    )]
     SubscribedWildcard(String),
     /// A Kafka property that is the relay's own.
     #[error("spec.kafka.properties: {name:?} cannot be set: {reason}")]
@@ -219,25 +222,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     let endpoint = note(&mut problems, http_url("endpoint.url", &spec.endpoint.url));
     let api_url = note(&mut problems, api_url(&spec.genesys));
     let exposure = note(&mut problems, exposure(&spec.endpoint));
-    problems.extend(spec.kafka.properties.keys().filter_map(|name| {
-        refused_property(name).map(|reason| SpecProblem::KafkaProperty { name: name.clone(), reason })
-    }));
-    problems.extend(spec.kafka.sasl.as_ref().and_then(sasl_problem));
-    if spec.kafka.bootstrap_servers.is_empty() {
-        problems.push(SpecProblem::Rule {
-            field: "kafka.bootstrapServers",
-            rule: "must name at least one broker",
-        });
-    }
-    if spec.relay.replicas < 0 {
-        problems.push(SpecProblem::Rule { field: "relay.replicas", rule: "must not be negative" });
-    }
-    if spec.relay.autoscaling.as_ref().is_some_and(|scaling| scaling.min_replicas > scaling.max_replicas) {
-        problems.push(SpecProblem::Rule {
-            field: "relay.autoscaling",
-            rule: "minReplicas must not be above maxReplicas",
-        });
-    }
+    problems.extend(broken_rules(spec));
 
     let (Some(table), Some(event_types), Some(endpoint), Some(api_url), Some(exposure), []) =
         (table, event_types, endpoint, api_url, exposure, problems.as_slice())
@@ -280,6 +265,31 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
         exposure,
         table,
     })
+}
+
+/// What a spec says that nothing can be made of, in the fields that go into the model as they are.
+fn broken_rules(spec: &presence_route::PresenceRouteSpec) -> Vec<SpecProblem> {
+    let mut problems = Vec::new();
+    problems.extend(spec.kafka.properties.keys().filter_map(|name| {
+        refused_property(name).map(|reason| SpecProblem::KafkaProperty { name: name.clone(), reason })
+    }));
+    problems.extend(spec.kafka.sasl.as_ref().and_then(sasl_problem));
+    if spec.kafka.bootstrap_servers.is_empty() {
+        problems.push(SpecProblem::Rule {
+            field: "kafka.bootstrapServers",
+            rule: "must name at least one broker",
+        });
+    }
+    if spec.relay.replicas < 0 {
+        problems.push(SpecProblem::Rule { field: "relay.replicas", rule: "must not be negative" });
+    }
+    if spec.relay.autoscaling.as_ref().is_some_and(|scaling| scaling.min_replicas > scaling.max_replicas) {
+        problems.push(SpecProblem::Rule {
+            field: "relay.autoscaling",
+            rule: "minReplicas must not be above maxReplicas",
+        });
+    }
+    problems
 }
 
 fn note<T>(problems: &mut Vec<SpecProblem>, result: Result<T, Vec<SpecProblem>>) -> Option<T> {

@@ -9,7 +9,7 @@ use presenceroute_crds::presence_route::BootstrapServer;
 use presenceroute_crds::relay_config::RelayConfig;
 use presenceroute_crds::relay_status::RelayStatus;
 use presenceroute_operator::admission::admit_route;
-use presenceroute_operator::build::{RelayImage, build, config_maps, signing_secret};
+use presenceroute_operator::build::{Installation, RelayImage, build, config_maps, signing_secret};
 use presenceroute_operator::dereference::dereference;
 use presenceroute_operator::field::FieldPath;
 use presenceroute_operator::genesys::Genesys;
@@ -162,8 +162,9 @@ fn advance(signing: SigningState, model: &Model) -> Result<SigningState, Failure
 }
 
 fn objects(model: &Model, signing: &SigningState) -> Result<Vec<DynamicObject>, Failure> {
-    let image = RelayImage { reference: "presenceroute/relay".into(), pull_policy: "IfNotPresent".into() };
-    Ok(build(model, signing, &image)?)
+    let relay_image =
+        RelayImage { reference: "presenceroute/relay".into(), pull_policy: "IfNotPresent".into() };
+    Ok(build(model, signing, &Installation { relay_image, namespace: "presenceroute-system".into() })?)
 }
 
 /// Does a kubelet's part: the ConfigMaps and the Secret become files, each replaced whole.
@@ -220,6 +221,6 @@ async fn register(registrar: &Registrar, model: &Model, id: Option<&str>) -> Res
     match registrar.ensure(model, secret, Known { id, ..Known::default() }).await {
         Outcome::Registered { registration, .. } => Ok(registration.id),
         Outcome::Postponed(_) => Err("the registration is not looked at yet".into()),
-        Outcome::Failed(failure) => Err(failure.message.into()),
+        Outcome::Failed(failure) | Outcome::Contested(failure) => Err(failure.message.into()),
     }
 }

@@ -94,7 +94,7 @@ fn registration(snapshot: &Snapshot, now: Timestamp) -> String {
         Some(registration) => {
             let types = registration.event_types.len();
             let verified = match &registration.last_verified_time {
-                Some(time) => format!(", confirmed {} ago", age(time, now)),
+                Some(time) => format!(", confirmed for {}", age(time, now)),
                 None => String::new(),
             };
             let id = registration.place.id.as_deref().unwrap_or("asked for, not confirmed yet");
@@ -350,7 +350,7 @@ PresenceRoute presence/contact-centre  not ready: PodLags
 │  ├─ ✓ Accepted         the spec is valid
 │  ├─ ✗ RoutingLive      PodLags: pod b lags
 │  └─ ✗ Ready            PodLags: pod b lags
-├─ registration  r-1, 2 event types, confirmed 90 s ago
+├─ registration  r-1, 2 event types, confirmed for 90 s
 ├─ signing       Retiring: the old secret is accepted for another 3 min  revision s1
 ├─ pods          2 of 3 ready, newest routes new (3 routes)
 │  ├─ a  ready  serves new  2 secrets  4 in flight  0.1.0

@@ -35,13 +35,22 @@ pub const EVENTS_PORT: i32 = 8080;
 /// The port with the health, the metrics and the status.
 pub const ADMIN_PORT: i32 = 9090;
 
-/// What the operator was told about relay pods when it was installed.
+/// The image of relay pods.
 #[derive(Clone, Debug)]
 pub struct RelayImage {
     /// The image, with its tag or digest.
     pub reference: String,
     /// When it is pulled: Always, IfNotPresent or Never.
     pub pull_policy: String,
+}
+
+/// What the operator was told when it was installed.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    /// The relay pods' image.
+    pub relay_image: RelayImage,
+    /// The namespace of the operator's own pods.
+    pub namespace: String,
 }
 
 /// Why an object could not be built.
@@ -62,7 +71,7 @@ pub enum BuildError {
 pub fn build(
     model: &Model,
     signing: &SigningState,
-    image: &RelayImage,
+    installation: &Installation,
 ) -> Result<Vec<DynamicObject>, BuildError> {
     let relay_config = config_maps::relay_config(model)?;
     let mut objects = vec![
@@ -76,12 +85,12 @@ pub fn build(
     // Without something to verify signatures with, or a Secret that is to be mounted, a new pod could not start: those
     // that run keep what they have.
     if !signing.is_empty() && model.mount_problems.is_empty() {
-        objects.push(dynamic(deployment::build(model, &relay_config, image))?);
+        objects.push(dynamic(deployment::build(model, &relay_config, &installation.relay_image))?);
     }
     if let Some(autoscaler) = autoscaler::build(model) {
         objects.push(dynamic(autoscaler)?);
     }
-    if let Some(policy) = network_policy::build(model) {
+    if let Some(policy) = network_policy::build(model, &installation.namespace) {
         objects.push(dynamic(policy)?);
     }
     if let Some(ingress) = ingress::build(model) {

@@ -17,13 +17,20 @@ use crate::validate::Model;
 const OPERATOR_LABELS: [(&str, &str); 2] =
     [("app.kubernetes.io/name", "presenceroute"), ("app.kubernetes.io/component", "operator")];
 
-/// Builds it: events from the given peers, the admin port from the operator and the given scrapers, out to DNS and
-/// to the ports of the brokers, of their token endpoint and of the collector. They are named by host, which a
-/// NetworkPolicy cannot select, hence by port alone, each once.
-pub fn build(model: &Model) -> Option<NetworkPolicy> {
+/// The label that Kubernetes gives every namespace.
+const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Builds it: events from the given peers, the admin port from the operator's pods in their namespace and the given
+/// scrapers, out to DNS and to the ports of the brokers, of their token endpoint and of the collector. They are named by
+/// host, which a NetworkPolicy cannot select, hence by port alone, each once.
+pub fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPolicy> {
     let wanted = model.relay.network_policy.as_ref()?;
     let operator = NetworkPolicyPeer {
-        namespace_selector: Some(LabelSelector::default()),
+        // Anybody may give pods of a namespace of their own these labels.
+        namespace_selector: Some(LabelSelector {
+            match_labels: Some([(NAMESPACE_LABEL.into(), operator_namespace.to_owned())].into()),
+            ..LabelSelector::default()
+        }),
         pod_selector: Some(LabelSelector {
             match_labels: Some(OPERATOR_LABELS.map(|(name, value)| (name.into(), value.into())).into()),
             ..LabelSelector::default()

@@ -6,7 +6,7 @@ use presenceroute_crds::PresenceRoute;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use super::{RelayImage, build};
+use super::{Installation, RelayImage, build};
 use crate::dereference::dereference;
 use crate::manifest::Manifest;
 use crate::signing::SigningState;
@@ -74,8 +74,10 @@ async fn objects(extra: &str) -> Vec<DynamicObject> {
         model.signing_secret.as_ref().unwrap_or(&SecretString::from("unused")),
         k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
     );
-    let image = RelayImage { reference: "presenceroute/relay:1".into(), pull_policy: "IfNotPresent".into() };
-    build(&model, &signing, &image).unwrap()
+    let relay_image =
+        RelayImage { reference: "presenceroute/relay:1".into(), pull_policy: "IfNotPresent".into() };
+    let installation = Installation { relay_image, namespace: "presenceroute-system".into() };
+    build(&model, &signing, &installation).unwrap()
 }
 
 fn kinds(objects: &[DynamicObject]) -> Vec<String> {
@@ -135,6 +137,14 @@ async fn relay_pods_fulfil_the_restricted_pod_security_standard_and_have_no_toke
     assert_eq!(container["allowPrivilegeEscalation"], false);
     assert_eq!(container["readOnlyRootFilesystem"], true);
     assert_eq!(container["capabilities"], json!({"drop": ["ALL"]}));
+}
+
+#[tokio::test]
+async fn relays_look_for_the_signature_in_the_header_that_the_route_names() {
+    let named = "region: mypurecloud.ie, api: {signatureHeader: X-Signature}";
+    let manifest = manifest(&defaults()).replace("region: mypurecloud.ie", named);
+    let model = validated(&manifest).await.unwrap();
+    assert_eq!(model.config.signature_header, "X-Signature");
 }
 
 #[tokio::test]
@@ -269,7 +279,7 @@ async fn a_network_policy_lets_events_in_the_operator_to_the_admin_port_and_rela
         find(&objects, "NetworkPolicy")["spec"].clone()
     };
     let operator = json!({
-        "namespaceSelector": {},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "presenceroute-system"}},
         "podSelector": {"matchLabels": {
             "app.kubernetes.io/name": "presenceroute",
             "app.kubernetes.io/component": "operator",

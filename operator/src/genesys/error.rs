@@ -131,6 +131,20 @@ pub enum GenesysError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The registration calls another URL, also after it was given ours.
+    #[error(
+        "the registration {name:?} calls {theirs}, also after it was given {ours}: another cluster, or somebody else, has \
+         a registration of this name; give one of the two another spec.genesys.endpointName, or delete theirs at Genesys \
+         Cloud where nobody uses it any more"
+    )]
+    Contested {
+        /// The registration's name.
+        name: String,
+        /// The URL that it calls.
+        theirs: String,
+        /// The URL that it is to call.
+        ours: String,
+    },
     /// The server says that it created, changed or has the registration, but not under which id.
     #[error("cannot {call}: the answer names no id for the registration; it is looked up by its name")]
     NoId {
@@ -156,6 +170,7 @@ impl GenesysError {
             Self::Unsupported { .. } => "Unsupported",
             Self::WrongPath { .. } => "WrongPath",
             Self::Conflict { .. } => "Conflict",
+            Self::Contested { .. } => "Contested",
             Self::InvalidRequest { .. } => "InvalidRequest",
             Self::ServerError { .. } => "ServerError",
             Self::Unreachable { .. } => "Unreachable",
@@ -184,6 +199,7 @@ impl GenesysError {
             | Self::Forbidden { .. }
             | Self::Unsupported { .. }
             | Self::WrongPath { .. }
+            | Self::Contested { .. }
             | Self::InvalidRequest { .. }
             | Self::InvalidAccess { .. } => true,
             Self::RateLimited { .. }

@@ -107,7 +107,7 @@ impl Registration {
         let differs = [
             (Difference::Name, !self.name.is_empty() && self.name != desired.name),
             (Difference::Enabled, self.enabled.is_some_and(|enabled| enabled != desired.enabled)),
-            (Difference::Url, !self.url.is_empty() && !same_url(&self.url, &desired.url)),
+            (Difference::Url, !self.calls(&desired.url)),
             (Difference::EventTypes, has_other_events),
             (
                 Difference::RetryPolicy,
@@ -115,6 +115,12 @@ impl Registration {
             ),
         ];
         differs.into_iter().filter_map(|(what, differs)| differs.then_some(what)).collect()
+    }
+
+    /// Whether it calls this URL, or does not say what it calls.
+    #[must_use]
+    pub fn calls(&self, url: &str) -> bool {
+        self.url.is_empty() || same_url(&self.url, url)
     }
 }
 

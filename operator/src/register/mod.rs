@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
@@ -42,10 +43,12 @@ use crate::relays::Relays;
 use crate::status::{self, RegistrationFacts};
 use crate::validate::{Model, validate};
 
-pub use place::Record;
+pub use place::{Place, Record};
 pub use questions::Questions;
-pub use registrar::{Change, Failure, Known, Outcome, Registrar};
+pub use registrar::{Change, Failure, Known, LATE_CREATION, Outcome, Registrar, Spare};
 
+/// What [`crate::genesys::GenesysError::Contested`] is called in a condition.
+const CONTESTED: &str = "Contested";
 /// How long a first registration waits for the Service to lead to a relay.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a rotation waits for relay pods that are starting. One that never starts must not stop it.
@@ -112,23 +115,33 @@ pub(crate) async fn register(
     if is_first && !service_leads_to_a_relay(&scene.model, context).await {
         return Ok(waiting("waits for the Service to lead to a relay pod", Some(LIVE_POLL)));
     }
-    let moved = record.clone().moved_to(&wanted);
+    let contested = last_report(route, context).is_some_and(|report| report.reason == CONTESTED);
+    let moved = match contested {
+        true => record.clone().without_lost(&wanted).moved_to(&wanted),
+        false => record.clone().moved_to(&wanted),
+    };
     if moved != record {
         // Since this reconcile began, another route may have written down that it has it.
         if let Some(Rival::Claims(_)) = rival(route, context) {
             return Ok(waiting("waits for another PresenceRoute that claims the same", Some(LIVE_POLL)));
         }
         remember(route, &moved, context).await?;
+        if !record.knows(&wanted.place) {
+            context.registrar.begin(&uid, &wanted.place);
+        }
     }
     hold(route, context).await?;
 
     let drift = Drift::observe(scene, relays, registered, context);
-    let in_order = moved.is_in_order(&wanted) && was_registered(route, context);
+    let in_order = moved.is_in_order(&wanted)
+        && last_report(route, context).is_some_and(|report| report.status == "True");
     let asked = Box::new(Asked { wanted, secret, record: moved, drift });
     let (registrar, model) = (Arc::clone(&context.registrar), Arc::clone(&scene.model));
     let question = async move {
         let known = Known {
             id: asked.record.id(),
+            url: asked.record.current.as_ref().map(|current| current.url.as_str()),
+            contested,
             confirmed: asked.record.confirms(&asked.wanted),
             in_order,
             secret_registered: registered,
@@ -195,6 +208,10 @@ async fn hear(
     let Asked { wanted, secret, record, drift } = asked;
     match outcome {
         Outcome::Failed(failure) => Ok(RegistrationFacts::Failed(failure)),
+        Outcome::Contested(failure) => {
+            remember(route, &record.disowned(), context).await?;
+            Ok(RegistrationFacts::Failed(failure))
+        }
         Outcome::Postponed(wait) => {
             Ok(RegistrationFacts::Postponed(drift.look_again().map_or(wait, |again| again.min(wait))))
         }
@@ -254,10 +271,10 @@ fn key_of(route: &PresenceRoute) -> RouteKey {
     RouteKey { namespace: route.namespace().unwrap_or_default(), name: route.name_any() }
 }
 
-/// Whether the last that was reported of the registration is good.
-fn was_registered(route: &PresenceRoute, context: &Context) -> bool {
-    let status = context.ledger.status(route).unwrap_or_default();
-    status.conditions.iter().any(|condition| condition.type_ == "Registered" && condition.status == "True")
+/// The condition Registered as it was last reported.
+fn last_report(route: &PresenceRoute, context: &Context) -> Option<Condition> {
+    let conditions = context.ledger.status(route).unwrap_or_default().conditions;
+    conditions.into_iter().find(|condition| condition.type_ == "Registered")
 }
 
 /// Writes down where a registration may be from now on.
@@ -277,7 +294,7 @@ async fn hold(route: &PresenceRoute, context: &Context) -> Result<(), ReconcileE
     if route.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         return Ok(());
     }
-    set_finalizers(route, context, &[FINALIZER]).await.map_err(kubernetes("add the finalizer"))
+    set_finalizers(route, context, &[FINALIZER]).await.map(drop).map_err(kubernetes("add the finalizer"))
 }
 
 /// Records that Genesys Cloud signs with the secret, before anything is done because of it.
@@ -339,7 +356,8 @@ async fn clear_former(
         let message = format!("{} could not be removed: {}", former(place), failure.message);
         Failure { message, ..failure }
     };
-    let question = removals(route, record.former.clone(), record.id(), context).await?.map(Answer::Cleared);
+    let places = record.former.iter().cloned().map(Place::from);
+    let question = removals(route, places, record.id(), context).await?.map(Answer::Cleared);
     let failures = match context.questions.ask(&key_of(route), &uid, question).await {
         Some(Answer::Cleared(results)) => {
             strike(&mut record, &results, route, context).await;
@@ -367,7 +385,7 @@ async fn clear_former(
 /// The question whether these places are free now, but for the registration that is to be kept.
 async fn removals(
     route: &PresenceRoute,
-    places: impl IntoIterator<Item = RegistrationPlace>,
+    places: impl IntoIterator<Item = Place>,
     keep: Option<&str>,
     context: &Context,
 ) -> Result<BoxFuture<'static, Vec<Removal>>, ReconcileError> {
@@ -376,20 +394,21 @@ async fn removals(
     let others = context.neighbours.routes();
     let mut accessible = Vec::new();
     let mut removals = Vec::new();
-    for place in places {
+    for Place { place, urls } in places {
         // Two that claimed the same registration at the same moment may both have it in their records.
         if claims::is_anothers(route, &place, others.iter().filter_map(|other| other.0.as_ref().ok())) {
             removals.push((place, Ok(())));
             continue;
         }
         let access = access(&place, &secrets).await.map_err(kubernetes("read the Secrets"))?;
-        accessible.push((place, access));
+        accessible.push((place, urls, access));
     }
     let (registrar, uid) = (Arc::clone(&context.registrar), route.uid().unwrap_or_default());
     let keep = keep.map(str::to_owned);
     let removals = async move {
-        for (place, access) in accessible {
-            let result = registrar.clear(&uid, &place, access, keep.as_deref()).await;
+        for (place, urls, access) in accessible {
+            let spare = Spare { id: keep.as_deref(), but_for_urls: &urls };
+            let result = registrar.clear(&uid, &place, access, spare).await;
             removals.push((place, result));
         }
         removals
@@ -534,8 +553,9 @@ pub(crate) async fn deregister(route: &PresenceRoute, context: &Context) -> Resu
 async fn places(
     route: &PresenceRoute,
     context: &Context,
-) -> Result<Result<Vec<RegistrationPlace>, Failure>, ReconcileError> {
-    let recorded: Vec<_> = Record::read(context.ledger.status(route)).places().collect();
+) -> Result<Result<Vec<Place>, Failure>, ReconcileError> {
+    let url = &route.spec.endpoint.url;
+    let recorded: Vec<_> = Record::read(context.ledger.status(route)).places(url).collect();
     if !recorded.is_empty() {
         return Ok(Ok(recorded));
     }
@@ -549,7 +569,10 @@ async fn places(
             Err(Failure::invalid(problems.join("; ")))
         }
         Ok(model) => match &model.registration.oauth_client {
-            Ok(client) => Ok(vec![place::wanted(&model, &route.spec.genesys, client).place]),
+            Ok(client) => {
+                let place = place::wanted(&model, &route.spec.genesys, client).place;
+                Ok(vec![Place { place, urls: vec![url.clone()] }])
+            }
             Err(problem) => Err(Failure::unresolved(problem)),
         },
     })
@@ -580,15 +603,39 @@ async fn let_go(route: &PresenceRoute, context: &Context) -> Result<Action, Reco
     match set_finalizers(route, context, &[]).await {
         // Somebody else let it go.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-        other => other.map_err(kubernetes("remove the finalizer"))?,
+        answer => {
+            let left = answer.map_err(kubernetes("remove the finalizer"))?;
+            take_finalizer(left, context).await.map_err(kubernetes("remove the finalizer"))?;
+        }
     }
     context.registrar.forget(&uid);
     context.ledger.forget(&uid);
     Ok(Action::await_change())
 }
 
+/// Takes our finalizer away where somebody else has written it, as whoever restores an object from a backup does: it is
+/// theirs then, and server-side apply leaves it.
+async fn take_finalizer(
+    left: PartialObjectMeta<PresenceRoute>,
+    context: &Context,
+) -> Result<(), kube::Error> {
+    let (ours, others): (Vec<_>, Vec<_>) =
+        left.finalizers().iter().partition(|finalizer| *finalizer == FINALIZER);
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let api: Api<PresenceRoute> =
+        Api::namespaced(context.client.clone(), &left.namespace().unwrap_or_default());
+    let patch = json!({"metadata": {"resourceVersion": left.resource_version(), "finalizers": others}});
+    api.patch_metadata(&left.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
 /// Server-side apply owns just our entry of the list. The uid keeps it from making a new object of the same name.
-async fn set_finalizers(route: &PresenceRoute, context: &Context, ours: &[&str]) -> Result<(), kube::Error> {
+async fn set_finalizers(
+    route: &PresenceRoute,
+    context: &Context,
+    ours: &[&str],
+) -> Result<PartialObjectMeta<PresenceRoute>, kube::Error> {
     let api: Api<PresenceRoute> =
         Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
     let patch = json!({
@@ -597,5 +644,5 @@ async fn set_finalizers(route: &PresenceRoute, context: &Context, ours: &[&str])
         "metadata": {"uid": route.uid(), "finalizers": ours},
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch_metadata(&route.name_any(), &parameters, &Patch::Apply(patch)).await.map(drop)
+    api.patch_metadata(&route.name_any(), &parameters, &Patch::Apply(patch)).await
 }

@@ -19,6 +19,21 @@ pub struct Record {
     pub former: Vec<RegistrationPlace>,
 }
 
+/// A place that is to be free of a route's registrations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    /// The place.
+    pub place: RegistrationPlace,
+    /// What the route's registration there calls, if that is known: another cluster may have one of the same name.
+    pub urls: Vec<String>,
+}
+
+impl From<RegistrationPlace> for Place {
+    fn from(place: RegistrationPlace) -> Self {
+        Self { place, urls: Vec::new() }
+    }
+}
+
 impl Record {
     /// What the status holds.
     pub fn read(status: Option<PresenceRouteStatus>) -> Self {
@@ -31,9 +46,35 @@ impl Record {
         self.current.as_ref()?.place.id.as_deref()
     }
 
-    /// Every place where there may be a registration.
-    pub fn places(self) -> impl Iterator<Item = RegistrationPlace> {
-        self.current.map(|current| current.place).into_iter().chain(self.former)
+    /// The record once it is known that the registration of this name is somebody else's. Without its id it is removed
+    /// only if it calls the route's URL.
+    #[must_use]
+    pub fn disowned(mut self) -> Self {
+        if let Some(current) = &mut self.current {
+            current.place.id = None;
+        }
+        self
+    }
+
+    /// The record of a route whose registration somebody else has, once the spec asks for another place: there is nothing
+    /// of the route's to be removed.
+    #[must_use]
+    pub fn without_lost(mut self, wanted: &RegistrationStatus) -> Self {
+        self.current = self.current.filter(|current| is_same(&current.place, &wanted.place));
+        self
+    }
+
+    /// Whether there may be a registration of this name already, whoever asked for it.
+    pub fn knows(&self, place: &RegistrationPlace) -> bool {
+        let current = self.current.iter().map(|current| &current.place);
+        current.chain(&self.former).any(|known| known.api_url == place.api_url && known.name == place.name)
+    }
+
+    /// Every place where there may be a registration of a route that asks for this URL.
+    pub fn places(self, url: &str) -> impl Iterator<Item = Place> {
+        let urls = |current: &RegistrationStatus| vec![current.url.clone(), url.to_owned()];
+        let current = self.current.map(|current| Place { urls: urls(&current), place: current.place });
+        current.into_iter().chain(self.former.into_iter().map(Place::from))
     }
 
     /// The record once the spec asks for `wanted`, whose id is not known.
@@ -213,7 +254,7 @@ mod tests {
         let record = registered(at("http://a", "x", "c"), "1")
             .moved_to(&at("http://b", "x", "c"))
             .moved_to(&at("http://c", "x", "c"));
-        let urls: Vec<_> = record.places().map(|place| place.api_url).collect();
+        let urls: Vec<_> = record.places("https://a").map(|it| it.place.api_url).collect();
         assert_eq!(urls, ["http://c", "http://a", "http://b"]);
     }
 }

@@ -13,6 +13,7 @@ use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use crate::children::RouteKey;
+use crate::leader::Mandate;
 
 /// How long a reconcile stays for an answer. Most come sooner, and then the route need not be woken for it.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -22,6 +23,7 @@ pub struct Questions<A> {
     open: Arc<Mutex<HashMap<RouteKey, Open<A>>>>,
     answered: UnboundedSender<RouteKey>,
     waiting: Mutex<JoinSet<()>>,
+    mandate: Mandate,
 }
 
 struct Open<A> {
@@ -32,10 +34,10 @@ struct Open<A> {
 }
 
 impl<A: Send + 'static> Questions<A> {
-    /// Without any, and the routes that late answers wake.
-    pub fn new() -> (Self, UnboundedReceiver<RouteKey>) {
+    /// Without any, and the routes that late answers wake. What is asked is asked under this mandate.
+    pub fn new(mandate: Mandate) -> (Self, UnboundedReceiver<RouteKey>) {
         let (answered, woken) = mpsc::unbounded();
-        (Self { open: Arc::default(), answered, waiting: Mutex::default() }, woken)
+        (Self { open: Arc::default(), answered, waiting: Mutex::default(), mandate }, woken)
     }
 
     /// Asks, and gives the answer if it comes in a moment. Nothing is asked while another question of the route is
@@ -55,10 +57,11 @@ impl<A: Send + 'static> Questions<A> {
         }
         lock(&self.open).insert(route.clone(), Open { uid: uid.to_owned(), answer: None });
         let (open, answered, route) = (Arc::clone(&self.open), self.answered.clone(), route.clone());
+        let mandate = self.mandate.clone();
         let mut waiting = lock(&self.waiting);
         while waiting.try_join_next().is_some() {}
         waiting.spawn(async move {
-            let answer = question.await;
+            let answer = mandate.carry_out(question).await;
             if let Some(open) = lock(&open).get_mut(&route) {
                 open.answer = Some(answer);
             }
@@ -118,7 +121,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_comes_at_once_wakes_nobody() {
-        let (questions, mut woken) = Questions::new();
+        let (questions, mut woken) = Questions::new(Mandate::without_end());
         assert_eq!(questions.ask(&route("one"), "uid", async { "yes" }).await, Some("yes"));
         assert!(!questions.is_open(&route("one")));
         assert!(woken.try_recv().is_err());
@@ -126,7 +129,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_late_answer_wakes_its_route_and_is_given_once() {
-        let (questions, mut woken) = Questions::new();
+        let (questions, mut woken) = Questions::new(Mandate::without_end());
         let (answer, question) = question();
         assert_eq!(questions.ask(&route("one"), "uid", question).await, None);
         assert_eq!(questions.late_answer(&route("one"), "uid"), None);
@@ -140,7 +143,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_route_is_asked_about_nothing_else_until_somebody_has_taken_its_answer() {
-        let (questions, mut woken) = Questions::new();
+        let (questions, mut woken) = Questions::new(Mandate::without_end());
         let (answer, first) = question();
         questions.ask(&route("one"), "uid", first).await;
         let second = || async { unreachable!("it is asked beside the first") };
@@ -158,7 +161,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_route_that_was_made_anew_is_not_given_the_answer_to_its_predecessor() {
-        let (questions, mut woken) = Questions::new();
+        let (questions, mut woken) = Questions::new(Mandate::without_end());
         let (answer, question) = question();
         questions.ask(&route("one"), "uid", question).await;
         answer.send("of the first").unwrap();
@@ -170,7 +173,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_for_a_route_that_has_gone_is_forgotten_and_a_question_is_not() {
-        let (questions, mut woken) = Questions::new();
+        let (questions, mut woken) = Questions::new(Mandate::without_end());
         let (answer, question) = question();
         questions.ask(&route("one"), "uid", question).await;
         questions.retain(|_| false);
@@ -185,7 +188,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_stops_waits_for_what_was_asked() {
-        let (questions, _woken) = Questions::new();
+        let (questions, _woken) = Questions::new(Mandate::without_end());
         let (answer, question) = question();
         questions.ask(&route("one"), "uid", question).await;
         let mut closed = questions.closed().boxed();

@@ -1,8 +1,9 @@
 //! What is asked of Genesys Cloud for one route, and what is remembered of the answers.
 //!
 //! A call is made only when something is to be changed, or when the last look is older than five minutes. An answer
-//! that was lost is found again by the registration's name. After a failure a route waits, longer each time and for
-//! itself alone.
+//! that was lost is found again by the registration's name; that none is found counts only when the creation cannot be
+//! carried out any more, also when it was asked for by an operator that has died since. After a failure a route waits,
+//! longer each time and for itself alone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -24,8 +25,8 @@ const VERIFY_EVERY: Duration = Duration::from_secs(300);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
 /// How often a name is looked up and what it finds deleted before the server is not believed.
 const REMOVAL_ROUNDS: usize = 3;
-/// How long after a creation that was not answered a registration may still come of it.
-const LATE_CREATION: Duration = Duration::from_secs(60);
+/// How long after a creation that was not answered a registration may still come of it, unless somebody knows better.
+pub const LATE_CREATION: Duration = Duration::from_secs(60);
 /// The wait after a failure that does not pass by itself.
 const PERMANENT_RETRY: Duration = Duration::from_secs(60);
 
@@ -35,9 +36,10 @@ pub struct Registrar {
     memory: Mutex<HashMap<String, Memory>>,
     /// The APIs that do not heed the name when they list: what one route has found out, the others need not pay for.
     long_lists: Mutex<HashSet<String>>,
+    late_creation: Duration,
 }
 
-/// What is remembered of one route, by its uid. All of it can be found again after a restart.
+/// What is remembered of one route, by its uid. All of it can be found again, or waited for, after a restart.
 #[derive(Default)]
 struct Memory {
     /// How each place was last reached: a route that is deleted together with its Secrets can still be deregistered.
@@ -48,9 +50,56 @@ struct Memory {
     failed: Option<(Attempt, Failed)>,
     /// Removals that failed.
     left: Vec<(Removal, Failed)>,
-    /// The name of the last registration whose creation was not answered, and until when it may still come.
-    unanswered: Option<(String, Instant)>,
+    /// What the registration called at the last look, if that was neither what the spec asks for nor what it called
+    /// before.
+    foreign_url: Option<String>,
+    /// What may still come of creations at the places that this process has to do with.
+    creations: HashMap<PlaceName, Option<Unanswered>>,
     secret_drift: SecretDrift,
+}
+
+impl Memory {
+    /// What may still come of creations at a place. One without an id that this process has not begun was left by another
+    /// operator, perhaps in the middle of a creation.
+    fn unanswered(&mut self, place: &PlaceName, has_id: bool, late_creation: Duration) -> Option<Unanswered> {
+        if has_id && !self.creations.contains_key(place) {
+            return None;
+        }
+        let inherited = || Some(Unanswered { creations: 1, until: Instant::now() + late_creation });
+        *self.creations.entry(place.clone()).or_insert_with(inherited)
+    }
+}
+
+/// The API of a place, and the registration's name there.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct PlaceName {
+    api_url: String,
+    name: String,
+}
+
+impl From<&RegistrationPlace> for PlaceName {
+    fn from(place: &RegistrationPlace) -> Self {
+        Self { api_url: place.api_url.clone(), name: place.name.clone() }
+    }
+}
+
+/// Creations that nobody has heard the end of.
+#[derive(Clone, Copy)]
+struct Unanswered {
+    creations: usize,
+    /// When none of them can be carried out any more.
+    until: Instant,
+}
+
+impl Unanswered {
+    /// What may still come after a look that began at `now`. What it has found by its name came of one of the creations;
+    /// what was known before, or is created now, did not.
+    fn after(self, ensured: &Ensured, known_id: Option<&str>, now: Instant) -> Option<Self> {
+        let is_other =
+            ensured.change == Some(Change::Created) || known_id == Some(ensured.registration.id.as_str());
+        let creations = self.creations.saturating_sub(usize::from(!is_other));
+        (now < self.until && creations > 0).then_some(Self { creations, ..self })
+    }
 }
 
 /// A client of one API that has worked.
@@ -178,6 +227,10 @@ impl Failure {
 pub struct Known<'k> {
     /// Its id.
     pub id: Option<&'k str>,
+    /// What it was last known to call, or to be going to.
+    pub url: Option<&'k str>,
+    /// Whether somebody else was found to have it, and to take it back.
+    pub contested: bool,
     /// Whether Genesys Cloud has confirmed all that is asked for now, but for the secret.
     pub confirmed: bool,
     /// Whether that was seen there, and what was seen last was good: a look may wait for its turn.
@@ -186,6 +239,18 @@ pub struct Known<'k> {
     pub secret_registered: bool,
     /// Whether the relays say that it does not, all the same.
     pub secret_drifted: bool,
+}
+
+impl Known<'_> {
+    fn secret_is_there(self) -> bool {
+        self.secret_registered && !self.secret_drifted
+    }
+
+    /// Whether nothing speaks against what was seen last. What was said of a route that has been unwell meanwhile must be
+    /// said anew.
+    fn stands(self) -> bool {
+        self.in_order && self.secret_is_there()
+    }
 }
 
 /// How a route stands at Genesys Cloud.
@@ -205,6 +270,8 @@ pub enum Outcome {
     },
     /// It was in order when it was last seen, and is looked at after this time.
     Postponed(Duration),
+    /// Somebody else has the registration of this name: it is not the route's.
+    Contested(Failure),
     /// Not as the spec asks.
     Failed(Failure),
 }
@@ -230,7 +297,19 @@ pub enum Change {
 impl Registrar {
     /// Starts with nothing remembered.
     pub fn new(genesys: Genesys) -> Self {
-        Self { genesys, memory: Mutex::default(), long_lists: Mutex::default() }
+        Self { genesys, memory: Mutex::default(), long_lists: Mutex::default(), late_creation: LATE_CREATION }
+    }
+
+    /// Waits so long for what may come of a creation that was not answered.
+    #[must_use]
+    pub fn with_late_creation(self, late_creation: Duration) -> Self {
+        Self { late_creation, ..self }
+    }
+
+    /// This process has written down a place that nobody has had to do with before: nothing can come there but what it
+    /// will ask for itself.
+    pub fn begin(&self, uid: &str, place: &RegistrationPlace) {
+        self.lock().entry(uid.to_owned()).or_default().creations.entry(place.into()).or_insert(None);
     }
 
     /// Brings the registration in line with the model.
@@ -238,10 +317,7 @@ impl Registrar {
         let desired = desired(model, secret);
         let attempt = Attempt { fingerprint: fingerprint(model, &desired), access: access(model) };
         let now = Instant::now();
-        let secret_is_there = known.secret_registered && !known.secret_drifted;
-        // What was said of a route that has been unwell meanwhile must be said anew.
-        let stands = known.in_order && secret_is_there;
-        let verified = match self.last_look(&model.uid, &attempt, secret_is_there, stands, now) {
+        let verified = match self.last_look(&model.uid, &attempt, known, now) {
             Look::Enough(verified) => {
                 return Outcome::Registered {
                     registration: verified.registration,
@@ -254,35 +330,56 @@ impl Registrar {
             Look::TooSoon(failure) => return Outcome::Failed(failure),
             Look::Later(wait) => return Outcome::Postponed(wait),
             // All routes at once would use up the calls of a minute, and keep those waiting that have changed.
-            Look::First if stands => {
+            Look::First if known.stands() => {
                 return self.postpone(&model.uid, attempt, somewhere_in(VERIFY_EVERY));
             }
             Look::First => None,
             Look::Due(verified) => verified,
         };
-        let account = match self.account(&attempt.access) {
-            Ok(account) => account,
-            Err(failure) => return Outcome::Failed(self.failed(&model.uid, attempt, failure)),
-        };
+        match self.account(&attempt.access) {
+            Ok(account) => self.look(model, known, account, desired, attempt, verified).await,
+            Err(failure) => Outcome::Failed(self.failed(&model.uid, attempt, failure)),
+        }
+    }
+
+    /// Asks Genesys Cloud, brings what there is in line, and remembers it.
+    async fn look(
+        &self,
+        model: &Model,
+        known: Known<'_>,
+        account: Account,
+        desired: DesiredRegistration,
+        attempt: Attempt,
+        verified: Option<Verified>,
+    ) -> Outcome {
+        let now = Instant::now();
         let same = verified.as_ref().filter(|verified| verified.attempt.fingerprint == attempt.fingerprint);
-        let look_up = LookUp {
-            id: known.id.or(same.map(|verified| verified.registration.id.as_str())),
-            by_name: match &verified {
-                Some(verified) => verified.is_cheap_to_list,
-                None => !self.long_lists().contains(&attempt.fingerprint.api),
-            },
+        let id = known.id.or(same.map(|verified| verified.registration.id.as_str()));
+        let place = place_name(model);
+        let unanswered = self.unanswered(&model.uid, &place, id.is_some());
+        let is_cheap_to_list = match &verified {
+            Some(verified) => verified.is_cheap_to_list,
+            None => !self.long_lists().contains(&attempt.fingerprint.api),
         };
-        let result = match ensure_at(&account, &desired, look_up, secret_is_there).await {
+        let look_up = LookUp { id, by_name: is_cheap_to_list || unanswered.is_some() };
+        let ownership = Ownership {
+            url: known.url,
+            contested: known.contested,
+            foreign_url: self.lock().get(&model.uid).and_then(|memory| memory.foreign_url.clone()),
+        };
+        let result = match ensure_at(&account, &desired, look_up, known.secret_is_there(), &ownership).await {
             Err(GenesysError::Unsupported { .. }) => {
                 // Whoever sends wrong signatures must not have one registration after the other made.
                 let is_as_desired = (known.confirmed || same.is_some()) && known.secret_registered;
-                ensure_unverifiable(&account, &desired, look_up.id, is_as_desired).await
+                ensure_unverifiable(&account, &desired, id, is_as_desired).await
             }
             other => other,
         };
         match result {
             Ok(ensured) => {
-                let trusted_for = jittered(VERIFY_EVERY);
+                let late = unanswered.and_then(|unanswered| unanswered.after(&ensured, id, now));
+                self.set_unanswered(&model.uid, place, late);
+                let trusted_for = late.map_or_else(|| jittered(VERIFY_EVERY), |late| late.until - now);
                 self.succeeded(&model.uid, account, &ensured, attempt, now + trusted_for);
                 Outcome::Registered {
                     trusted_for,
@@ -297,12 +394,16 @@ impl Registrar {
                 cause: LimitedBy::Budget(_) | LimitedBy::Earlier,
                 retry_after: Some(wait),
                 ..
-            }) if stands => self.postpone(&model.uid, attempt, wait),
+            }) if known.stands() => self.postpone(&model.uid, attempt, wait),
+            Err(error @ GenesysError::Contested { .. }) => {
+                self.set_unanswered(&model.uid, place, unanswered);
+                Outcome::Contested(self.failed(&model.uid, attempt, failure_of(&error)))
+            }
             Err(error) => {
                 if error.may_have_created() {
-                    let until = Instant::now() + LATE_CREATION;
-                    self.lock().entry(model.uid.clone()).or_default().unanswered =
-                        Some((desired.name, until));
+                    let creations = unanswered.map_or(0, |before| before.creations) + 1;
+                    let until = Instant::now() + self.late_creation;
+                    self.set_unanswered(&model.uid, place, Some(Unanswered { creations, until }));
                 }
                 Outcome::Failed(self.failed(&model.uid, attempt, failure_of(&error)))
             }
@@ -323,18 +424,25 @@ impl Registrar {
         uid: &str,
         place: &RegistrationPlace,
         access: Result<Access, SecretProblem>,
-        keep: Option<&str>,
+        spare: Spare<'_>,
     ) -> Result<(), Failure> {
         let account = self.way_to(uid, place, access).await?;
         let now = Instant::now();
-        remove_at(&account, place, keep).await.map_err(|error| failure_of(&error))?;
-        let memory = self.lock();
-        match memory.get(uid).and_then(|memory| memory.unanswered.as_ref()) {
-            Some((name, until)) if *name == place.name && now < *until => {
-                Err(Failure::creation_unanswered(place, *until - now))
+        let found = remove_at(&account, place, spare).await.map_err(|error| failure_of(&error))?;
+        match self.unanswered(uid, &place.into(), place.id.is_some()) {
+            Some(late) if now < late.until && found < late.creations => {
+                Err(Failure::creation_unanswered(place, late.until - now))
             }
             _ => Ok(()),
         }
+    }
+
+    fn unanswered(&self, uid: &str, place: &PlaceName, has_id: bool) -> Option<Unanswered> {
+        self.lock().entry(uid.to_owned()).or_default().unanswered(place, has_id, self.late_creation)
+    }
+
+    fn set_unanswered(&self, uid: &str, place: PlaceName, unanswered: Option<Unanswered>) {
+        self.lock().entry(uid.to_owned()).or_default().creations.insert(place, unanswered);
     }
 
     /// A client that is sure to see the registration at this place, if there is one.
@@ -370,7 +478,7 @@ impl Registrar {
         uid: &str,
         place: &RegistrationPlace,
         access: Result<Access, SecretProblem>,
-        keep: Option<&str>,
+        spare: Spare<'_>,
     ) -> Result<(), Failure> {
         let before = {
             let memory = self.lock();
@@ -382,7 +490,7 @@ impl Registrar {
         if let Some(failure) = before.as_ref().and_then(|before| before.still(Instant::now())) {
             return Err(failure);
         }
-        let result = self.remove(uid, place, access.clone(), keep).await;
+        let result = self.remove(uid, place, access.clone(), spare).await;
         let mut memory = self.lock();
         let memory = memory.entry(uid.to_owned()).or_default();
         memory.left.retain(|(removal, _)| removal.place != *place);
@@ -437,14 +545,7 @@ impl Registrar {
         self.genesys.account(access.clone()).map_err(|error| failure_of(&error))
     }
 
-    fn last_look(
-        &self,
-        uid: &str,
-        attempt: &Attempt,
-        secret_is_there: bool,
-        stands: bool,
-        now: Instant,
-    ) -> Look {
+    fn last_look(&self, uid: &str, attempt: &Attempt, known: Known<'_>, now: Instant) -> Look {
         let memory = self.lock();
         let Some(memory) = memory.get(uid) else { return Look::First };
         if let Some((attempted, failed)) = &memory.failed
@@ -454,13 +555,15 @@ impl Registrar {
             return Look::TooSoon(failure);
         }
         match &memory.verified {
-            Some(verified) if verified.attempt == *attempt && secret_is_there && now < verified.due => {
+            Some(verified)
+                if verified.attempt == *attempt && known.secret_is_there() && now < verified.due =>
+            {
                 return Look::Enough(verified.clone());
             }
             _ => {}
         }
         match (&memory.postponed, &memory.verified, &memory.failed) {
-            (Some((postponed, until)), _, _) if postponed == attempt && stands && now < *until => {
+            (Some((postponed, until)), _, _) if postponed == attempt && known.stands() && now < *until => {
                 Look::Later(*until - now)
             }
             (None, None, None) => Look::First,
@@ -484,6 +587,7 @@ impl Registrar {
         }
         memory.failed = None;
         memory.postponed = None;
+        memory.foreign_url.clone_from(&ensured.foreign_url);
         memory.verified = Some(Verified {
             registration: ensured.registration.clone(),
             verifiable: ensured.verifiable,
@@ -537,6 +641,34 @@ struct Ensured {
     is_cheap_to_list: bool,
     change: Option<Change>,
     secret_sent: bool,
+    /// What it called before, where that was somebody else's.
+    foreign_url: Option<String>,
+}
+
+/// By what the registration of a route is told from somebody else's.
+struct Ownership<'o> {
+    /// What it was last known to call.
+    url: Option<&'o str>,
+    contested: bool,
+    /// What somebody else had it call at the last look.
+    foreign_url: Option<String>,
+}
+
+/// What is not removed from a place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spare<'s> {
+    /// The registration that is to stay.
+    pub id: Option<&'s str>,
+    /// Of those that are found by their name alone, all that call something else. Empty: none.
+    pub but_for_urls: &'s [String],
+}
+
+impl Spare<'_> {
+    fn spares(self, found: &Registration, known_id: Option<&str>) -> bool {
+        let id = Some(found.id.as_str());
+        let is_ours = || id == known_id || self.but_for_urls.iter().any(|url| found.calls(url));
+        id == self.id || !(self.but_for_urls.is_empty() || is_ours())
+    }
 }
 
 /// How a registration is looked for.
@@ -557,14 +689,17 @@ async fn ensure_at(
     desired: &DesiredRegistration,
     look_up: LookUp<'_>,
     secret_is_there: bool,
+    ownership: &Ownership<'_>,
 ) -> Result<Ensured, GenesysError> {
     let Found { registration: found, is_cheap_to_list } = find(account, desired, look_up).await?;
+    let (found, foreign_url) = ownership.judge(found, desired)?;
     let ensured = |registration, change: Option<Change>| Ensured {
         registration,
         verifiable: true,
         is_cheap_to_list,
         secret_sent: change.is_some(),
         change,
+        foreign_url,
     };
     let Some(found) = found else {
         return Ok(ensured(account.create(desired).await?, Some(Change::Created)));
@@ -585,6 +720,33 @@ async fn ensure_at(
         // Deleted between the look and the update.
         None => ensured(account.create(desired).await?, Some(Change::Created)),
     })
+}
+
+impl Ownership<'_> {
+    /// The registration as it was found, if it is the route's or can be, and what it calls, if that is somebody else's.
+    ///
+    /// Somebody may have changed its URL by mistake, or it may be left over from a route of this name: it is given ours.
+    /// Who takes it back is another cluster with a route of the same name, and the two would go on for ever.
+    fn judge(
+        &self,
+        found: Option<Registration>,
+        desired: &DesiredRegistration,
+    ) -> Result<(Option<Registration>, Option<String>), GenesysError> {
+        let Some(found) = found else { return Ok((None, None)) };
+        if found.calls(&desired.url) || self.url.is_some_and(|url| found.calls(url)) {
+            return Ok((Some(found), None));
+        }
+        if !found.name.is_empty() && found.name != desired.name {
+            // Who took it has also given it another name since.
+            return Ok((None, None));
+        }
+        if self.contested || self.foreign_url.as_ref() == Some(&found.url) {
+            let (name, ours) = (desired.name.clone(), desired.url.clone());
+            return Err(GenesysError::Contested { name, theirs: found.url, ours });
+        }
+        let url = found.url.clone();
+        Ok((Some(found), Some(url)))
+    }
 }
 
 /// The one registration of the route; any second one of its name is removed.
@@ -653,6 +815,7 @@ async fn ensure_unverifiable(
         is_cheap_to_list: true,
         secret_sent: change.is_some(),
         change,
+        foreign_url: None,
     })
 }
 
@@ -683,25 +846,29 @@ async fn sees(account: &Account, place: &RegistrationPlace) -> Result<bool, Gene
 }
 
 /// The known one, then what the name finds, until the server itself says that there is none: one that cannot delete
-/// may answer 404, too.
+/// may answer 404, too. Gives how many were found that were not known.
 async fn remove_at(
     account: &Account,
     place: &RegistrationPlace,
-    keep: Option<&str>,
-) -> Result<(), GenesysError> {
-    let is_to_go = |id: &&str| Some(*id) != keep;
-    if let Some(id) = place.id.as_deref().filter(is_to_go) {
+    spare: Spare<'_>,
+) -> Result<usize, GenesysError> {
+    let known_id = place.id.as_deref();
+    let mut found = HashSet::new();
+    if let Some(id) = known_id.filter(|id| Some(*id) != spare.id) {
         account.delete(id).await?;
     }
     for _ in 0..REMOVAL_ROUNDS {
         let listing = account.find_by_name(&place.name).await?;
-        let left: Vec<_> =
-            listing.registrations.iter().map(|left| left.id.as_str()).filter(is_to_go).collect();
+        let mut left = listing.registrations;
+        left.retain(|left| !spare.spares(left, known_id));
         if left.is_empty() {
-            return Ok(());
+            return Ok(found.len());
         }
-        for id in left {
-            account.delete(id).await?;
+        for Registration { id, .. } in left {
+            account.delete(&id).await?;
+            if known_id != Some(id.as_str()) {
+                found.insert(id);
+            }
         }
     }
     Err(account.still_listed(&place.name))
@@ -716,6 +883,11 @@ fn desired(model: &Model, secret: &SecretString) -> DesiredRegistration {
         event_types: model.registration.event_types.iter().cloned().collect(),
         retry_policy: model.registration.retry_policy.clone(),
     }
+}
+
+fn place_name(model: &Model) -> PlaceName {
+    let api_url = model.registration.api.url.as_str().trim_end_matches('/').to_owned();
+    PlaceName { api_url, name: model.registration.name.clone() }
 }
 
 /// How the API that the model describes is called.
@@ -746,7 +918,11 @@ fn fingerprint(model: &Model, desired: &DesiredRegistration) -> Fingerprint {
 
 fn failure_of(error: &GenesysError) -> Failure {
     // What only a person can mend is asked for rarely; a changed Secret or spec asks at once.
-    let patience = if error.is_permanent() { PERMANENT_RETRY } else { Duration::ZERO };
+    let patience = match error {
+        GenesysError::Contested { .. } => VERIFY_EVERY,
+        error if error.is_permanent() => PERMANENT_RETRY,
+        _ => Duration::ZERO,
+    };
     Failure {
         reason: error.reason(),
         message: error.to_string(),

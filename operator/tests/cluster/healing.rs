@@ -93,6 +93,27 @@ async fn a_child_that_is_deleted_or_edited_is_put_back_at_once() {
             "/spec/egress",
         ),
         ("NetworkPolicy", "hurt-relay", json!({"spec": {"policyTypes": ["Ingress"]}}), "/spec/policyTypes"),
+        // What is added to what selects pods, or to what relays mount.
+        ("ConfigMap", "hurt-routing", json!({"data": {"added": "x"}}), "/data"),
+        ("Secret", "hurt-signing", json!({"data": {"added": "eA=="}}), "/data"),
+        (
+            "Service",
+            "hurt-relay",
+            json!({"spec": {"selector": {"example.com/added": "x"}}}),
+            "/spec/selector",
+        ),
+        (
+            "PodDisruptionBudget",
+            "hurt-relay",
+            json!({"spec": {"selector": {"matchLabels": {"example.com/added": "x"}}}}),
+            "/spec/selector",
+        ),
+        (
+            "NetworkPolicy",
+            "hurt-relay",
+            json!({"spec": {"podSelector": {"matchLabels": {"example.com/added": "x"}}}}),
+            "/spec/podSelector",
+        ),
         ("Ingress", "hurt-relay", json!({"spec": {"ingressClassName": "other"}}), "/spec/ingressClassName"),
         (
             "Ingress",
@@ -152,5 +173,29 @@ async fn a_child_that_is_deleted_or_edited_is_put_back_at_once() {
     }
     println!("a deleted child is put back after {slowest:?} at most");
     stage.is_ready("hurt").await;
+    stage.end(operator).await;
+}
+
+#[tokio::test]
+async fn a_signing_secret_that_somebody_adds_is_removed_and_genesys_is_not_called_for_it() {
+    let stage = Stage::new().await;
+    stage.apply(stage.route("guarded")).await;
+    let operator = stage.operator().await;
+    stage.is_ready("guarded").await;
+    operator.is_quiet().await;
+    let data = async || stage.get("Secret", "guarded-signing").await.unwrap().data["data"].clone();
+    let (before, asked) = (data().await, stage.simulator.request_counts().total);
+
+    // In an existing key it would be a rotation; one of its own would be a further secret that relays accept.
+    stage.patch("Secret", "guarded-signing", json!({"data": {"0a1b2c3d": "Ynktc29tZWJvZHk="}})).await;
+    until("it is removed", AT_ONCE, async || {
+        let now = data().await;
+        if now == before { Ok(()) } else { Err(now.as_object().unwrap().len()) }
+    })
+    .await;
+    operator.is_quiet().await;
+    assert_eq!(stage.simulator.request_counts().total, asked, "Genesys Cloud was called");
+    assert_eq!(data().await, before);
+    stage.is_ready("guarded").await;
     stage.end(operator).await;
 }

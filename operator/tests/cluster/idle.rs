@@ -40,7 +40,7 @@ async fn ten_idle_minutes_of_resyncs_write_nothing() {
     let woken = operator.reconciles() - reconciles;
     assert!(woken >= 10, "{woken} reconciles only");
     let calls = operator.calls.since(calls);
-    // The one that a child's first foreign field costs finds out that it is foreign.
+    // That what was added is somebody else's, and none of what is ours whole, is found out without a write.
     let writes: Vec<_> = calls.iter().filter(|call| call.is_write()).collect();
     assert!(writes.is_empty(), "{writes:#?}");
     let reads: Vec<_> = calls.iter().filter(|call| !call.is_watch()).collect();

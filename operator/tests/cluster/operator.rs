@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use kube::Config;
 use presenceroute_operator::admin::Readiness;
-use presenceroute_operator::build::RelayImage;
+use presenceroute_operator::build::{Installation, RelayImage};
 use presenceroute_operator::claims::Neighbours;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
 use presenceroute_operator::genesys::Genesys;
+use presenceroute_operator::leader::Mandate;
 use presenceroute_operator::metrics::Metrics;
+use presenceroute_operator::register::LATE_CREATION;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -30,14 +32,19 @@ impl Operator {
         let shared = Shared {
             client: calls.client(config),
             settings: Settings {
-                relay_image: RelayImage {
-                    reference: "presenceroute/relay:none".into(),
-                    pull_policy: "Never".into(),
+                installation: Installation {
+                    relay_image: RelayImage {
+                        reference: "presenceroute/relay:none".into(),
+                        pull_policy: "Never".into(),
+                    },
+                    namespace: "presenceroute-system".into(),
                 },
                 secret_grace: Duration::from_secs(1),
+                late_creation: LATE_CREATION,
             },
             genesys: Genesys::new(),
             neighbours: Neighbours::of(1),
+            mandate: Mandate::without_end(),
             identity: "cluster-test".into(),
             metrics: metrics.clone(),
             readiness: Readiness::default(),

@@ -77,6 +77,27 @@ impl Replica {
         began.elapsed()
     }
 
+    async fn is_ready(&self) {
+        until(&format!("{} is ready", self.pod), Duration::from_secs(10), async || {
+            match self.get("/readyz").await {
+                Ok((200, _)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Waits for a second in which it finishes no reconcile.
+    async fn is_quiet(&self) {
+        until(&format!("{} is quiet", self.pod), Duration::from_secs(60), async || {
+            let before = self.metric("reconciles_total").await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = self.metric("reconciles_total").await;
+            if now == before { Ok(()) } else { Err("it still reconciles") }
+        })
+        .await;
+    }
+
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -84,9 +105,13 @@ impl Replica {
 
     /// As Kubernetes asks; gives whether it ended well.
     pub(crate) async fn terminate(mut self) -> bool {
-        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
-        assert!(status.success());
+        self.signal("-TERM");
         self.ended(Duration::from_secs(20)).await
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
     }
 
     /// Waits until it has ended, and gives whether it ended well.
@@ -129,11 +154,7 @@ async fn a_standby_takes_over_from_a_dead_leader_and_at_once_from_one_that_stops
     first.leads(Duration::from_secs(20)).await;
     let second = Replica::start(&stage, "second");
     stage.is_ready("handed-over").await;
-    until("the standby is ready", Duration::from_secs(10), async || match second.get("/readyz").await {
-        Ok((200, _)) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
+    second.is_ready().await;
     assert_eq!(second.metric("reconciles_total").await, 0.0, "a standby does nothing");
     assert_eq!(second.metric("leader").await, 0.0);
 
@@ -143,11 +164,7 @@ async fn a_standby_takes_over_from_a_dead_leader_and_at_once_from_one_that_stops
     is_put_back(&stage, "handed-over-routing", Duration::from_secs(10)).await;
 
     let third = Replica::start(&stage, "third");
-    until("the third stands by", Duration::from_secs(10), async || match third.get("/readyz").await {
-        Ok((200, _)) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
+    third.is_ready().await;
     let began = Instant::now();
     assert!(second.terminate().await);
     third.leads(Duration::from_secs(5)).await;
@@ -159,6 +176,77 @@ async fn a_standby_takes_over_from_a_dead_leader_and_at_once_from_one_that_stops
     stage.is_empty().await;
     assert!(third.terminate().await);
     stage.leave().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_was_frozen_for_longer_than_its_lease_writes_nothing_when_it_wakes() {
+    const ROUTES: [&str; 8] = ["one", "two", "three", "four", "five", "six", "seven", "eight"];
+    let stage = Stage::new().await;
+    for route in ROUTES {
+        stage.apply(stage.route(route)).await;
+    }
+    let mut first = Replica::start(&stage, "frozen");
+    first.leads(Duration::from_secs(20)).await;
+    for route in ROUTES {
+        stage.is_ready(route).await;
+    }
+    let second = Replica::start(&stage, "heir");
+    second.is_ready().await;
+
+    // It is frozen in the middle of reconciles: each has asked a relay, and goes on by touching the pod.
+    stage.relays.fall_silent(true);
+    edit(&stage, &ROUTES, "first-edit").await;
+    first.signal("-STOP");
+    stage.relays.fall_silent(false);
+    let took = second.leads(Duration::from_secs(20)).await;
+    println!("taken over from one that was frozen after {took:?}");
+    edit(&stage, &ROUTES, "second-edit").await;
+    for route in ROUTES {
+        stage.is_ready(route).await;
+    }
+    second.is_quiet().await;
+
+    let (before, asked) = (versions(&stage).await, stage.simulator.request_counts().total);
+    first.signal("-CONT");
+    assert!(!first.ended(Duration::from_secs(10)).await, "it ends as a failure, so that it is started again");
+    let written: Vec<_> =
+        versions(&stage).await.into_iter().filter(|version| !before.contains(version)).collect();
+    assert!(written.is_empty(), "it has written {written:?}");
+    assert_eq!(stage.simulator.request_counts().total, asked, "it has called Genesys Cloud");
+    for route in ROUTES {
+        stage.delete("PresenceRoute", route).await;
+    }
+    stage.is_empty().await;
+    assert!(second.terminate().await);
+    stage.leave().await;
+}
+
+/// Has these routes carry their events to another topic, and waits until their tables say so.
+async fn edit(stage: &Stage, routes: &[&str], topic: &str) {
+    let edit = json!({"spec": {"routes": [{"eventType": "presence:state:changed", "topic": topic}]}});
+    let edits = routes.iter().map(|route| stage.patch("PresenceRoute", route, edit.clone()));
+    futures::future::join_all(edits).await;
+    until("every edit is applied", Duration::from_secs(10), async || {
+        let tables = stage.list("ConfigMap").await;
+        let edited = tables.iter().filter(|table| table.data.to_string().contains(topic)).count();
+        if edited == routes.len() { Ok(()) } else { Err(edited) }
+    })
+    .await;
+}
+
+/// The versions of all that an operator writes but its Lease.
+async fn versions(stage: &Stage) -> Vec<(String, Option<String>)> {
+    let kinds = ["PresenceRoute", "Secret", "ConfigMap", "Service", "Deployment", "Pod"];
+    let objects = futures::future::join_all(kinds.map(|kind| stage.list(kind))).await;
+    let mut versions: Vec<_> = std::iter::zip(kinds, objects)
+        .flat_map(|(kind, objects)| {
+            objects
+                .into_iter()
+                .map(move |object| (format!("{kind} {}", object.name_any()), object.resource_version()))
+        })
+        .collect();
+    versions.sort();
+    versions
 }
 
 #[tokio::test]
@@ -192,11 +280,7 @@ async fn it_waits_for_a_definition_that_comes_late() {
 
     let definitions: Api<CustomResourceDefinition> = Api::all(stage.client.clone());
     definitions.create(&Default::default(), &definition()).await.unwrap();
-    until("it is ready", Duration::from_secs(10), async || match replica.get("/readyz").await {
-        Ok((200, _)) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
+    replica.is_ready().await;
     until("the API server takes routes", Duration::from_secs(10), async || {
         stage.objects("PresenceRoute").list(&Default::default()).await.map(drop)
     })

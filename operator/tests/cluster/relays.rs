@@ -1,7 +1,8 @@
 //! Relay pods that no node takes: their objects are real, and what they report is what they would have mounted.
 //!
 //! Each gets an address of the loopback network, where `/status` answers from the route's ConfigMap and Secret as they
-//! are at that moment, as a kubelet would have brought them. One that is frozen goes on with what it last had.
+//! are at that moment, as a kubelet would have brought them. One that is frozen goes on with what it last had. What they
+//! are asked while they are silent they answer afterwards, as they were before.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,6 +20,7 @@ use presenceroute_crds::relay_status::{KafkaReport, RelayStatus, RoutingReport, 
 use presenceroute_operator::build::{ADMIN_PORT, ROUTE_LABEL};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// The second half of the next pod's address.
@@ -27,14 +29,21 @@ static NEXT_ADDRESS: AtomicU16 = AtomicU16::new(1);
 /// Plays all relay pods of a namespace.
 pub(crate) struct PlayedRelays {
     frozen: Arc<Mutex<HashSet<String>>>,
+    silent: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl PlayedRelays {
     pub(crate) fn start(client: Client, namespace: &str) -> Self {
         let frozen = Arc::<Mutex<HashSet<String>>>::default();
-        let task = tokio::spawn(play_all(client, namespace.to_owned(), Arc::clone(&frozen)));
-        Self { frozen, task }
+        let (silent, is_silent) = watch::channel(false);
+        let all = play_all(client, namespace.to_owned(), Arc::clone(&frozen), is_silent);
+        Self { frozen, silent, task: tokio::spawn(all) }
+    }
+
+    /// Whether what is asked waits for its answer.
+    pub(crate) fn fall_silent(&self, yes: bool) {
+        self.silent.send_replace(yes);
     }
 
     /// The pod takes up nothing new until it thaws.
@@ -53,7 +62,12 @@ impl Drop for PlayedRelays {
     }
 }
 
-async fn play_all(client: Client, namespace: String, frozen: Arc<Mutex<HashSet<String>>>) {
+async fn play_all(
+    client: Client,
+    namespace: String,
+    frozen: Arc<Mutex<HashSet<String>>>,
+    silent: watch::Receiver<bool>,
+) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let mut events = watcher(pods, watcher::Config::default().labels(ROUTE_LABEL))
         .default_backoff()
@@ -74,6 +88,7 @@ async fn play_all(client: Client, namespace: String, frozen: Arc<Mutex<HashSet<S
             pod: pod.name_any(),
             route: pod.labels()[ROUTE_LABEL].clone(),
             frozen: Arc::clone(&frozen),
+            silent: silent.clone(),
             last: Arc::default(),
         };
         servers.spawn(relay.serve(address));
@@ -87,6 +102,7 @@ struct Relay {
     pod: String,
     route: String,
     frozen: Arc<Mutex<HashSet<String>>>,
+    silent: watch::Receiver<bool>,
     last: Arc<Mutex<RelayStatus>>,
 }
 
@@ -105,7 +121,14 @@ impl Relay {
         }});
         // It may be gone already.
         let _ = pods.patch_status(&self.pod, &PatchParams::default(), &Patch::Strategic(ready)).await;
-        let answer = async |State(relay): State<Relay>| Json(relay.report().await);
+        let answer = async |State(mut relay): State<Relay>| {
+            if *relay.silent.borrow() {
+                let before = relay.last.lock().unwrap().clone();
+                let _ = relay.silent.wait_for(|silent| !silent).await;
+                return Json(before);
+            }
+            Json(relay.report().await)
+        };
         let router = Router::new().route("/status", get(answer)).with_state(self);
         axum::serve(listener, router).await.unwrap();
     }

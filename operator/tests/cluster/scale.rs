@@ -83,7 +83,7 @@ fn difference(later: &BTreeMap<String, i64>, earlier: &BTreeMap<String, i64>) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it takes a quarter of an hour"]
+#[ignore = "a measurement of seven minutes"]
 async fn a_thousand_routes() {
     let stage = Stage::alone().await;
     let number = routes_wanted();
@@ -253,7 +253,7 @@ async fn edits(stage: &Stage) -> String {
     format!("{} ms (median of {EDITS}), {} ms at most", took[EDITS / 2], took[EDITS - 1])
 }
 
-async fn token(stage: &Stage) -> String {
+pub(crate) async fn token(stage: &Stage) -> String {
     let client = json!({"grant_type": "client_credentials", "client_id": "client", "client_secret": "hush"});
     let url = format!("{}/api/v2/oauth/token", stage.genesys_url());
     let answer: Value =

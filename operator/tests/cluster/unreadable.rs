@@ -5,8 +5,10 @@ use std::time::Duration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps,
 };
-use kube::Api;
-use serde_json::json;
+use kube::api::DynamicObject;
+use kube::{Api, ResourceExt};
+use presenceroute_operator::controller::FINALIZER;
+use serde_json::{Value, json};
 
 use crate::stage::{DEFINITION, Stage, definition, is_established, until};
 
@@ -30,6 +32,16 @@ async fn redefine(stage: &Stage, definition: CustomResourceDefinition) {
     live.spec = definition.spec;
     definitions.replace(DEFINITION, &Default::default(), &live).await.unwrap();
     is_established(&stage.client, DEFINITION).await;
+}
+
+/// As `kubectl replace` does.
+async fn replace(stage: &Stage, object: Value) {
+    let mut object: DynamicObject = serde_json::from_value(object).unwrap();
+    let name = object.name_any();
+    let live = stage.get("PresenceRoute", &name).await.unwrap();
+    object.metadata.resource_version = live.metadata.resource_version;
+    object.metadata.finalizers = live.metadata.finalizers;
+    stage.objects("PresenceRoute").replace(&name, &Default::default(), &object).await.unwrap();
 }
 
 /// Alone, because the definition is everybody's.
@@ -68,11 +80,7 @@ async fn a_route_of_an_older_definition_stops_nothing_else() {
     }
 
     // It is repaired, and comes up.
-    let mut repaired = stage.route("broken");
-    repaired["metadata"]["resourceVersion"] =
-        json!(stage.get("PresenceRoute", "broken").await.unwrap().metadata.resource_version);
-    let repaired = serde_json::from_value(repaired).unwrap();
-    stage.objects("PresenceRoute").replace("broken", &Default::default(), &repaired).await.unwrap();
+    replace(&stage, stage.route("broken")).await;
     stage.is_ready("broken").await;
     assert_eq!(
         stage
@@ -110,4 +118,34 @@ async fn an_unknown_field_is_pruned_or_refused_but_never_half_applied() {
         "a refused one changes nothing"
     );
     stage.leave().await;
+}
+
+#[tokio::test]
+async fn one_that_is_to_be_deleted_says_why_it_stays() {
+    let stage = Stage::new().await;
+    let mut route = stage.route("leaving");
+    route["metadata"]["finalizers"] = json!([FINALIZER]);
+    // The definition has no bound for it, and the operator's number is a smaller one.
+    let preference = json!({"weight": 3_000_000_000_u64, "preference": {}});
+    route["spec"]["relay"]["affinity"] =
+        json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preference]}});
+    stage.apply(route).await;
+    let operator = stage.operator().await;
+    let is_said = async |words: &str| {
+        until("an event says so", Duration::from_secs(10), async || {
+            let notes: Vec<_> =
+                stage.events("leaving").await.into_iter().filter_map(|event| event.message).collect();
+            if notes.iter().any(|note| note.contains(words)) { Ok(()) } else { Err(notes) }
+        })
+        .await;
+    };
+    is_said("is left as it is").await;
+    stage.delete("PresenceRoute", "leaving").await;
+    is_said("stays, although it is to be deleted").await;
+
+    let mut written_anew = stage.route("leaving");
+    written_anew["spec"]["deletionPolicy"] = json!("Retain");
+    replace(&stage, written_anew).await;
+    stage.is_empty().await;
+    stage.end(operator).await;
 }

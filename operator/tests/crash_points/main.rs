@@ -5,7 +5,8 @@
 //! Genesys. It reaches both through proxies that count its steps: every request that writes to Kubernetes, and every
 //! call to Genesys. For n = 1, 2, 3, … a flow is played until it ends without reaching its n-th step, once with the
 //! operator killed before that request is carried out, once after that and before the answer. So no step is left out,
-//! and the operator needs no hook for it.
+//! and the operator needs no hook for it. A creation at Genesys is also kept back until the next operator is done, and
+//! carried out then.
 //!
 //! Not part of `cargo test`. It needs a cluster whose pods this machine reaches, with the relay's image in it, and a
 //! broker: those of `tests/harness`.
@@ -99,6 +100,12 @@ async fn play(stage: &Stage, table: &mut Table, all: bool, is_wanted: impl Fn(Fl
     for flow in [Flow::Create, Flow::Delete].into_iter().filter(|flow| is_wanted(*flow)) {
         every_step(stage, table, flow, &mut None, all).await?;
     }
+    if is_wanted(Flow::Delete) {
+        deletion_of_what_comes_late(stage).await?;
+        table.proven(
+            "a registration that comes after its route was deleted is removed before the route is let go",
+        );
+    }
     let mut steady = Some(stage.reachable_route("steady").await?);
     for flow in [Flow::Update, Flow::Move].into_iter().filter(|flow| is_wanted(*flow)) {
         every_step(stage, table, flow, &mut steady, all).await?;
@@ -108,7 +115,8 @@ async fn play(stage: &Stage, table: &mut Table, all: bool, is_wanted: impl Fn(Fl
         return Ok(());
     }
     // As long as it takes, events flow, and none is tried twice: what is refused is lost.
-    let load = stage.deliver("steady", json!({"ratePerSecond": 20})).await?;
+    let Some(asked) = &steady else { return Err("the steady route is gone".into()) };
+    let load = stage.deliver(asked, json!({"ratePerSecond": 20})).await?;
     every_step(stage, table, Flow::Rotate, &mut steady, all).await?;
     let summary = load.end().await;
     summary.ensure_all_accepted()?;
@@ -149,9 +157,13 @@ async fn every_step(
         return Ok(());
     }
     for number in 1.. {
-        for side in [Side::Before, Side::After] {
+        let mut sides = vec![Side::Late, Side::After, Side::Before];
+        while let Some(side) = sides.pop() {
             match run(stage, flow, subject, Some((At::Number(number), side)), all).await? {
-                Run::Crashed(step, took) => table.row(flow, &step, side, took),
+                Run::Crashed(step, took) => {
+                    table.row(flow, &step, side, took);
+                    sides.retain(|side| step.is_creation() || *side != Side::Late);
+                }
                 // The last step of all is behind us.
                 Run::Ended(_) if number > 1 => return Ok(()),
                 Run::Ended(_) => return Err(format!("{} has no step at all", flow.name()).into()),
@@ -169,6 +181,7 @@ fn sample(flow: Flow, steps: &[Step]) -> Vec<(At, Side)> {
         let kind = step.kind();
         let nth = 1 + steps[..index].iter().filter(|earlier| earlier.kind() == kind).count();
         let sides: &[Side] = match kind {
+            _ if step.is_creation() => &[Side::Before, Side::After, Side::Late],
             _ if kind.starts_with("Genesys: ") && !kind.ends_with("GET") && !kind.contains("token") => {
                 &[Side::Before, Side::After]
             }
@@ -203,6 +216,7 @@ async fn run(
         stage.expire_tokens();
     }
     let what = format!("{}, killed at {crash:?}", flow.name());
+    let side = crash.as_ref().map(|(_, side)| *side);
     stage.steps.arm(crash);
     flow.act(stage, &mut asked).await?;
     let crashed = loop {
@@ -224,7 +238,13 @@ async fn run(
         Some(step) => {
             let began = Instant::now();
             stage.start_operator().await?;
-            stage.becomes(&asked, RECOVERY).await.map_err(|failure| format!("{what}: {failure}"))?;
+            let name = |failure| format!("{what}: {failure}");
+            stage.becomes(&asked, RECOVERY).await.map_err(name)?;
+            if side == Some(Side::Late) {
+                stage.steps.let_come_late().await;
+                stage.becomes_otherwise(&asked).await.map_err(name)?;
+                stage.becomes(&asked, RECOVERY).await.map_err(name)?;
+            }
             Run::Crashed(step, began.elapsed())
         }
     };
@@ -232,12 +252,38 @@ async fn run(
     Ok(run)
 }
 
+/// The operator dies while it creates a registration, the route is deleted, and the creation is carried out after the next
+/// operator has looked for it.
+async fn deletion_of_what_comes_late(stage: &Stage) -> Outcome {
+    let mut asked = Flow::Create.prepare(stage, None).await?;
+    stage.quiet().await?;
+    stage.steps.arm(Some((At::Kind("Genesys: creation, POST".to_owned(), 1), Side::Late)));
+    Flow::Create.act(stage, &mut asked).await?;
+    while stage.steps.crashed().is_none() {
+        stage.steps.ensure_in_time(stage::RECOVERY_OF_PODS)?;
+        tokio::time::sleep(stage::PAUSE).await;
+    }
+    stage.steps.disarm();
+    Flow::Delete.act(stage, &mut asked).await?;
+    stage.steps.arm(None);
+    stage.start_operator().await?;
+    while !stage.steps.saw("Genesys: look-up by name, GET") {
+        stage.steps.ensure_in_time(RECOVERY)?;
+        tokio::time::sleep(stage::PAUSE).await;
+    }
+    stage.quiet().await?;
+    stage.steps.let_come_late().await;
+    stage.steps.disarm();
+    stage.registration(&asked)?;
+    stage.becomes(&asked, RECOVERY).await
+}
+
 /// Somebody gives the registration another secret, and says nothing.
 async fn secret_drift(stage: &Stage, steady: &Asked) -> Outcome {
     stage.change_secret_at_genesys(steady, "by-somebody-at-genesys").await?;
     let began = Instant::now();
     loop {
-        let tried = stage.deliver(&steady.name, json!({"count": 3})).await?.finished().await;
+        let tried = stage.deliver(steady, json!({"count": 3})).await?.finished().await;
         if tried.ensure_all_accepted().is_ok() {
             break;
         }

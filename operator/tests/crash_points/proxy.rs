@@ -70,12 +70,15 @@ pub(crate) async fn before_genesys(
 async fn serve<H, F>(handle: H) -> Outcome<SocketAddr>
 where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response> + Send,
+    F: Future<Output = Response> + Send + 'static,
 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let router = Router::new()
-        .fallback(async |State(handle): State<H>, request: Request| handle(request).await)
+        .fallback(async |State(handle): State<H>, request: Request| {
+            // In a task of its own, which outlives the connection of an operator that dies.
+            tokio::spawn(handle(request)).await.unwrap_or_else(|_| StatusCode::BAD_GATEWAY.into_response())
+        })
         .with_state(handle);
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(address)
@@ -88,7 +91,7 @@ async fn pass(
     steps: &Steps,
     send: impl AsyncFnOnce(Request) -> Result<Response, Failure>,
 ) -> Response {
-    use crate::steps::Side::{After, Before};
+    use crate::steps::Side::{After, Before, Late};
     let verdict = step.map_or(Verdict::Pass, |what| steps.arrive(what));
     match verdict {
         Verdict::Pass => send(request).await.unwrap_or_else(|failure| {
@@ -99,13 +102,29 @@ async fn pass(
             StatusCode::BAD_GATEWAY.into_response()
         }
         Verdict::Kill(After) => {
-            if let Ok(answer) = send(request).await {
-                // The whole answer is there: the work is done.
-                let _ = to_bytes(answer.into_body(), LARGEST).await;
-            }
+            carry_out(request, send).await;
             steps.kill();
             StatusCode::BAD_GATEWAY.into_response()
         }
+        Verdict::Kill(Late) => {
+            // The rest of it would not come from who is dead.
+            let (parts, body) = request.into_parts();
+            let Ok(body) = to_bytes(body, LARGEST).await else {
+                return StatusCode::BAD_REQUEST.into_response();
+            };
+            steps.kill();
+            steps.may_come_late().await;
+            carry_out(Request::from_parts(parts, Body::from(body)), send).await;
+            steps.came_late();
+            StatusCode::BAD_GATEWAY.into_response()
+        }
+    }
+}
+
+/// Sends a request to whose answer nobody listens. It is done when the whole answer is there.
+async fn carry_out(request: Request, send: impl AsyncFnOnce(Request) -> Result<Response, Failure>) {
+    if let Ok(answer) = send(request).await {
+        let _ = to_bytes(answer.into_body(), LARGEST).await;
     }
 }
 

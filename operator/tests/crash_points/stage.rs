@@ -38,6 +38,8 @@ const OAUTH_SECRET: &str = "oauth";
 const EVENT_TYPES: [&str; 2] = ["presence:state:changed", "presence:status:changed"];
 /// How long an old signing secret is accepted, in seconds: longer than a delivery takes.
 const GRACE_SECONDS: &str = "2";
+/// How long a creation may be under way, in seconds: longer than it takes to start an operator and let it come late.
+const LATE_CREATION_SECONDS: &str = "10";
 
 /// A route as a person wants it.
 #[derive(Clone, Debug)]
@@ -139,6 +141,7 @@ impl Stage {
             .args(["run", "--relay-image", &image, "--relay-image-pull-policy", "IfNotPresent"])
             .args(["--watch-namespaces", &self.namespace, "--pod-namespace", &self.namespace])
             .args(["--secret-grace-seconds", GRACE_SECONDS, "--listen", "127.0.0.1:0"])
+            .args(["--late-creation-seconds", LATE_CREATION_SECONDS])
             .env("KUBECONFIG", self.directory.path().join("kubeconfig"))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -244,6 +247,12 @@ impl Stage {
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
+    }
+
+    /// Ensures that something is not as asked any more.
+    pub(crate) async fn becomes_otherwise(&self, asked: &Asked) -> Outcome {
+        let is_as_asked = self.is_as(asked).await.is_ok();
+        ensure(!is_as_asked, || "what came late changed nothing".to_owned())
     }
 
     /// Whether the cluster and both organisations are as asked: one registration, at the right place, with the right
@@ -359,10 +368,10 @@ impl Stage {
     }
 
     /// Delivers events to the route's registration.
-    pub(crate) async fn deliver(&self, name: &str, mut plan: Value) -> Outcome<Load> {
-        plan["registration"] = json!(format!("{}/{name}", self.namespace));
+    pub(crate) async fn deliver(&self, asked: &Asked, mut plan: Value) -> Outcome<Load> {
+        plan["registration"] = json!(format!("{}/{}", self.namespace, asked.name));
         let plan = serde_json::from_value(plan)?;
-        Ok(Load(self.organisations[0].simulator.deliver(plan)?))
+        Ok(Load(self.organisations[asked.organisation].simulator.deliver(plan)?))
     }
 
     /// Whether the route tells of it.

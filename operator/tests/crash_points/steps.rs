@@ -5,6 +5,8 @@ use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::Outcome;
 
 /// Without a step for so long, the operator has nothing left to do.
@@ -17,6 +19,8 @@ pub(crate) enum Side {
     Before,
     /// It has been carried out, and the answer does not arrive.
     After,
+    /// It is carried out when the next operator is done, as by a server that takes its time.
+    Late,
 }
 
 impl fmt::Display for Side {
@@ -24,6 +28,7 @@ impl fmt::Display for Side {
         formatter.pad(match self {
             Self::Before => "before",
             Self::After => "after",
+            Self::Late => "late",
         })
     }
 }
@@ -38,6 +43,11 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// Whether something new comes to be at Genesys by it.
+    pub(crate) fn is_creation(&self) -> bool {
+        self.what.starts_with("Genesys: creation")
+    }
+
     /// The method and the kind of object, without its name.
     pub(crate) fn kind(&self) -> &str {
         kind(&self.what)
@@ -66,7 +76,11 @@ pub(crate) enum Verdict {
 
 /// All steps, and the operator that makes them.
 #[derive(Default)]
-pub(crate) struct Steps(Mutex<State>);
+pub(crate) struct Steps {
+    state: Mutex<State>,
+    /// A request that is carried out late: let go, and then carried out.
+    late: (Notify, Notify),
+}
 
 #[derive(Default)]
 struct State {
@@ -83,7 +97,7 @@ struct State {
 
 impl Steps {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on this is the operator.
@@ -113,6 +127,11 @@ impl Steps {
     /// The step at which the operator was killed.
     pub(crate) fn crashed(&self) -> Option<Step> {
         self.state().crashed.clone()
+    }
+
+    /// Whether there was a step of this kind since the last time that something was armed.
+    pub(crate) fn saw(&self, kind: &str) -> bool {
+        self.state().seen.iter().any(|step| step.kind() == kind)
     }
 
     /// Whether there has been no step for a while.
@@ -152,6 +171,22 @@ impl Steps {
         state.counting = false;
         state.dying_at = Some(step);
         Verdict::Kill(side)
+    }
+
+    /// Waits until a request may be carried out late.
+    pub(crate) async fn may_come_late(&self) {
+        self.late.0.notified().await;
+    }
+
+    /// The request was carried out late.
+    pub(crate) fn came_late(&self) {
+        self.late.1.notify_one();
+    }
+
+    /// Has the request carried out that was kept for later.
+    pub(crate) async fn let_come_late(&self) {
+        self.late.0.notify_one();
+        self.late.1.notified().await;
     }
 
     /// Kills the operator, as the kernel does when memory is short: nothing is finished, nobody is told.

@@ -3,7 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use genesys_simulator::{Config, DuplicateNames};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::request::Parts;
 use presenceroute_crds::presence_route::TokenRequest;
 use presenceroute_operator::genesys::error::LimitedBy;
 use presenceroute_operator::genesys::{
@@ -165,10 +172,60 @@ async fn wrong_credentials_are_rejected_and_right_ones_work_at_once() {
 }
 
 #[tokio::test]
-async fn a_token_can_be_asked_for_by_form() {
-    let organisation = Organisation::new().await;
-    let access = Access { token_request: TokenRequest::Form, ..organisation.access() };
-    organisation.genesys.account(access).unwrap().create(&desired()).await.unwrap();
+async fn a_token_can_be_asked_for_by_json_or_by_form() {
+    let basic = format!("Basic {}", STANDARD.encode(format!("client:{CLIENT_SECRET}")));
+    let json = json!({
+        "grant_type": "client_credentials", "client_id": "client", "client_secret": CLIENT_SECRET,
+    });
+    let table = [
+        (TokenRequest::Json, "application/json", None, json.to_string()),
+        (
+            TokenRequest::Form,
+            "application/x-www-form-urlencoded",
+            Some(basic),
+            "grant_type=client_credentials".to_owned(),
+        ),
+    ];
+    for (token_request, media_type, authorization, body) in table {
+        let organisation = Organisation::new().await;
+        let (api_url, asked) = overheard(&organisation).await;
+        let access = Access { api_url, token_request, ..organisation.access() };
+        organisation.genesys.account(access).unwrap().create(&desired()).await.unwrap();
+        let asked = asked.lock().unwrap();
+        let (parts, content) = &asked[0];
+        let header = |name| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(parts.uri.path(), "/api/v2/oauth/token");
+        assert_eq!(header(CONTENT_TYPE).as_deref(), Some(media_type));
+        assert_eq!(header(AUTHORIZATION), authorization);
+        let is_same = match token_request {
+            TokenRequest::Json => serde_json::from_str::<Value>(content).unwrap() == json,
+            TokenRequest::Form => *content == body,
+        };
+        assert!(is_same, "{content}");
+    }
+}
+
+/// What was asked, in the order in which it came.
+type Asked = Arc<Mutex<Vec<(Parts, String)>>>;
+
+/// Somebody who listens between the operator and the organisation, and where the operator finds them.
+async fn overheard(organisation: &Organisation) -> (String, Asked) {
+    let (behind, asked) = (format!("http://{}", organisation.running.address()), Asked::default());
+    let heard = Arc::clone(&asked);
+    let pass_on = async move |request: Request| {
+        let (parts, body) = request.into_parts();
+        let content = to_bytes(body, 1 << 20).await.unwrap();
+        let text = String::from_utf8(content.to_vec()).unwrap();
+        heard.lock().unwrap().push((parts.clone(), text));
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let call =
+            http.request(parts.method, format!("{behind}{}", parts.uri)).headers(parts.headers).body(content);
+        http::Response::from(call.send().await.unwrap()).map(Body::new)
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(pass_on)).await });
+    (url, asked)
 }
 
 #[tokio::test]

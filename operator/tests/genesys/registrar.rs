@@ -24,6 +24,15 @@ fn registrar(organisation: &Organisation) -> Registrar {
     Registrar::new(organisation.genesys.clone())
 }
 
+/// The registration of the route "one", as it asks for it.
+fn of_route_one() -> DesiredRegistration {
+    DesiredRegistration {
+        url: "https://presence.example.com/one".to_owned(),
+        event_types: vec!["presence:state:changed".to_owned()],
+        ..named("presence/one")
+    }
+}
+
 fn total(organisation: &Organisation) -> u64 {
     organisation.simulator.request_counts().total
 }
@@ -164,11 +173,7 @@ async fn every_drift_is_repaired_at_the_next_look() {
     let organisation = open_organisation().await;
     let registrar = registrar(&organisation);
     let mut route = Route::new(&organisation, "one");
-    let as_desired = DesiredRegistration {
-        url: "https://presence.example.com/one".to_owned(),
-        event_types: vec!["presence:state:changed".to_owned()],
-        ..named("presence/one")
-    };
+    let as_desired = of_route_one();
     let mut policy = as_desired.retry_policy.clone();
     policy.max_retries = 0;
     let table = [
@@ -194,6 +199,94 @@ async fn every_drift_is_repaired_at_the_next_look() {
     assert_eq!(ids(&organisation).len(), 1);
 }
 
+/// A route of the same name in another cluster, which serves another URL, and the operator there.
+fn in_another_cluster(organisation: &Organisation) -> (Route, Registrar) {
+    let mut route = Route::new(organisation, "one");
+    route.object.spec.endpoint.url = "https://presence.example.org/one".to_owned();
+    (route, registrar(organisation))
+}
+
+/// Has two clusters find out that they have a registration of one name.
+async fn contest(organisation: &Organisation) -> ((Route, Registrar), (Route, Registrar)) {
+    let (mut first, registrar) = (Route::new(organisation, "one"), registrar(organisation));
+    let (mut second, elsewhere) = in_another_cluster(organisation);
+    first.look(&registrar).await.unwrap();
+    let url = Some(Change::Repaired("url".to_owned()));
+    assert_eq!(second.look(&elsewhere).await.unwrap().change, url);
+    later(UNTIL_THE_NEXT_LOOK).await;
+    assert_eq!(first.look(&registrar).await.unwrap().change, url);
+    let failure = second.look(&elsewhere).await.unwrap_err();
+    assert_eq!(failure.reason, "Contested");
+    assert!(failure.message.contains("https://presence.example.com/one"), "{failure:?}");
+    assert!(failure.message.contains("spec.genesys.endpointName"), "{failure:?}");
+    ((first, registrar), (second, elsewhere))
+}
+
+#[tokio::test]
+async fn two_clusters_with_one_name_do_not_fight_for_ever() {
+    let organisation = open_organisation().await;
+    let ((mut first, registrar), (mut second, elsewhere)) = contest(&organisation).await;
+    let updates = organisation.calls(UPDATES);
+    for _ in 0..3 {
+        later(UNTIL_THE_NEXT_LOOK).await;
+        assert_eq!(first.look(&registrar).await.unwrap().change, None);
+        assert_eq!(second.look(&elsewhere).await.unwrap_err().reason, "Contested");
+    }
+    // Nor does one that starts anew begin it again: the condition has told.
+    let restarted = self::registrar(&organisation);
+    assert_eq!(second.look(&restarted).await.unwrap_err().reason, "Contested");
+    assert_eq!(organisation.calls(UPDATES), updates);
+
+    // The one with another name gets a registration of its own, and takes nothing of the other's away.
+    second.object.spec.genesys.endpoint_name = Some("elsewhere/one".to_owned());
+    assert_eq!(second.look(&elsewhere).await.unwrap().change, Some(Change::Created));
+    second.clear_former(&elsewhere).await.unwrap();
+    later(UNTIL_THE_NEXT_LOOK).await;
+    assert_eq!(first.look(&registrar).await.unwrap().change, None);
+    assert_eq!(ids(&organisation).len(), 2);
+}
+
+#[tokio::test]
+async fn the_deletion_of_a_route_whose_registration_another_cluster_has_leaves_it_there() {
+    let organisation = open_organisation().await;
+    let ((mut first, registrar), (second, elsewhere)) = contest(&organisation).await;
+    second.deregister(&elsewhere).await.unwrap();
+    later(UNTIL_THE_NEXT_LOOK).await;
+    assert_eq!(first.look(&registrar).await.unwrap().change, None);
+    assert_eq!(ids(&organisation).len(), 1);
+}
+
+#[tokio::test]
+async fn a_registration_that_was_taken_and_renamed_is_let_go() {
+    let organisation = open_organisation().await;
+    let (mut first, registrar) = (Route::new(&organisation, "one"), registrar(&organisation));
+    let (mut second, elsewhere) = in_another_cluster(&organisation);
+    first.look(&registrar).await.unwrap();
+    second.look(&elsewhere).await.unwrap();
+    second.object.spec.genesys.endpoint_name = Some("elsewhere/one".to_owned());
+    second.look(&elsewhere).await.unwrap();
+    later(UNTIL_THE_NEXT_LOOK).await;
+    assert_eq!(first.look(&registrar).await.unwrap().change, Some(Change::Created));
+    assert_eq!(second.look(&elsewhere).await.unwrap().change, None);
+    assert_eq!(ids(&organisation).len(), 2);
+}
+
+#[tokio::test]
+async fn a_url_that_somebody_changes_now_and_then_is_repaired_each_time() {
+    let organisation = open_organisation().await;
+    let registrar = registrar(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let id = route.look(&registrar).await.unwrap().registration.id;
+    let drifted = DesiredRegistration { url: "https://else.example.com/".to_owned(), ..of_route_one() };
+    for _ in 0..3 {
+        organisation.account().update(&id, &drifted).await.unwrap().unwrap();
+        later(UNTIL_THE_NEXT_LOOK).await;
+        assert_eq!(route.look(&registrar).await.unwrap().change, Some(Change::Repaired("url".to_owned())));
+        later(UNTIL_THE_NEXT_LOOK).await;
+        assert_eq!(route.look(&registrar).await.unwrap().change, None);
+    }
+}
+
 #[tokio::test]
 async fn a_secret_that_the_relays_do_not_know_is_sent_again() {
     let organisation = open_organisation().await;
@@ -215,7 +308,7 @@ async fn a_second_registration_that_appears_late_is_removed_and_the_known_one_ke
     let mut route = Route::new(&organisation, "one");
     let id = route.look(&registrar).await.unwrap().registration.id;
     // As a creation that was given up after 15 s, and is carried out all the same.
-    organisation.account().create(&named("presence/one")).await.unwrap();
+    organisation.account().create(&of_route_one()).await.unwrap();
     later(UNTIL_THE_NEXT_LOOK).await;
     route.look(&registrar).await.unwrap();
     assert_eq!(ids(&organisation), [id]);
@@ -234,9 +327,82 @@ async fn a_creation_that_was_not_answered_is_looked_for_until_it_cannot_come_any
     assert_eq!(failure.reason, "CreationUnanswered");
     assert!(failure.retry_in <= Duration::from_secs(60), "{failure:?}");
     // What the server was still at.
-    organisation.account().create(&named("presence/one")).await.unwrap();
+    organisation.account().create(&of_route_one()).await.unwrap();
     later(failure.retry_in + Duration::from_secs(1)).await;
     route.deregister(&registrar).await.unwrap();
+    assert_eq!(ids(&organisation).len(), 0);
+}
+
+/// A creation by an operator that died before it was answered, and is carried out when the test says so.
+async fn creation_under_way(organisation: &Organisation) -> Route {
+    let mut route = Route::new(organisation, "one");
+    let fault = json!({"cutConnection": "before"});
+    organisation.set_faults(json!([{"match": {"method": "POST", "path": "/api/v2/analytics"}, "do": fault}]));
+    route.look(&registrar(organisation)).await.unwrap_err();
+    organisation.set_faults(json!([]));
+    route
+}
+
+#[tokio::test]
+async fn what_an_operator_before_this_one_asked_for_and_comes_late_is_found_within_a_minute() {
+    let organisation = open_organisation().await;
+    let mut route = creation_under_way(&organisation).await;
+    let restarted = registrar(&organisation);
+    let Registered { registration, change, trusted_for, .. } = route.look(&restarted).await.unwrap();
+    assert_eq!(change, Some(Change::Created));
+    assert!(trusted_for < Duration::from_secs(61), "{trusted_for:?}");
+    // That what is known is found meanwhile accounts for nothing.
+    route.object.spec.genesys.event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
+    route.look(&restarted).await.unwrap();
+    organisation.account().create(&of_route_one()).await.unwrap();
+    later(trusted_for + Duration::from_secs(1)).await;
+    let Registered { trusted_for, .. } = route.look(&restarted).await.unwrap();
+    assert_eq!(ids(&organisation), [registration.id]);
+    assert!(trusted_for >= Duration::from_secs(300), "from now on it is a route as any: {trusted_for:?}");
+}
+
+#[tokio::test]
+async fn it_is_found_too_where_a_listing_is_dear() {
+    let organisation = open_organisation().await;
+    let mut route = creation_under_way(&organisation).await;
+    let restarted = registrar(&organisation);
+    let page = json!({"status": 200, "body": {"entities": [], "pageCount": 3}});
+    organisation.set_faults(json!([{"match": {"method": "GET"}, "do": page}]));
+    let id = route.look(&restarted).await.unwrap().registration.id;
+    organisation.set_faults(json!([]));
+    organisation.account().create(&of_route_one()).await.unwrap();
+    later(Duration::from_secs(61)).await;
+    route.look(&restarted).await.unwrap();
+    assert_eq!(ids(&organisation), [id]);
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_what_an_operator_before_this_one_may_have_asked_for() {
+    let organisation = open_organisation().await;
+    let route = creation_under_way(&organisation).await;
+    let restarted = registrar(&organisation);
+    let failure = route.deregister(&restarted).await.unwrap_err();
+    assert_eq!(failure.reason, "CreationUnanswered");
+    organisation.account().create(&of_route_one()).await.unwrap();
+    later(failure.retry_in + Duration::from_secs(1)).await;
+    route.deregister(&restarted).await.unwrap();
+    assert_eq!(ids(&organisation).len(), 0);
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_nothing_where_every_creation_was_answered_or_found() {
+    let organisation = open_organisation().await;
+    let mut route = Route::new(&organisation, "one");
+    let registrar = registrar(&organisation);
+    organisation.set_faults(json!([{"match": {"path": "/api/v2/oauth/token"}, "do": {"status": 401}}]));
+    route.look(&registrar).await.unwrap_err();
+    organisation.set_faults(json!([]));
+    assert_eq!(route.record.id(), None);
+    route.deregister(&registrar).await.unwrap();
+
+    let route = creation_under_way(&organisation).await;
+    organisation.account().create(&of_route_one()).await.unwrap();
+    route.deregister(&self::registrar(&organisation)).await.unwrap();
     assert_eq!(ids(&organisation).len(), 0);
 }
 
@@ -252,7 +418,7 @@ async fn a_restarted_operator_finds_by_its_name_what_the_last_one_did_not_hear_o
         // Two more of that name, so that the one is on the last of several pages.
         organisation.set_faults(json!([]));
         for _ in 0..2 {
-            organisation.account().create(&named("presence/one")).await.unwrap();
+            organisation.account().create(&of_route_one()).await.unwrap();
         }
         let found = route.look(&registrar(&organisation)).await.unwrap();
         assert_eq!(ids(&organisation), [found.registration.id], "{fault}");

@@ -7,7 +7,7 @@ use presenceroute_crds::status::{RegistrationPlace, RegistrationStatus};
 use presenceroute_operator::dereference::{OAuthClient, References};
 use presenceroute_operator::genesys::{Access, Registration};
 use presenceroute_operator::register::place::wanted;
-use presenceroute_operator::register::{Change, Failure, Known, Outcome, Record, Registrar};
+use presenceroute_operator::register::{Change, Failure, Known, Outcome, Place, Record, Registrar, Spare};
 use presenceroute_operator::validate::{Model, validate};
 use secrecy::SecretString;
 
@@ -22,6 +22,7 @@ pub(crate) struct Route {
     pub(crate) signing_secret: String,
     pub(crate) record: Record,
     pub(crate) secret_registered: bool,
+    pub(crate) contested: bool,
 }
 
 /// A registration that is as it should be, and what was done for it.
@@ -54,6 +55,7 @@ spec:
             signing_secret: SIGNING_SECRET.to_owned(),
             record: Record::default(),
             secret_registered: false,
+            contested: false,
         }
     }
 
@@ -97,13 +99,25 @@ spec:
         secret_drifted: bool,
     ) -> Result<Registered, Failure> {
         let wanted = self.wanted();
+        if !self.record.knows(&wanted.place) {
+            registrar.begin(&self.uid(), &wanted.place);
+        }
+        if self.contested {
+            self.record = self.record.clone().without_lost(&wanted);
+        }
         self.record = self.record.clone().moved_to(&wanted);
         let secret = SecretString::from(self.signing_secret.as_str());
         match registrar.ensure(&self.model(), &secret, self.known(secret_drifted)).await {
             Outcome::Failed(failure) => Err(failure),
+            Outcome::Contested(failure) => {
+                self.record = self.record.clone().disowned();
+                self.contested = true;
+                Err(failure)
+            }
             Outcome::Postponed(wait) => panic!("it was not in order, and was postponed for {wait:?}"),
             Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
                 self.secret_registered |= secret_sent;
+                self.contested = false;
                 let place = RegistrationPlace { id: Some(registration.id.clone()), ..wanted.place.clone() };
                 self.record = self.record.clone().confirmed(RegistrationStatus { place, ..wanted });
                 Ok(Registered { registration, change, verifiable, trusted_for })
@@ -114,6 +128,8 @@ spec:
     fn known(&self, secret_drifted: bool) -> Known<'_> {
         Known {
             id: self.record.id(),
+            url: self.record.current.as_ref().map(|current| current.url.as_str()),
+            contested: self.contested,
             confirmed: self.record.confirms(&self.wanted()),
             in_order: false,
             secret_registered: self.secret_registered,
@@ -132,7 +148,8 @@ spec:
     pub(crate) async fn clear_former(&mut self, registrar: &Registrar) -> Result<(), Failure> {
         let mut result = Ok(());
         for place in std::mem::take(&mut self.record.former) {
-            if let Err(failure) = self.clear(registrar, &place, self.record.id()).await {
+            let spare = Spare { id: self.record.id(), but_for_urls: &[] };
+            if let Err(failure) = self.clear(registrar, &place, spare).await {
                 result = Err(failure);
                 self.record.former.push(place);
             }
@@ -142,8 +159,8 @@ spec:
 
     /// Removes the registration, as the deletion of the route does.
     pub(crate) async fn deregister(&self, registrar: &Registrar) -> Result<(), Failure> {
-        for place in self.record.clone().places() {
-            self.clear(registrar, &place, None).await?;
+        for Place { place, urls } in self.record.clone().places(&self.object.spec.endpoint.url) {
+            self.clear(registrar, &place, Spare { id: None, but_for_urls: &urls }).await?;
         }
         Ok(())
     }
@@ -152,7 +169,7 @@ spec:
         &self,
         registrar: &Registrar,
         place: &RegistrationPlace,
-        keep: Option<&str>,
+        spare: Spare<'_>,
     ) -> Result<(), Failure> {
         let access = Access {
             api_url: place.api_url.clone(),
@@ -163,7 +180,7 @@ spec:
             client_secret: self.client.secret.clone(),
             ca_pem: None,
         };
-        registrar.clear(&self.uid(), place, Ok(access), keep).await
+        registrar.clear(&self.uid(), place, Ok(access), spare).await
     }
 }
 
