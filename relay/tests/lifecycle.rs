@@ -178,6 +178,26 @@ async fn a_body_that_is_half_here_when_a_relay_ends_is_still_taken() {
     records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await;
 }
 
+#[tokio::test]
+async fn a_body_that_is_not_whole_long_after_a_relay_ends_is_503_and_to_be_sent_again() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.limits.body_timeout_ms = 120_000;
+    let relay = relay(settings).await;
+    let whole = signed(SECRET, event("1").as_bytes());
+    let (first, rest) = whole.split_at(whole.len() - 10);
+    let mut stream = TcpStream::connect(relay.address()).await.unwrap();
+    stream.write_all(first).await.unwrap();
+    until_something_is_held(&relay).await;
+    // It gives up waiting for it after a while, and Kafka gets nothing more.
+    tokio::time::timeout(3 * PATIENCE, relay.shutdown()).await.expect("it ends");
+    stream.write_all(rest).await.unwrap();
+    let answer = read_answer(&mut stream).await.unwrap();
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "shutting-down"), "{answer:?}");
+    assert_eq!(answer.headers["retry-after"], "1");
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 0).await;
+}
+
 /// Waits until a request's head is there, and memory set aside for its body.
 async fn until_something_is_held(relay: &RunningRelay) {
     let until = std::time::Instant::now() + PATIENCE;
