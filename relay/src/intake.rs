@@ -7,9 +7,11 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures::poll;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
@@ -183,17 +185,18 @@ impl Intake {
         if routed.failed_conditions > 0 {
             self.metrics.failed_conditions.inc_by(routed.failed_conditions);
         }
-        self.metrics.stages.verify.observe(seconds(begun.elapsed()));
+        let decided = Instant::now();
+        self.metrics.stages.verify.observe(seconds(decided.duration_since(begun)));
         match routed.decision {
             Decision::Publish(targets) => {
                 self.still_open()?;
-                self.publisher.publish(record, &targets, receipt).await?;
+                self.publisher.publish(record, &targets, decided, receipt).await?;
                 Ok(Reason::Processed)
             }
             Decision::DeadLetter(target) => {
                 self.still_open()?;
                 let record = Record { unrouted_by: Some(router.table().revision()), ..record };
-                self.publisher.publish(record, &[target], receipt).await?;
+                self.publisher.publish(record, &[target], decided, receipt).await?;
                 Ok(Reason::DeadLettered)
             }
             Decision::Drop => Ok(Reason::Dropped),
@@ -272,7 +275,12 @@ impl Intake {
     where
         B: Body<Data = Bytes>,
     {
-        match timeout(self.body_timeout, self.read_all(body, length, reservation)).await {
+        let mut reading = pin!(self.read_all(body, length, reservation));
+        // Most often it came together with the head. A clock is not read and a timer not set for that.
+        if let Poll::Ready(read) = poll!(&mut reading) {
+            return read;
+        }
+        match timeout(self.body_timeout, reading).await {
             Ok(read) => read,
             Err(_) => {
                 let detail = format!("the body was not whole after {} ms", self.body_timeout.as_millis());

@@ -18,7 +18,7 @@ mod statistics;
 mod supervisor;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use presenceroute_crds::receipt::{Receipt, ReceiptRecord};
 use presenceroute_crds::relay_config::{KafkaConfig, Limits};
@@ -26,7 +26,7 @@ use presenceroute_crds::relay_status::KafkaReport;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::metrics::{CauseLabel, Metrics, Repeat, RepeatLabel, TopicLabel};
 use crate::problem::{Kind, Problem};
@@ -161,7 +161,8 @@ impl Publisher {
         Ok((publisher, supervisor))
     }
 
-    /// Publishes one event to every target, and answers when each has acknowledged it or one cannot.
+    /// Publishes one event to every target, and answers when each has acknowledged it or one cannot. Its deadline counts
+    /// from when the targets were `decided`, just now.
     ///
     /// An event that is answered 503 at the deadline stays in flight until Kafka has acknowledged it or
     /// `deliveryTimeoutMs` is over: Kafka may have it already. A repetition joins it, and one that comes later still
@@ -170,9 +171,9 @@ impl Publisher {
         &self,
         record: Record<'_>,
         targets: &[Target<'_>],
+        decided: Instant,
         mut receipt: Option<&mut Receipt>,
     ) -> Result<(), Problem> {
-        let deadline = Instant::now() + self.publish_timeout();
         let mut note = |target: &Target<'_>, position: Option<Position>| {
             if let Some(receipt) = &mut receipt {
                 receipt.records.push(ReceiptRecord {
@@ -183,7 +184,7 @@ impl Publisher {
             }
         };
         if let [target] = targets {
-            return match self.deliver_by(deadline, &record, target).await {
+            return match self.deliver_in_time(&record, target, decided).await {
                 Ok(position) => {
                     note(target, position);
                     Ok(())
@@ -191,7 +192,7 @@ impl Publisher {
                 Err(failure) => Err(self.problem(&[(target, failure)])),
             };
         }
-        let deliveries = targets.iter().map(|target| self.deliver_by(deadline, &record, target));
+        let deliveries = targets.iter().map(|target| self.deliver_in_time(&record, target, decided));
         let outcomes = futures::future::join_all(deliveries).await;
         let mut failures = Vec::new();
         for (target, outcome) in targets.iter().zip(outcomes) {
@@ -203,13 +204,14 @@ impl Publisher {
         if failures.is_empty() { Ok(()) } else { Err(self.problem(&failures)) }
     }
 
-    async fn deliver_by(
+    async fn deliver_in_time(
         &self,
-        deadline: Instant,
         record: &Record<'_>,
         target: &Target<'_>,
+        decided: Instant,
     ) -> Result<Option<Position>, Failure> {
-        match timeout_at(deadline, self.deliver(record, target)).await {
+        let deadline = decided + self.publish_timeout();
+        match timeout_at(deadline.into(), self.deliver(record, target, decided)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::Unavailable(RDKafkaErrorCode::MessageTimedOut)),
         }
@@ -217,13 +219,19 @@ impl Publisher {
 
     /// One event to one topic, with as many producers as it takes. Where it is, is known only of one that was not
     /// acknowledged before.
-    async fn deliver(&self, record: &Record<'_>, target: &Target<'_>) -> Result<Option<Position>, Failure> {
+    async fn deliver(
+        &self,
+        record: &Record<'_>,
+        target: &Target<'_>,
+        mut now: Instant,
+    ) -> Result<Option<Position>, Failure> {
         let topic = target.topic.as_str();
         let fingerprint = self.ledger.fingerprint(&record.event.id, record.body, topic);
         loop {
             // It is held until the outcome is known, because it is what takes the reports.
             let producer = self.current();
-            let (outcome, gathering, is_first) = match self.ledger.begin(fingerprint, record.body.len()) {
+            let (outcome, gathering, is_first) = match self.ledger.begin(fingerprint, record.body.len(), now)
+            {
                 Begun::Acknowledged => {
                     self.repeated(Repeat::Remembered);
                     return Ok(None);
@@ -233,7 +241,9 @@ impl Publisher {
                     self.repeated(Repeat::Joined);
                     (outcome, None, false)
                 }
-                Begun::First(delivery, outcome) => (outcome, producer.send(record, target, delivery), true),
+                Begun::First(delivery, outcome) => {
+                    (outcome, producer.send(record, target, delivery, now), true)
+                }
             };
             let outcome = match gathering {
                 None => outcome.await,
@@ -246,6 +256,7 @@ impl Publisher {
                 Err(Failure::GivenBack) => self.producer_after(producer.generation).await,
                 Err(failure) => return Err(failure),
             }
+            now = Instant::now();
         }
     }
 
@@ -462,7 +473,7 @@ mod tests {
         let event = Event::parse(&body).unwrap();
         let Decision::Publish(targets) = router.route(&event).decision else { panic!("not routed") };
         let record = Record { event: &event, body: &body, trace: Trace::default(), unrouted_by: None };
-        publisher.publish(record, &targets, None).await
+        publisher.publish(record, &targets, Instant::now(), None).await
     }
 
     #[tokio::test]

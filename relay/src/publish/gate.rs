@@ -4,7 +4,7 @@
 //! A fixed wait for a batch buys either latency or cost. This buys both: hand-overs keep a distance, and a record that
 //! comes later than that after the last one does not wait. So with few events none waits, and with many each hand-over,
 //! each request to Kafka and each answer is shared. The next record to come opens the gate for those before it, which
-//! takes no thread and no timer; only where none comes does a timer, and it is that of a sender that waits anyway.
+//! takes no thread and no timer; only where none comes does a timer, and it is that of the first sender that waits.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,8 +52,8 @@ pub(super) struct Message {
     pub(super) since: Instant,
 }
 
-/// A record that waits for the gate to open. Dropped, it opens the gate: a record is sent also when its sender has
-/// gone.
+/// The first record that waits for the gate to open. Dropped, it opens the gate: records are sent also when the sender of
+/// the first has gone.
 pub(super) struct Gathering {
     gate: Arc<Gate>,
     opens_at: Instant,
@@ -66,18 +66,20 @@ impl Gate {
         Self { reports, waiting: Mutex::default() }
     }
 
-    /// Hands a record over, now or soon: where it waits, whoever called sees to its [`Gathering`].
+    /// Hands a record over, now or soon: where it is the first of those that wait, whoever called sees to the
+    /// [`Gathering`], which is that of all of them.
     pub(super) fn send(self: &Arc<Self>, message: Message) -> Option<Gathering> {
         let now = message.since;
         let records = {
             let mut waiting = self.waiting();
             if let Some(opens_at) = waiting.opens_at.filter(|at| now < *at) {
                 waiting.records.push(message);
-                return Some(Gathering { gate: Arc::clone(self), opens_at, is_over: false });
+                let is_first = waiting.records.len() == 1;
+                return is_first.then(|| Gathering { gate: Arc::clone(self), opens_at, is_over: false });
             }
             waiting.take(now, 1)
         };
-        records.into_iter().chain([message]).for_each(|message| self.hand_over(message));
+        records.into_iter().chain([message]).for_each(|message| self.hand_over(message, now));
         None
     }
 
@@ -91,18 +93,18 @@ impl Gate {
             }
             waiting.take(now, 0)
         };
-        records.into_iter().for_each(|message| self.hand_over(message));
+        records.into_iter().for_each(|message| self.hand_over(message, now));
     }
 
     /// Hands over what waits.
     pub(super) fn open(&self) {
-        let records = self.waiting().take(Instant::now(), 0);
-        records.into_iter().for_each(|message| self.hand_over(message));
+        let now = Instant::now();
+        let records = self.waiting().take(now, 0);
+        records.into_iter().for_each(|message| self.hand_over(message, now));
     }
 
-    fn hand_over(&self, message: Message) {
+    fn hand_over(&self, message: Message, now: Instant) {
         let Message { topic, key, body, headers, delivery, since } = message;
-        let now = Instant::now();
         self.reports.metrics.stages.queue.observe(seconds(now.duration_since(since)));
         let sent = Box::new(Sent { delivery, topic: Arc::clone(&topic), body, since: now });
         if let Err((code, sent)) = native::produce(&topic, &key, headers, sent) {
@@ -120,8 +122,10 @@ impl Gate {
 impl Waiting {
     /// All that waits, to be handed over now together with so many `more`.
     fn take(&mut self, now: Instant, more: usize) -> Vec<Message> {
-        self.opens_at = Some(now + apart(self.records.len() + more));
-        std::mem::take(&mut self.records)
+        let records = self.records.len() + more;
+        self.opens_at = Some(now + apart(records));
+        // As many are likely to come again.
+        std::mem::replace(&mut self.records, Vec::with_capacity(records))
     }
 }
 

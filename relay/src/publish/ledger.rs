@@ -89,8 +89,7 @@ impl Ledger {
         Fingerprint(self.hasher.hash_one(body), self.hasher.hash_one((id, topic)))
     }
 
-    pub(super) fn begin(self: &Arc<Self>, fingerprint: Fingerprint, bytes: usize) -> Begun {
-        let begun = Instant::now();
+    pub(super) fn begin(self: &Arc<Self>, fingerprint: Fingerprint, bytes: usize, now: Instant) -> Begun {
         let mut guard = self.entries();
         let entries = &mut *guard;
         if let Some(others) = entries.in_flight.get_mut(&fingerprint) {
@@ -99,7 +98,7 @@ impl Ledger {
             others.push(waiting);
             return Begun::Joined(outcome);
         }
-        entries.acknowledged.forget(begun);
+        entries.acknowledged.forget(now);
         if entries.acknowledged.contains(fingerprint) {
             return Begun::Acknowledged;
         }
@@ -181,7 +180,7 @@ mod tests {
     }
 
     fn first(ledger: &Arc<Ledger>, id: &str) -> (Delivery, oneshot::Receiver<Outcome>) {
-        match ledger.begin(ledger.fingerprint(id, b"body", "t"), 10) {
+        match ledger.begin(ledger.fingerprint(id, b"body", "t"), 10, Instant::now()) {
             Begun::First(delivery, outcome) => (delivery, outcome),
             _ => panic!("{id} is not the first"),
         }
@@ -192,10 +191,12 @@ mod tests {
         let ledger = ledger(10, 10);
         let (delivery, mut outcome) = first(&ledger, "1");
         let fingerprint = ledger.fingerprint("1", b"body", "t");
-        let Begun::Joined(mut joined) = ledger.begin(fingerprint, 10) else { panic!("not joined") };
+        let Begun::Joined(mut joined) = ledger.begin(fingerprint, 10, Instant::now()) else {
+            panic!("not joined")
+        };
         delivery.finish(Ok(AT));
         assert!(matches!((outcome.try_recv(), joined.try_recv()), (Ok(Ok(AT)), Ok(Ok(AT)))));
-        assert!(matches!(ledger.begin(fingerprint, 10), Begun::Acknowledged));
+        assert!(matches!(ledger.begin(fingerprint, 10, Instant::now()), Begun::Acknowledged));
     }
 
     #[test]
@@ -213,7 +214,10 @@ mod tests {
         let (delivery, outcome) = first(&ledger, "1");
         drop(outcome);
         delivery.finish(Ok(AT));
-        assert!(matches!(ledger.begin(ledger.fingerprint("1", b"body", "t"), 10), Begun::Acknowledged));
+        assert!(matches!(
+            ledger.begin(ledger.fingerprint("1", b"body", "t"), 10, Instant::now()),
+            Begun::Acknowledged
+        ));
     }
 
     #[test]
@@ -221,7 +225,10 @@ mod tests {
         let ledger = ledger(10, 10);
         first(&ledger, "1").0.finish(Ok(AT));
         for (body, topic) in [(b"body", "u"), (b"bodi", "t")] {
-            assert!(matches!(ledger.begin(ledger.fingerprint("1", body, topic), 10), Begun::First(..)));
+            assert!(matches!(
+                ledger.begin(ledger.fingerprint("1", body, topic), 10, Instant::now()),
+                Begun::First(..)
+            ));
         }
     }
 
@@ -229,14 +236,17 @@ mod tests {
     fn what_is_in_flight_and_what_is_remembered_is_bounded() {
         let ledger = ledger(2, 2);
         let held = (first(&ledger, "1"), first(&ledger, "2"));
-        assert!(matches!(ledger.begin(ledger.fingerprint("3", b"", "t"), 1), Begun::Full));
+        assert!(matches!(ledger.begin(ledger.fingerprint("3", b"", "t"), 1, Instant::now()), Begun::Full));
         drop(held);
-        assert!(matches!(ledger.begin(ledger.fingerprint("3", b"", "t"), 101), Begun::Full));
+        assert!(matches!(ledger.begin(ledger.fingerprint("3", b"", "t"), 101, Instant::now()), Begun::Full));
         for id in ["1", "2", "3"] {
             first(&ledger, id).0.finish(Ok(AT));
         }
         first(&ledger, "1");
-        assert!(matches!(ledger.begin(ledger.fingerprint("3", b"body", "t"), 1), Begun::Acknowledged));
+        assert!(matches!(
+            ledger.begin(ledger.fingerprint("3", b"body", "t"), 1, Instant::now()),
+            Begun::Acknowledged
+        ));
     }
 
     #[test]

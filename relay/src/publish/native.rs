@@ -168,17 +168,17 @@ pub(super) fn produce(
     let value = memory(&sent.body);
     let sent = Box::into_raw(sent);
     type Value = c::rd_kafka_vu_s__bindgen_ty_1;
+    let argument = |vtype, u| c::rd_kafka_vu_t { vtype, u };
     let arguments = [
-        (vtype::RD_KAFKA_VTYPE_RKT, Value { rkt: topic.handle.as_ptr() }),
-        (vtype::RD_KAFKA_VTYPE_PARTITION, Value { i32_: UNASSIGNED }),
+        argument(vtype::RD_KAFKA_VTYPE_RKT, Value { rkt: topic.handle.as_ptr() }),
+        argument(vtype::RD_KAFKA_VTYPE_PARTITION, Value { i32_: UNASSIGNED }),
         // Neither copied nor freed by the library.
-        (vtype::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: 0 }),
-        (vtype::RD_KAFKA_VTYPE_KEY, memory(key)),
-        (vtype::RD_KAFKA_VTYPE_VALUE, value),
-        (vtype::RD_KAFKA_VTYPE_HEADERS, Value { headers: headers.0.as_ptr() }),
-        (vtype::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: sent.cast::<c_void>() }),
-    ]
-    .map(|(vtype, u)| c::rd_kafka_vu_t { vtype, u });
+        argument(vtype::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: 0 }),
+        argument(vtype::RD_KAFKA_VTYPE_KEY, memory(key)),
+        argument(vtype::RD_KAFKA_VTYPE_VALUE, value),
+        argument(vtype::RD_KAFKA_VTYPE_HEADERS, Value { headers: headers.0.as_ptr() }),
+        argument(vtype::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: sent.cast::<c_void>() }),
+    ];
     // SAFETY: every argument has the type that its tag says. The library reads the key during the call only, and the
     // value until it gives `sent`, which holds it, back. The client is alive because the topic holds it.
     let error = unsafe {

@@ -294,6 +294,7 @@ impl Producer {
         record: &Record<'_>,
         target: &Target<'_>,
         delivery: Delivery,
+        now: Instant,
     ) -> Option<Gathering> {
         if !self.can_send() {
             delivery.finish(Err(self.reports.failure(RDKafkaErrorCode::Fatal)));
@@ -309,7 +310,7 @@ impl Producer {
             body: record.body.clone(),
             headers,
             delivery,
-            since: Instant::now(),
+            since: now,
         })
     }
 
