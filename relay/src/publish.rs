@@ -469,11 +469,20 @@ mod tests {
     }
 
     async fn publish(publisher: &Publisher, router: &Router, id: &str) -> Result<(), Problem> {
+        publish_at(Instant::now(), publisher, router, id).await
+    }
+
+    async fn publish_at(
+        decided: Instant,
+        publisher: &Publisher,
+        router: &Router,
+        id: &str,
+    ) -> Result<(), Problem> {
         let body = Bytes::from(format!(r#"{{"id":"{id}","eventType":"t"}}"#));
         let event = Event::parse(&body).unwrap();
         let Decision::Publish(targets) = router.route(&event).decision else { panic!("not routed") };
         let record = Record { event: &event, body: &body, trace: Trace::default(), unrouted_by: None };
-        publisher.publish(record, &targets, Instant::now(), None).await
+        publisher.publish(record, &targets, decided, None).await
     }
 
     #[tokio::test]
@@ -494,6 +503,38 @@ mod tests {
         publish(&publisher, &router, "after").await.unwrap();
         assert_eq!(publisher.producer.borrow().generation, 1);
         assert_eq!(publisher.in_flight(), 0);
+    }
+
+    /// How many records the Kafka library was given.
+    fn handed_over(publisher: &Publisher) -> usize {
+        let metrics = publisher.metrics.encode().unwrap();
+        let count = metrics.lines().find_map(|line| {
+            line.strip_prefix(r#"presenceroute_relay_publish_duration_seconds_count{stage="queue"} "#)
+        });
+        count.unwrap().parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn records_that_wait_together_are_sent_when_the_sender_of_the_first_has_gone() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
+        // To the gate, all of them come at the same moment: the first opens it, and the others wait for a second.
+        let moment = Instant::now() + Duration::from_secs(1);
+        let mut senders = ["at once", "first", "second"]
+            .map(|id| Box::pin(publish_at(moment, &publisher, &router, id)))
+            .into_iter()
+            .collect::<Vec<_>>();
+        for sender in &mut senders {
+            assert!(futures::poll!(sender).is_pending());
+        }
+        assert_eq!(handed_over(&publisher), 1);
+        drop(senders.remove(1));
+        assert_eq!(handed_over(&publisher), 3);
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        publish(&publisher, &router, "first").await.unwrap();
     }
 
     /// What becomes of an event when the broker refuses the first record of a producer so; how long it takes, too.

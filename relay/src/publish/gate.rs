@@ -122,10 +122,10 @@ impl Gate {
 impl Waiting {
     /// All that waits, to be handed over now together with so many `more`.
     fn take(&mut self, now: Instant, more: usize) -> Vec<Message> {
-        let records = self.records.len() + more;
-        self.opens_at = Some(now + apart(records));
-        // As many are likely to come again.
-        std::mem::replace(&mut self.records, Vec::with_capacity(records))
+        let waited = self.records.len();
+        self.opens_at = Some(now + apart(waited + more));
+        // As many are likely to wait again; where none did, nothing is allocated for none.
+        std::mem::replace(&mut self.records, Vec::with_capacity(waited))
     }
 }
 

@@ -179,8 +179,12 @@ mod tests {
         Ledger::new(bounds, Arc::new(Metrics::new()))
     }
 
+    fn begin(ledger: &Arc<Ledger>, fingerprint: Fingerprint, bytes: usize) -> Begun {
+        ledger.begin(fingerprint, bytes, Instant::now())
+    }
+
     fn first(ledger: &Arc<Ledger>, id: &str) -> (Delivery, oneshot::Receiver<Outcome>) {
-        match ledger.begin(ledger.fingerprint(id, b"body", "t"), 10, Instant::now()) {
+        match begin(ledger, ledger.fingerprint(id, b"body", "t"), 10) {
             Begun::First(delivery, outcome) => (delivery, outcome),
             _ => panic!("{id} is not the first"),
         }
@@ -191,12 +195,10 @@ mod tests {
         let ledger = ledger(10, 10);
         let (delivery, mut outcome) = first(&ledger, "1");
         let fingerprint = ledger.fingerprint("1", b"body", "t");
-        let Begun::Joined(mut joined) = ledger.begin(fingerprint, 10, Instant::now()) else {
-            panic!("not joined")
-        };
+        let Begun::Joined(mut joined) = begin(&ledger, fingerprint, 10) else { panic!("not joined") };
         delivery.finish(Ok(AT));
         assert!(matches!((outcome.try_recv(), joined.try_recv()), (Ok(Ok(AT)), Ok(Ok(AT)))));
-        assert!(matches!(ledger.begin(fingerprint, 10, Instant::now()), Begun::Acknowledged));
+        assert!(matches!(begin(&ledger, fingerprint, 10), Begun::Acknowledged));
     }
 
     #[test]
@@ -214,10 +216,7 @@ mod tests {
         let (delivery, outcome) = first(&ledger, "1");
         drop(outcome);
         delivery.finish(Ok(AT));
-        assert!(matches!(
-            ledger.begin(ledger.fingerprint("1", b"body", "t"), 10, Instant::now()),
-            Begun::Acknowledged
-        ));
+        assert!(matches!(begin(&ledger, ledger.fingerprint("1", b"body", "t"), 10), Begun::Acknowledged));
     }
 
     #[test]
@@ -225,10 +224,7 @@ mod tests {
         let ledger = ledger(10, 10);
         first(&ledger, "1").0.finish(Ok(AT));
         for (body, topic) in [(b"body", "u"), (b"bodi", "t")] {
-            assert!(matches!(
-                ledger.begin(ledger.fingerprint("1", body, topic), 10, Instant::now()),
-                Begun::First(..)
-            ));
+            assert!(matches!(begin(&ledger, ledger.fingerprint("1", body, topic), 10), Begun::First(..)));
         }
     }
 
@@ -236,17 +232,14 @@ mod tests {
     fn what_is_in_flight_and_what_is_remembered_is_bounded() {
         let ledger = ledger(2, 2);
         let held = (first(&ledger, "1"), first(&ledger, "2"));
-        assert!(matches!(ledger.begin(ledger.fingerprint("3", b"", "t"), 1, Instant::now()), Begun::Full));
+        assert!(matches!(begin(&ledger, ledger.fingerprint("3", b"", "t"), 1), Begun::Full));
         drop(held);
-        assert!(matches!(ledger.begin(ledger.fingerprint("3", b"", "t"), 101, Instant::now()), Begun::Full));
+        assert!(matches!(begin(&ledger, ledger.fingerprint("3", b"", "t"), 101), Begun::Full));
         for id in ["1", "2", "3"] {
             first(&ledger, id).0.finish(Ok(AT));
         }
         first(&ledger, "1");
-        assert!(matches!(
-            ledger.begin(ledger.fingerprint("3", b"body", "t"), 1, Instant::now()),
-            Begun::Acknowledged
-        ));
+        assert!(matches!(begin(&ledger, ledger.fingerprint("3", b"body", "t"), 1), Begun::Acknowledged));
     }
 
     #[test]
