@@ -10,6 +10,7 @@ pub mod intake;
 pub mod log;
 mod memory;
 pub mod metrics;
+mod mounted;
 pub mod preference;
 pub mod problem;
 pub mod publish;

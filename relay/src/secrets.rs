@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
+use crate::mounted::of_one_generation;
 use crate::signature::SigningKey;
 
 /// The file that says which generation of secrets the others are.
@@ -59,15 +60,8 @@ impl Secrets {
 
     /// Every regular file of `directory` but `revision` and those with a hidden name, links followed.
     pub fn read(directory: &Path) -> Result<Self, SecretsError> {
-        // A mounted Secret changes by the swap of this link; files read before and after it do not belong together.
-        let generation = || fs::read_link(directory.join("..data")).ok();
-        loop {
-            let before = generation();
-            let read = Self::read_once(directory);
-            if generation() == before {
-                return read;
-            }
-        }
+        // Which files there are is only known when they are read; this is the link that all of a mount go through.
+        of_one_generation(&[&directory.join("..data")], || Self::read_once(directory))
     }
 
     fn read_once(directory: &Path) -> Result<Self, SecretsError> {
@@ -154,6 +148,7 @@ impl Secrets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mounted::tests::Volume;
     use crate::signature::Signature;
 
     fn signed_with(secret: &str) -> String {
@@ -168,15 +163,9 @@ mod tests {
 
     #[test]
     fn every_file_but_the_revision_and_the_hidden_is_a_secret() {
-        let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("..2024_01_01");
-        fs::create_dir(&data).unwrap();
-        for (name, content) in [("current", "new"), ("previous", "old"), ("revision", "7\n")] {
-            fs::write(data.join(name), content).unwrap();
-            std::os::unix::fs::symlink(data.join(name), directory.path().join(name)).unwrap();
-        }
-        fs::write(directory.path().join(".hidden"), "hidden").unwrap();
-        let secrets = Secrets::read(directory.path()).unwrap();
+        let volume = Volume::new(&[("current", "new"), ("previous", "old"), ("revision", "7\n")]);
+        fs::write(volume.file(".hidden"), "hidden").unwrap();
+        let secrets = Secrets::read(volume.directory()).unwrap();
         assert!(accepts(&secrets, "new") && accepts(&secrets, "old"));
         assert!(!accepts(&secrets, "hidden") && !accepts(&secrets, "7"));
         assert_eq!(secrets.revision(), Some("7"));

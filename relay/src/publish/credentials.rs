@@ -8,6 +8,7 @@ use presenceroute_crds::relay_config::{KafkaConfig, KafkaOauthConfig, KafkaSaslC
 use secrecy::{ExposeSecret, SecretString};
 
 use super::oauth::OauthClient;
+use crate::mounted::of_one_generation;
 
 /// What a connection's security takes. It cannot be printed.
 pub(super) struct Credentials {
@@ -35,8 +36,12 @@ pub enum CredentialsError {
 }
 
 impl Credentials {
-    /// Reads every file that the configuration names.
+    /// Reads every file that the configuration names. Those of one mounted Secret are of one generation of it.
     pub(super) fn read(kafka: &KafkaConfig) -> Result<Self, CredentialsError> {
+        of_one_generation(&files(kafka), || Self::read_once(kafka))
+    }
+
+    fn read_once(kafka: &KafkaConfig) -> Result<Self, CredentialsError> {
         let protocol = match (&kafka.tls, &kafka.sasl) {
             (None, None) => "plaintext",
             (Some(_), None) => "ssl",
@@ -78,6 +83,20 @@ impl Credentials {
     pub(super) fn oauth(&self) -> Option<&OauthClient> {
         self.oauth.as_ref()
     }
+}
+
+/// Every file that may hold a part of them.
+fn files(kafka: &KafkaConfig) -> Vec<&Path> {
+    let tls = kafka.tls.iter().flat_map(|tls| {
+        let pair = tls.client_certificate.iter();
+        let pair = pair.flat_map(|files| [&files.certificate_file, &files.private_key_file]);
+        tls.ca_file.iter().chain(pair)
+    });
+    let sasl = kafka.sasl.iter().flat_map(|sasl| {
+        let oauth_ca = sasl.oauth.iter().filter_map(|oauth| oauth.ca_file.as_ref());
+        [&sasl.username_file, &sasl.password_file].into_iter().chain(oauth_ca)
+    });
+    tls.chain(sasl).map(PathBuf::as_path).collect()
 }
 
 fn tls_properties(tls: &KafkaTlsConfig) -> Result<Vec<Property>, CredentialsError> {
@@ -133,6 +152,7 @@ fn trimmed(secret: &SecretString) -> SecretString {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::mounted::tests::Volume;
     use presenceroute_crds::presence_route::SaslMechanism;
     use presenceroute_crds::relay_config::CertificateFiles;
     use tempfile::TempDir;
@@ -162,6 +182,25 @@ pub(super) mod tests {
                 oauth: None,
             }
         }
+    }
+
+    #[test]
+    fn a_user_and_a_password_are_of_one_generation() {
+        let names = ["username", "password"];
+        let mut volume = Volume::new(&names.map(|name| (name, "0")));
+        let sasl = KafkaSaslConfig {
+            mechanism: SaslMechanism::Plain,
+            username_file: volume.file("username"),
+            username: None,
+            password_file: volume.file("password"),
+            oauth: None,
+        };
+        let kafka = KafkaConfig { sasl: Some(sasl), ..KafkaConfig::default() };
+        volume.while_swapped(&names, || {
+            let read = Credentials::read(&kafka).unwrap();
+            let account: Vec<_> = read.properties().skip(2).collect();
+            assert_eq!(account, [("sasl.username", account[1].1), ("sasl.password", account[0].1)]);
+        });
     }
 
     #[test]
