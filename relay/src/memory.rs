@@ -12,19 +12,23 @@ const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 /// is the intake's to reserve.
 const CONNECTION_BYTES: u64 = 16 << 10;
 
+/// The same with TLS, where records and hellos that are not whole are kept, too.
+const TLS_CONNECTION_BYTES: u64 = 48 << 10;
+
 /// The program itself, the Kafka library, what is remembered, and some to spare.
 const PROGRAM_BYTES: u64 = 32 << 20;
 
-/// How many connections of senders fit into memory beside the events that `limits` allows; `None` where memory has no
-/// limit that is known. With a limit that is too low for all of that, an eighth of it is theirs.
-pub(crate) fn most_connections(limits: &Limits) -> Option<usize> {
-    Some(fitting(limit()?, limits.max_in_flight_bytes))
+/// How many connections of senders, with TLS or without, fit into memory beside the events that `limits` allows; `None`
+/// where memory has no limit that is known. With a limit that is too low for all of that, an eighth of it is theirs.
+pub(crate) fn most_connections(limits: &Limits, has_tls: bool) -> Option<usize> {
+    let each = if has_tls { TLS_CONNECTION_BYTES } else { CONNECTION_BYTES };
+    Some(fitting(limit()?, limits.max_in_flight_bytes, each))
 }
 
-fn fitting(limit: u64, max_in_flight_bytes: usize) -> usize {
+fn fitting(limit: u64, max_in_flight_bytes: usize, each: u64) -> usize {
     let events = u64::try_from(max_in_flight_bytes).unwrap_or(u64::MAX);
     let left = limit.saturating_sub(PROGRAM_BYTES).saturating_sub(events).max(limit / 8);
-    usize::try_from(left / CONNECTION_BYTES).unwrap_or(usize::MAX)
+    usize::try_from(left / each).unwrap_or(usize::MAX)
 }
 
 /// This process's limit of memory, in bytes.
@@ -52,10 +56,11 @@ mod tests {
     fn connections_get_what_the_program_and_its_events_leave() {
         let events = Limits::default().max_in_flight_bytes;
         // The limit that a relay pod has by default holds the ten thousand that docs/performance.md promises.
-        assert_eq!(fitting(256 * MEBIBYTE, events), 10_240);
-        assert_eq!(fitting(128 * MEBIBYTE, events), 2_048);
-        assert_eq!(fitting(64 * MEBIBYTE, events), 512);
-        assert_eq!(fitting(256 * MEBIBYTE, 4 << 20), 14_080);
+        assert_eq!(fitting(256 * MEBIBYTE, events, CONNECTION_BYTES), 10_240);
+        assert_eq!(fitting(128 * MEBIBYTE, events, CONNECTION_BYTES), 2_048);
+        assert_eq!(fitting(64 * MEBIBYTE, events, CONNECTION_BYTES), 512);
+        assert_eq!(fitting(256 * MEBIBYTE, 4 << 20, CONNECTION_BYTES), 14_080);
+        assert_eq!(fitting(256 * MEBIBYTE, events, TLS_CONNECTION_BYTES), 3_413);
     }
 
     #[test]

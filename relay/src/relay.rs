@@ -112,7 +112,7 @@ impl Relay {
         let (published, counted) = (Arc::clone(&publisher), Arc::clone(&metrics));
         let admin = Arc::new(Admin::new(routing, secrets, certificate, published, counted));
         let (address, admin_address) = (listener.local, admin_listener.local);
-        let fitting = memory::most_connections(&config.limits).unwrap_or(usize::MAX);
+        let fitting = memory::most_connections(&config.limits, config.tls.is_some()).unwrap_or(usize::MAX);
         let most_connections = descriptors::most_connections().min(fitting);
         let events = {
             let intake = Arc::clone(&intake);

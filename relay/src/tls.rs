@@ -6,7 +6,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use presenceroute_crds::relay_config::CertificateFiles;
@@ -16,6 +18,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -23,10 +26,15 @@ use tokio_rustls::server::TlsStream;
 use x509_cert::Certificate as X509;
 use x509_cert::der::Decode;
 
+use crate::mounted::of_one_generation;
 use crate::reload::Loaded;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most bytes that a handshake takes from the other side. Its hello has some hundred, and a few thousand with keys
+/// that quantum computers do not break; rustls itself would gather 64 KiB of one that never ends.
+const HANDSHAKE_BYTES: usize = 32 << 10;
 
 /// Makes ring the process's crypto provider, for HTTP clients, which want one. Calling it again does nothing.
 pub(crate) fn install_crypto_provider() {
@@ -82,9 +90,11 @@ pub enum CertificateError {
 }
 
 impl Pair {
-    /// Reads both files.
+    /// Reads both files, of one mounted Secret where they are in one.
     pub fn read(files: &CertificateFiles) -> Result<Self, CertificateError> {
-        let (certificate, key) = (read(&files.certificate_file)?, read(&files.private_key_file)?);
+        let paths = [&*files.certificate_file, &*files.private_key_file];
+        let [certificate, key] = of_one_generation(&paths, || paths.map(read));
+        let (certificate, key) = (certificate?, key?);
         let fingerprint =
             Sha256::new().chain_update(Sha256::digest(&certificate)).chain_update(&key).finalize();
         Ok(Self { files: files.clone(), certificate, key, fingerprint: Fingerprint(fingerprint.into()) })
@@ -149,6 +159,60 @@ fn server_config(
     Ok(config)
 }
 
+/// A connection that is read only so far until its handshake is over.
+pub struct Hello {
+    stream: TcpStream,
+    /// How many bytes may still come; any number when the handshake is over.
+    left: Option<usize>,
+}
+
+impl AsyncRead for Hello {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(left) = self.left else { return Pin::new(&mut self.stream).poll_read(context, buffer) };
+        if left == 0 {
+            return Poll::Ready(Err(io::Error::other("the handshake is too long")));
+        }
+        let before = buffer.filled().len();
+        let polled = pin!((&mut self.stream).take(left as u64)).poll_read(context, buffer);
+        self.left = Some(left - (buffer.filled().len() - before));
+        polled
+    }
+}
+
+impl AsyncWrite for Hello {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
 /// Makes connections to TLS ones.
 #[derive(Clone)]
 pub struct Handshakes {
@@ -163,7 +227,7 @@ impl Handshakes {
     }
 
     /// The connection after its handshake, or nothing where that failed.
-    pub async fn accept(&self, stream: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+    pub async fn accept(&self, stream: TcpStream) -> Option<Box<TlsStream<Hello>>> {
         // In a place of its own, so that a connection without TLS costs no memory for it.
         match Box::pin(self.shake_hands(stream)).await {
             Ok(stream) => Some(Box::new(stream)),
@@ -176,12 +240,33 @@ impl Handshakes {
         }
     }
 
-    async fn shake_hands(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    async fn shake_hands(&self, stream: TcpStream) -> io::Result<TlsStream<Hello>> {
         let current = self.certificate.borrow().current.clone();
         let Some(certificate) = current else {
             return Err(io::Error::other("no certificate has been loaded; see /status"));
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&certificate.config));
-        tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await?
+        let hello = Hello { stream, left: Some(HANDSHAKE_BYTES) };
+        let mut shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(hello)).await??;
+        shaken.get_mut().0.left = None;
+        Ok(shaken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mounted::tests::Volume;
+
+    #[test]
+    fn a_certificate_and_its_key_are_of_one_generation() {
+        let names = ["tls.crt", "tls.key"];
+        let mut volume = Volume::new(&names.map(|name| (name, "0")));
+        let [certificate_file, private_key_file] = names.map(|name| volume.file(name));
+        let files = CertificateFiles { certificate_file, private_key_file };
+        volume.while_swapped(&names, || {
+            let pair = Pair::read(&files).unwrap();
+            assert_eq!(pair.certificate, pair.key);
+        });
     }
 }

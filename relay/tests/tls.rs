@@ -15,7 +15,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use support::*;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -199,4 +199,24 @@ async fn a_relay_ends_while_a_handshake_is_under_way() {
     metrics_show(&relay, &["presenceroute_relay_connections 1"]).await;
     tokio::time::timeout(PATIENCE / 2, relay.shutdown()).await.unwrap();
     drop(silent);
+}
+
+/// Before the time for a handshake is over, and before more of it is kept than a connection may cost.
+#[tokio::test]
+async fn a_hello_that_never_ends_is_not_gathered() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let directory = tempfile::tempdir().unwrap();
+    Pair::new().mount(directory.path(), "1");
+    let relay = relay_of(directory.path(), &kafka.bootstrap_servers()).await;
+    let mut stream = TcpStream::connect(relay.address()).await.unwrap();
+    // A record of 16 KiB each: the first begins a hello of 64 KiB, the next ones go on with it.
+    let record = |payload: &[u8]| [&[0x16, 3, 1, 0x40, 0][..], payload].concat();
+    let mut hello = vec![0; 0x4000];
+    hello[..4].copy_from_slice(&[1, 0, 0xff, 0xf0]);
+    let begun = std::time::Instant::now();
+    stream.write_all(&record(&hello)).await.unwrap();
+    stream.write_all(&record(&vec![0; 0x4000])).await.unwrap();
+    assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    relay.shutdown().await;
 }
