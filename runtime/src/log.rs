@@ -17,6 +17,10 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The level of this process's log. There is one log a process, so there is one level.
 static CURRENT: Mutex<Option<String>> = Mutex::new(None);
 
+/// What is added to a level that says more than `info`, unless it names h2 itself: that library writes a line for each
+/// frame of HTTP/2, and in it what anybody chose to send.
+const QUIETER: &str = "h2=info";
+
 /// How a line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -126,9 +130,14 @@ fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let is_legal = |directive: &&str| {
         directive.contains(['=', '[']) || (!directive.is_empty() && directive.parse::<LevelFilter>().is_ok())
     };
-    let directives: Vec<&str> = level.split(',').map(str::trim).collect();
+    let mut directives: Vec<&str> = level.split(',').map(str::trim).collect();
     if !directives.iter().all(is_legal) {
         return Err(LogError::Level(level.to_owned()));
+    }
+    let is_verbose =
+        |directive: &&str| directive.parse().is_ok_and(|level: LevelFilter| level > LevelFilter::INFO);
+    if directives.iter().any(is_verbose) && !directives.iter().any(|directive| directive.starts_with("h2")) {
+        directives.push(QUIETER);
     }
     EnvFilter::try_new(directives.join(","))
         .map_err(|cause| LogError::Filter { level: level.to_owned(), cause })
@@ -159,9 +168,11 @@ mod tests {
             level.take(&read(file.path()).await);
             level.0.with_current(ToString::to_string).unwrap()
         };
-        assert_eq!(written("debug\n").await, "debug");
-        assert_eq!(written("infoo").await, "debug");
-        assert_eq!(written("").await, "debug");
+        assert_eq!(written("debug\n").await, "h2=info,debug");
+        assert_eq!(written("infoo").await, "h2=info,debug");
+        assert_eq!(written("").await, "h2=info,debug");
+        assert_eq!(written("warn,hyper=off").await, "hyper=off,warn");
+        assert_eq!(written("trace,h2=debug").await, "h2=debug,trace");
         assert_eq!(written("warn,hyper=off").await, "hyper=off,warn");
         level.take(&read(Path::new("/nowhere")).await);
         assert_eq!(level.0.with_current(ToString::to_string).unwrap(), "hyper=off,warn");

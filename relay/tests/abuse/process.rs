@@ -105,8 +105,7 @@ impl Process {
             .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
             .arg(program)
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--routes", TABLE])
-            // What h2 says of each frame would be most of what is measured, and nobody has it said in a cluster.
-            .args(["--log-format", "json", "--log-level", "debug,h2=info"])
+            .args(["--log-format", "json", "--log-level", "debug"])
             .arg("--config")
             .arg(config.path())
             .env("GENESYS_WEBHOOK_SECRET", SECRET)
