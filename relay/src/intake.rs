@@ -4,7 +4,9 @@
 //! without a connection. How a request proves where it comes from and becomes an event is in one place
 //! ([`Intake::authenticate`], [`Event::parse`]), so that another way in needs no change to routing or publishing.
 
-use std::pin::pin;
+mod held;
+
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::poll;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -20,7 +22,6 @@ use hyper::body::Body;
 use presenceroute_crds::receipt::{PREFERENCE, Receipt};
 use presenceroute_crds::relay_config::RelayConfig;
 use presenceroute_crds::routing::RejectStatus;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -35,15 +36,10 @@ use crate::routing::{Decision, Router};
 use crate::secrets::Secrets;
 use crate::signature::Signature;
 use crate::spans::Spans;
+use held::{Held, REQUEST_BYTES, Reservation};
 
 /// The body of a 200.
 const PROCESSED: &[u8] = br#"{"status":"processed"}"#;
-
-/// What a request costs beside its body and its connection: a stream of HTTP/2, and the work on it.
-const REQUEST_BYTES: usize = 6 << 10;
-
-/// A body that is taken as long as anything is free.
-const MODEST_BYTES: usize = 16 << 10;
 
 /// The most memory that is set aside because a sender announced that much.
 const BELIEVED_LENGTH: usize = 16 << 10;
@@ -60,7 +56,7 @@ pub struct Intake {
     metrics: Arc<Metrics>,
     outcomes: Arc<Outcomes>,
     spans: Option<Arc<Spans>>,
-    most_held: i64,
+    held: Held,
     closed: AtomicBool,
 }
 
@@ -81,7 +77,7 @@ impl Intake {
             signature_header,
             max_body_bytes: limits.max_body_bytes,
             body_timeout: Duration::from_millis(limits.body_timeout_ms),
-            most_held: signed(limits.max_in_flight_bytes),
+            held: Held::new(limits.max_in_flight_bytes, metrics.in_flight_bytes.clone()),
             closed: AtomicBool::new(false),
             routing,
             secrets,
@@ -113,22 +109,25 @@ impl Intake {
     {
         let (head, body) = request.into_parts();
         let trace = TraceHeaders::of(&head.headers);
+        let asks_first = head.headers.contains_key(EXPECT);
         let admitted = self.admit(head);
-        async move { self.finish(admitted, body, &trace).await }
+        async move { self.finish(admitted, body, asks_first, &trace).await }
     }
 
     async fn finish<B>(
         &self,
         admitted: Result<Admitted, Problem>,
         body: B,
+        asks_first: bool,
         trace: &TraceHeaders,
     ) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
     {
         let trace = trace.as_trace();
+        let mut body = pin!(body);
         let taken = match admitted {
-            Ok(admitted) => self.process(admitted, body, trace).await,
+            Ok(admitted) => self.process(admitted, body.as_mut(), trace).await,
             Err(problem) => Err(problem),
         };
         let (reason, response) = match taken {
@@ -136,20 +135,32 @@ impl Intake {
             Ok(Accepted { reason, receipt: Some(receipt) }) => (reason, processed_with(&receipt)),
             Err(problem) => {
                 self.outcomes.refused(&problem, trace);
-                (Reason::Refused(problem.kind), problem.into_response())
+                let kind = problem.kind;
+                let mut response = problem.into_response();
+                // A sender that asks whether to send it has its answer, and would be told to when it is read.
+                if kind.may_leave_the_body() && (asks_first || !is_over(body).await) {
+                    // HTTP/1.1 has no other way past the rest of it. A sender that was not told would send its next
+                    // event into a connection that is being closed.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                (Reason::Refused(kind), response)
             }
         };
         self.metrics.answered(reason);
         response
     }
 
-    async fn process<B>(&self, admitted: Admitted, body: B, trace: Trace<'_>) -> Result<Accepted, Problem>
+    async fn process<B>(
+        &self,
+        admitted: Admitted,
+        body: Pin<&mut B>,
+        trace: Trace<'_>,
+    ) -> Result<Accepted, Problem>
     where
         B: Body<Data = Bytes>,
     {
         let since = self.spans.as_ref().map(|_| SystemTime::now());
-        let mut reservation =
-            Reservation { held: &self.metrics.in_flight_bytes, most: self.most_held, bytes: 0 };
+        let mut reservation = self.held.reserve();
         reservation.grow(REQUEST_BYTES)?;
         let body = self.read(body, admitted.length, &mut reservation).await?;
         let begun = Instant::now();
@@ -268,7 +279,7 @@ impl Intake {
     /// The whole body, within its size and its time.
     async fn read<B>(
         &self,
-        body: B,
+        body: Pin<&mut B>,
         length: Option<usize>,
         reservation: &mut Reservation<'_>,
     ) -> Result<Bytes, Problem>
@@ -291,17 +302,21 @@ impl Intake {
 
     async fn read_all<B>(
         &self,
-        body: B,
+        mut body: Pin<&mut B>,
         length: Option<usize>,
         reservation: &mut Reservation<'_>,
     ) -> Result<Bytes, Problem>
     where
         B: Body<Data = Bytes>,
     {
-        let mut body = pin!(body);
         // A copy of just this size: what arrives lies in a connection's buffer, which is larger and is needed again.
         let mut whole = Vec::new();
-        while let Some(frame) = body.frame().await {
+        loop {
+            let frame = match poll!(body.frame()) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => reservation.wait_for(body.frame()).await?,
+            };
+            let Some(frame) = frame else { break };
             let frame = frame.map_err(|_| {
                 Problem::new(
                     Kind::BodyIncomplete,
@@ -317,9 +332,24 @@ impl Intake {
             reservation.make_room(&mut whole, room)?;
             whole.extend_from_slice(&data);
         }
-        reservation.give_back(whole.capacity() - whole.len());
+        reservation.settle(whole.len())?;
         Ok(Bytes::from(whole.into_boxed_slice()))
     }
+}
+
+/// Takes what has come of a body that nobody wants, and whether that was all of it.
+async fn is_over<B>(mut body: Pin<&mut B>) -> bool
+where
+    B: Body<Data = Bytes>,
+{
+    while !body.is_end_stream() {
+        match poll!(body.frame()) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(None) => return true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => return false,
+        }
+    }
+    true
 }
 
 /// How much room a body is given that needs more than the `known` one: twice as much each time, so that it is not copied
@@ -381,56 +411,6 @@ fn announced_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// One request's part of what is held over all connections: bodies that are being read or worked on, and what a
-/// request costs beside its body. It is given back when the request is answered.
-struct Reservation<'a> {
-    held: &'a Gauge,
-    most: i64,
-    bytes: i64,
-}
-
-impl Reservation<'_> {
-    /// Takes more, unless too much is held. A large event is taken only while half is free, so that a few large
-    /// bodies that never end cannot keep out all others.
-    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        let bytes = signed(bytes);
-        let held = self.held.inc_by(bytes).saturating_add(bytes);
-        self.bytes += bytes;
-        let is_modest = self.bytes <= signed(REQUEST_BYTES + MODEST_BYTES);
-        if held > self.most || (held > self.most / 2 && !is_modest) {
-            let detail = format!("{held} bytes of {} are in use; send the event again later", self.most);
-            return Err(Problem::new(Kind::Overloaded, detail));
-        }
-        Ok(())
-    }
-
-    /// Makes `whole` as large as `room`, reserved before it is there.
-    fn make_room(&mut self, whole: &mut Vec<u8>, room: usize) -> Result<(), Problem> {
-        if room <= whole.capacity() {
-            return Ok(());
-        }
-        self.grow(room - whole.capacity())?;
-        whole.reserve_exact(room - whole.len());
-        Ok(())
-    }
-
-    /// Gives back a part that is not needed.
-    fn give_back(&mut self, bytes: usize) {
-        self.held.dec_by(signed(bytes));
-        self.bytes -= signed(bytes);
-    }
-}
-
-fn signed(bytes: usize) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        self.held.dec_by(self.bytes);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -477,21 +457,12 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_set_aside_for_a_body_is_reserved_and_what_was_too_much_is_given_back() {
-        let held = Gauge::default();
-        let mut reservation = Reservation { held: &held, most: signed(MOST), bytes: 0 };
-        let mut whole = Vec::new();
-        for (piece, room) in [(10, 16 << 10), (16 << 10, 32 << 10), (40 << 10, 64 << 10)] {
-            let needed = whole.len() + piece;
-            let given = room_for(needed, whole.capacity(), Some(100_000), MOST);
-            reservation.make_room(&mut whole, given).unwrap();
-            assert_eq!((whole.capacity(), held.get()), (room, signed(room)));
-            whole.resize(needed, b'x');
+    fn a_body_gets_twice_the_room_each_time() {
+        let mut room = 0;
+        for (needed, given) in [(10, 16 << 10), (20 << 10, 32 << 10), (60 << 10, 64 << 10)] {
+            room = room_for(needed, room, Some(100_000), MOST);
+            assert_eq!(room, given);
         }
-        reservation.give_back(whole.capacity() - whole.len());
-        assert_eq!(held.get(), signed(whole.len()));
-        drop(reservation);
-        assert_eq!(held.get(), 0);
     }
 
     #[test]
@@ -501,25 +472,5 @@ mod tests {
         assert_eq!(room_for(70_000, 65_536, Some(80_000), MOST), 80_000);
         assert_eq!(room_for(700_000, 600_000, None, MOST), MOST);
         assert_eq!(room_for(100, 600, Some(600), MOST), 600);
-    }
-
-    #[test]
-    fn nothing_is_set_aside_where_there_is_no_room() {
-        let held = Gauge::default();
-        let mut reservation = Reservation { held: &held, most: 1_000, bytes: 0 };
-        let mut whole = Vec::new();
-        assert!(reservation.make_room(&mut whole, 16 << 10).is_err());
-        assert_eq!(whole.capacity(), 0);
-    }
-
-    #[test]
-    fn an_event_of_usual_size_is_taken_as_long_as_anything_is_free() {
-        let held = Gauge::default();
-        let most = signed(MOST);
-        held.inc_by(most / 2);
-        let mut modest = Reservation { held: &held, most, bytes: 0 };
-        modest.grow(REQUEST_BYTES).unwrap();
-        modest.grow(MODEST_BYTES).unwrap();
-        assert!(modest.grow(1).is_err());
     }
 }

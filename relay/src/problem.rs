@@ -127,6 +127,20 @@ impl Kind {
         }
     }
 
+    /// Whether the request's body need not have been read to its end.
+    pub(crate) fn may_leave_the_body(self) -> bool {
+        matches!(
+            self,
+            Self::UnknownPath
+                | Self::MethodNotAllowed
+                | Self::BodyTooLarge
+                | Self::SignatureMissing
+                | Self::BodyTimeout
+                | Self::BodyIncomplete
+                | Self::Overloaded
+        )
+    }
+
     /// Whether the same request may succeed soon without anyone's doing.
     fn asks_for_retry(self) -> bool {
         matches!(self, Self::KafkaUnavailable | Self::Overloaded | Self::NotConfigured | Self::ShuttingDown)

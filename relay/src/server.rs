@@ -5,6 +5,7 @@
 
 mod connections;
 mod turns;
+mod unsent;
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -28,9 +29,10 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use crate::log::NowAndThen;
-use crate::tls::Handshakes;
+use crate::tls::{Handshakes, Hello};
 use connections::{Activity, Connections, Entry};
 use turns::InTurns;
+use unsent::Answer;
 
 /// The most bytes of a request's head; Genesys's have some hundred, and what proxies add is of that size. It is the least
 /// that hyper takes, and its buffer of that size never grows then: a head that does not become whole costs no more than
@@ -111,7 +113,7 @@ pub async fn serve<H, F>(
         connections.spawn(place, move |entry| async move {
             let Some(stream) = begin(stream, tls, &stop).await else { return };
             let service = service_fn(|request| answer(&entry, request, &handle));
-            let stream = TokioIo::new(InTurns::new(stream));
+            let stream = TokioIo::new(InTurns::new(stream, entry.activity().lingers()));
             let connection = pin!(builder.serve_connection(stream, service));
             if let Err(error) = until_its_end(connection, entry.activity()).await {
                 tracing::debug!(error, "a connection ended early");
@@ -138,7 +140,7 @@ fn answer<H, F>(
     entry: &Entry,
     request: Request<Incoming>,
     handle: &H,
-) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> + use<H, F>
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<H, F>
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Full<Bytes>>>,
@@ -148,14 +150,19 @@ where
     let answer = handle(request);
     async move {
         let mut response = answer.await;
-        let is_draining = open.end(response.status());
+        let mut unsent = None;
         if version > Version::HTTP_11 {
+            unsent = Some(open.hold_answer());
             // HTTP/2 has no such field (RFC 9113, section 8.2.2).
             response.headers_mut().remove(CONNECTION);
-        } else if is_draining {
+        } else if response.headers().contains_key(CONNECTION) {
+            open.closes_early();
+        }
+        let is_draining = open.end(response.status());
+        if version <= Version::HTTP_11 && is_draining {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response)
+        Ok(response.map(|body| Answer::new(body, unsent)))
     }
 }
 
@@ -182,7 +189,7 @@ async fn begin(
     stream: TcpStream,
     tls: Option<Handshakes>,
     stop: &CancellationToken,
-) -> Option<Either<TcpStream, Box<TlsStream<TcpStream>>>> {
+) -> Option<Either<TcpStream, Box<TlsStream<Hello>>>> {
     match tls {
         None => Some(Either::Left(stream)),
         Some(tls) => stop.run_until_cancelled(tls.accept(stream)).await.flatten().map(Either::Right),

@@ -30,11 +30,14 @@ const SHARE_CLOSED: usize = 64;
 /// whole, and remembers streams.
 const HTTP2_PLACES: u32 = 4;
 
+/// How many answers that a sender of HTTP/2 does not let through take a place of their own: each keeps its stream, which
+/// is 6 KiB.
+const UNSENT_A_PLACE: u32 = 2;
+
 /// The connections of one listener.
 pub(super) struct Connections {
     most: usize,
     quiet_for: Duration,
-    places: Arc<Semaphore>,
     gauge: Gauge,
     common: Arc<Common>,
     open: Mutex<Open>,
@@ -51,6 +54,8 @@ struct Open {
 struct Common {
     /// When the listener began; times are counted from there.
     since: Instant,
+    /// One is what a connection takes in memory.
+    places: Arc<Semaphore>,
     is_draining: AtomicBool,
     is_stopping: AtomicBool,
 }
@@ -60,8 +65,14 @@ pub(super) struct Activity {
     common: Arc<Common>,
     /// Requests without an answer.
     requests: AtomicU32,
+    /// Answers of HTTP/2 whose bodies the sender does not let through.
+    unsent: AtomicU32,
+    /// The places that these take.
+    unsent_places: Mutex<Option<OwnedSemaphorePermit>>,
     /// When the last request was answered, or the connection came, in milliseconds.
     quiet_since: AtomicU64,
+    /// Whether its sender may still be sending when the connection is closed.
+    lingers: Arc<AtomicBool>,
     /// Whether it has sent a request of HTTP/2, whose own keep-alive then tells whether its sender lives.
     is_http2: AtomicBool,
     /// Whether a request of it has succeeded, for which a sender must know the secret.
@@ -77,6 +88,9 @@ pub(super) struct Activity {
 /// A request that has no answer yet.
 pub(super) struct OpenRequest(Arc<Activity>);
 
+/// An answer that has a body which is not sent yet. It counts for as long as it is kept.
+pub(super) struct Unsent(Arc<Activity>);
+
 impl Connections {
     /// At most `most` connections, each without a request for at most `quiet_for`: idle, or with a head that does
     /// not become whole, or with an answer that is not read.
@@ -85,10 +99,10 @@ impl Connections {
         Self {
             most,
             quiet_for,
-            places: Arc::new(Semaphore::new(most)),
             gauge,
             common: Arc::new(Common {
                 since: Instant::now(),
+                places: Arc::new(Semaphore::new(most)),
                 is_draining: AtomicBool::new(false),
                 is_stopping: AtomicBool::new(false),
             }),
@@ -99,12 +113,13 @@ impl Connections {
     /// Room for one more connection, made where there is none.
     pub(super) async fn place(&self) -> OwnedSemaphorePermit {
         loop {
-            if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            if let Ok(place) = Arc::clone(&self.common.places).try_acquire_owned() {
                 return place;
             }
             self.close_quietest();
             // Those that are at work are not closed, and may take a while.
-            let freed = tokio::time::timeout(LOOK_EVERY, Arc::clone(&self.places).acquire_owned()).await;
+            let freed =
+                tokio::time::timeout(LOOK_EVERY, Arc::clone(&self.common.places).acquire_owned()).await;
             if let Ok(Ok(place)) = freed {
                 return place;
             }
@@ -121,7 +136,10 @@ impl Connections {
         let activity = Arc::new(Activity {
             common: Arc::clone(&self.common),
             requests: AtomicU32::new(0),
+            unsent: AtomicU32::new(0),
+            unsent_places: Mutex::default(),
             quiet_since: AtomicU64::new(milliseconds(self.common.since.elapsed())),
+            lingers: Arc::default(),
             is_http2: AtomicBool::new(false),
             is_of_use: AtomicBool::new(false),
             more_places: OnceLock::new(),
@@ -157,7 +175,9 @@ impl Connections {
                 .lock()
                 .connections
                 .values()
-                .filter(|activity| !activity.is_http2.load(Ordering::Relaxed))
+                .filter(|activity| {
+                    !activity.is_http2.load(Ordering::Relaxed) || activity.unsent.load(Ordering::Relaxed) > 0
+                })
                 .filter(|activity| activity.quiet_since().is_some_and(|since| since < before))
                 .cloned()
                 .collect();
@@ -187,7 +207,7 @@ impl Connections {
     /// Gives a connection of HTTP/2 the places that it takes more than another. Where they are not free, others are closed
     /// for it, and its next request finds theirs.
     fn widen(&self, activity: &Activity) {
-        match Arc::clone(&self.places).try_acquire_many_owned(HTTP2_PLACES - 1) {
+        match Arc::clone(&self.common.places).try_acquire_many_owned(HTTP2_PLACES - 1) {
             // One that has them already keeps those.
             Ok(places) => drop(activity.more_places.set(places)),
             Err(_) => self.close_quietest(),
@@ -214,7 +234,7 @@ impl Connections {
     pub(super) async fn ended(&self) {
         let all = u32::try_from(self.most).unwrap_or(u32::MAX);
         // It fails only when the places are gone, and nothing takes them away.
-        let _ = self.places.acquire_many(all).await;
+        let _ = self.common.places.acquire_many(all).await;
     }
 
     fn say(&self, closed: usize) {
@@ -279,6 +299,11 @@ impl Activity {
         (self.requests.load(Ordering::Relaxed) == 0).then(|| self.quiet_since.load(Ordering::Relaxed))
     }
 
+    /// Whether its sender may still be sending when the connection is closed.
+    pub(super) fn lingers(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.lingers)
+    }
+
     /// Whether the connection is to end. Only a request tells which protocol it speaks. It is woken when that may have
     /// changed.
     pub(super) fn is_to_end(&self, context: &Context<'_>) -> bool {
@@ -286,6 +311,26 @@ impl Activity {
         self.waker.register(context.waker());
         self.common.is_stopping.load(Ordering::Acquire)
             || (self.common.is_draining.load(Ordering::Acquire) && self.is_http2.load(Ordering::Relaxed))
+    }
+
+    /// One more answer is there to be sent. A connection that leaves too many of them unread takes more places, and ends
+    /// where there are none.
+    fn hold_answer(self: &Arc<Self>) -> Unsent {
+        let unsent = self.unsent.fetch_add(1, Ordering::Relaxed) + 1;
+        if unsent.is_multiple_of(UNSENT_A_PLACE) {
+            match Arc::clone(&self.common.places).try_acquire_owned() {
+                Ok(place) => match &mut *self.unsent_places() {
+                    Some(places) => places.merge(place),
+                    none => *none = Some(place),
+                },
+                Err(_) => self.close(),
+            }
+        }
+        Unsent(Arc::clone(self))
+    }
+
+    fn unsent_places(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.unsent_places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn close(&self) {
@@ -296,6 +341,16 @@ impl Activity {
 }
 
 impl OpenRequest {
+    /// Its answer has a body, which HTTP/2 sends only as the other side lets it.
+    pub(super) fn hold_answer(&self) -> Unsent {
+        self.0.hold_answer()
+    }
+
+    /// Its answer closes the connection, though more of the request may come.
+    pub(super) fn closes_early(&self) {
+        self.0.lingers.store(true, Ordering::Relaxed);
+    }
+
     /// It is answered; whether the answer is to say that the connection is about to end.
     pub(super) fn end(self, status: StatusCode) -> bool {
         if status.is_success() {
@@ -309,6 +364,14 @@ impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.quiet_since.store(milliseconds(self.0.common.since.elapsed()), Ordering::Relaxed);
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        if self.0.unsent.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.0.unsent_places() = None;
+        }
     }
 }
 
@@ -384,7 +447,7 @@ mod tests {
         }
         let request = http2.begin(Version::HTTP_2);
         connections.widen(&http2);
-        assert_eq!(connections.places.available_permits(), 1);
+        assert_eq!(connections.common.places.available_permits(), 1);
         // Another one finds too few places, and with its next request it has them.
         let second = open(&connections).await;
         let _request = second.begin(Version::HTTP_2);
@@ -396,6 +459,37 @@ mod tests {
         assert_eq!(left, [false; 3]);
         assert!(is_open(&connections, &http2) && is_open(&connections, &second));
         drop(request);
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_not_let_through_take_places_until_there_are_none() {
+        let connections = connections(6, Duration::from_secs(60));
+        let http2 = open(&connections).await;
+        let request = http2.begin(Version::HTTP_2);
+        connections.widen(&http2);
+        let mut unsent: Vec<_> = (0..5).map(|_| request.hold_answer()).collect();
+        assert_eq!(connections.common.places.available_permits(), 0);
+        assert!(is_open(&connections, &http2));
+        unsent.clear();
+        assert_eq!(connections.common.places.available_permits(), 2);
+        unsent.extend((0..6).map(|_| request.hold_answer()));
+        while is_open(&connections, &http2) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_http_2_that_leaves_answers_unread_is_closed_when_it_is_quiet_for_too_long() {
+        let connections = connections(9, Duration::from_millis(20));
+        let http2 = open(&connections).await;
+        let request = http2.begin(Version::HTTP_2);
+        let _unsent = request.hold_answer();
+        drop(request);
+        let watch = tokio::spawn(Arc::clone(&connections).close_what_is_quiet());
+        while is_open(&connections, &http2) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        watch.abort();
     }
 
     #[tokio::test]

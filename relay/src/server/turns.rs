@@ -1,25 +1,73 @@
-//! Reading in turns, so that no sender keeps the thread that serves all of them.
+//! Reading in turns, so that no sender keeps the thread that serves all of them, and closing so that a sender who is
+//! still sending hears why.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 /// How many bytes of one connection are read before the others have their turn. An event is most often smaller. The
 /// smallest frames of HTTP/2 have 9 bytes and cost microseconds each, so that a turn takes about a millisecond at most.
 const TURN: usize = 4 << 10;
+
+/// How long a connection that was answered too early to have read everything is open for its sender to notice. An answer
+/// that has arrived is not lost then: closing with bytes unread would reset the connection.
+const LINGER_FOR: Duration = Duration::from_secs(1);
+
+/// How many bytes are read and forgotten meanwhile: an event of the greatest size that is taken by default.
+const LINGER_BYTES: usize = 1 << 20;
 
 /// A connection that gives way to others after each [`TURN`] of bytes. Without it, a sender of many small frames is
 /// read for as long as it sends: everything that has arrived is handled in one go.
 pub(super) struct InTurns<S> {
     stream: S,
     read: usize,
+    /// Whether its sender may still be sending when it is closed.
+    lingers: Arc<AtomicBool>,
+    lingering: Option<Lingering>,
+}
+
+/// What is left of the time and the bytes.
+struct Lingering {
+    end: Pin<Box<Sleep>>,
+    bytes: usize,
 }
 
 impl<S> InTurns<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, read: 0 }
+    /// Whether it lingers is asked when it is closed.
+    pub(super) fn new(stream: S, lingers: Arc<AtomicBool>) -> Self {
+        Self { stream, read: 0, lingers, lingering: None }
+    }
+}
+
+impl<S: AsyncRead + Unpin> InTurns<S> {
+    /// Reads on, for nothing, until the other side has closed, too.
+    fn poll_linger(&mut self, context: &mut Context<'_>, mut lingering: Lingering) -> Poll<()> {
+        let mut memory = [MaybeUninit::uninit(); TURN];
+        while lingering.end.as_mut().poll(context).is_pending() {
+            let mut buffer = ReadBuf::uninit(&mut memory);
+            match Pin::new(&mut *self).poll_read(context, &mut buffer) {
+                Poll::Pending => {
+                    self.lingering = Some(lingering);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    lingering.bytes = lingering.bytes.saturating_sub(buffer.filled().len());
+                    if lingering.bytes == 0 {
+                        break;
+                    }
+                }
+                Poll::Ready(_) => break,
+            }
+        }
+        self.lingers.store(false, Ordering::Relaxed);
+        Poll::Ready(())
     }
 }
 
@@ -47,7 +95,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for InTurns<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for InTurns<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for InTurns<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -61,7 +109,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for InTurns<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let lingering = match self.lingering.take() {
+            Some(lingering) => lingering,
+            None => {
+                ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+                if !self.lingers.load(Ordering::Relaxed) {
+                    return Poll::Ready(Ok(()));
+                }
+                Lingering { end: Box::pin(sleep(LINGER_FOR)), bytes: LINGER_BYTES }
+            }
+        };
+        self.poll_linger(context, lingering).map(Ok)
     }
 
     fn poll_write_vectored(
@@ -81,11 +139,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for InTurns<S> {
 mod tests {
     use super::*;
     use std::future::poll_fn;
-    use std::mem::MaybeUninit;
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::Instant;
 
     #[tokio::test]
     async fn others_have_their_turn_while_a_sender_never_stops() {
-        let mut endless = InTurns::new(tokio::io::join(tokio::io::repeat(b'x'), tokio::io::sink()));
+        let mut endless =
+            InTurns::new(tokio::io::join(tokio::io::repeat(b'x'), tokio::io::sink()), Arc::default());
         let mut buffer = vec![0; TURN];
         let mut reads = async || {
             for _ in 0..10 {
@@ -102,10 +162,47 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_memory_is_touched_than_what_has_arrived() {
-        let mut stream = InTurns::new(tokio::io::join(&b"few"[..], tokio::io::sink()));
+        let mut stream = InTurns::new(tokio::io::join(&b"few"[..], tokio::io::sink()), Arc::default());
         let mut memory = [MaybeUninit::uninit(); 2 * TURN];
         let mut buffer = ReadBuf::uninit(&mut memory);
         poll_fn(|context| Pin::new(&mut stream).poll_read(context, &mut buffer)).await.unwrap();
         assert_eq!((buffer.filled(), buffer.initialized()), (&b"few"[..], &b"few"[..]));
+    }
+
+    /// A connection whose sender has sent more than was read, and its sender's side.
+    fn lingering() -> (InTurns<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
+        let (here, there) = tokio::io::duplex(8 << 10);
+        (InTurns::new(here, Arc::new(true.into())), there)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_sender_still_sends_is_taken_until_it_has_sent_all() {
+        let (mut here, mut there) = lingering();
+        let begun = Instant::now();
+        let sender = tokio::spawn(async move {
+            there.write_all(&vec![0; LINGER_BYTES - 1]).await.unwrap();
+            let mut answer = Vec::new();
+            there.read_to_end(&mut answer).await.unwrap();
+            answer
+        });
+        here.write_all(b"answer").await.unwrap();
+        here.shutdown().await.unwrap();
+        drop(here);
+        assert_eq!(sender.await.unwrap(), b"answer");
+        assert!(begun.elapsed() < LINGER_FOR);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_never_stops_is_not_waited_for() {
+        let (mut here, mut there) = lingering();
+        let begun = Instant::now();
+        let endless = tokio::spawn(async move { while there.write_all(&[0; 512]).await.is_ok() {} });
+        here.shutdown().await.unwrap();
+        drop(here);
+        endless.await.unwrap();
+        assert!(begun.elapsed() < LINGER_FOR);
+        let (mut here, _silent) = lingering();
+        here.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), LINGER_FOR.as_secs());
     }
 }

@@ -94,9 +94,28 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// The head of a post in HPACK: two indexed fields and two literal ones.
 fn head() -> Vec<u8> {
+    head_to(PATH)
+}
+
+fn head_to(path: &str) -> Vec<u8> {
     let literal = |index: u8, value: &str| [&[index, value.len() as u8], value.as_bytes()].concat();
     // :method POST, :scheme http, :path, :authority
-    [vec![0x83, 0x86], literal(0x04, PATH), literal(0x01, "relay")].concat()
+    [vec![0x83, 0x86], literal(0x04, path), literal(0x01, "relay")].concat()
+}
+
+/// Reads frames until one is as it should be, or the connection ends; whether there was one.
+async fn read_until(stream: &mut TcpStream, mut is_it: impl FnMut(u8) -> bool) -> bool {
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).await.is_ok() {
+        if is_it(head[3]) {
+            return true;
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        if stream.read_exact(&mut vec![0; length]).await.is_err() {
+            break;
+        }
+    }
+    false
 }
 
 /// What became of a connection that is written to without regard for what comes back.
@@ -246,4 +265,80 @@ async fn answers_that_are_not_read_do_not_gather() {
     .await;
     println!("{streams} requests were taken without one answer read");
     assert!(relay.most_memory().0 < relay.before.0 + 48, "{:?}, {:?}", relay.before, relay.most_memory());
+}
+
+/// The same where the relay may send heads, but no body: it has no window.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_not_let_through_do_not_gather() {
+    const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
+    const STREAMS: u32 = 250;
+    // Of 1,212 descriptors, 700 are for connections, which have 11 MiB then.
+    let relay = Abused::start_within("{}", Some(1_212)).await;
+    let mut kept = Vec::new();
+    let answered = beside_a_good_sender(&relay, async {
+        let mut answered = 0;
+        for _ in 0..40 {
+            let mut stream = TcpStream::connect(relay.address).await.unwrap();
+            let mut bytes = [PREFACE, &frame(kind::SETTINGS, 0, 0, &NO_WINDOW)].concat();
+            for number in 0..STREAMS {
+                bytes.extend(frame(kind::HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &head()));
+            }
+            // It may be closed before all of it is sent.
+            let _ = stream.write_all(&bytes).await;
+            let mut heads = 0;
+            let all = read_until(&mut stream, |kind| {
+                heads += u32::from(kind == kind::HEADERS);
+                heads == STREAMS
+            });
+            answered += u32::from(tokio::time::timeout(PATIENCE, all).await.expect("all heads, or an end"));
+            kept.push(stream);
+        }
+        answered
+    })
+    .await;
+    println!("{answered} of 40 connections had all heads");
+    assert!((1..40).contains(&answered), "{answered} of 40 connections had all heads");
+    assert!(relay.most_memory().0 < relay.before.0 + 24, "{:?}, {:?}", relay.before, relay.most_memory());
+}
+
+/// More than fit into `maxInFlightBytes`, on a few connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_never_end_give_way_to_events() {
+    let relay = Abused::start("{}").await;
+    // A literal field of each: the signature, and content-length (28 in the static table) of 16384.
+    let signature = [&[0x00, 25][..], b"x-genesys-event-signature", &[2], b"00"].concat();
+    let length = [&[0x0f, 0x0d, 5][..], b"16384"].concat();
+    let head = [head(), signature, length].concat();
+    let mut kept = Vec::new();
+    beside_a_good_sender(&relay, async {
+        for _ in 0..13 {
+            let mut stream = TcpStream::connect(relay.address).await.unwrap();
+            let mut bytes = [PREFACE, &frame(kind::SETTINGS, 0, 0, &[])].concat();
+            for number in 0..250 {
+                bytes.extend(frame(kind::HEADERS, END_HEADERS, 2 * number + 1, &head));
+                bytes.extend(frame(kind::DATA, 0, 2 * number + 1, b"x"));
+            }
+            stream.write_all(&bytes).await.unwrap();
+            kept.push(stream);
+        }
+        let full = 64 * 1024 * 1024 - 24 * 1024;
+        relay.until_metric("presenceroute_relay_in_flight_bytes", |bytes| bytes > full).await;
+        for _ in 0..50 {
+            let answer = exchange(relay.address, &signed(SECRET, event(&unique()).as_bytes())).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    })
+    .await;
+    // Those that made room were told.
+    assert!(read_until(&mut kept[0], |kind| kind == kind::HEADERS).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_of_http_2_is_not_in_the_log() {
+    let relay = Abused::start("{}").await;
+    let mut stream = TcpStream::connect(relay.address).await.unwrap();
+    let malformed = frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &head_to("/needle with space"));
+    stream.write_all(&[PREFACE, &frame(kind::SETTINGS, 0, 0, &[]), &malformed].concat()).await.unwrap();
+    assert!(read_until(&mut stream, |kind| kind == kind::RST_STREAM).await);
+    assert!(!relay.log().contains("needle"), "{}", relay.log());
 }

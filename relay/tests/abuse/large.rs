@@ -86,6 +86,31 @@ async fn a_sender_that_asks_first_is_told_before_it_sends() {
     assert_eq!(exchange(relay.address, head(100, signature).as_bytes()).await.status, 100);
 }
 
+/// It hears why, though the relay knows from the head, and is told that the connection ends with that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_reads_nothing_until_it_has_sent_all_gets_its_answer() {
+    let relay = Abused::start("{}").await;
+    let body = vec![b'x'; 1_000_000];
+    for (path, headers, status) in
+        [(PATH, &[][..], 400), ("/elsewhere", &[("x-genesys-event-signature", "00")][..], 404)]
+    {
+        for length in [20_000, body.len()] {
+            let mut stream = TcpStream::connect(relay.address).await.unwrap();
+            stream.write_all(&request("POST", path, headers, &body[..length])).await.unwrap();
+            let answer = read_answer(&mut stream).await.expect("an answer");
+            assert_eq!((answer.status, answer.headers["connection"].as_str()), (status, "close"));
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "the connection goes on");
+        }
+    }
+    // Without a body, nothing is left over and the connection goes on.
+    let mut stream = TcpStream::connect(relay.address).await.unwrap();
+    for _ in 0..2 {
+        stream.write_all(&request("GET", "/elsewhere", &[], b"")).await.unwrap();
+        let answer = read_answer(&mut stream).await.expect("an answer");
+        assert_eq!((answer.status, answer.headers.get("connection")), (404, None));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_header_bytes_are_refused() {
     let relay = Abused::start("{}").await;
