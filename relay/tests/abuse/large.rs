@@ -96,7 +96,14 @@ async fn a_sender_that_reads_nothing_until_it_has_sent_all_gets_its_answer() {
     {
         for length in [20_000, body.len()] {
             let mut stream = TcpStream::connect(relay.address).await.unwrap();
-            stream.write_all(&request("POST", path, headers, &body[..length])).await.unwrap();
+            let bytes = request("POST", path, headers, &body[..length]);
+            let (first, rest) = bytes.split_at(16_000);
+            stream.write_all(first).await.unwrap();
+            // The relay has answered, and more comes all the same.
+            stream.readable().await.unwrap();
+            for piece in rest.chunks(10_000) {
+                stream.write_all(piece).await.unwrap();
+            }
             let answer = read_answer(&mut stream).await.expect("an answer");
             assert_eq!((answer.status, answer.headers["connection"].as_str()), (status, "close"));
             assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "the connection goes on");
