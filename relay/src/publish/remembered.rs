@@ -36,10 +36,10 @@ struct Second {
 }
 
 impl Remembered {
-    /// At most `most`, each for as long as `longest` and a second.
+    /// At most `most`, each for as long as `longest` and up to a second more; none where either is nothing.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
         // A ring never has all numbers.
-        let most = most.min(1 << 31);
+        let most = if longest.is_zero() { 0 } else { most.min(1 << 31) };
         Self {
             most,
             longest,
@@ -83,9 +83,10 @@ impl Remembered {
 
     /// Forgets what is too old.
     pub(super) fn forget(&mut self, now: Instant) {
-        let now = self.second(now);
+        let since = now.saturating_duration_since(self.began);
+        // One that came in a second may have come at its very end.
         while let Some(Second { number, .. }) = self.came.front()
-            && Duration::from_secs(u64::from(now.saturating_sub(*number))) >= self.longest
+            && since >= Duration::from_secs(u64::from(*number) + 1).saturating_add(self.longest)
         {
             self.forget_oldest();
         }
@@ -160,14 +161,31 @@ mod tests {
             remembered.forget(now);
             remembered.insert(fingerprint(second), now);
         }
-        assert!((0..30).all(|old| !remembered.contains(fingerprint(old))));
-        assert!((30..90).all(|young| remembered.contains(fingerprint(young))));
+        // The 29th is 60 seconds old.
+        assert!((0..29).all(|old| !remembered.contains(fingerprint(old))));
+        assert!((29..90).all(|young| remembered.contains(fingerprint(young))));
+    }
+
+    #[test]
+    fn each_is_remembered_as_long_as_it_was_asked_for_and_up_to_a_second_more() {
+        let longest = Duration::from_millis(2_500);
+        for came in [0, 1, 500, 999].map(Duration::from_millis) {
+            let mut remembered = Remembered::new(100, longest);
+            let came = remembered.began + came;
+            remembered.insert(fingerprint(1), came);
+            remembered.forget(came + longest);
+            assert!(remembered.contains(fingerprint(1)), "forgotten too early: {came:?}");
+            remembered.forget(came + longest + Duration::from_secs(1));
+            assert!(!remembered.contains(fingerprint(1)), "forgotten too late: {came:?}");
+        }
     }
 
     #[test]
     fn nothing_is_remembered_where_nothing_may_be() {
-        let mut remembered = Remembered::new(0, Duration::from_secs(60));
-        remembered.insert(fingerprint(1), Instant::now());
-        assert!(!remembered.contains(fingerprint(1)));
+        for (most, longest) in [(0, Duration::from_secs(60)), (100, Duration::ZERO)] {
+            let mut remembered = Remembered::new(most, longest);
+            remembered.insert(fingerprint(1), Instant::now());
+            assert!(!remembered.contains(fingerprint(1)));
+        }
     }
 }
