@@ -13,6 +13,7 @@ mod native;
 mod oauth;
 mod producer;
 mod record;
+mod refusals;
 mod remembered;
 mod statistics;
 mod supervisor;
@@ -227,9 +228,19 @@ impl Publisher {
     ) -> Result<Option<Position>, Failure> {
         let topic = target.topic.as_str();
         let fingerprint = self.ledger.fingerprint(&record.event.id, record.body, topic);
+        let mut by_itself = false;
         loop {
             // It is held until the outcome is known, because it is what takes the reports.
-            let producer = self.current();
+            let mut producer = self.current();
+            if by_itself {
+                producer = match producer.companion().await {
+                    Ok(companion) => companion,
+                    // Another producer has taken over.
+                    Err(Failure::GivenBack) => continue,
+                    Err(failure) => return Err(failure),
+                };
+                now = Instant::now();
+            }
             let (outcome, gathering, is_first) = match self.ledger.begin(fingerprint, record.body.len(), now)
             {
                 Begun::Acknowledged => {
@@ -251,9 +262,15 @@ impl Publisher {
             };
             match outcome.unwrap_or(Err(Failure::Abandoned)) {
                 Ok(position) => return Ok(Some(position)),
+                Err(Failure::RefusedTogether) => by_itself = true,
                 // Another producer than this one may have had it, or the same one sends it under a new epoch.
                 Err(Failure::GivenBack) if !is_first || producer.can_send() => {}
-                Err(Failure::GivenBack) => self.producer_after(producer.generation).await,
+                Err(Failure::GivenBack) => match producer.refusal() {
+                    Some(refusal) => return Err(refusal),
+                    // The next companion is made by whoever asks for it.
+                    None if by_itself => {}
+                    None => self.producer_after(producer.generation).await,
+                },
                 Err(failure) => return Err(failure),
             }
             now = Instant::now();
@@ -563,6 +580,131 @@ mod tests {
             published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER).await;
         let metrics = publisher.metrics.encode().unwrap();
         assert!(metrics.contains(r#"producer_rebuilds_total{cause="fatal"} 1"#), "{metrics}");
+    }
+
+    const TOO_LARGE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+
+    /// Publishes so many events that wait for the first connection, and so go in one request, while the broker refuses
+    /// as many requests as there are `refusals`. Gives what the events were answered.
+    async fn gathered(
+        count: usize,
+        refusals: &[RDKafkaRespErr],
+    ) -> (Arc<Publisher>, Vec<Result<(), Problem>>) {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        kafka.broker_round_trip_time(1, Duration::from_millis(50)).unwrap();
+        kafka.request_errors(RDKafkaApiKey::Produce, refusals);
+        let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
+        let ids: Vec<String> = (0..count).map(|id| id.to_string()).collect();
+        let burst = ids.iter().map(|id| publish(&publisher, &router, id));
+        let outcomes = futures::future::join_all(burst).await;
+        assert_eq!(publisher.in_flight(), 0);
+        (publisher, outcomes)
+    }
+
+    fn published(publisher: &Publisher) -> Option<usize> {
+        let metrics = publisher.metrics.encode().unwrap();
+        let counter = r#"presenceroute_relay_events_published_total{topic="topic"} "#;
+        metrics.lines().find_map(|line| line.strip_prefix(counter)).map(|count| count.parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn events_that_kafka_refuses_together_are_sent_again_each_by_itself() {
+        let (publisher, outcomes) = gathered(20, &[TOO_LARGE]).await;
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!((published(&publisher), handed_over(&publisher)), (Some(20), 40));
+        assert_eq!(publisher.producer.borrow().generation, 0);
+    }
+
+    #[tokio::test]
+    async fn of_events_that_kafka_refuses_together_only_that_is_refused_which_it_refuses_by_itself() {
+        let (publisher, outcomes) = gathered(20, &[TOO_LARGE; 2]).await;
+        let refused: Vec<&Problem> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+        assert!(matches!(refused[..], [problem] if problem.kind == Kind::KafkaRefused), "{refused:?}");
+        assert_eq!(published(&publisher), Some(19));
+    }
+
+    #[tokio::test]
+    async fn an_event_that_kafka_refuses_by_itself_is_not_sent_again() {
+        let (publisher, outcomes) = gathered(1, &[TOO_LARGE]).await;
+        assert!(
+            matches!(&outcomes[..], [Err(problem)] if problem.kind == Kind::KafkaRefused),
+            "{outcomes:?}"
+        );
+        assert_eq!(handed_over(&publisher), 1);
+    }
+
+    #[tokio::test]
+    async fn a_repetition_of_an_event_that_kafka_refuses_together_with_others_makes_no_second_record() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        kafka.broker_round_trip_time(1, Duration::from_millis(50)).unwrap();
+        kafka.request_errors(RDKafkaApiKey::Produce, &[TOO_LARGE]);
+        let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
+        let burst = ["1", "2", "1", "2", "1"].map(|id| publish(&publisher, &router, id));
+        let outcomes = futures::future::join_all(burst).await;
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!((published(&publisher), handed_over(&publisher)), (Some(2), 4));
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_by_itself_goes_on_when_the_producer_for_it_can_send_no_more() {
+        let kafka = MockCluster::new(1).unwrap();
+        let (publisher, _) = publisher(kafka.bootstrap_servers()).await;
+        let current = publisher.current();
+        let companion = current.companion().await.unwrap();
+        companion.fail_for_good();
+        let lost = async {
+            while companion.can_send() {
+                tokio::time::sleep(Duration::from_millis(1)).await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), lost).await.unwrap();
+        let next = current.companion().await.unwrap();
+        assert!(next.can_send() && !Arc::ptr_eq(&next, &companion));
+        assert!(current.can_send(), "the producer itself is well");
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_by_itself_gets_there_when_another_producer_takes_over() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        kafka.broker_round_trip_time(1, Duration::from_millis(50)).unwrap();
+        kafka.request_errors(RDKafkaApiKey::Produce, &[TOO_LARGE]);
+        let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
+        let old = publisher.current();
+        let ids: Vec<String> = (0..20).map(|id| id.to_string()).collect();
+        let burst = futures::future::join_all(ids.iter().map(|id| publish(&publisher, &router, id)));
+        let replace = async {
+            while handed_over(&publisher) < 40 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let credentials = Arc::new(Credentials::read(&publisher.kafka).unwrap());
+            let next = publisher.successor(credentials).await.unwrap();
+            publisher.hand_over("credentials", next);
+        };
+        let (outcomes, ()) = tokio::join!(burst, replace);
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        let ended = async {
+            while !matches!(old.companion().await, Err(Failure::GivenBack)) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn events_that_wait_are_refused_at_once_when_nobody_may_write_to_the_cluster() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        kafka.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
+        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 10];
+        kafka.request_errors(RDKafkaApiKey::InitProducerId, &refusals);
+        let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
+        let sent = Instant::now();
+        let problem = publish(&publisher, &router, "1").await.unwrap_err();
+        assert_eq!(problem.kind, Kind::KafkaRefused, "{problem:?}");
+        assert!(sent.elapsed() < publisher.publish_timeout() / 2, "{:?}", sent.elapsed());
     }
 
     #[tokio::test]

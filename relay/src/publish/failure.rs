@@ -8,6 +8,8 @@ use rdkafka::types::RDKafkaErrorCode;
 pub enum Failure {
     /// Kafka refuses it until someone acts: the topic is missing, access is not granted, the record is too large.
     Refused(RDKafkaErrorCode),
+    /// Kafka refuses the request that it was part of, perhaps for another record's sake. Sent by itself, it shows.
+    RefusedTogether,
     /// Kafka did not acknowledge it in time.
     Unavailable(RDKafkaErrorCode),
     /// The producer that had it gave it back: it can send no more and another takes over, or it goes on under a new
@@ -33,6 +35,7 @@ impl Failure {
             | Code::MessageBatchTooLarge
             | Code::InvalidMessageSize
             | Code::InvalidRecord
+            | Code::InvalidDifferentRecord
             | Code::InvalidTopic
             | Code::InvalidTimestamp
             | Code::InvalidArgument
@@ -47,6 +50,20 @@ impl Failure {
             | Code::InvalidProducerEpoch => Self::GivenBack,
             _ => Self::Unavailable(code),
         }
+    }
+
+    /// Whether a broker that refuses a request so may do it for the sake of one record, or because there are many.
+    pub(super) fn may_concern_another(code: RDKafkaErrorCode) -> bool {
+        use RDKafkaErrorCode as Code;
+        matches!(
+            code,
+            Code::MessageSizeTooLarge
+                | Code::MessageBatchTooLarge
+                | Code::InvalidMessageSize
+                | Code::InvalidRecord
+                | Code::InvalidDifferentRecord
+                | Code::InvalidTimestamp
+        )
     }
 }
 

@@ -168,12 +168,12 @@ impl Drop for Delivery {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const AT: Position = Position { partition: 0, offset: 7 };
 
-    fn ledger(in_flight: usize, remembered: usize) -> Arc<Ledger> {
+    pub(in crate::publish) fn ledger(in_flight: usize, remembered: usize) -> Arc<Ledger> {
         let bounds =
             Bounds { in_flight, in_flight_bytes: 100, remembered, remembered_for: Duration::from_secs(60) };
         Ledger::new(bounds, Arc::new(Metrics::new()))
@@ -183,7 +183,10 @@ mod tests {
         ledger.begin(fingerprint, bytes, Instant::now())
     }
 
-    fn first(ledger: &Arc<Ledger>, id: &str) -> (Delivery, oneshot::Receiver<Outcome>) {
+    pub(in crate::publish) fn first(
+        ledger: &Arc<Ledger>,
+        id: &str,
+    ) -> (Delivery, oneshot::Receiver<Outcome>) {
         match begin(ledger, ledger.fingerprint(id, b"body", "t"), 10) {
             Begun::First(delivery, outcome) => (delivery, outcome),
             _ => panic!("{id} is not the first"),

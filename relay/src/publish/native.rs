@@ -230,12 +230,16 @@ impl Wakeups {
         self.bell.notified().await;
     }
 
-    /// Serves events until there are none.
-    pub(super) fn serve(&self) {
+    /// Whether there are events to serve.
+    pub(super) fn has_events(&self) -> bool {
         // SAFETY: the queue is alive until `drop`.
-        while unsafe { c::rd_kafka_queue_length(self.queue.as_ptr()) } > 0 {
-            self.client.poll(Duration::ZERO);
-        }
+        unsafe { c::rd_kafka_queue_length(self.queue.as_ptr()) > 0 }
+    }
+
+    /// Serves one event. The reports of one request are one.
+    pub(super) fn serve_one(&self) {
+        // With no time to wait for another, it ends after the first.
+        self.client.poll(Duration::ZERO);
     }
 
     /// Why the client can send no more, for instance after an idempotent producer's sequence was lost.

@@ -27,6 +27,7 @@ use super::ledger::Delivery;
 use super::native::{self, Client, Topic, TopicState, Wakeups};
 use super::oauth;
 use super::record::{Position, Record};
+use super::{REBUILD_EVERY, refusals};
 use crate::metrics::{KafkaErrorLabels, Metrics, TopicLabel, seconds};
 use crate::routing::Target;
 
@@ -112,6 +113,7 @@ impl Reports {
 pub(super) struct Context {
     reports: Arc<Reports>,
     generation: u64,
+    requests: Requests,
     /// Whether the next call of [`ClientContext::error`] repeats the one before.
     repeats_error: AtomicBool,
     /// Why there is no token, while there is none.
@@ -203,10 +205,42 @@ impl ProducerContext for Context {
             Err((error, _)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
                 self.reports.count_failure(topic.name(), code);
-                delivery.finish(Err(self.reports.failure(code)));
+                if self.requests == Requests::Shared && Failure::may_concern_another(code) {
+                    refusals::note(delivery, code);
+                } else {
+                    delivery.finish(Err(self.reports.failure(code)));
+                }
             }
         }
     }
+}
+
+/// What one request has for one partition.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Requests {
+    /// Whatever is there to be sent.
+    Shared,
+    /// One record.
+    OfOneRecord,
+}
+
+/// What a producer is made of.
+#[derive(Clone)]
+struct Recipe {
+    kafka: KafkaConfig,
+    credentials: Arc<Credentials>,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    generation: u64,
+}
+
+/// A producer's companion, which sends each record by itself.
+enum Companion {
+    /// Nothing was refused yet.
+    Unneeded,
+    Made(Arc<Producer>),
+    /// The producer was retired, and its companion with it.
+    Ended,
 }
 
 /// One producer.
@@ -223,6 +257,9 @@ pub(super) struct Producer {
     serving: JoinHandle<()>,
     /// Gets tokens, with OAUTHBEARER.
     supplying: Option<JoinHandle<()>>,
+    /// For another like it.
+    recipe: Recipe,
+    companion: tokio::sync::Mutex<Companion>,
 }
 
 impl Producer {
@@ -234,25 +271,27 @@ impl Producer {
         metrics: Arc<Metrics>,
         generation: u64,
     ) -> Result<Arc<Self>, KafkaError> {
-        let make = move || Self::new(&kafka, &credentials, &limits, metrics, generation).map(Arc::new);
-        let made = tokio::task::spawn_blocking(make).await;
+        Self::make_by(Recipe { kafka, credentials, limits, metrics, generation }, Requests::Shared).await
+    }
+
+    async fn make_by(recipe: Recipe, requests: Requests) -> Result<Arc<Self>, KafkaError> {
+        let made = tokio::task::spawn_blocking(move || Self::new(recipe, requests).map(Arc::new)).await;
         made.unwrap_or_else(|error| Err(KafkaError::ClientCreation(error.to_string())))
     }
 
-    fn new(
-        kafka: &KafkaConfig,
-        credentials: &Credentials,
-        limits: &Limits,
-        metrics: Arc<Metrics>,
-        generation: u64,
-    ) -> Result<Self, KafkaError> {
+    fn new(recipe: Recipe, requests: Requests) -> Result<Self, KafkaError> {
+        let Recipe { kafka, credentials, limits, metrics, generation } = &recipe;
+        let generation = *generation;
         let mut config = configuration(kafka, limits);
+        if requests == Requests::OfOneRecord {
+            config.set("batch.num.messages", "1");
+        }
         for (name, value) in credentials.properties() {
             config.set(name, value);
         }
         let account = Account::new(kafka, credentials.user());
         let reports = Arc::new(Reports {
-            metrics,
+            metrics: Arc::clone(metrics),
             account: account.clone(),
             is_in_use: AtomicBool::new(false),
             failed: Notify::new(),
@@ -265,6 +304,7 @@ impl Producer {
         let context = Context {
             reports: Arc::clone(&reports),
             generation,
+            requests,
             repeats_error: AtomicBool::new(false),
             no_token: Mutex::new(None),
         };
@@ -284,6 +324,8 @@ impl Producer {
             generation,
             serving,
             supplying,
+            recipe,
+            companion: tokio::sync::Mutex::new(Companion::Unneeded),
         })
     }
 
@@ -352,6 +394,39 @@ impl Producer {
         self.reports.fatal.get().is_none()
     }
 
+    /// Why it can send no more, where another producer would be refused, too.
+    pub(super) fn refusal(&self) -> Option<Failure> {
+        let failure = self.reports.failure(*self.reports.fatal.get()?);
+        matches!(failure, Failure::Refused(_)).then_some(failure)
+    }
+
+    /// One that sends each record by itself, for those that were refused in company. This one cannot: the library puts
+    /// together what waits, and new records come all the time.
+    ///
+    /// It is made when it is first needed, since most topics take what comes, and then stays as long as this one.
+    pub(super) async fn companion(&self) -> Result<Arc<Self>, Failure> {
+        let mut companion = self.companion.lock().await;
+        let lost = match &*companion {
+            Companion::Unneeded => None,
+            Companion::Made(made) if made.can_send() => return Ok(Arc::clone(made)),
+            Companion::Made(lost) => Some(Arc::clone(lost)),
+            // There is another producer by now.
+            Companion::Ended => return Err(Failure::GivenBack),
+        };
+        if let Some(lost) = &lost {
+            tokio::time::sleep_until(lost.born + REBUILD_EVERY).await;
+        }
+        let made = Self::make_by(self.recipe.clone(), Requests::OfOneRecord).await.map_err(|error| {
+            tracing::error!(%error, "no Kafka producer can be made for records that are sent one by one");
+            Failure::Unavailable(RDKafkaErrorCode::CriticalSystemResource)
+        })?;
+        *companion = Companion::Made(Arc::clone(&made));
+        if let Some(lost) = lost {
+            drop(tokio::task::spawn_blocking(move || lost.retire(Duration::ZERO)));
+        }
+        Ok(made)
+    }
+
     /// Waits until it can send no more, and says why.
     pub(super) async fn failed(&self) -> RDKafkaErrorCode {
         self.reports.failed.notified().await;
@@ -359,20 +434,40 @@ impl Producer {
     }
 
     /// Ends what it has for another producer to take over. What it has sent is given `patience` to be acknowledged,
-    /// because only this producer can tell whether it was; the rest comes back as [`Failure::GivenBack`].
+    /// because only this producer can tell whether it was; the rest comes back as [`Failure::GivenBack`]. So it is with
+    /// what its companion has.
     pub(super) fn retire(&self, patience: Duration) {
-        if !self.can_send() {
-            self.client.purge(PurgeConfig::default().queue());
-        }
-        if self.flush(patience).is_err() {
-            self.client.purge(PurgeConfig::default().queue().inflight());
-            // Nobody else takes the reports of what came back, once this one is gone.
-            let _ = self.flush(REPORTED_WITHIN);
+        let until = Instant::now() + patience;
+        let companion = std::mem::replace(&mut *self.companion.blocking_lock(), Companion::Ended);
+        self.give_up(patience);
+        if let Companion::Made(companion) = companion {
+            companion.give_up(until.saturating_duration_since(Instant::now()));
         }
     }
 
-    /// Waits until every record has its report, or the time is over.
+    fn give_up(&self, patience: Duration) {
+        if !self.can_send() {
+            self.client.purge(PurgeConfig::default().queue());
+        }
+        if self.flush_own(patience).is_err() {
+            self.client.purge(PurgeConfig::default().queue().inflight());
+            // Nobody else takes the reports of what came back, once this one is gone.
+            let _ = self.flush_own(REPORTED_WITHIN);
+        }
+    }
+
+    /// Waits until every record has its report, or the time is over; those that its companion has, too.
     pub(super) fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
+        let until = Instant::now() + timeout;
+        self.flush_own(timeout)?;
+        let companion = match &*self.companion.blocking_lock() {
+            Companion::Made(companion) => Arc::clone(companion),
+            Companion::Unneeded | Companion::Ended => return Ok(()),
+        };
+        companion.flush_own(until.saturating_duration_since(Instant::now()))
+    }
+
+    fn flush_own(&self, timeout: Duration) -> Result<(), KafkaError> {
         self.gate.open();
         self.client.flush(timeout)
     }
@@ -396,7 +491,9 @@ async fn serve(wakeups: Wakeups, gate: Arc<Gate>, reports: Arc<Reports>) {
     let mut has_failed = false;
     loop {
         wakeups.next().await;
-        wakeups.serve();
+        while wakeups.has_events() {
+            refusals::serving_one_request(|| wakeups.serve_one());
+        }
         if !has_failed && let Some(code) = wakeups.failed() {
             has_failed = true;
             reports.record_fatal(code);
@@ -421,7 +518,7 @@ fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfig {
         ("retry.backoff.max.ms", "1000"),
         // A missing topic is an answer, not something to wait for.
         ("topic.metadata.propagation.max.ms", "0"),
-        // Far below what a topic takes, so that a full batch is not refused where each of its records fits.
+        // Far below what most topics take, so that a full batch is not refused where each of its records fits.
         ("batch.size", "262144"),
         // Brokers that want to be told how their clients do are told by the relay's own metrics: numbers that nobody
         // asks for cost memory, and up to a second at the end.

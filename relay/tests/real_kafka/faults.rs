@@ -1,13 +1,19 @@
 //! Brokers that hang and die under load: what was answered 200 is there, in each agent's order, and once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use presenceroute_crds::presence_route::SaslMechanism;
 use presenceroute_crds::receipt::PREFERENCE;
+use presenceroute_crds::relay_config::KafkaConfig;
 use presenceroute_relay::RunningRelay;
+use tokio::task::JoinSet;
 
-use crate::cluster::{Cluster, Surgery, settings};
+use crate::cluster::{Cluster, Surgery, USER, settings};
 use crate::sender::{Flow, Outcome};
-use crate::support::{PATH, SECRET, event, eventually, exchange, metrics_show, post, relay, request, sign};
+use crate::support::{
+    Answer, PATH, SECRET, event, eventually, exchange, metrics_show, post, relay, request, sign, signed,
+};
 
 const AGENTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -91,6 +97,88 @@ async fn events_come_once_when_the_only_broker_that_has_their_topic_dies_and_com
     })
     .await;
     assert_eq!(outcome.ensure_kept_in_order(&cluster.records(&topic).await), 0);
+}
+
+/// An event of one agent, whose source has so many bytes.
+fn event_of_size(id: &str, bytes: usize) -> String {
+    event(id).replace(&format!("u-{id}"), "u").replace("org-1", &"x".repeat(bytes))
+}
+
+/// What is sent while the broker hangs, and what it was answered: events of 1 KB, and of `large` bytes those that
+/// `is_large` names. The first few requests go into the broker's socket; the rest gathers, and goes in one.
+async fn answers_after_a_hang(
+    relay: &RunningRelay,
+    surgery: &mut Surgery,
+    leader: i32,
+    is_large: impl Fn(usize) -> bool,
+) -> Vec<(String, Answer)> {
+    surgery.pause(leader).await;
+    let mut posts = JoinSet::new();
+    for number in 0..60 {
+        let id = number.to_string();
+        let body = event_of_size(&id, if is_large(number) { 20_000 } else { 1_000 });
+        let (address, request) = (relay.address(), signed(SECRET, body.as_bytes()));
+        posts.spawn(async move { (id, exchange(address, &request).await) });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    surgery.resume(leader).await;
+    posts.join_all().await
+}
+
+/// A topic whose largest request is of 10 KB, a relay, and the leader of the partition that its events go to.
+async fn topic_of_small_requests(cluster: &Cluster, kafka: KafkaConfig) -> (String, RunningRelay, i32) {
+    let topic = cluster.topic(1, &[("max.message.bytes", "10000")]).await;
+    let relay = relay(settings(kafka, &topic)).await;
+    let body = event_of_size("before", 1_000);
+    let headers = [("X-Genesys-Event-Signature", &*sign(SECRET, body.as_bytes())), ("Prefer", PREFERENCE)];
+    let answer = exchange(relay.address(), &request("POST", PATH, &headers, body.as_bytes())).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let partition = answer.json()["records"][0]["partition"].as_u64().unwrap();
+    let leader = cluster.leader(&topic, usize::try_from(partition).unwrap()).unwrap();
+    (topic, relay, leader)
+}
+
+/// How often each id is in a topic.
+async fn times_in(cluster: &Cluster, topic: &str) -> BTreeMap<String, usize> {
+    let mut times = BTreeMap::new();
+    for record in cluster.records(topic).await {
+        *times.entry(record.headers["ce_id"].clone()).or_default() += 1;
+    }
+    times
+}
+
+#[tokio::test]
+async fn events_that_gather_while_their_broker_hangs_come_once_where_all_in_one_request_are_too_large() {
+    let (cluster, mut surgery) = Cluster::to_be_hurt().await;
+    let (topic, relay, leader) = topic_of_small_requests(&cluster, cluster.plaintext()).await;
+    let answers = answers_after_a_hang(&relay, &mut surgery, leader, |_| false).await;
+    assert!(answers.iter().all(|(_, answer)| answer.status == 200), "{answers:?}");
+    // Without any refusal, nothing would have been shown.
+    let refused =
+        format!(r#"presenceroute_relay_kafka_errors_total{{topic="{topic}",kind="MessageSizeTooLarge"}}"#);
+    metrics_show(&relay, &[&refused]).await;
+    let times = times_in(&cluster, &topic).await;
+    assert!(times.len() == 61 && times.values().all(|times| *times == 1), "{times:?}");
+}
+
+#[tokio::test]
+async fn an_event_that_is_too_large_by_itself_is_refused_and_those_that_went_with_it_are_not() {
+    let (cluster, mut surgery) = Cluster::to_be_hurt().await;
+    // What sends them again must be let in, too.
+    let kafka = cluster.sasl(SaslMechanism::ScramSha512, USER, &cluster.scram_secret(USER));
+    let (topic, relay, leader) = topic_of_small_requests(&cluster, kafka).await;
+    let answers = answers_after_a_hang(&relay, &mut surgery, leader, |number| number == 30).await;
+    for (id, answer) in &answers {
+        if id == "30" {
+            assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-refused"), "{}", answer.body);
+            assert!(answer.detail().contains("record of this size"), "{}", answer.detail());
+        } else {
+            assert_eq!(answer.status, 200, "{id}: {}", answer.body);
+        }
+    }
+    let times = times_in(&cluster, &topic).await;
+    assert!(times.len() == 60 && times.values().all(|times| *times == 1), "{times:?}");
+    assert!(!times.contains_key("30"));
 }
 
 #[tokio::test]
