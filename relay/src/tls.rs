@@ -6,9 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use presenceroute_crds::relay_config::CertificateFiles;
@@ -18,8 +16,9 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncReadExt, Join, Take, join};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -34,7 +33,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most bytes that a handshake takes from the other side. Its hello has some hundred, and a few thousand with keys
 /// that quantum computers do not break; rustls itself would gather 64 KiB of one that never ends.
-const HANDSHAKE_BYTES: usize = 32 << 10;
+const HANDSHAKE_BYTES: u64 = 32 << 10;
 
 /// Makes ring the process's crypto provider, for HTTP clients, which want one. Calling it again does nothing.
 pub(crate) fn install_crypto_provider() {
@@ -160,58 +159,7 @@ fn server_config(
 }
 
 /// A connection that is read only so far until its handshake is over.
-pub struct Hello {
-    stream: TcpStream,
-    /// How many bytes may still come; any number when the handshake is over.
-    left: Option<usize>,
-}
-
-impl AsyncRead for Hello {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let Some(left) = self.left else { return Pin::new(&mut self.stream).poll_read(context, buffer) };
-        if left == 0 {
-            return Poll::Ready(Err(io::Error::other("the handshake is too long")));
-        }
-        let before = buffer.filled().len();
-        let polled = pin!((&mut self.stream).take(left as u64)).poll_read(context, buffer);
-        self.left = Some(left - (buffer.filled().len() - before));
-        polled
-    }
-}
-
-impl AsyncWrite for Hello {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
+pub type Hello = Join<Take<OwnedReadHalf>, OwnedWriteHalf>;
 
 /// Makes connections to TLS ones.
 #[derive(Clone)]
@@ -246,9 +194,10 @@ impl Handshakes {
             return Err(io::Error::other("no certificate has been loaded; see /status"));
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&certificate.config));
-        let hello = Hello { stream, left: Some(HANDSHAKE_BYTES) };
+        let (reading, writing) = stream.into_split();
+        let hello = join(reading.take(HANDSHAKE_BYTES), writing);
         let mut shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(hello)).await??;
-        shaken.get_mut().0.left = None;
+        shaken.get_mut().0.reader_mut().set_limit(u64::MAX);
         Ok(shaken)
     }
 }
