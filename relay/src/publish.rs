@@ -233,7 +233,8 @@ impl Publisher {
             // It is held until the outcome is known, because it is what takes the reports.
             let mut producer = self.current();
             if by_itself {
-                producer = match producer.companion().await {
+                // In a place of its own: hardly an event comes here, and every request would have room for it.
+                producer = match Box::pin(producer.companion()).await {
                     Ok(companion) => companion,
                     // Another producer has taken over.
                     Err(Failure::GivenBack) => continue,
