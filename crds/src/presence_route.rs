@@ -14,6 +14,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
+use presenceroute_core::relay_config::{SaslMechanism, signature_header};
+
 use crate::status::PresenceRouteStatus;
 
 /// Which presence events of a Genesys Cloud organisation go to which Kafka topics.
@@ -159,34 +162,6 @@ fn client_secret_key() -> String {
     "clientSecret".into()
 }
 
-/// Genesys Cloud's own retries of a delivery.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RetryPolicy {
-    /// Retries after the first attempt, 0 to 10.
-    #[serde(default = "max_retries")]
-    #[schemars(range(min = 0, max = 10))]
-    pub max_retries: i32,
-    /// By how much each wait is longer than the one before, 1 to 10.
-    #[serde(default = "backoff_multiplier")]
-    #[schemars(range(min = 1, max = 10))]
-    pub backoff_multiplier: i32,
-}
-
-fn max_retries() -> i32 {
-    3
-}
-
-fn backoff_multiplier() -> i32 {
-    2
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self { max_retries: max_retries(), backoff_multiplier: backoff_multiplier() }
-    }
-}
-
 /// Deviations of one organisation's API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -223,11 +198,6 @@ fn event_bridges_path() -> String {
     "/api/v2/analytics/events/eventbridges".into()
 }
 
-/// The header that carries an event's signature unless the manifest names another.
-pub fn signature_header() -> String {
-    "X-Genesys-Event-Signature".into()
-}
-
 impl Default for GenesysApi {
     fn default() -> Self {
         Self {
@@ -238,16 +208,6 @@ impl Default for GenesysApi {
             ca_secret_ref: None,
         }
     }
-}
-
-/// The body of the token request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum TokenRequest {
-    /// A JSON object with `grant_type`, `client_id` and `client_secret`.
-    #[default]
-    Json,
-    /// `application/x-www-form-urlencoded` with HTTP Basic authentication (RFC 6749, section 2.3.1).
-    Form,
 }
 
 /// What Genesys Cloud calls. At most one of `ingress` and `gateway` exposes it; without either, the Service does.
@@ -529,35 +489,6 @@ pub struct KafkaOauth {
     /// The CA that signed the token endpoint's certificate. Default: the public CAs of the relay's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,
-}
-
-/// The SASL mechanisms that the relay speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum SaslMechanism {
-    /// RFC 4616; only sensible together with TLS.
-    #[serde(rename = "PLAIN")]
-    Plain,
-    /// RFC 7677 with SHA-256.
-    #[serde(rename = "SCRAM-SHA-256")]
-    ScramSha256,
-    /// RFC 7677 with SHA-512, what a Strimzi KafkaUser gets.
-    #[serde(rename = "SCRAM-SHA-512")]
-    ScramSha512,
-    /// RFC 7628, with tokens of an OAuth 2.0 server; only sensible together with TLS.
-    #[serde(rename = "OAUTHBEARER")]
-    OauthBearer,
-}
-
-impl SaslMechanism {
-    /// The mechanism's registered name, as librdkafka's `sasl.mechanism` takes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Plain => "PLAIN",
-            Self::ScramSha256 => "SCRAM-SHA-256",
-            Self::ScramSha512 => "SCRAM-SHA-512",
-            Self::OauthBearer => "OAUTHBEARER",
-        }
-    }
 }
 
 /// A Secret with a Kafka user's name and password. It fits a Strimzi KafkaUser's Secret as it is, which has a

@@ -8,7 +8,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::presence_route::{CaSecretRef, OAuthClientSecretRef, RetryPolicy, TokenRequest};
+use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
+
+use crate::presence_route::{CaSecretRef, OAuthClientSecretRef};
 
 /// The observed state of a `PresenceRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]

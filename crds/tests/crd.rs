@@ -7,7 +7,7 @@ const COMMITTED: &str = include_str!("../presenceroutes.yaml");
 
 #[test]
 fn the_committed_definition_is_the_generated_one() {
-    let generated = presenceroute_crds::definition_yaml().unwrap();
+    let generated = presenceroute_crds::crd_yaml().unwrap();
     assert!(
         generated == COMMITTED,
         "crds/presenceroutes.yaml is not what the types make; write it anew: \

@@ -15,8 +15,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api_server::ApiServerError;
-use crate::build::http_route;
 use crate::children::{Children, Leftover, RouteKey};
+use presenceroute_manifest::build::http_route;
 
 /// The field manager of everything that the operator writes.
 pub const FIELD_MANAGER: &str = "presenceroute-operator";

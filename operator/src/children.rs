@@ -12,7 +12,7 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
-use crate::build::ROUTE_LABEL;
+use presenceroute_manifest::build::ROUTE_LABEL;
 
 /// How many deleted objects are remembered: more than are deleted while one write is under way, as a rule. One that is
 /// forgotten is put back later, when its kind is listed again.

@@ -15,14 +15,14 @@ use presenceroute_runtime::log::{self, LogFormat};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
-use crate::build::{Installation, RelayImage};
-use crate::check::{self, CheckArguments};
-use crate::claims::Neighbours;
 use crate::controller::{self, Settings, Shared};
-use crate::genesys::Genesys;
 use crate::leader::{LEASE_NAME, LeaderElection, Timings};
 use crate::metrics::Metrics;
 use crate::register::LATE_CREATION;
+use crate::route_index::Neighbours;
+use presenceroute_genesys::Genesys;
+use presenceroute_manifest::build::{Installation, RelayImage};
+use presenceroute_manifest::lint::{self, CheckArguments};
 
 /// How long to wait before the API server is asked again for what is not there yet.
 const DEFINITION_POLL: Duration = Duration::from_secs(2);
@@ -136,13 +136,13 @@ pub async fn run(arguments: Arguments) -> ExitCode {
                 }
             }
         }
-        Command::Crd => match presenceroute_crds::definition_yaml() {
+        Command::Crd => match presenceroute_crds::crd_yaml() {
             Ok(yaml) => say(&yaml, ExitCode::SUCCESS),
             Err(error) => {
                 say(&format!("the definition cannot be written as YAML: {error}\n"), ExitCode::FAILURE)
             }
         },
-        Command::Validate(arguments) => check::run(&arguments).await,
+        Command::Validate(arguments) => lint::run(&arguments).await,
     }
 }
 
@@ -161,7 +161,7 @@ fn complain(error: &str) -> ExitCode {
 }
 
 async fn run_controller(arguments: RunArguments) -> Result<(), RunError> {
-    crate::tls::install_crypto_provider();
+    presenceroute_runtime::tls_provider::install_crypto_provider();
     let config = kube::Config::infer().await.map_err(RunError::Config)?;
     let metrics = Metrics::new();
     let client = ClientBuilder::try_from(config).map_err(RunError::Client)?;

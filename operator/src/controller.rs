@@ -22,21 +22,22 @@ use tokio::sync::Semaphore;
 use crate::admin::Readiness;
 use crate::api_server::ApiServerError;
 use crate::apply::{self, ApplyError, FIELD_MANAGER};
-use crate::build::{self, BuildError, Installation, signing_secret};
 use crate::children::{Children, RouteKey};
-use crate::claims::{self, Neighbours, Rival};
-use crate::dereference::dereference;
-use crate::genesys::Genesys;
 use crate::leader::Mandate;
 use crate::ledger::{Awaited, Ledger};
 use crate::metrics::Metrics;
 use crate::register::{self, Answer, Failure, Questions, Registrar};
 use crate::relays::{RelayReader, Relays, Wanted};
+use crate::route_index::Neighbours;
 use crate::secret_cache::SecretCache;
-use crate::signing::SigningState;
 use crate::status::{self, Change, DeploymentFacts, Observed, Parts, RegistrationFacts, RoutingFacts};
-use crate::validate::{Model, validate};
 use crate::watches::{self, Guarded, Scope, reference, secrets_of};
+use presenceroute_genesys::Genesys;
+use presenceroute_manifest::build::{self, BuildError, Installation, signing_secret};
+use presenceroute_manifest::conflicts::{self, Rival};
+use presenceroute_manifest::dereference::dereference;
+use presenceroute_manifest::rotation::CredentialRotation;
+use presenceroute_manifest::validate::{Model, validate};
 
 /// Keeps a PresenceRoute until its registration is gone.
 pub const FINALIZER: &str = "presenceroute.io/registration";
@@ -317,7 +318,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         }
     };
 
-    let signing = SigningState::read(signing_secret_of(&model, context).as_ref());
+    let signing = CredentialRotation::read(signing_secret_of(&model, context).as_ref());
     let signing = match &model.signing_secret {
         Ok(secret) => signing.advance(secret, Timestamp::now()),
         Err(_) => signing,
@@ -353,13 +354,13 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
 /// Who is in the way of the route now.
 pub(crate) fn rival(route: &PresenceRoute, context: &Context) -> Option<Rival> {
     let others = context.neighbours.routes();
-    claims::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
+    conflicts::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
 }
 
 /// What a reconcile works on between building and reporting.
 pub(crate) struct Scene {
     pub(crate) model: Arc<Model>,
-    pub(crate) signing: SigningState,
+    pub(crate) signing: CredentialRotation,
     pub(crate) wanted: Wanted,
     apply_error: Option<String>,
     /// Why its registration goes by another name than the spec's.

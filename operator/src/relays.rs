@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
-use presenceroute_crds::relay_status::RelayStatus;
+use presenceroute_core::relay_status::RelayStatus;
 use serde_json::json;
 
-use crate::build::{ADMIN_PORT, RELAY_COMPONENT, ROUTE_LABEL};
+use presenceroute_manifest::build::{ADMIN_PORT, RELAY_COMPONENT, ROUTE_LABEL};
 
 /// Carries the revisions that a pod should have. Its value matters to nobody: a pod that changes is synced by its
 /// kubelet at once, and with it the ConfigMaps and Secrets that it mounts.

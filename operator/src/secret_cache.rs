@@ -13,7 +13,7 @@ use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 
-use crate::dereference::SecretSource;
+use presenceroute_manifest::dereference::SecretSource;
 
 /// Versions of all Secrets, and the content of some.
 pub struct SecretCache {
@@ -121,6 +121,8 @@ pub struct NamespaceSecrets<'c> {
 }
 
 impl SecretSource for NamespaceSecrets<'_> {
+    type Error = kube::Error;
+
     async fn secret(&self, name: &str) -> Result<Option<Secret>, kube::Error> {
         self.cache.read(SecretKey { namespace: self.namespace.to_owned(), name: name.to_owned() }).await
     }

@@ -9,8 +9,8 @@ use presenceroute_crds::status::{
     PresenceRouteStatus, RegistrationStatus, RelayPodsStatus, RoutingStatus, SigningPhase, SigningStatus,
 };
 
-use crate::dereference::SecretProblem;
 use crate::register::{Failure, Record};
+use presenceroute_manifest::dereference::SecretProblem;
 
 /// The reason of RelayAvailable, and of what depends on it.
 const NO_REPLICA_READY: &str = "NoReplicaReady";

@@ -20,12 +20,12 @@ use kube::{Client, Resource, ResourceExt};
 use presenceroute_crds::PresenceRoute;
 
 use crate::apply;
-use crate::build::{MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, http_route};
 use crate::children::{Children, Feed, RouteKey};
-use crate::claims::Neighbours;
-use crate::dereference::referenced_secrets;
 use crate::relays;
+use crate::route_index::Neighbours;
 use crate::secret_cache::{SecretCache, SecretKey};
+use presenceroute_manifest::build::{MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, http_route};
+use presenceroute_manifest::dereference::referenced_secrets;
 
 /// How many objects a listing brings at a time. Thousands of routes pass by in pieces, not all at once.
 const PAGE: u32 = 50;

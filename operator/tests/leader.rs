@@ -9,7 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use presenceroute_operator::leader::{LeaderElection, Leadership, Timings};
-use presenceroute_operator::tls::install_crypto_provider;
+use presenceroute_runtime::tls_provider::install_crypto_provider;
 use serde_json::json;
 use uuid::Uuid;
 

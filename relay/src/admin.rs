@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use presenceroute_crds::relay_status::{
+use presenceroute_core::relay_status::{
     RelayStatus, RoutingReport, SecretsReport, SignaturesReport, TlsReport,
 };
 use tokio::sync::watch;

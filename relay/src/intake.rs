@@ -19,9 +19,9 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
-use presenceroute_crds::receipt::{PREFERENCE, Receipt};
-use presenceroute_crds::relay_config::RelayConfig;
-use presenceroute_crds::routing::RejectStatus;
+use presenceroute_core::receipt::{PREFERENCE, Receipt};
+use presenceroute_core::relay_config::RelayConfig;
+use presenceroute_core::routing::RejectStatus;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -415,7 +415,7 @@ fn announced_length(headers: &HeaderMap) -> Option<usize> {
 mod tests {
     use super::*;
     use hmac::{Hmac, KeyInit, Mac};
-    use presenceroute_crds::routing::RoutingTable;
+    use presenceroute_core::routing::RoutingTable;
     use sha2::Sha256;
 
     const MOST: usize = 1 << 20;

@@ -24,6 +24,6 @@ pub mod spans;
 pub mod tls;
 
 /// What an event is and where it goes: pure, and shared with what explains a table without a relay.
-pub use presenceroute_crds::{event, routing};
+pub use presenceroute_core::{event, routing};
 pub use relay::{Relay, RunningRelay, StartError};
 pub use settings::{Arguments, RoutingSource, SecretSource, Settings, SettingsError};

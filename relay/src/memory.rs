@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use presenceroute_crds::relay_config::Limits;
+use presenceroute_core::relay_config::Limits;
 
 /// Where version 2 of Linux's control groups is mounted, in a container as on a machine.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use http::header::HeaderName;
-use presenceroute_crds::receipt::PREFERENCE;
+use presenceroute_core::receipt::PREFERENCE;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 

@@ -21,9 +21,9 @@ mod supervisor;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use presenceroute_crds::receipt::{Receipt, ReceiptRecord};
-use presenceroute_crds::relay_config::{KafkaConfig, Limits};
-use presenceroute_crds::relay_status::KafkaReport;
+use presenceroute_core::receipt::{Receipt, ReceiptRecord};
+use presenceroute_core::relay_config::{KafkaConfig, Limits};
+use presenceroute_core::relay_status::KafkaReport;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::watch;
@@ -468,9 +468,9 @@ mod tests {
     use crate::event::Event;
     use crate::routing::{Decision, Router};
     use bytes::Bytes;
-    use presenceroute_crds::presence_route::SaslMechanism;
-    use presenceroute_crds::relay_config::{KafkaOauthConfig, KafkaSaslConfig};
-    use presenceroute_crds::routing::RoutingTable;
+    use presenceroute_core::relay_config::SaslMechanism;
+    use presenceroute_core::relay_config::{KafkaOauthConfig, KafkaSaslConfig};
+    use presenceroute_core::routing::RoutingTable;
     use rdkafka::mocking::MockCluster;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use tokio_util::sync::CancellationToken;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use presenceroute_crds::relay_config::CertificateFiles;
-use presenceroute_crds::relay_status::RelayStatus;
+use presenceroute_core::relay_config::CertificateFiles;
+use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_runtime::listen::listen;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use presenceroute_crds::relay_config::CertificateFiles;
-use presenceroute_crds::routing::RoutingTable;
+use presenceroute_core::relay_config::CertificateFiles;
+use presenceroute_core::routing::RoutingTable;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

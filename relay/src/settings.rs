@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use presenceroute_crds::kafka_properties::refused_property;
-use presenceroute_crds::presence_route::SaslMechanism;
-use presenceroute_crds::relay_config::{CertificateFiles, KafkaConfig, Limits, RelayConfig, default_path};
-use presenceroute_crds::routing::{RoutingError, RoutingTable};
+use presenceroute_core::kafka_properties::refused_property;
+use presenceroute_core::relay_config::SaslMechanism;
+use presenceroute_core::relay_config::{CertificateFiles, KafkaConfig, Limits, RelayConfig, default_path};
+use presenceroute_core::routing::{RoutingError, RoutingTable};
 use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
 
@@ -180,7 +180,7 @@ impl Settings {
             Some(path) => read_config(path)?,
             None => RelayConfig {
                 path: default_path(),
-                signature_header: presenceroute_crds::presence_route::signature_header(),
+                signature_header: presenceroute_core::relay_config::signature_header(),
                 kafka: KafkaConfig { bootstrap_servers: arguments.kafka_brokers, ..KafkaConfig::default() },
                 limits: Limits::default(),
                 tls: None,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use presenceroute_crds::relay_config::CertificateFiles;
+use presenceroute_core::relay_config::CertificateFiles;
 use prometheus_client::metrics::counter::Counter;
 use rustls::ServerConfig;
 use rustls::crypto::ring;

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use presenceroute_crds::relay_config::Limits;
+use presenceroute_core::relay_config::Limits;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use support::*;
 use tokio::io::AsyncWriteExt;

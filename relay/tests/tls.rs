@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use presenceroute_crds::relay_config::CertificateFiles;
+use presenceroute_core::relay_config::CertificateFiles;
 use presenceroute_relay::RunningRelay;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName};

@@ -50,7 +50,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments, screen: &Screen) -> Result<(), Box<dyn std::error::Error>> {
-    presenceroute_operator::tls::install_crypto_provider();
+    presenceroute_runtime::tls_provider::install_crypto_provider();
     let manifest = read(&arguments.manifest)?;
     let simulator = Simulator::new(Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() })?;
     let genesys = simulator.start().await?;

@@ -5,18 +5,18 @@ use std::path::Path;
 
 use kube::ResourceExt;
 use kube::api::DynamicObject;
+use presenceroute_core::relay_config::RelayConfig;
+use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::presence_route::BootstrapServer;
-use presenceroute_crds::relay_config::RelayConfig;
-use presenceroute_crds::relay_status::RelayStatus;
-use presenceroute_operator::admission::admit_route;
-use presenceroute_operator::build::{Installation, RelayImage, build, config_maps, signing_secret};
-use presenceroute_operator::dereference::dereference;
-use presenceroute_operator::field::FieldPath;
-use presenceroute_operator::genesys::Genesys;
-use presenceroute_operator::manifest::Manifest;
+use presenceroute_genesys::Genesys;
+use presenceroute_manifest::admission::admit_route;
+use presenceroute_manifest::build::{Installation, RelayImage, build, config_maps, signing_secret};
+use presenceroute_manifest::dereference::dereference;
+use presenceroute_manifest::document::Manifest;
+use presenceroute_manifest::field::FieldPath;
+use presenceroute_manifest::rotation::CredentialRotation;
+use presenceroute_manifest::validate::{Model, validate};
 use presenceroute_operator::register::{Known, Outcome, Registrar};
-use presenceroute_operator::signing::SigningState;
-use presenceroute_operator::validate::{Model, validate};
 use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource, Settings};
 use tempfile::TempDir;
 use url::Url;
@@ -36,7 +36,7 @@ pub(crate) struct Demo {
     model: Model,
     registrar: Registrar,
     id: String,
-    signing: SigningState,
+    signing: CredentialRotation,
     stage: Stage,
     files: TempDir,
     relay: RunningRelay,
@@ -47,7 +47,7 @@ impl Demo {
     pub(crate) async fn start(text: &str, broker: &Broker, genesys: SocketAddr) -> Result<Self, Failure> {
         let stage = Stage { genesys, relay: free_address()? };
         let model = model(text, broker, &stage).await?;
-        let signing = advance(SigningState::default(), &model)?;
+        let signing = advance(CredentialRotation::default(), &model)?;
         let files = TempDir::new()?;
         let objects = objects(&model, &signing)?;
         let config = mount(&objects, &model, files.path())?;
@@ -156,12 +156,12 @@ fn listed(problems: impl Iterator<Item = String>) -> String {
     problems.collect::<Vec<_>>().join("; ")
 }
 
-fn advance(signing: SigningState, model: &Model) -> Result<SigningState, Failure> {
+fn advance(signing: CredentialRotation, model: &Model) -> Result<CredentialRotation, Failure> {
     let secret = model.signing_secret.as_ref().map_err(ToString::to_string)?;
     Ok(signing.advance(secret, k8s_openapi::jiff::Timestamp::now()))
 }
 
-fn objects(model: &Model, signing: &SigningState) -> Result<Vec<DynamicObject>, Failure> {
+fn objects(model: &Model, signing: &CredentialRotation) -> Result<Vec<DynamicObject>, Failure> {
     let relay_image =
         RelayImage { reference: "presenceroute/relay".into(), pull_policy: "IfNotPresent".into() };
     Ok(build(model, signing, &Installation { relay_image, namespace: "presenceroute-system".into() })?)
@@ -188,7 +188,7 @@ fn mount(objects: &[DynamicObject], model: &Model, directory: &Path) -> Result<R
     for (name, content) in secret.data.iter().flatten() {
         replace(&signing.join(name), &content.0)?;
     }
-    let config = named("ConfigMap", &presenceroute_operator::build::relay_name(&model.name))?;
+    let config = named("ConfigMap", &presenceroute_manifest::build::relay_name(&model.name))?;
     let text =
         config.data.pointer("/data/relay.yaml").and_then(serde_json::Value::as_str).unwrap_or_default();
     let mut config: RelayConfig = serde_saphyr::from_str(text)?;

@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write, stdout};
 use std::time::{Duration, Instant};
 
 use genesys_simulator::DeliverySummary;
-use presenceroute_crds::relay_status::RelayStatus;
+use presenceroute_core::relay_status::RelayStatus;
 
 /// How often a picture is printed where it cannot be drawn over the last one.
 const PLAIN_EVERY: Duration = Duration::from_secs(2);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use presenceroute_operator::check::{self, CheckArguments};
+use presenceroute_manifest::lint::{self, CheckArguments};
 
 use crate::cluster::{Cluster, ClusterError};
 use crate::completion::{self, CompletionShell};
@@ -101,7 +101,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Status(status) => status::run(status, &cluster().await?).await,
         Command::Send(send) => send::run(send, &cluster().await?).await,
         Command::Routes(routes) => routes::run(routes, cluster).await,
-        Command::Validate(validate) => Ok(check::run(validate).await),
+        Command::Validate(validate) => Ok(lint::run(validate).await),
         Command::Completion { shell } => {
             style::say(&completion::script(*shell));
             Ok(ExitCode::SUCCESS)

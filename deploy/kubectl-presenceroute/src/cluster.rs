@@ -9,11 +9,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{Api, ListParams};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use presenceroute_core::routing::{RoutingError, RoutingTable};
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::routing::{RoutingError, RoutingTable};
-use presenceroute_operator::build::config_maps::ROUTING_KEY;
-use presenceroute_operator::build::{ADMIN_PORT, RELAY_COMPONENT, ROUTE_LABEL};
-use presenceroute_operator::dereference::SecretSource;
+use presenceroute_manifest::build::config_maps::ROUTING_KEY;
+use presenceroute_manifest::build::{ADMIN_PORT, RELAY_COMPONENT, ROUTE_LABEL};
+use presenceroute_manifest::dereference::SecretSource;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpListener;
 
@@ -59,7 +59,7 @@ impl ClusterError {
 impl Cluster {
     /// The cluster and the namespace that the arguments, or else the kubeconfig, name.
     pub(crate) async fn connect(arguments: &ClusterArguments) -> Result<Self, ClusterError> {
-        presenceroute_operator::tls::install_crypto_provider();
+        presenceroute_runtime::tls_provider::install_crypto_provider();
         let options =
             KubeConfigOptions { context: arguments.context.clone(), ..KubeConfigOptions::default() };
         let config = match (&arguments.kubeconfig, &arguments.context) {
@@ -189,6 +189,8 @@ impl Cluster {
 }
 
 impl SecretSource for Cluster {
+    type Error = kube::Error;
+
     async fn secret(&self, name: &str) -> Result<Option<Secret>, kube::Error> {
         Api::namespaced(self.client.clone(), &self.namespace).get_opt(name).await
     }

@@ -1,7 +1,7 @@
 //! What a routing table makes of an event, route by route, by the relay's own router.
 
-use presenceroute_crds::event::Event;
-use presenceroute_crds::routing::{Decision, Key, RecordKey, RejectStatus, Route, Router, Verdict};
+use presenceroute_core::event::Event;
+use presenceroute_core::routing::{Decision, Key, RecordKey, RejectStatus, Route, Router, Verdict};
 use serde::Serialize;
 
 use crate::style::{FAINT, STRONG, UNSURE, paint};
@@ -128,7 +128,7 @@ pub(crate) fn render(explanation: &Explanation) -> String {
 
 /// The table itself, for a person.
 pub(crate) fn render_table(router: &Router) -> String {
-    use presenceroute_crds::routing::Unmatched;
+    use presenceroute_core::routing::Unmatched;
     let table = router.table();
     let mut out = format!("routes {}\n", paint(STRONG, table.revision()));
     for (index, route) in table.routes().iter().enumerate() {
@@ -153,7 +153,7 @@ pub(crate) fn render_table(router: &Router) -> String {
 mod tests {
     use super::*;
     use anstream::adapter::strip_str;
-    use presenceroute_crds::routing::RoutingTable;
+    use presenceroute_core::routing::RoutingTable;
 
     const TABLE: &str = r#"
 version: 1

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap_complete::engine::ArgValueCompleter;
-use presenceroute_crds::event::{Event, EventError};
-use presenceroute_crds::routing::{Router, RoutingError, RoutingTable};
-use presenceroute_operator::admission::admit_route;
-use presenceroute_operator::check::Format;
-use presenceroute_operator::manifest::{Manifest, ManifestError};
-use presenceroute_operator::validate::routing_table;
+use presenceroute_core::event::{Event, EventError};
+use presenceroute_core::routing::{Router, RoutingError, RoutingTable};
+use presenceroute_manifest::admission::admit_route;
+use presenceroute_manifest::document::{Manifest, ManifestError};
+use presenceroute_manifest::lint::Format;
+use presenceroute_manifest::validate::routing_table;
 
 use crate::cli::CommandError;
 use crate::cluster::{Cluster, ClusterError};

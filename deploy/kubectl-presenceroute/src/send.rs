@@ -16,12 +16,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::header::{CONTENT_TYPE, HeaderName};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
+use presenceroute_core::receipt::{PREFERENCE, Receipt, ReceiptRecord};
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::receipt::{PREFERENCE, Receipt, ReceiptRecord};
 use presenceroute_crds::status::SigningPhase;
-use presenceroute_operator::build::EVENTS_PORT;
-use presenceroute_operator::check::Format;
-use presenceroute_operator::dereference::{SecretProblem, signing_secret};
+use presenceroute_manifest::build::EVENTS_PORT;
+use presenceroute_manifest::dereference::{SecretProblem, signing_secret};
+use presenceroute_manifest::lint::Format;
 use reqwest::ClientBuilder;
 use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
@@ -466,7 +466,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_public_url_that_cannot_be_reached_is_told_with_the_other_way() {
-        presenceroute_operator::tls::install_crypto_provider();
+        presenceroute_runtime::tls_provider::install_crypto_provider();
         let closed = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
         let url = Url::parse(&format!("http://{closed}/events")).unwrap();
         let way = Way { client: client(None).unwrap().no_proxy().build().unwrap(), url, pod: None };

@@ -8,10 +8,10 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
+use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::presence_route::PresenceRouteSpec;
-use presenceroute_crds::relay_status::RelayStatus;
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
-use presenceroute_operator::check::Format;
+use presenceroute_manifest::lint::Format;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 

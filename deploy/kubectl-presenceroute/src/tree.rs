@@ -246,8 +246,8 @@ pub(crate) fn verdict(right: bool) -> (Style, &'static str) {
 mod tests {
     use super::*;
     use anstream::adapter::strip_str;
+    use presenceroute_core::relay_status::RelayStatus;
     use presenceroute_crds::PresenceRouteStatus;
-    use presenceroute_crds::relay_status::RelayStatus;
     use serde_json::json;
 
     fn status() -> PresenceRouteStatus {

@@ -29,25 +29,25 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use crate::apply::{self, FIELD_MANAGER};
-use crate::build;
 use crate::children::RouteKey;
-use crate::claims::{self, Rival};
 use crate::controller::{
     Context, FINALIZER, LIVE_POLL, PROGRESSING, ReconcileError, Scene, kubernetes, publish, rival,
     write_status,
 };
-use crate::dereference::{SecretProblem, SecretSource, ca, dereference, oauth_client};
-use crate::genesys::Access;
 use crate::ledger::Awaited;
 use crate::relays::Relays;
 use crate::status::{self, RegistrationFacts};
-use crate::validate::{Model, validate};
+use presenceroute_genesys::Access;
+use presenceroute_manifest::build;
+use presenceroute_manifest::conflicts::{self, Rival};
+use presenceroute_manifest::dereference::{SecretProblem, SecretSource, ca, dereference, oauth_client};
+use presenceroute_manifest::validate::{Model, validate};
 
 pub use place::{Place, Record};
 pub use questions::Questions;
 pub use registrar::{Change, Failure, Known, LATE_CREATION, Outcome, Registrar, Spare};
 
-/// What [`crate::genesys::GenesysError::Contested`] is called in a condition.
+/// What [`presenceroute_genesys::GenesysError::Contested`] is called in a condition.
 const CONTESTED: &str = "Contested";
 /// How long a first registration waits for the Service to lead to a relay.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
@@ -396,7 +396,7 @@ async fn removals(
     let mut removals = Vec::new();
     for Place { place, urls } in places {
         // Two that claimed the same registration at the same moment may both have it in their records.
-        if claims::is_anothers(route, &place, others.iter().filter_map(|other| other.0.as_ref().ok())) {
+        if conflicts::is_anothers(route, &place, others.iter().filter_map(|other| other.0.as_ref().ok())) {
             removals.push((place, Ok(())));
             continue;
         }
@@ -441,7 +441,7 @@ fn joined(failures: Vec<Failure>) -> Option<Failure> {
 /// How a place's API is called, by what its Secrets hold now.
 async fn access(
     place: &RegistrationPlace,
-    secrets: &impl SecretSource,
+    secrets: &impl SecretSource<Error = kube::Error>,
 ) -> Result<Result<Access, SecretProblem>, kube::Error> {
     let how = &place.access;
     let client = match oauth_client(secrets, &how.credentials_secret_ref).await? {

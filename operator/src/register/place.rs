@@ -7,8 +7,8 @@ use presenceroute_crds::PresenceRouteStatus;
 use presenceroute_crds::presence_route::Genesys;
 use presenceroute_crds::status::{RegistrationAccess, RegistrationPlace, RegistrationStatus};
 
-use crate::dereference::OAuthClient;
-use crate::validate::Model;
+use presenceroute_manifest::dereference::OAuthClient;
+use presenceroute_manifest::validate::Model;
 
 /// Everything that may be at Genesys Cloud for one route.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -173,7 +173,7 @@ fn is_same_api(one: &RegistrationPlace, other: &RegistrationPlace) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use presenceroute_crds::presence_route::RetryPolicy;
+    use presenceroute_core::genesys_api::RetryPolicy;
 
     use super::*;
 

@@ -14,10 +14,10 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 
 use super::secret_drift::SecretDrift;
-use crate::dereference::SecretProblem;
-use crate::genesys::error::LimitedBy;
-use crate::genesys::{Access, Account, DesiredRegistration, Genesys, GenesysError, Registration};
-use crate::validate::{ApiModel, Model};
+use presenceroute_genesys::error::LimitedBy;
+use presenceroute_genesys::{Access, Account, DesiredRegistration, Genesys, GenesysError, Registration};
+use presenceroute_manifest::dereference::SecretProblem;
+use presenceroute_manifest::validate::{ApiModel, Model};
 
 /// How long a look at Genesys Cloud is trusted: the contract allows one call a route in this time.
 const VERIFY_EVERY: Duration = Duration::from_secs(300);
@@ -177,7 +177,7 @@ struct Fingerprint {
     enabled: bool,
     url: String,
     event_types: Vec<String>,
-    retry_policy: presenceroute_crds::presence_route::RetryPolicy,
+    retry_policy: presenceroute_core::genesys_api::RetryPolicy,
 }
 
 /// Why a route is not registered as it should be.
@@ -528,8 +528,11 @@ impl Registrar {
     fn remembered(&self, uid: &str, place: &RegistrationPlace) -> Option<Account> {
         let memory = self.lock();
         let mut ways = memory.get(uid)?.ways.iter();
-        ways.find(|way| way.client_id == place.access.client_id && way.account.is_at(place))
-            .map(|way| way.account.clone())
+        ways.find(|way| {
+            way.client_id == place.access.client_id
+                && way.account.is_at(&place.api_url, &place.access.event_bridges_path)
+        })
+        .map(|way| way.account.clone())
     }
 
     /// The way to the API that the model describes.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use presenceroute_crds::relay_status::SignaturesReport;
+use presenceroute_core::relay_status::SignaturesReport;
 
 /// The secret of a route is not sent again for this reason before this time is over.
 const AT_MOST_EVERY: Duration = Duration::from_secs(300);

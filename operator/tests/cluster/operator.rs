@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use kube::Config;
+use presenceroute_genesys::Genesys;
+use presenceroute_manifest::build::{Installation, RelayImage};
 use presenceroute_operator::admin::Readiness;
-use presenceroute_operator::build::{Installation, RelayImage};
-use presenceroute_operator::claims::Neighbours;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
-use presenceroute_operator::genesys::Genesys;
 use presenceroute_operator::leader::Mandate;
 use presenceroute_operator::metrics::Metrics;
 use presenceroute_operator::register::LATE_CREATION;
+use presenceroute_operator::route_index::Neighbours;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

@@ -12,7 +12,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client, Config, CustomResourceExt, ResourceExt};
 use presenceroute_crds::PresenceRoute;
-use presenceroute_operator::tls::install_crypto_provider;
+use presenceroute_runtime::tls_provider::install_crypto_provider;
 use serde_json::{Value, json};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;

@@ -19,7 +19,7 @@ use kube::{Client, CustomResourceExt, ResourceExt};
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::status::SigningPhase;
 use presenceroute_operator::leader::LEASE_NAME;
-use presenceroute_operator::tls::install_crypto_provider;
+use presenceroute_runtime::tls_provider::install_crypto_provider;
 use serde_json::{Value, json};
 
 use crate::Outcome;

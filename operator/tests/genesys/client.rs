@@ -11,11 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use genesys_simulator::{Config, DuplicateNames};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
-use presenceroute_crds::presence_route::TokenRequest;
-use presenceroute_operator::genesys::error::LimitedBy;
-use presenceroute_operator::genesys::{
-    Access, DesiredRegistration, Difference, Genesys, GenesysError, Limits,
-};
+use presenceroute_core::genesys_api::TokenRequest;
+use presenceroute_genesys::error::LimitedBy;
+use presenceroute_genesys::{Access, DesiredRegistration, Difference, Genesys, GenesysError, Limits};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 

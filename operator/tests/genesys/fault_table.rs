@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use genesys_simulator::Config;
-use presenceroute_operator::genesys::Limits;
+use presenceroute_genesys::Limits;
 use presenceroute_operator::register::{Change, Failure, Registrar};
 use serde_json::{Value, json};
 

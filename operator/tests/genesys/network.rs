@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use presenceroute_core::genesys_api::TokenRequest;
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::presence_route::TokenRequest;
-use presenceroute_operator::dereference::dereference;
-use presenceroute_operator::genesys::{Access, Genesys, GenesysError};
-use presenceroute_operator::manifest::Manifest;
+use presenceroute_genesys::{Access, Genesys, GenesysError};
+use presenceroute_manifest::dereference::dereference;
+use presenceroute_manifest::document::Manifest;
+use presenceroute_manifest::validate::validate;
 use presenceroute_operator::register::{Known, Outcome, Registrar};
-use presenceroute_operator::validate::validate;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
@@ -37,7 +37,7 @@ impl Authority {
 
     /// A server's side of TLS, for this host.
     fn acceptor(&self, host: &str) -> TlsAcceptor {
-        presenceroute_operator::tls::install_crypto_provider();
+        presenceroute_runtime::tls_provider::install_crypto_provider();
         let key = KeyPair::generate().unwrap();
         let certificate =
             CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();

@@ -1,8 +1,9 @@
 //! A simulated organisation, and a client of it.
 
 use genesys_simulator::{Config, OauthClient, Running, Simulator};
-use presenceroute_crds::presence_route::{GenesysApi, RetryPolicy, TokenRequest};
-use presenceroute_operator::genesys::{Access, Account, DesiredRegistration, Genesys, Limits};
+use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
+use presenceroute_crds::presence_route::GenesysApi;
+use presenceroute_genesys::{Access, Account, DesiredRegistration, Genesys, Limits};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 

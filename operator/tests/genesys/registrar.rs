@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use genesys_simulator::{Config, fingerprint};
-use presenceroute_operator::genesys::{DesiredRegistration, Limits};
+use presenceroute_genesys::{DesiredRegistration, Limits};
 use presenceroute_operator::register::{Change, Failure, Outcome, Registrar};
 use secrecy::SecretString;
 use serde_json::json;

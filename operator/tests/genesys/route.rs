@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::status::{RegistrationPlace, RegistrationStatus};
-use presenceroute_operator::dereference::{OAuthClient, References};
-use presenceroute_operator::genesys::{Access, Registration};
+use presenceroute_genesys::{Access, Registration};
+use presenceroute_manifest::dereference::{OAuthClient, References};
+use presenceroute_manifest::validate::{Model, validate};
 use presenceroute_operator::register::place::wanted;
 use presenceroute_operator::register::{Change, Failure, Known, Outcome, Place, Record, Registrar, Spare};
-use presenceroute_operator::validate::{Model, validate};
 use secrecy::SecretString;
 
 use crate::organisation::{CLIENT_SECRET, Organisation, SIGNING_SECRET};

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use presenceroute_crds::relay_config::{KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig};
+use presenceroute_core::relay_config::{KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::oauth::OauthClient;
@@ -153,8 +153,8 @@ fn trimmed(secret: &SecretString) -> SecretString {
 pub(super) mod tests {
     use super::*;
     use crate::mounted::tests::Volume;
-    use presenceroute_crds::presence_route::SaslMechanism;
-    use presenceroute_crds::relay_config::CertificateFiles;
+    use presenceroute_core::relay_config::CertificateFiles;
+    use presenceroute_core::relay_config::SaslMechanism;
     use tempfile::TempDir;
 
     /// Files with credentials, which may change.

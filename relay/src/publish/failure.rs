@@ -1,6 +1,6 @@
 //! Why an event is not in a topic, or the cluster does not answer: the cause, and what to do about it.
 
-use presenceroute_crds::relay_config::KafkaConfig;
+use presenceroute_core::relay_config::KafkaConfig;
 use rdkafka::types::RDKafkaErrorCode;
 
 /// Why a delivery failed.
@@ -214,8 +214,8 @@ fn cause(code: RDKafkaErrorCode) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use presenceroute_crds::presence_route::SaslMechanism;
-    use presenceroute_crds::relay_config::{CertificateFiles, KafkaSaslConfig, KafkaTlsConfig};
+    use presenceroute_core::relay_config::SaslMechanism;
+    use presenceroute_core::relay_config::{CertificateFiles, KafkaSaslConfig, KafkaTlsConfig};
     use rdkafka::types::RDKafkaErrorCode as Code;
 
     fn account(ca_file: Option<&str>, certificate: Option<&str>) -> Account {

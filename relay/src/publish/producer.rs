@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use presenceroute_crds::relay_config::{KafkaConfig, Limits};
+use presenceroute_core::relay_config::{KafkaConfig, Limits};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
@@ -555,7 +555,7 @@ fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use presenceroute_crds::kafka_properties::SETTABLE;
+    use presenceroute_core::kafka_properties::SETTABLE;
     use rdkafka::mocking::MockCluster;
     use rdkafka::types::RDKafkaConfRes;
 

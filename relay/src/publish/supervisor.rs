@@ -245,9 +245,9 @@ mod tests {
     use super::super::credentials::tests::Files;
     use super::*;
     use crate::metrics::Metrics;
-    use presenceroute_crds::presence_route::SaslMechanism;
-    use presenceroute_crds::relay_config::{KafkaConfig, KafkaTlsConfig, Limits};
-    use presenceroute_crds::routing::RoutingTable;
+    use presenceroute_core::relay_config::SaslMechanism;
+    use presenceroute_core::relay_config::{KafkaConfig, KafkaTlsConfig, Limits};
+    use presenceroute_core::routing::RoutingTable;
     use rdkafka::mocking::MockCluster;
     use std::time::Duration;
 

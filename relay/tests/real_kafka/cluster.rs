@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use presenceroute_crds::presence_route::SaslMechanism;
-use presenceroute_crds::relay_config::{CertificateFiles, KafkaConfig, KafkaSaslConfig, KafkaTlsConfig};
+use presenceroute_core::relay_config::SaslMechanism;
+use presenceroute_core::relay_config::{CertificateFiles, KafkaConfig, KafkaSaslConfig, KafkaTlsConfig};
 use presenceroute_relay::Settings;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -164,7 +164,7 @@ pub(crate) fn settings(kafka: KafkaConfig, topic: &str) -> Settings {
         format!("version: 1\nroutes: [{{eventType: '*', topic: '{topic}', key: attributes.userId}}]\n");
     let mut settings = support::settings("unused:1", &table);
     settings.config.kafka = kafka;
-    settings.config.limits = presenceroute_crds::relay_config::Limits { drain_ms: 0, ..Default::default() };
+    settings.config.limits = presenceroute_core::relay_config::Limits { drain_ms: 0, ..Default::default() };
     settings
 }
 

@@ -1,7 +1,7 @@
 //! Every way into Kafka, with the files of Strimzi's Secrets as they are.
 
-use presenceroute_crds::presence_route::SaslMechanism;
-use presenceroute_crds::relay_config::KafkaConfig;
+use presenceroute_core::relay_config::KafkaConfig;
+use presenceroute_core::relay_config::SaslMechanism;
 
 use crate::cluster::{Cluster, USER, settings};
 use crate::support::{event, post, relay};

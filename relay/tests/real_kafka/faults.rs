@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use presenceroute_crds::presence_route::SaslMechanism;
-use presenceroute_crds::receipt::PREFERENCE;
-use presenceroute_crds::relay_config::KafkaConfig;
+use presenceroute_core::receipt::PREFERENCE;
+use presenceroute_core::relay_config::KafkaConfig;
+use presenceroute_core::relay_config::SaslMechanism;
 use presenceroute_relay::RunningRelay;
 use tokio::task::JoinSet;
 

@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use presenceroute_crds::presence_route::SaslMechanism;
-use presenceroute_crds::relay_config::{KafkaConfig, KafkaOauthConfig};
+use presenceroute_core::relay_config::SaslMechanism;
+use presenceroute_core::relay_config::{KafkaConfig, KafkaOauthConfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

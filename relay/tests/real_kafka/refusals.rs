@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use presenceroute_crds::presence_route::SaslMechanism;
-use presenceroute_crds::relay_config::KafkaConfig;
+use presenceroute_core::relay_config::KafkaConfig;
+use presenceroute_core::relay_config::SaslMechanism;
 use presenceroute_relay::Relay;
 
 use crate::cluster::{Cluster, USER, harness, settings, within};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use presenceroute_crds::presence_route::SaslMechanism;
+use presenceroute_core::relay_config::SaslMechanism;
 use presenceroute_relay::RunningRelay;
 
 use crate::cluster::{Cluster, harness, settings};

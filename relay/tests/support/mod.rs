@@ -11,9 +11,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use presenceroute_crds::relay_config::{KafkaConfig, Limits, RelayConfig};
-use presenceroute_crds::relay_status::RelayStatus;
-use presenceroute_crds::routing::RoutingTable;
+use presenceroute_core::relay_config::{KafkaConfig, Limits, RelayConfig};
+use presenceroute_core::relay_status::RelayStatus;
+use presenceroute_core::routing::RoutingTable;
 use presenceroute_relay::secrets::Secrets;
 use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource, Settings};
 use rdkafka::Message;

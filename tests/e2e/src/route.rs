@@ -1,7 +1,7 @@
 //! A PresenceRoute in the cluster, and what is made for it.
 
+use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::PresenceRouteStatus;
-use presenceroute_crds::relay_status::RelayStatus;
 use serde_json::Value;
 
 use crate::kubectl::{self, PodIdentity, Proxy, Watch};

@@ -21,8 +21,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::{Client, CustomResourceExt};
 use presenceroute_crds::PresenceRoute;
 use presenceroute_e2e::{Failure, command, kubectl};
-use presenceroute_operator::admission::admit;
-use presenceroute_operator::manifest::Manifest;
+use presenceroute_manifest::admission::admit;
+use presenceroute_manifest::document::Manifest;
 use serde_json::{Map, Value, json};
 
 /// The group of this test's own definition.
@@ -100,7 +100,7 @@ type Verdict = Option<BTreeSet<String>>;
 #[tokio::test]
 async fn validate_gives_the_answers_of_the_cluster() {
     let _definition = Definition::install().unwrap_or_else(|failure| panic!("{failure}"));
-    presenceroute_operator::tls::install_crypto_provider();
+    presenceroute_runtime::tls_provider::install_crypto_provider();
     let client = Client::try_default().await.unwrap();
     let made = made_from_the_definition();
     let mut answers: Vec<_> = stream::iter(&made)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use presenceroute_crds::relay_status::RelayStatus;
+use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_e2e::kubectl::{self, Proxy, text};
 use presenceroute_e2e::route::{Route, holds};
 use presenceroute_e2e::steps::{Steps, Stopped, measured};

@@ -3,15 +3,15 @@
 use std::error::Error as _;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::jiff::fmt::rfc2822;
+use jiff::fmt::rfc2822;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, StatusCode, redirect, retry};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::error::{Answer, Call, GenesysError, LimitedBy, Operation, Said, quotable};
-use crate::tls;
+use crate::error::{Answer, Call, GenesysError, LimitedBy, Operation, Said, quotable};
+use presenceroute_runtime::tls_provider::install_crypto_provider;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -31,7 +31,7 @@ const DATE: rfc2822::DateTimeParser = rfc2822::DateTimeParser::new().relaxed_wee
 /// An HTTP client that trusts the given authorities alone, or those of the system where none are given. `plain` is
 /// for a server without TLS, for which it does not matter whether the system has any.
 pub(super) fn client(ca_pem: Option<&[u8]>, plain: bool) -> Result<Client, GenesysError> {
-    tls::install_crypto_provider();
+    install_crypto_provider();
     let builder = Client::builder()
         .user_agent(concat!("presenceroute-operator/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)

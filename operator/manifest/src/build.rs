@@ -15,13 +15,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::Resource;
-use kube::api::{DynamicObject, ObjectMeta};
+use kube::core::{DynamicObject, ObjectMeta};
+use presenceroute_core::routing::RoutingError;
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::routing::RoutingError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::signing::SigningState;
+use crate::rotation::CredentialRotation;
 use crate::validate::Model;
 
 /// Names the PresenceRoute that an object belongs to.
@@ -70,7 +70,7 @@ pub enum BuildError {
 /// Every object of the route, in the order in which they are to be applied: what pods mount comes before the pods.
 pub fn build(
     model: &Model,
-    signing: &SigningState,
+    signing: &CredentialRotation,
     installation: &Installation,
 ) -> Result<Vec<DynamicObject>, BuildError> {
     let relay_config = config_maps::relay_config(model)?;
@@ -101,7 +101,7 @@ pub fn build(
 }
 
 /// The Secret `NAME-signing` alone, for when only the state of a rotation is new.
-pub fn signing_object(model: &Model, signing: &SigningState) -> Result<DynamicObject, BuildError> {
+pub fn signing_object(model: &Model, signing: &CredentialRotation) -> Result<DynamicObject, BuildError> {
     Ok(dynamic(signing_secret::build(model, signing))?)
 }
 

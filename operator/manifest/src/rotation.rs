@@ -28,7 +28,7 @@ pub const RETIRE_ANNOTATION: &str = "presenceroute.io/retire-others-at";
 
 /// The secrets that relays accept.
 #[derive(Clone, Default)]
-pub struct SigningState {
+pub struct CredentialRotation {
     /// By a name that says nothing about the secret. What is under one name never changes.
     active: BTreeMap<String, SecretString>,
     /// The one that Genesys Cloud has confirmed to sign with.
@@ -37,7 +37,7 @@ pub struct SigningState {
     retire_at: Option<Timestamp>,
 }
 
-impl SigningState {
+impl CredentialRotation {
     /// Reads the state from the Secret `NAME-signing`; what is not there is empty. Keys that somebody has added are not
     /// ours: neither the revision names them, nor are they what Genesys Cloud has confirmed.
     pub fn read(secret: Option<&Secret>) -> Self {
@@ -169,20 +169,20 @@ mod tests {
     }
 
     /// The state as a restarted operator finds it.
-    fn restarted(state: &SigningState) -> SigningState {
+    fn restarted(state: &CredentialRotation) -> CredentialRotation {
         let mut stored = Secret { data: Some(state.data()), ..Secret::default() };
         stored.metadata.annotations = Some(state.annotations());
-        SigningState::read(Some(&stored))
+        CredentialRotation::read(Some(&stored))
     }
 
-    fn registered(text: &str) -> SigningState {
-        SigningState::default().advance(&secret(text), now()).confirm(&secret(text), now(), GRACE)
+    fn registered(text: &str) -> CredentialRotation {
+        CredentialRotation::default().advance(&secret(text), now()).confirm(&secret(text), now(), GRACE)
     }
 
     #[test]
     fn the_first_secret_is_distributed_then_registered_then_stable() {
         let a = secret("a");
-        let state = SigningState::default().advance(&a, now());
+        let state = CredentialRotation::default().advance(&a, now());
         assert_eq!(state.phase(&a, false), SigningPhase::Distributing);
         assert_eq!(state.phase(&a, true), SigningPhase::Registering);
         let state = state.confirm(&a, now(), GRACE);
@@ -251,12 +251,15 @@ mod tests {
     }
 
     /// The state as it is read after somebody has edited the data of the Secret.
-    fn edited(state: &SigningState, edit: impl FnOnce(&mut BTreeMap<String, ByteString>)) -> SigningState {
+    fn edited(
+        state: &CredentialRotation,
+        edit: impl FnOnce(&mut BTreeMap<String, ByteString>),
+    ) -> CredentialRotation {
         let mut data = state.data();
         edit(&mut data);
         let mut stored = Secret { data: Some(data), ..Secret::default() };
         stored.metadata.annotations = Some(state.annotations());
-        SigningState::read(Some(&stored))
+        CredentialRotation::read(Some(&stored))
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct Event<'a> {
     pub id: Cow<'a, str>,
     /// What it is; not empty, without control characters.
     pub event_type: Cow<'a, str>,
-    /// When it happened, in milliseconds since 1970.
+    /// Condition it happened, in milliseconds since 1970.
     pub timestamp: Option<i64>,
     /// What it comes from.
     pub source: Option<Cow<'a, str>>,

@@ -2,7 +2,7 @@
 //!
 //! Made as data: the Gateway API is not part of Kubernetes' own, and these few fields do not need its types.
 
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::json;
 
 use super::{metadata, relay_name, service};

@@ -7,7 +7,7 @@ use presenceroute_crds::PresenceRouteSpec;
 use presenceroute_crds::presence_route::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef, TlsSecretRef};
 use secrecy::SecretString;
 
-use crate::certificates::Certificate;
+use presenceroute_core::certificate_expiry::Certificate;
 
 /// What the spec points at, as it was found.
 pub struct References {
@@ -66,15 +66,18 @@ pub enum SecretProblem {
 
 /// Where Secrets are read: a cluster, or a manifest file.
 pub trait SecretSource {
+    /// Why the source could not be read.
+    type Error;
+
     /// Reads one Secret of the PresenceRoute's namespace; `None` when there is none of that name.
-    fn secret(&self, name: &str) -> impl Future<Output = Result<Option<Secret>, kube::Error>> + Send;
+    fn secret(&self, name: &str) -> impl Future<Output = Result<Option<Secret>, Self::Error>> + Send;
 }
 
-/// Reads everything that `spec` points at. The error is the API server's alone.
-pub async fn dereference(
+/// Reads everything that `spec` points at. The error is the source's alone.
+pub async fn dereference<S: SecretSource>(
     spec: &PresenceRouteSpec,
-    source: &impl SecretSource,
-) -> Result<References, kube::Error> {
+    source: &S,
+) -> Result<References, S::Error> {
     let mut certificates = Vec::new();
     Ok(References {
         oauth_client: oauth_client(source, &spec.genesys.credentials_secret_ref).await?,
@@ -112,10 +115,10 @@ pub fn referenced_secrets(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str
 }
 
 /// The OAuth client in a Secret.
-pub(crate) async fn oauth_client(
-    source: &impl SecretSource,
+pub async fn oauth_client<S: SecretSource>(
+    source: &S,
     reference: &OAuthClientSecretRef,
-) -> Result<Result<OAuthClient, SecretProblem>, kube::Error> {
+) -> Result<Result<OAuthClient, SecretProblem>, S::Error> {
     let secret = source.secret(&reference.name).await?;
     Ok(text(secret.as_ref(), &reference.name, &reference.client_id_key).and_then(|id| {
         let client_secret = text(secret.as_ref(), &reference.name, &reference.client_secret_key)?;
@@ -123,29 +126,29 @@ pub(crate) async fn oauth_client(
     }))
 }
 
-/// The secret that events are signed with. The outer error is the API server's.
-pub async fn signing_secret(
-    source: &impl SecretSource,
+/// The secret that events are signed with. The outer error is the source's.
+pub async fn signing_secret<S: SecretSource>(
+    source: &S,
     reference: &SigningSecretRef,
-) -> Result<Result<SecretString, SecretProblem>, kube::Error> {
+) -> Result<Result<SecretString, SecretProblem>, S::Error> {
     let secret = source.secret(&reference.name).await?;
     Ok(text(secret.as_ref(), &reference.name, &reference.key).map(SecretString::from))
 }
 
 /// The certificates in a Secret, in PEM.
-pub(crate) async fn ca(
-    source: &impl SecretSource,
+pub async fn ca<S: SecretSource>(
+    source: &S,
     reference: &CaSecretRef,
-) -> Result<Result<Vec<u8>, SecretProblem>, kube::Error> {
+) -> Result<Result<Vec<u8>, SecretProblem>, S::Error> {
     let secret = source.secret(&reference.name).await?;
     Ok(text(secret.as_ref(), &reference.name, &reference.key).map(String::into_bytes))
 }
 
-async fn mount_problems(
-    source: &impl SecretSource,
+async fn mount_problems<S: SecretSource>(
+    source: &S,
     spec: &PresenceRouteSpec,
     certificates: &mut Vec<Certificate>,
-) -> Result<Vec<SecretProblem>, kube::Error> {
+) -> Result<Vec<SecretProblem>, S::Error> {
     let mut wanted: Vec<(&str, Vec<&str>)> = Vec::new();
     if let Some(tls) = &spec.kafka.tls {
         wanted.extend(tls.ca_secret_ref.iter().map(|ca| (ca.name.as_str(), vec![ca.key.as_str()])));

@@ -5,19 +5,20 @@
 use std::collections::BTreeSet;
 
 use kube::ResourceExt;
-use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::kafka_properties::refused_property;
-use presenceroute_crds::presence_route::{
-    self, DeletionPolicy, Kafka, KafkaSasl, Relay, RetryPolicy, SaslMechanism, ServiceTemplate, TlsSecretRef,
-    TokenRequest, UnmatchedAction,
-};
-use presenceroute_crds::relay_config::{
+use presenceroute_core::condition::Condition;
+use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
+use presenceroute_core::kafka_properties::refused_property;
+use presenceroute_core::relay_config::{
     CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig,
+    SaslMechanism,
 };
-use presenceroute_crds::routing::{
+use presenceroute_core::routing::{
     EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName, Unmatched,
 };
-use presenceroute_crds::when::When;
+use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::presence_route::{
+    self, DeletionPolicy, Kafka, KafkaSasl, Relay, ServiceTemplate, TlsSecretRef, UnmatchedAction,
+};
 use secrecy::SecretString;
 use url::Url;
 
@@ -321,7 +322,7 @@ fn checked_route(route: &presence_route::Route) -> Result<Route, (&'static str, 
         event_type: EventTypePattern::try_from(route.event_type.clone())
             .map_err(|cause| ("eventType", cause))?,
         when: match &route.when {
-            Some(source) => Some(When::compile(source).map_err(|cause| ("when", cause.into()))?),
+            Some(source) => Some(Condition::compile(source).map_err(|cause| ("when", cause.into()))?),
             None => None,
         },
         topic: TopicName::try_from(route.topic.clone()).map_err(|cause| ("topic", cause))?,
@@ -384,7 +385,7 @@ fn exposure(endpoint: &presence_route::Endpoint) -> Result<Exposure, Vec<SpecPro
 
 fn api_url(genesys: &presence_route::Genesys) -> Result<Url, Vec<SpecProblem>> {
     match (&genesys.region, &genesys.api_url) {
-        (Some(region), None) => http_url("genesys.region", &crate::genesys::region::api_url(region)),
+        (Some(region), None) => http_url("genesys.region", &presenceroute_core::region::api_url(region)),
         (None, Some(url)) => http_url("genesys.apiUrl", url),
         (Some(_), Some(_)) | (None, None) => Err(vec![SpecProblem::Rule {
             field: "genesys",

@@ -48,7 +48,7 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
 /// A compiled condition. It serialises as its source.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct When {
+pub struct Condition {
     source: String,
     compiled: Arc<Compiled>,
 }
@@ -61,7 +61,7 @@ struct Compiled {
 
 /// Why an expression does not compile.
 #[derive(Debug, thiserror::Error, PartialEq)]
-pub enum WhenError {
+pub enum ConditionError {
     /// Longer than [`MAX_LENGTH`].
     #[error("the CEL expression has {0} bytes; shorten it to at most {MAX_LENGTH}")]
     TooLong(usize),
@@ -149,29 +149,29 @@ pub enum EvaluationError {
     TooLarge,
 }
 
-impl When {
+impl Condition {
     /// Compiles an expression.
-    pub fn compile(source: &str) -> Result<Self, WhenError> {
+    pub fn compile(source: &str) -> Result<Self, ConditionError> {
         if source.len() > MAX_LENGTH {
-            return Err(WhenError::TooLong(source.len()));
+            return Err(ConditionError::TooLong(source.len()));
         }
         let mut expression = parse(source)?;
         if let Some(name) = names::first_unknown_variable(&expression) {
-            return Err(WhenError::UnknownVariable { source_text: source.into(), name: name.into() });
+            return Err(ConditionError::UnknownVariable { source_text: source.into(), name: name.into() });
         }
         if let Some(name) = names::first_unknown_function(&expression) {
-            return Err(WhenError::UnknownFunction { source_text: source.into(), name: name.into() });
+            return Err(ConditionError::UnknownFunction { source_text: source.into(), name: name.into() });
         }
         match bounds::first_unbounded(&expression) {
-            Some(Unbounded::NestedLoop) => return Err(WhenError::NestedLoop(source.into())),
-            Some(Unbounded::Joined) => return Err(WhenError::Joined(source.into())),
-            Some(Unbounded::Built) => return Err(WhenError::Built(source.into())),
+            Some(Unbounded::NestedLoop) => return Err(ConditionError::NestedLoop(source.into())),
+            Some(Unbounded::Joined) => return Err(ConditionError::Joined(source.into())),
+            Some(Unbounded::Built) => return Err(ConditionError::Built(source.into())),
             None => {}
         }
         let patterns = Patterns::take_from(&mut expression).map_err(|error| match error {
-            PatternError::NotLiteral => WhenError::PatternNotLiteral(source.into()),
+            PatternError::NotLiteral => ConditionError::PatternNotLiteral(source.into()),
             PatternError::Invalid(cause) => {
-                WhenError::Pattern { source_text: source.into(), cause: one_line(&cause) }
+                ConditionError::Pattern { source_text: source.into(), cause: one_line(&cause) }
             }
         })?;
         let loops = bounds::loop_depth(&expression) > 0;
@@ -215,24 +215,26 @@ impl When {
 
 /// Parses on a stack of its own: the parser takes much of it for each bracket, and a thread whose stack ends takes the
 /// whole process with it. What is too deep to be worked with ends on that stack, too.
-fn parse(source: &str) -> Result<IdedExpr, WhenError> {
+fn parse(source: &str) -> Result<IdedExpr, ConditionError> {
     let brackets = source.bytes().filter(|byte| b"([{".contains(byte)).count();
     if brackets > MAX_BRACKETS {
-        return Err(WhenError::TooDeep(source.into()));
+        return Err(ConditionError::TooDeep(source.into()));
     }
     let parse = || {
         let parsed = ENVIRONMENT.parser().parse(source);
-        let expression = parsed
-            .map_err(|cause| WhenError::Syntax { source_text: source.into(), cause: one_line(&cause) })?;
+        let expression = parsed.map_err(|cause| ConditionError::Syntax {
+            source_text: source.into(),
+            cause: one_line(&cause),
+        })?;
         if walk::is_deeper_than(&expression, MAX_DEPTH) {
-            return Err(WhenError::TooDeep(source.into()));
+            return Err(ConditionError::TooDeep(source.into()));
         }
         Ok(expression)
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("cel".into()).stack_size(PARSER_STACK);
         let parsing =
-            thread.spawn_scoped(scope, parse).map_err(|cause| WhenError::NoThread(cause.to_string()))?;
+            thread.spawn_scoped(scope, parse).map_err(|cause| ConditionError::NoThread(cause.to_string()))?;
         parsing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
@@ -241,29 +243,29 @@ fn one_line(text: &impl ToString) -> String {
     text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-impl PartialEq for When {
+impl PartialEq for Condition {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
     }
 }
 
-impl fmt::Debug for When {
+impl fmt::Debug for Condition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "When({:?})", self.source)
+        write!(formatter, "Condition({:?})", self.source)
     }
 }
 
-impl TryFrom<String> for When {
-    type Error = WhenError;
+impl TryFrom<String> for Condition {
+    type Error = ConditionError;
 
     fn try_from(source: String) -> Result<Self, Self::Error> {
         Self::compile(&source)
     }
 }
 
-impl From<When> for String {
-    fn from(when: When) -> Self {
-        when.source
+impl From<Condition> for String {
+    fn from(condition: Condition) -> Self {
+        condition.source
     }
 }
 
@@ -279,7 +281,7 @@ mod tests {
     }
 
     fn answer(expression: &str) -> Result<bool, EvaluationError> {
-        When::compile(expression).unwrap().matches(&available())
+        Condition::compile(expression).unwrap().matches(&available())
     }
 
     #[test]
@@ -308,24 +310,24 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_cel() {
-        let error = When::compile("attributes.presence ==").unwrap_err();
+        let error = Condition::compile("attributes.presence ==").unwrap_err();
         assert!(error.to_string().starts_with("`attributes.presence ==` is not a CEL expression"), "{error}");
     }
 
     #[test]
     fn refuses_a_name_that_no_event_has() {
-        let error = When::compile("attribute.presence == 'AVAILABLE'").unwrap_err();
+        let error = Condition::compile("attribute.presence == 'AVAILABLE'").unwrap_err();
         assert!(
-            matches!(error, WhenError::UnknownVariable { ref name, .. } if name == "attribute"),
+            matches!(error, ConditionError::UnknownVariable { ref name, .. } if name == "attribute"),
             "{error}"
         );
-        assert!(When::compile("attributes.queues.all(q, q != x)").is_err());
+        assert!(Condition::compile("attributes.queues.all(q, q != x)").is_err());
     }
 
     #[test]
     fn refuses_a_loop_inside_a_loop_and_takes_a_chain() {
         let nested = "attributes.queues.exists(a, attributes.queues.exists(b, a == b))";
-        assert_eq!(When::compile(nested).unwrap_err(), WhenError::NestedLoop(nested.into()));
+        assert_eq!(Condition::compile(nested).unwrap_err(), ConditionError::NestedLoop(nested.into()));
         assert_eq!(answer("attributes.queues.filter(q, q != 'a').exists(q, q == 'b')"), Ok(true));
     }
 
@@ -358,9 +360,9 @@ mod tests {
 
     #[test]
     fn refuses_a_function_that_cel_does_not_have() {
-        let error = When::compile("attributes.presence.lowerAscii() == 'available'").unwrap_err();
+        let error = Condition::compile("attributes.presence.lowerAscii() == 'available'").unwrap_err();
         assert!(
-            matches!(error, WhenError::UnknownFunction { ref name, .. } if name == "lowerAscii"),
+            matches!(error, ConditionError::UnknownFunction { ref name, .. } if name == "lowerAscii"),
             "{error}"
         );
     }
@@ -375,7 +377,7 @@ mod tests {
             "(true ? id : source) + id == 'x'".into(),
         ];
         for expression in joined {
-            assert_eq!(When::compile(&expression).unwrap_err(), WhenError::Joined(expression));
+            assert_eq!(Condition::compile(&expression).unwrap_err(), ConditionError::Joined(expression));
         }
         let built = [
             format!("size(attributes.queues{}) > 1", ".map(x, [x, x])".repeat(20)),
@@ -383,7 +385,7 @@ mod tests {
             "[attributes, attributes] == []".into(),
         ];
         for expression in built {
-            assert_eq!(When::compile(&expression).unwrap_err(), WhenError::Built(expression));
+            assert_eq!(Condition::compile(&expression).unwrap_err(), ConditionError::Built(expression));
         }
     }
 
@@ -402,13 +404,13 @@ mod tests {
     fn a_pattern_is_a_literal_and_compiled_with_the_expression() {
         for expression in ["id.matches(source)", "matches(id, 'a' + 'b')", "id.matches(attributes.pattern)"] {
             assert_eq!(
-                When::compile(expression).unwrap_err(),
-                WhenError::PatternNotLiteral(expression.into())
+                Condition::compile(expression).unwrap_err(),
+                ConditionError::PatternNotLiteral(expression.into())
             );
         }
-        let error = When::compile("id.matches('(')").unwrap_err().to_string();
+        let error = Condition::compile("id.matches('(')").unwrap_err().to_string();
         assert!(error.contains("unclosed group"), "{error}");
-        let error = When::compile(r"id.matches('(\\w{100}){100}')").unwrap_err().to_string();
+        let error = Condition::compile(r"id.matches('(\\w{100}){100}')").unwrap_err().to_string();
         assert!(error.contains("size limit"), "{error}");
         assert_eq!(answer("attributes.queues.all(q, q.matches('^[ab]$')) && !id.matches('^x')"), Ok(true));
     }
@@ -417,7 +419,7 @@ mod tests {
     fn a_loop_is_not_tried_on_an_event_that_is_too_large_for_it() {
         let on = |attributes: serde_json::Value, expression: &str| {
             let variables = Variables::new("e-1", "t", 0, "genesys", &attributes);
-            When::compile(expression).unwrap().matches(&variables)
+            Condition::compile(expression).unwrap().matches(&variables)
         };
         let any = "attributes.queues.exists(q, q == 'b')";
         // With the attributes and the list itself.
@@ -445,7 +447,7 @@ mod tests {
             ("attributes == attributes", &large),
         ];
         for (part, attributes) in costly {
-            let when = When::compile(&repeated(part)).unwrap();
+            let when = Condition::compile(&repeated(part)).unwrap();
             let variables = Variables::new("e-1", "t", 0, "genesys", attributes);
             let begun = Instant::now();
             assert_eq!(when.matches(&variables), Ok(true), "{part}");
@@ -480,21 +482,21 @@ mod tests {
         ] {
             let longest = (MAX_LENGTH - form.1.len()) / (form.0.len() + form.2.len());
             for depth in [MAX_DEPTH - 2, MAX_BRACKETS, longest] {
-                if let Ok(when) = When::compile(&nested(depth, form)) {
+                if let Ok(when) = Condition::compile(&nested(depth, form)) {
                     let _ = when.matches(&available());
                 }
             }
         }
         assert_eq!(answer(&nested(20, ("(", "true", ")"))), Ok(true));
         let deep = nested(MAX_DEPTH + 1, ("size([", "1", "])"));
-        assert_eq!(When::compile(&deep).unwrap_err(), WhenError::TooDeep(deep));
+        assert_eq!(Condition::compile(&deep).unwrap_err(), ConditionError::TooDeep(deep));
     }
 
     #[test]
     fn refuses_an_expression_that_is_too_long() {
         assert_eq!(
-            When::compile(&"x".repeat(MAX_LENGTH + 1)).unwrap_err(),
-            WhenError::TooLong(MAX_LENGTH + 1)
+            Condition::compile(&"x".repeat(MAX_LENGTH + 1)).unwrap_err(),
+            ConditionError::TooLong(MAX_LENGTH + 1)
         );
     }
 }

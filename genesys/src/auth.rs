@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::error::GenesysError;
+use crate::error::GenesysError;
 
 /// A token is renewed so long before it expires, or at nine tenths of its life if that is later.
 const LONGEST_MARGIN: Duration = Duration::from_secs(60);

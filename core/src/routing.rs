@@ -12,7 +12,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::when::{When, WhenError};
+use crate::condition::{Condition, ConditionError};
 
 pub use router::{Decision, Key, Routed, Router, Target, Verdict};
 
@@ -36,7 +36,7 @@ pub struct Route {
     pub event_type: EventTypePattern,
     /// A further condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub when: Option<When>,
+    pub when: Option<Condition>,
     /// Where they go.
     pub topic: TopicName,
     /// The key of their records.
@@ -129,7 +129,7 @@ pub enum RoutingError {
     RejectStatus(u16),
     /// A condition that does not compile.
     #[error(transparent)]
-    When(#[from] WhenError),
+    Condition(#[from] ConditionError),
 }
 
 impl RoutingTable {

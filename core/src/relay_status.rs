@@ -67,7 +67,7 @@ pub struct SecretsReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsReport {
-    /// When it expires (RFC 3339); absent while there is none.
+    /// Condition it expires (RFC 3339); absent while there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
     /// Why newer files are not used, when they are not.

@@ -12,8 +12,8 @@ use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, Visit
 use serde_json::value::RawValue;
 
 use super::{EventTypePattern, RecordKey, RejectStatus, Route, RoutingTable, TopicName, Unmatched};
+use crate::condition::Variables;
 use crate::event::Event;
-use crate::when::Variables;
 
 /// A routing table, laid out for lookup.
 #[derive(Debug)]

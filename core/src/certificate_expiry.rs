@@ -1,7 +1,7 @@
 //! When the certificates in a route's Secrets expire, so that somebody hears of it before a broker refuses them.
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use x509_cert::Certificate as X509;
 use x509_cert::der::Decode;
 

@@ -4,6 +4,7 @@
 //! elsewhere.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fmt;
 
 use k8s_openapi::ByteString;
@@ -93,7 +94,9 @@ impl Manifest {
 }
 
 impl SecretSource for Manifest {
-    async fn secret(&self, name: &str) -> Result<Option<Secret>, kube::Error> {
+    type Error = Infallible;
+
+    async fn secret(&self, name: &str) -> Result<Option<Secret>, Infallible> {
         Ok(self.secrets.get(name).cloned())
     }
 }

@@ -1,15 +1,15 @@
 //! Objects from YAML literals: what a manifest says is what the cluster gets.
 
 use kube::ResourceExt;
-use kube::api::DynamicObject;
+use kube::core::DynamicObject;
 use presenceroute_crds::PresenceRoute;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::{Installation, RelayImage, build};
 use crate::dereference::dereference;
-use crate::manifest::Manifest;
-use crate::signing::SigningState;
+use crate::document::Manifest;
+use crate::rotation::CredentialRotation;
 use crate::validate::{Model, SpecProblem, validate};
 
 const SECRETS: &str = r#"
@@ -70,7 +70,7 @@ async fn validated(text: &str) -> Result<Model, Vec<SpecProblem>> {
 
 async fn objects(extra: &str) -> Vec<DynamicObject> {
     let model = validated(&manifest(extra)).await.unwrap();
-    let signing = SigningState::default().advance(
+    let signing = CredentialRotation::default().advance(
         model.signing_secret.as_ref().unwrap_or(&SecretString::from("unused")),
         k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
     );

@@ -7,12 +7,11 @@
 //! repetition with a new token after a 401, nothing is repeated here.
 
 pub mod error;
-pub mod region;
-pub mod registration;
+pub mod event_bridges;
 
-mod budget;
+mod auth;
 mod cache;
-mod token;
+mod rate_limit;
 mod transport;
 
 use std::collections::BTreeSet;
@@ -22,8 +21,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use presenceroute_crds::presence_route::TokenRequest;
-use presenceroute_crds::status::RegistrationPlace;
+use presenceroute_core::genesys_api::TokenRequest;
 use reqwest::StatusCode;
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -33,13 +31,13 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 pub use error::GenesysError;
-pub use registration::{DesiredRegistration, Difference, ObservedRetryPolicy, Registration};
+pub use event_bridges::{DesiredRegistration, Difference, ObservedRetryPolicy, Registration};
 
-use budget::Budget;
+use auth::{Grant, Token, Tokens};
 use cache::Cache;
 use error::{Call, LimitedBy, Operation};
-use registration::Received;
-use token::{Grant, Token, Tokens};
+use event_bridges::Received;
+use rate_limit::Budget;
 use transport::{Body, Reply, Request, exchange};
 
 /// What is asked for at a time; a server may give less.
@@ -274,11 +272,10 @@ struct Page {
 }
 
 impl Account {
-    /// Whether this is the API where `place` is.
+    /// Whether this is the API with this base URL and this path of the registrations' collection.
     #[must_use]
-    pub fn is_at(&self, place: &RegistrationPlace) -> bool {
-        base_url(&place.api_url)
-            .is_ok_and(|api| below(&api, &place.access.event_bridges_path) == self.collection)
+    pub fn is_at(&self, api_url: &str, event_bridges_path: &str) -> bool {
+        base_url(api_url).is_ok_and(|api| below(&api, event_bridges_path) == self.collection)
     }
 
     /// Whether both are of one API.
@@ -394,7 +391,7 @@ impl Account {
     }
 
     /// What is wrong where deletions succeed and the list does not get shorter.
-    pub(crate) fn still_listed(&self, name: &str) -> GenesysError {
+    pub fn still_listed(&self, name: &str) -> GenesysError {
         let problem =
             format!("the server says that the registration {name:?} is gone, and lists it all the same");
         GenesysError::UnexpectedAnswer { call: Call::new(Operation::Delete, &self.collection), problem }

@@ -5,6 +5,7 @@
 //! it can know. Findings are written as compilers do, `FILE:LINE:COLUMN: error: ...`, or as JSON.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,12 +17,12 @@ use presenceroute_crds::PresenceRoute;
 use serde::Serialize;
 
 use crate::admission::admit;
-use crate::claims::common_claims;
+use crate::conflicts::common_claims;
 use crate::dereference::{SecretProblem, SecretSource, dereference};
+use crate::document::{Document, Manifest, Place};
 use crate::field::FieldPath;
-use crate::genesys::region::is_known;
-use crate::manifest::{Document, Manifest, Place};
 use crate::validate::validate;
+use presenceroute_core::region::is_known;
 
 /// What to check, and how to tell.
 #[derive(Debug, clap::Args)]
@@ -273,8 +274,7 @@ async fn check_document(
                 }
             };
             let source = SecretsOf { secrets, namespace: admitted.metadata.namespace.clone() };
-            // No API server is asked, so that none can fail to answer.
-            let Ok(references) = dereference(&admitted.spec, &source).await else { return None };
+            let Ok(references) = dereference(&admitted.spec, &source).await;
             let genesys = here.child("genesys");
             report.findings.extend(
                 admitted.spec.genesys.region.iter().filter(|region| !is_known(region)).map(|region| {
@@ -391,7 +391,9 @@ struct SecretsOf<'s> {
 }
 
 impl SecretSource for SecretsOf<'_> {
-    async fn secret(&self, name: &str) -> Result<Option<Secret>, kube::Error> {
+    type Error = Infallible;
+
+    async fn secret(&self, name: &str) -> Result<Option<Secret>, Infallible> {
         Ok(self.secrets.get(&(self.namespace.clone(), name.to_owned())).cloned())
     }
 }

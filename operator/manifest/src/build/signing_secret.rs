@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Secret;
 
 use super::metadata;
-use crate::signing::SigningState;
+use crate::rotation::CredentialRotation;
 use crate::validate::Model;
 
 /// Its name.
@@ -12,7 +12,7 @@ pub fn name(route: &str) -> String {
 }
 
 /// Builds it.
-pub fn build(model: &Model, signing: &SigningState) -> Secret {
+pub fn build(model: &Model, signing: &CredentialRotation) -> Secret {
     let mut secret = Secret {
         metadata: metadata(model, name(&model.name)),
         type_: Some("Opaque".into()),

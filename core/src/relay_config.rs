@@ -6,8 +6,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::presence_route::{SaslMechanism, signature_header};
-
 /// The file's content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -35,6 +33,11 @@ pub struct RelayConfig {
 /// The path that a relay serves unless it is told another.
 pub fn default_path() -> String {
     "/eventbridge/presence".into()
+}
+
+/// The header that carries an event's signature unless the manifest names another.
+pub fn signature_header() -> String {
+    "X-Genesys-Event-Signature".into()
 }
 
 /// How the relay finds Kafka and is let in. Secrets stay in files, which may change while the relay runs.
@@ -92,6 +95,36 @@ pub struct KafkaSaslConfig {
     /// Where tokens come from with OAUTHBEARER; user and password are then the OAuth client's id and secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth: Option<KafkaOauthConfig>,
+}
+
+/// The SASL mechanisms that the relay speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum SaslMechanism {
+    /// RFC 4616; only sensible together with TLS.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// RFC 7677 with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// RFC 7677 with SHA-512, what a Strimzi KafkaUser gets.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+    /// RFC 7628, with tokens of an OAuth 2.0 server; only sensible together with TLS.
+    #[serde(rename = "OAUTHBEARER")]
+    OauthBearer,
+}
+
+impl SaslMechanism {
+    /// The mechanism's registered name, as librdkafka's `sasl.mechanism` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::OauthBearer => "OAUTHBEARER",
+        }
+    }
 }
 
 /// A token endpoint, asked by the client-credentials grant (RFC 6749, section 4.4).

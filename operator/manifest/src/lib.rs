@@ -1,0 +1,14 @@
+//! What a `PresenceRoute` means, without a cluster: reading manifests, the API server's checks, the operator's checks,
+//! and the Kubernetes objects that a valid route makes.
+//!
+//! Pure but for [`lint`], which reads files. The operator, the kubectl plugin and the demo share it.
+
+pub mod admission;
+pub mod build;
+pub mod conflicts;
+pub mod dereference;
+pub mod document;
+pub mod field;
+pub mod lint;
+pub mod rotation;
+pub mod validate;
