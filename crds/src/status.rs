@@ -28,7 +28,7 @@ pub struct PresenceRouteStatus {
     pub registration: Option<RegistrationStatus>,
     /// Registrations at places that the spec does not name any more, until Genesys Cloud confirms that they are gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub former_registrations: Vec<RegistrationPlace>,
+    pub former_registrations: Vec<RegistrationLocation>,
     /// The routing table, and who serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<RoutingStatus>,
@@ -45,9 +45,9 @@ pub struct PresenceRouteStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrationStatus {
-    /// Where it is.
+    /// Its location.
     #[serde(flatten)]
-    pub place: RegistrationPlace,
+    pub location: RegistrationLocation,
     /// The URL that it calls.
     pub url: String,
     /// Whether it is enabled: false while the route is suspended.
@@ -61,10 +61,10 @@ pub struct RegistrationStatus {
     pub last_verified_time: Option<Time>,
 }
 
-/// Where a registration is: what it takes to find it again after the spec, or the operator, has changed.
+/// Where a registration is: what it takes to find it after the spec, or the operator, has changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct RegistrationPlace {
+pub struct RegistrationLocation {
     /// The id that Genesys Cloud gave it; absent until an answer has named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -80,8 +80,8 @@ pub struct RegistrationPlace {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrationAccess {
-    /// The id of the OAuth client that the registration was made or last seen with.
-    pub client_id: String,
+    /// A keyed hash of the id of the OAuth client that the registration was made or last observed with.
+    pub client_fingerprint: String,
     /// The Secret that held this client.
     pub credentials_secret_ref: OAuthClientSecretRef,
     /// The path of the OAuth token endpoint.

@@ -67,6 +67,18 @@ impl ApplyError {
     }
 }
 
+/// What Kubernetes refuses for good, as a text for the status.
+///
+/// # Errors
+/// Any other, which is tried again.
+pub fn refusal_of(applied: Result<(), ApplyError>) -> Result<Option<String>, ApplyError> {
+    match applied {
+        Ok(()) => Ok(None),
+        Err(error) if error.is_refusal() => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
 /// The kinds of a route's children. Every cluster has them but for the last.
 pub fn child_kinds() -> Vec<ApiResource> {
     vec![
@@ -123,6 +135,11 @@ pub async fn apply(
 pub async fn write(client: &Client, children: &Children, object: DynamicObject) -> Result<(), ApplyError> {
     let (object, content_hash) = with_content_hash(object);
     apply_one(client, children, &object, content_hash).await
+}
+
+/// Whether an object is of this kind.
+pub fn is_kind(object: &DynamicObject, kind: &str) -> bool {
+    object.types.as_ref().is_some_and(|types| types.kind == kind)
 }
 
 fn is(object: &DynamicObject, resource: &ApiResource, name: &str) -> bool {

@@ -18,7 +18,7 @@ use crate::admin::{self, Readiness};
 use crate::controller::{self, Settings, Shared};
 use crate::leader::{LEASE_NAME, LeaderElection, Timings};
 use crate::metrics::Metrics;
-use crate::register::LATE_CREATION;
+use crate::registration::execute::CREATE_TIMEOUT;
 use crate::route_index::Neighbours;
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{Installation, RelayImage};
@@ -71,8 +71,8 @@ struct RunArguments {
     /// For how many seconds a registration may still come of a creation that Genesys Cloud has not answered.
     #[arg(
         long,
-        env = "PRESENCEROUTE_LATE_CREATION_SECONDS",
-        default_value_t = LATE_CREATION.as_secs(),
+        env = "PRESENCEROUTE_CREATE_TIMEOUT_SECONDS",
+        default_value_t = CREATE_TIMEOUT.as_secs(),
         value_parser = clap::value_parser!(u64).range(..=86_400)
     )]
     late_creation_seconds: u64,
@@ -231,7 +231,7 @@ async fn lead(
                 namespace: arguments.pod_namespace,
             },
             secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
-            late_creation: Duration::from_secs(arguments.late_creation_seconds),
+            create_timeout: Duration::from_secs(arguments.late_creation_seconds),
         },
         genesys: Genesys::new(),
         neighbours: Neighbours::of(namespaces.len()),

@@ -1,129 +1,76 @@
-//! The controller: the steps of a reconcile, and what they share.
+//! The controller: the steps of a reconcile, in their order, and when the next one is due.
+//!
+//! dereference → validate → build → apply → sync_relays → registration → status → requeue_after. Each step is a module of
+//! its own; what they share is in [`Context`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, Shared as SharedFuture};
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
-use presenceroute_crds::status::PresenceRouteStatus;
 use presenceroute_crds::{GROUP, PresenceRoute};
-use serde_json::json;
-use tokio::sync::Semaphore;
-
-use crate::admin::Readiness;
-use crate::api_server::ApiServerError;
-use crate::apply::{self, ApplyError, FIELD_MANAGER};
-use crate::children::{Children, RouteKey};
-use crate::leader::Mandate;
-use crate::ledger::{Awaited, Ledger};
-use crate::metrics::Metrics;
-use crate::register::{self, Answer, Failure, Questions, Registrar};
-use crate::relays::{RelayReader, Relays, Wanted};
-use crate::route_index::Neighbours;
-use crate::secret_cache::SecretCache;
-use crate::status::{self, Change, DeploymentFacts, Observed, Parts, RegistrationFacts, RoutingFacts};
-use crate::watches::{self, Guarded, Scope, reference, secrets_of};
 use presenceroute_genesys::Genesys;
-use presenceroute_manifest::build::{self, BuildError, Installation, signing_secret};
-use presenceroute_manifest::conflicts::{self, Rival};
+use presenceroute_manifest::build::{self, signing_secret};
+use presenceroute_manifest::conflicts::Rival;
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::rotation::CredentialRotation;
 use presenceroute_manifest::validate::{Model, validate};
+use tokio::sync::Semaphore;
 
-/// Keeps a PresenceRoute until its registration is gone.
-pub const FINALIZER: &str = "presenceroute.io/registration";
+use crate::admin::Readiness;
+use crate::apply;
+use crate::children::RouteKey;
+use crate::context::Context;
+pub use crate::context::Settings;
+use crate::error::{ReconcileError, kubernetes};
+use crate::events::EventRecorder;
+use crate::finalizer::has_finalizer;
+use crate::leader::Mandate;
+use crate::metrics::Metrics;
+use crate::reconcile_state::{ReconcileState, deployment};
+use crate::registration::execute::Executor;
+use crate::registration::failure::Failure;
+use crate::registration::in_flight::InFlightCalls;
+use crate::registration::{Deletion, RegistrationInput, RegistrationState, Registrations};
+use crate::relays::{RelayReader, Relays, Wanted};
+use crate::route_index::Neighbours;
+use crate::route_state::{RouteStates, WaitReason};
+use crate::status::conditions::{Observed, is_progressing};
+use crate::watches::{self, Guarded, Scope, reference, secrets_of};
 
-/// How often a route that is as it should be is looked at although nothing woke it.
+/// How often a route that is as it should be is reconciled although no watch triggers it.
 const STEADY: Duration = Duration::from_secs(300);
-/// How often pods that lag are asked again, and for how long nothing else is done for the route meanwhile.
-pub(crate) const LIVE_POLL: Duration = Duration::from_millis(100);
+/// How often relay pods that are not live are asked again, and for how long no other step is taken meanwhile.
+const LIVE_POLL: Duration = Duration::from_millis(100);
 const LIVE_PATIENCE: Duration = Duration::from_secs(3);
-/// How soon a route that is on its way is looked at again although nothing woke it.
-pub(crate) const PROGRESSING: Duration = Duration::from_secs(1);
-/// How soon a route that stands back, or waits for its registration's name, looks whether the other one is gone.
-const RIVAL: Duration = Duration::from_secs(15);
-/// How soon an object that Kubernetes refused is sent again: nobody tells when a quota is freed or a policy changed.
+/// How soon a route on its way is reconciled again although no watch triggers it.
+const PROGRESSING: Duration = Duration::from_secs(1);
+/// How soon a route that conflicts with another, or waits for its registration's name, checks whether the other is gone.
+const CONFLICT: Duration = Duration::from_secs(15);
+/// How soon an object that Kubernetes refused is applied again: no watch reports that a quota is freed or a policy
+/// changed.
 const REFUSED: Duration = Duration::from_secs(15);
-/// How soon the relays are asked again whether the topics that they miss, or may not write to, are theirs now.
+/// How soon the relays are asked again whether topics that were missing or forbidden are usable.
 const TOPICS: Duration = Duration::from_secs(10);
-/// How often what is known of routes that are gone is looked for.
-const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// How many routes are built and applied at a time. Waiting, for relays or for Genesys Cloud, is not counted: a route
-/// that waits holds up no other.
-const AT_WORK: usize = 16;
-
-/// What the operator was told.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// What shows in the objects that it builds.
-    pub installation: Installation,
-    /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one.
-    pub secret_grace: Duration,
-    /// How long after a creation that Genesys Cloud has not answered a registration may still come of it.
-    pub late_creation: Duration,
-}
-
-/// Why a reconcile could not go through. Every variant is tried again, with backoff.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    /// The API server did not answer as hoped.
-    #[error("the API server could not {what}: {source}")]
-    Kubernetes {
-        /// What was asked of it.
-        what: &'static str,
-        /// What it said.
-        source: ApiServerError,
-    },
-    /// An object could not be written or deleted.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// An object could not be built.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-}
-
-pub(crate) fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
-    move |error| ReconcileError::Kubernetes { what, source: error.into() }
-}
-
-/// Everything that a reconcile needs.
-pub(crate) struct Context {
-    pub(crate) client: Client,
-    pub(crate) settings: Settings,
-    routes: Store<Guarded>,
-    pub(crate) neighbours: Neighbours,
-    pub(crate) secrets: Arc<SecretCache>,
-    pub(crate) children: Arc<Children>,
-    /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
-    caches_ready: SharedFuture<BoxFuture<'static, ()>>,
-    pub(crate) relays: RelayReader,
-    pub(crate) registrar: Arc<Registrar>,
-    pub(crate) questions: Questions<Answer>,
-    pub(crate) ledger: Ledger,
-    recorder: Recorder,
-    metrics: Metrics,
-    work: Semaphore,
-}
+/// How often the state of routes that are gone is dropped.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How many routes are built and applied at a time.
+const WORKERS: usize = 16;
 
 /// Why the controller could not start, or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// The API server did not answer as hoped.
+    /// The API server failed.
     #[error("the API server could not be asked for its API groups: {0}")]
     Discovery(kube::Error),
     /// No HTTP client for the relays' status.
     #[error("the HTTP client for the relays' status could not be made: {0}")]
     Http(reqwest::Error),
-    /// Nobody asked it to stop, and it serves nothing any more.
+    /// It ended although it was not asked to.
     #[error("the controller of {0} has ended without being asked to")]
     Ended(String),
 }
@@ -133,11 +80,11 @@ pub enum ControllerError {
 pub struct Shared {
     /// The API server.
     pub client: Client,
-    /// What the operator was told.
+    /// How the operator was configured.
     pub settings: Settings,
     /// Genesys Cloud, with one budget of calls for each OAuth client.
     pub genesys: Genesys,
-    /// The routes of all namespaces, so that no two of them claim the same.
+    /// The routes of all namespaces, so that no two of them own the same.
     pub neighbours: Neighbours,
     /// Under which reconciles, and calls to Genesys Cloud, are carried out.
     pub mandate: Mandate,
@@ -149,45 +96,63 @@ pub struct Shared {
     pub readiness: Readiness,
 }
 
-/// Serves the routes of one namespace, or of all, until `stop` resolves; reconciles that are under way are finished,
-/// and what Genesys Cloud was asked is waited for.
+/// Serves the routes of one namespace, or of all, until `stop` resolves; reconciles and calls that are running are
+/// finished.
+///
+/// # Errors
+/// It could not start, or ended although it was not asked to.
 pub async fn run(
     shared: Shared,
     namespace: Option<String>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Result<(), ControllerError> {
-    let Shared { client, settings, genesys, neighbours, mandate, identity, metrics, readiness } = shared;
+    let Shared { client, settings, genesys, neighbours: index, mandate, identity, metrics, readiness } =
+        shared;
     let served =
         namespace.as_ref().map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
     let all_objects = format!("all objects of {served} to be listed");
     readiness.waits_for(&all_objects);
     let scope = Scope { client: client.clone(), namespace };
-    let (routes, edited) = watches::routes(&scope, &neighbours);
+    let (routes, edited) = watches::routes(&scope, &index);
     metrics.show_routes(routes.clone());
     let has_gateway_api = apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)?;
-    let (caches, mut wakers) = watches::caches(&scope, &routes, has_gateway_api);
-    let (questions, answered) = Questions::new(mandate.clone());
-    wakers.push(answered.map(reference).boxed());
-    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity) };
+    let (caches, mut triggers) = watches::caches(&scope, &routes, has_gateway_api);
+    let caches_ready = caches.ready().shared();
+    let (calls, ended) = InFlightCalls::new(mandate.clone());
+    triggers.push(ended.map(reference).boxed());
+    let relay_status = RelayReader::new(caches.pods).map_err(ControllerError::Http)?;
+    let states = Arc::new(RouteStates::new(client.clone()));
+    let events = Arc::new(EventRecorder::new(client.clone(), identity));
+    let registrations = Registrations {
+        client: client.clone(),
+        executor: Arc::new(Executor::new(genesys, settings.create_timeout)),
+        calls,
+        states: Arc::clone(&states),
+        events: Arc::clone(&events),
+        secrets: Arc::clone(&caches.secrets),
+        owned: Arc::clone(&caches.children),
+        index: index.clone(),
+        relay_status: relay_status.clone(),
+        secret_grace: settings.secret_grace,
+    };
     let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), reporter),
-        caches_ready: caches.ready().shared(),
-        relays: RelayReader::new(caches.pods).map_err(ControllerError::Http)?,
-        secrets: caches.secrets,
-        children: caches.children,
-        registrar: Arc::new(Registrar::new(genesys).with_late_creation(settings.late_creation)),
-        questions,
-        ledger: Ledger::default(),
-        routes: routes.clone(),
-        neighbours,
         client,
         settings,
+        routes: routes.clone(),
+        index,
+        secrets: caches.secrets,
+        owned: caches.children,
+        caches_ready,
+        relay_status,
+        registrations,
+        states,
+        events,
         metrics,
-        work: Semaphore::new(AT_WORK),
+        workers: Semaphore::new(WORKERS),
     });
     let stop = stop.shared();
     let controller = Controller::for_stream(edited, routes)
-        .reconcile_on(futures::stream::select_all(wakers))
+        .reconcile_on(futures::stream::select_all(triggers))
         .graceful_shutdown_on(stop.clone())
         .run(
             move |route, context| {
@@ -202,115 +167,69 @@ pub async fn run(
             Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
             Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
         });
-    let keep_house = async {
+    let housekeeping = async {
         context.caches_ready.clone().await;
         readiness.has(&all_objects);
-        forget_what_is_gone(&context).await;
+        housekeeping(&context).await;
     };
     tokio::select! {
         () = controller => {}
-        () = keep_house => {}
+        () = housekeeping => {}
     }
     if stop.now_or_never().is_none() {
         return Err(ControllerError::Ended(served));
     }
-    context.questions.closed().await;
+    context.registrations.drain().await;
     Ok(())
 }
 
-/// One reconcile of a route that is there, or on its way out.
+/// One reconcile of a route that is there, or being deleted.
 async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let route = match &guarded.0 {
         Ok(route) => route,
         Err(invalid) => {
-            tell_unreadable(&guarded, &invalid.error, &context).await;
+            report_invalid_object(&guarded, &invalid.error, &context).await;
             return Ok(Action::await_change());
         }
     };
     context.caches_ready.clone().await;
-    context.neighbours.listed().await;
+    context.index.listed().await;
     let started = std::time::Instant::now();
     let result = if route.metadata.deletion_timestamp.is_none() {
-        bring_in_line(route, &context).await
-    } else if route.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
-        register::deregister(route, &context).await
+        reconcile_route(route, &context).await
+    } else if has_finalizer(route) {
+        delete_route(route, &context).await
     } else {
         Ok(Action::await_change())
     };
     context.metrics.reconciled(started.elapsed(), result.is_err());
     if result.is_ok() {
-        context.ledger.succeeded(&route.uid().unwrap_or_default());
+        context.states.succeeded(&route.uid().unwrap_or_default());
     }
     result
 }
 
-/// Forgets what is known of routes that are gone, and the content of Secrets that no route names any more, for as long
-/// as it is polled. No end of a route is sure to be told: its finalizer may be taken away by hand, or the watch be
-/// interrupted when it goes.
-async fn forget_what_is_gone(context: &Context) {
-    loop {
-        tokio::time::sleep(FORGET_EVERY).await;
-        let routes = context.routes.state();
-        let uids: HashSet<_> = routes.iter().filter_map(|route| route.uid()).collect();
-        let is_there = |uid: &str| uids.contains(uid);
-        context.ledger.retain(is_there);
-        context.registrar.retain(is_there);
-        context.questions.retain(is_there);
-        let named: HashSet<_> =
-            routes.iter().filter_map(|route| route.0.as_ref().ok()).flat_map(secrets_of).collect();
-        context.secrets.retain(|secret| named.contains(secret));
-    }
-}
-
-/// The API server would not take such an object today; it was stored under another definition. What it had made goes
-/// on as it is.
-async fn tell_unreadable(guarded: &Guarded, error: &str, context: &Context) {
-    let is_held = guarded.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
-    let stays = match guarded.meta().deletion_timestamp {
-        Some(_) if is_held => {
-            "stays, although it is to be deleted, because its registration could not be found"
-        }
-        Some(_) => return,
-        None => "is left as it is",
-    };
-    let note = format!(
-        "it cannot be read and {stays}: {error}; it was stored under another definition of PresenceRoutes: write it as \
-         this one wants it, by kubectl replace"
-    );
-    if !context.ledger.is_news(&guarded.uid().unwrap_or_default(), &note) {
-        return;
-    }
-    let name = guarded.name_any();
-    let namespace = guarded.namespace().unwrap_or_default();
-    tracing::warn!(%namespace, %name, error, "a PresenceRoute cannot be read");
-    publish(guarded, context, EventType::Warning, "Unreadable", &note).await;
-}
-
-fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>) -> Action {
-    Action::requeue(context.ledger.failed(&guarded.uid().unwrap_or_default()))
-}
-
-/// The steps: dereference, validate, build, apply, register, status.
-async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
+/// The steps.
+async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
     let namespace = route.namespace().unwrap_or_default();
-    // An error means that the semaphore was closed, which nobody does.
-    let at_work = context.work.acquire().await.ok();
+    // An error means that the semaphore was closed, which it never is.
+    let worker = context.workers.acquire().await.ok();
     let secrets = context.secrets.of(&namespace);
     let mut references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
     context.metrics.certificates(route, std::mem::take(&mut references.certificates));
+
     let mut model = match validate(route, references) {
         Ok(model) => model,
         Err(problems) => {
-            let problems = problems.iter().map(ToString::to_string).collect();
-            report(route, context, refused(route, problems, context)).await?;
+            report_invalid(route, context, problems.iter().map(ToString::to_string).collect()).await?;
             return Ok(Action::await_change());
         }
     };
-    let waits_for_name = match rival(route, context) {
+    let name_pending = match context.registrations.conflict(route) {
         None => None,
         Some(Rival::Claims(why)) => {
-            report(route, context, refused(route, vec![why], context)).await?;
-            return Ok(Action::requeue(RIVAL));
+            report_invalid(route, context, vec![why]).await?;
+            return Ok(Action::requeue(CONFLICT));
         }
         Some(Rival::Leaves(why)) => {
             model.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
@@ -318,250 +237,174 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         }
     };
 
-    let signing = CredentialRotation::read(signing_secret_of(&model, context).as_ref());
-    let signing = match &model.signing_secret {
-        Ok(secret) => signing.advance(secret, Timestamp::now()),
-        Err(_) => signing,
-    };
-    let wanted = Wanted {
+    let rotation = rotation(&model, context);
+    let revisions = Wanted {
         routing: model.table.revision().to_owned(),
-        signing: signing.revision(),
+        signing: rotation.revision(),
         log_level: model.relay.log_level.as_str(),
     };
-    let objects = build::build(&model, &signing, &context.settings.installation)?;
-    // A Deployment that is held back for want of a Secret is not an orphan.
-    let held_back: &[&str] =
-        if objects.iter().any(|object| is_kind(object, "Deployment")) { &[] } else { &["Deployment"] };
+    let objects = build::build(&model, &rotation, &context.settings.installation)?;
     let key = RouteKey { namespace, name: model.name.clone() };
-    let applied = apply::apply(&context.client, &context.children, &key, objects, held_back).await;
-    drop(at_work);
-    let apply_error = applied.as_ref().err().map(ToString::to_string);
-    let mut scene = Scene { model: Arc::new(model), signing, wanted, apply_error, waits_for_name };
-    applied.map_err(ReconcileError::from).or_else(|error| {
-        // What Kubernetes refuses for good shows in the status; the rest goes on with what there is.
-        if matches!(&error, ReconcileError::Apply(error) if error.is_refusal()) { Ok(()) } else { Err(error) }
-    })?;
+    // A Deployment that is held back for want of a Secret is no orphan.
+    let has_deployment = objects.iter().any(|object| apply::is_kind(object, "Deployment"));
+    let held_back: &[&str] = if has_deployment { &[] } else { &["Deployment"] };
+    let applied = apply::apply(&context.client, &context.owned, &key, objects, held_back).await;
+    drop(worker);
+    // What Kubernetes refuses for good is in the status; the other steps go on with what there is.
+    let apply_error = apply::refusal_of(applied)?;
+    let mut state = ReconcileState { model, rotation, revisions, apply_error, name_pending };
 
-    let Some(relays) = settle(route, &scene, context).await? else {
+    let Some(relays) = sync_relays(route, &state, context).await? else {
         return Ok(Action::requeue(LIVE_POLL));
     };
-    let registration = register::register(route, &mut scene, &relays, context).await?;
-    let action = next_look(&scene, &relays, &registration);
-    report(route, context, scene.observed(context, &relays, registration)).await?;
+    let ReconcileState { model, revisions, rotation, .. } = &mut state;
+    let input = RegistrationInput { route, model, relays: &relays, revisions };
+    let registration = context.registrations.reconcile(&input, rotation).await?;
+    let action = requeue_after(&state, &relays, &registration);
+    context.status().report(route, state.facts(&context.owned, &relays, registration)).await?;
     Ok(action)
 }
 
-/// Who is in the way of the route now.
-pub(crate) fn rival(route: &PresenceRoute, context: &Context) -> Option<Rival> {
-    let others = context.neighbours.routes();
-    conflicts::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
+async fn delete_route(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
+    match context.registrations.delete(route).await? {
+        Deletion::Done | Deletion::Pending => Ok(Action::await_change()),
+        Deletion::Blocked(failure) => {
+            context.status().report_blocked_deletion(route, &failure).await?;
+            Ok(Action::requeue(failure.retry_in))
+        }
+    }
 }
 
-/// What a reconcile works on between building and reporting.
-pub(crate) struct Scene {
-    pub(crate) model: Arc<Model>,
-    pub(crate) signing: CredentialRotation,
-    pub(crate) wanted: Wanted,
-    apply_error: Option<String>,
-    /// Why its registration goes by another name than the spec's.
-    waits_for_name: Option<String>,
-}
-
-fn is_kind(object: &DynamicObject, kind: &str) -> bool {
-    object.types.as_ref().is_some_and(|types| types.kind == kind)
-}
-
-/// As it was written last: the answer to our own write counts before the watch brings it.
-fn signing_secret_of(model: &Model, context: &Context) -> Option<Secret> {
+/// The rotation as it was written last, one step on: the answer to our own write counts before the watch brings it.
+fn rotation(model: &Model, context: &Context) -> CredentialRotation {
     let name = signing_secret::name(&model.name);
-    context.children.get("Secret", &model.namespace, &name)?.try_parse().ok()
+    let stored = context.owned.get("Secret", &model.namespace, &name);
+    let stored: Option<Secret> = stored.and_then(|object| object.try_parse().ok());
+    let rotation = CredentialRotation::read(stored.as_ref());
+    match &model.signing_secret {
+        Ok(secret) => rotation.advance(secret, Timestamp::now()),
+        Err(_) => rotation,
+    }
 }
 
-/// Has the relays take up what is new, and tells how they are. Nothing is told for a little while in which they are at
-/// it: it takes them half a second. Nobody stays here for it, because the route may be edited meanwhile, or a child
-/// damaged.
-async fn settle(
+/// Has the relay pods take up what is new, and returns how they are. `None` for the moment in which they are at it,
+/// about half a second: the reconcile ends, because the route may be edited meanwhile, or an owned object damaged.
+async fn sync_relays(
     route: &PresenceRoute,
-    scene: &Scene,
+    state: &ReconcileState,
     context: &Context,
 ) -> Result<Option<Relays>, ReconcileError> {
-    let Model { namespace, name, uid, .. } = scene.model.as_ref();
-    let relays = context.relays.read(namespace, name).await;
+    let Model { namespace, name, uid, .. } = &state.model;
+    let relays = context.relay_status.read(namespace, name).await;
     let none_is_ready = relays.ready().next().is_none();
     if none_is_ready {
-        context.ledger.came(uid, Awaited::Service);
+        context.states.clear_wait(uid, WaitReason::Service);
     } else {
         relays
-            .sync_files(&context.client, namespace, &scene.wanted)
+            .sync_files(&context.client, namespace, &state.revisions)
             .await
             .map_err(kubernetes("touch the relay pods"))?;
     }
     // A relay that logs at another level for a moment is live all the same.
-    if none_is_ready || relays.all_live(&scene.wanted) {
-        context.ledger.came(uid, Awaited::Live);
+    if none_is_ready || relays.all_live(&state.revisions) {
+        context.states.clear_wait(uid, WaitReason::Live);
         return Ok(Some(relays));
     }
-    if context.ledger.has_waited(uid, Awaited::Live) >= LIVE_PATIENCE {
+    if context.states.waiting_for(uid, WaitReason::Live) >= LIVE_PATIENCE {
         return Ok(Some(relays));
     }
     // Once, while the kubelets are at it, and not again with every pod that has caught up.
-    let told = context.ledger.status(route).unwrap_or_default();
-    if !status::is_progressing(&told, route.meta().generation, &scene.wanted.routing) {
-        let registration = RegistrationFacts::Unchanged;
-        report(route, context, scene.observed(context, &relays, registration)).await?;
+    let reported = context.states.status(route).unwrap_or_default();
+    if !is_progressing(&reported, route.meta().generation, &state.revisions.routing) {
+        let facts = state.facts(&context.owned, &relays, RegistrationState::Unchanged);
+        context.status().report(route, facts).await?;
     }
     Ok(None)
 }
 
-/// When to look again although nothing wakes the route.
-fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -> Action {
-    // Without the secret that is wanted, nothing is retired, however late it is.
-    let retire_at = scene.signing.retire_at().filter(|_| scene.model.signing_secret.is_ok());
+/// When to reconcile again although no watch triggers it.
+fn requeue_after(state: &ReconcileState, relays: &Relays, registration: &RegistrationState) -> Action {
+    // Without the secret that is wanted, none is retired, however late it is.
+    let retire_at = state.rotation.retire_at().filter(|_| state.model.signing_secret.is_ok());
     let retire = retire_at.map(|time| {
         Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO) + LIVE_POLL
     });
-    let retry = match registration {
-        RegistrationFacts::Failed(Failure { retry_in, .. }) => Some(*retry_in),
-        RegistrationFacts::Waiting { look_in, .. } => *look_in,
-        // Without the secret that is wanted there is nothing to wait for but the secret, which wakes the route.
-        RegistrationFacts::Unchanged => scene.model.signing_secret.is_ok().then_some(PROGRESSING),
-        RegistrationFacts::Registered { trusted_for: wait, .. } | RegistrationFacts::Postponed(wait) => {
+    let registration = match registration {
+        RegistrationState::Failed(Failure { retry_in, .. }) => Some(*retry_in),
+        RegistrationState::Waiting { check_in, .. } => *check_in,
+        // Without the secret that is wanted, the Secret's own watch triggers the route.
+        RegistrationState::Unchanged => state.model.signing_secret.is_ok().then_some(PROGRESSING),
+        RegistrationState::Registered { trusted_for: wait, .. } | RegistrationState::Postponed(wait) => {
             Some(*wait)
         }
-        RegistrationFacts::Asked { .. } => None,
+        RegistrationState::Pending { .. } => None,
     };
-    let lagging = (relays.ready().next().is_some() && !relays.all_live(&scene.wanted)).then_some(PROGRESSING);
+    let lagging =
+        (relays.ready().next().is_some() && !relays.all_live(&state.revisions)).then_some(PROGRESSING);
     let are_reachable = relays.missing_topics().is_empty() && relays.forbidden_topics().is_empty();
     let topics = (!are_reachable).then_some(TOPICS);
-    let rival = scene.waits_for_name.as_ref().map(|_| RIVAL);
-    let refused = scene.apply_error.as_ref().map(|_| REFUSED);
-    let soonest = [retire, retry, lagging, topics, rival, refused].into_iter().flatten().min();
+    let conflict = state.name_pending.as_ref().map(|_| CONFLICT);
+    let refused = state.apply_error.as_ref().map(|_| REFUSED);
+    let soonest = [retire, registration, lagging, topics, conflict, refused].into_iter().flatten().min();
     Action::requeue(soonest.unwrap_or(STEADY))
 }
 
-impl Scene {
-    fn observed(&self, context: &Context, relays: &Relays, registration: RegistrationFacts) -> Observed {
-        let model = &self.model;
-        let distributed = relays.all_accept(&self.wanted.signing);
-        let phase = match &model.signing_secret {
-            Ok(secret) => self.signing.phase(secret, distributed),
-            Err(_) => presenceroute_crds::status::SigningPhase::Stable,
-        };
-        Observed::Legal(Box::new(Parts {
-            secret_problems: model.secret_problems().into_iter().cloned().collect(),
-            apply_error: self.apply_error.clone(),
-            deployment: deployment_facts(&model.namespace, &model.name, context),
-            selector: build::selector_text(&model.name),
-            routing: RoutingFacts {
-                revision: self.wanted.routing.clone(),
-                routes: model.table.routes().len(),
-                live: relays.live(&self.wanted),
-                ready: relays.ready().count(),
-                lagging: relays.lagging(&self.wanted),
-                missing_topics: relays.missing_topics(),
-                forbidden_topics: relays.forbidden_topics(),
-                kafka_errors: relays.kafka_errors(),
-            },
-            signing: status::signing(self.signing.revision(), phase, self.signing.retire_at()),
-            relay_version: relays.version(),
-            registration,
-            waits_for_name: self.waits_for_name.clone(),
-            suspended: !model.registration.enabled,
-        }))
-    }
-}
-
-fn refused(route: &PresenceRoute, problems: Vec<String>, context: &Context) -> Observed {
-    let namespace = route.namespace().unwrap_or_default();
-    let deployment = deployment_facts(&namespace, &route.name_any(), context);
-    Observed::Refused { problems, deployment }
-}
-
-fn deployment_facts(namespace: &str, route: &str, context: &Context) -> Option<DeploymentFacts> {
-    let live = context.children.get("Deployment", namespace, &build::relay_name(route))?;
-    let deployment: Deployment = live.try_parse().ok()?;
-    let status = deployment.status.unwrap_or_default();
-    Some(DeploymentFacts {
-        wanted: deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1),
-        replicas: status.replicas.unwrap_or(0),
-        ready: status.ready_replicas.unwrap_or(0),
-    })
-}
-
-/// Writes the status when it says something new, and tells of what changed by events.
-async fn report(route: &PresenceRoute, context: &Context, observed: Observed) -> Result<(), ReconcileError> {
-    let previous = context.ledger.status(route);
-    let current = status::build(previous.as_ref(), route.meta().generation, observed, Timestamp::now());
-    if previous.as_ref() == Some(&current) {
-        return Ok(());
-    }
-    write_status(route, context, &current).await?;
-    for Change { condition, is_alarming } in status::changes(previous.as_ref(), &current) {
-        let severity = if is_alarming { EventType::Warning } else { EventType::Normal };
-        let note = format!("{}: {}", condition.type_, condition.message);
-        publish(route, context, severity, &condition.reason, &note).await;
-    }
-    Ok(())
-}
-
-pub(crate) async fn write_status(
+/// Reports a spec that is not carried out. What the last valid one made is kept.
+async fn report_invalid(
     route: &PresenceRoute,
     context: &Context,
-    current: &PresenceRouteStatus,
+    problems: Vec<String>,
 ) -> Result<(), ReconcileError> {
-    let api: Api<PresenceRoute> =
-        Api::namespaced(context.client.clone(), &route.namespace().unwrap_or_default());
-    let patch = json!({
-        "apiVersion": PresenceRoute::api_version(&()),
-        "kind": PresenceRoute::kind(&()),
-        // Another one of that name may have been made meanwhile.
-        "metadata": {"uid": route.uid()},
-        "status": current,
-    });
-    match api
-        .patch_status(&route.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch))
-        .await
-    {
-        Ok(answer) => {
-            context.ledger.wrote(&answer);
-            Ok(())
+    let namespace = route.namespace().unwrap_or_default();
+    let deployment = deployment(&context.owned, &namespace, &route.name_any());
+    context.status().report(route, Observed::Invalid { problems, deployment }).await
+}
+
+/// The API server would not take such an object today: it was stored under another CRD. What it had made is kept.
+async fn report_invalid_object(guarded: &Guarded, error: &str, context: &Context) {
+    let fate = match guarded.meta().deletion_timestamp {
+        Some(_) if has_finalizer(guarded) => {
+            "stays, although it is being deleted, because its registration cannot be found"
         }
-        // Deleted meanwhile.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(source) => Err(kubernetes("write the status")(source)),
-    }
-}
-
-/// An event is news for people; that it cannot be written must not stop the work.
-pub(crate) async fn publish(
-    object: &impl Resource<DynamicType = ()>,
-    context: &Context,
-    type_: EventType,
-    reason: &str,
-    note: &str,
-) {
-    let event = Event {
-        type_,
-        reason: reason.to_owned(),
-        // The API server refuses more than 1 kB.
-        note: Some(cut(note, 1000)),
-        // What is told again is counted on the event that is there. The recorder knows it again by its action and not
-        // by its note, which would show the first of several revisions for all of them.
-        action: cut(note, 128),
-        secondary: None,
+        Some(_) => return,
+        None => "is left as it is",
     };
-    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
-        tracing::warn!(%error, reason, "an event could not be written");
+    let note = format!(
+        "it cannot be read and {fate}: {error}; it was stored under another CRD: write it in the current schema with \
+         kubectl replace"
+    );
+    if !context.states.changed(&guarded.uid().unwrap_or_default(), &note) {
+        return;
+    }
+    let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+    tracing::warn!(%namespace, %name, error, "cannot read a PresenceRoute");
+    context.events.warning(guarded, "InvalidObject", &note).await;
+}
+
+fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>) -> Action {
+    Action::requeue(context.states.failed(&guarded.uid().unwrap_or_default()))
+}
+
+/// Drops the state of routes that are gone, and the content of Secrets that no route names, for as long as it is polled.
+/// No event is sure to report that a route is gone: its finalizer may be removed by hand, or the watch be interrupted.
+async fn housekeeping(context: &Context) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let routes = context.routes.state();
+        let uids: HashSet<_> = routes.iter().filter_map(|route| route.uid()).collect();
+        let is_there = |uid: &str| uids.contains(uid);
+        context.states.retain(is_there);
+        context.registrations.retain(is_there);
+        let named: HashSet<_> =
+            routes.iter().filter_map(|route| route.0.as_ref().ok()).flat_map(secrets_of).collect();
+        context.secrets.retain(|secret| named.contains(secret));
     }
 }
 
-/// The beginning of a text, of at most so many bytes.
-fn cut(text: &str, bytes: usize) -> String {
-    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].to_owned()
-}
-
-/// Says whether the API server knows PresenceRoutes, which it does a moment after the definition was created.
+/// Whether the API server serves PresenceRoutes, which it does a moment after their CRD was created.
+///
+/// # Errors
+/// The API server's.
 pub async fn definition_exists(client: &Client) -> Result<bool, kube::Error> {
     let group_version = format!("{GROUP}/{}", PresenceRoute::version(&()));
     match client.list_api_group_resources(&group_version).await {

@@ -1,20 +1,25 @@
 //! The operator: it makes the cluster and Genesys Cloud hold what a `PresenceRoute` asks for, and says what is true.
 //!
-//! A reconcile runs in one direction, one module a step: [`dereference`], [`validate`], [`build`], [`apply`],
-//! [`register`], [`status`]. What is pure is tested without a cluster; [`controller`] strings the steps together.
+//! [`controller`] is the list of a reconcile's steps, each a module of its own. What a manifest means, without a cluster,
+//! is the crate `presenceroute_manifest`; the client of Genesys Cloud is `presenceroute_genesys`.
 
 pub mod admin;
 pub mod api_server;
 pub mod apply;
 pub mod children;
 pub mod cli;
+mod context;
 pub mod controller;
+pub mod error;
+pub mod events;
+pub mod finalizer;
 pub mod leader;
-pub mod ledger;
 pub mod metrics;
-pub mod register;
+pub mod reconcile_state;
+pub mod registration;
 pub mod relays;
 pub mod route_index;
+pub mod route_state;
 pub mod secret_cache;
 pub mod status;
 mod watches;

@@ -7,7 +7,7 @@ use std::fmt;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::status::RegistrationPlace;
+use presenceroute_crds::status::RegistrationLocation;
 
 use crate::field::FieldPath;
 use presenceroute_core::region;
@@ -42,7 +42,7 @@ impl Registration {
     /// Whether a route may have it, whatever its spec says now.
     fn is_held_by(&self, route: &PresenceRoute) -> bool {
         route.status.iter().any(|status| {
-            let current = status.registration.iter().map(|registration| &registration.place);
+            let current = status.registration.iter().map(|registration| &registration.location);
             let mut places = current.chain(&status.former_registrations);
             places.any(|place| place.name == self.name && is_same_url(&place.api_url, &self.api_url))
         })
@@ -158,7 +158,7 @@ pub fn common_claims(one: &PresenceRoute, other: &PresenceRoute) -> Vec<FieldPat
 /// Whether one of `others` has the registration at this place and asks for it: it is not `route`'s to remove.
 pub fn is_anothers<'r>(
     route: &PresenceRoute,
-    place: &RegistrationPlace,
+    place: &RegistrationLocation,
     others: impl IntoIterator<Item = &'r PresenceRoute>,
 ) -> bool {
     let registration = Registration { api_url: normal(&place.api_url), name: place.name.clone() };
@@ -173,7 +173,7 @@ pub fn is_anothers<'r>(
 /// Whether a route's registration is known to send to this URL.
 fn is_registered_for(route: &PresenceRoute, url: &str) -> bool {
     let registration = route.status.as_ref().and_then(|status| status.registration.as_ref());
-    registration.is_some_and(|it| it.place.id.is_some() && is_same_url(&it.url, url))
+    registration.is_some_and(|it| it.location.id.is_some() && is_same_url(&it.url, url))
 }
 
 /// Orders routes by age; the uid decides between two of the same second.
@@ -210,7 +210,7 @@ spec:
         let status = serde_json::json!({"formerRegistrations": [{
             "name": name, "apiUrl": "https://api.mypurecloud.ie",
             "access": {
-                "clientId": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
+                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
                 "tokenRequest": "Json",
             },
         }]});
@@ -232,7 +232,7 @@ spec:
         let status = serde_json::json!({"registration": {
             "id": "1", "name": "of its own", "apiUrl": "https://api.mypurecloud.ie",
             "access": {
-                "clientId": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
+                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
                 "tokenRequest": "Json",
             },
             "url": route.spec.endpoint.url, "enabled": true, "eventTypes": ["a"],

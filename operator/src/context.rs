@@ -1,0 +1,58 @@
+//! What all reconciles of one controller share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, Shared};
+use kube::Client;
+use kube::runtime::reflector::Store;
+use presenceroute_manifest::build::Installation;
+use tokio::sync::Semaphore;
+
+use crate::children::Children;
+use crate::events::EventRecorder;
+use crate::metrics::Metrics;
+use crate::registration::Registrations;
+use crate::relays::RelayReader;
+use crate::route_index::Neighbours;
+use crate::route_state::RouteStates;
+use crate::secret_cache::SecretCache;
+use crate::status::write::StatusWriter;
+use crate::watches::Guarded;
+
+/// How the operator was configured.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What shows in the objects that it builds.
+    pub installation: Installation,
+    /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one.
+    pub secret_grace: Duration,
+    /// How long an unconfirmed create request may still take effect at Genesys Cloud.
+    pub create_timeout: Duration,
+}
+
+/// Everything that a reconcile needs.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) settings: Settings,
+    pub(crate) routes: Store<Guarded>,
+    pub(crate) index: Neighbours,
+    pub(crate) secrets: Arc<SecretCache>,
+    pub(crate) owned: Arc<Children>,
+    /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
+    pub(crate) caches_ready: Shared<BoxFuture<'static, ()>>,
+    pub(crate) relay_status: RelayReader,
+    pub(crate) registrations: Registrations,
+    pub(crate) states: Arc<RouteStates>,
+    pub(crate) events: Arc<EventRecorder>,
+    pub(crate) metrics: Metrics,
+    /// How many routes are built and applied at a time. Waiting for relays or for Genesys Cloud is not counted: a route
+    /// that waits holds up no other.
+    pub(crate) workers: Semaphore,
+}
+
+impl Context {
+    pub(crate) fn status(&self) -> StatusWriter<'_> {
+        StatusWriter { states: &self.states, events: &self.events }
+    }
+}

@@ -1,0 +1,71 @@
+//! What a reconcile works on between building and reporting, and the facts that its status is made of.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use presenceroute_crds::status::SigningPhase;
+use presenceroute_manifest::build;
+use presenceroute_manifest::rotation::CredentialRotation;
+use presenceroute_manifest::validate::Model;
+
+use crate::children::Children;
+use crate::registration::RegistrationState;
+use crate::relays::{Relays, Wanted};
+use crate::status::conditions::{self, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
+
+/// One valid route, built and applied.
+pub struct ReconcileState {
+    /// What the spec means.
+    pub model: Model,
+    /// The signing secrets, and where a rotation stands.
+    pub rotation: CredentialRotation,
+    /// What the relay pods are to serve.
+    pub revisions: Wanted,
+    /// Why an object was refused by Kubernetes.
+    pub apply_error: Option<String>,
+    /// Why its registration goes by another name than the spec's.
+    pub name_pending: Option<String>,
+}
+
+impl ReconcileState {
+    /// What has been observed of it.
+    pub fn facts(&self, owned: &Children, relays: &Relays, registration: RegistrationState) -> Observed {
+        let Self { model, rotation, revisions, apply_error, name_pending } = self;
+        let distributed = relays.all_accept(&revisions.signing);
+        let phase = match &model.signing_secret {
+            Ok(secret) => rotation.phase(secret, distributed),
+            Err(_) => SigningPhase::Stable,
+        };
+        Observed::Valid(Box::new(RouteFacts {
+            secret_problems: model.secret_problems().into_iter().cloned().collect(),
+            apply_error: apply_error.clone(),
+            deployment: deployment(owned, &model.namespace, &model.name),
+            selector: build::selector_text(&model.name),
+            routing: RoutingFacts {
+                routes: model.table.routes().len(),
+                live: relays.live(revisions),
+                ready: relays.ready().count(),
+                lagging: relays.lagging(revisions),
+                missing_topics: relays.missing_topics(),
+                forbidden_topics: relays.forbidden_topics(),
+                kafka_errors: relays.kafka_errors(),
+                revision: revisions.routing.clone(),
+            },
+            signing: conditions::signing(rotation.revision(), phase, rotation.retire_at()),
+            relay_version: relays.version(),
+            registration,
+            name_pending: name_pending.clone(),
+            suspended: !model.registration.enabled,
+        }))
+    }
+}
+
+/// The numbers of a route's Deployment, once there is one.
+pub fn deployment(owned: &Children, namespace: &str, route: &str) -> Option<DeploymentFacts> {
+    let live = owned.get("Deployment", namespace, &build::relay_name(route))?;
+    let deployment: Deployment = live.try_parse().ok()?;
+    let status = deployment.status.unwrap_or_default();
+    Some(DeploymentFacts {
+        wanted: deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1),
+        replicas: status.replicas.unwrap_or(0),
+        ready: status.ready_replicas.unwrap_or(0),
+    })
+}

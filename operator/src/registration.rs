@@ -1,0 +1,607 @@
+//! Genesys Cloud holds exactly one registration for a route, as its spec asks for it; none once the route is deleted.
+//!
+//! preconditions → persist → observe → plan → execute → record: where a registration may be is in the status, and the
+//! finalizer is on the object, before the first call ([`record`]). A reconcile does not wait long for a call
+//! ([`in_flight`]). Which secret Genesys Cloud signs with is reported by the relays ([`secret_drift`]). Conditions and
+//! their wording are left to [`status`](crate::status).
+
+pub mod backend;
+mod deletion;
+pub mod desired;
+pub mod execute;
+pub mod failure;
+pub mod in_flight;
+pub mod plan;
+pub mod record;
+pub mod schedule;
+pub mod secret_drift;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::{Client, ResourceExt};
+use presenceroute_crds::status::RegistrationLocation;
+use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
+use presenceroute_genesys::Access;
+use presenceroute_manifest::build;
+use presenceroute_manifest::conflicts::{self, Rival};
+use presenceroute_manifest::dereference::{SecretProblem, SecretSource, ca, oauth_client};
+use presenceroute_manifest::rotation::CredentialRotation;
+use presenceroute_manifest::validate::Model;
+
+use crate::apply;
+use crate::children::{Children, RouteKey};
+use crate::error::{ReconcileError, kubernetes};
+use crate::events::EventRecorder;
+use crate::finalizer::add_finalizer;
+use crate::relays::{RelayReader, Relays, Wanted};
+use crate::route_index::Neighbours;
+use crate::route_state::{RouteStates, WaitReason};
+use crate::secret_cache::SecretCache;
+
+pub use deletion::Deletion;
+use desired::Desired;
+use execute::{Executor, Outcome};
+use failure::{CONTESTED, Failure};
+use in_flight::InFlightCalls;
+use plan::Change;
+use record::{CleanupTarget, RegistrationRecord};
+use schedule::Known;
+
+/// How soon a precondition that no watch reports is checked again.
+const POLL: Duration = Duration::from_millis(100);
+/// How soon relay pods on their way to the newest revisions are asked again.
+const PROGRESSING: Duration = Duration::from_secs(1);
+/// How long a first registration waits for the Service to route to a relay pod.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a rotation waits for relay pods that are starting. One that never starts must not stop it.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How soon the relays are asked again after they refused signatures and accepted none.
+const SUSPICION: Duration = Duration::from_secs(30);
+
+/// How a route stands at Genesys Cloud after a reconcile.
+pub enum RegistrationState {
+    /// Nothing was called, because a precondition is not met.
+    Waiting {
+        /// The precondition, as the condition says it.
+        what: &'static str,
+        /// When to check it again, where no watch reports it.
+        check_in: Option<Duration>,
+    },
+    /// Nothing was called in this reconcile: what was known stands.
+    Unchanged,
+    /// A call is running; its end triggers a reconcile.
+    Pending {
+        /// Whether what the spec asks for was confirmed before: that stands.
+        confirmed: bool,
+    },
+    /// Nothing is called before this time is over, because all was in order when it was last observed: that stands.
+    Postponed(Duration),
+    /// As the spec asks.
+    Registered {
+        /// What is there now, and where else a registration may still be.
+        record: Box<RegistrationRecord>,
+        /// Why a registration is still elsewhere.
+        left: Option<String>,
+        /// Registrations of the same name that call these other URLs: another owner's.
+        others: Vec<String>,
+        /// Whether it can be observed at all.
+        is_verifiable: bool,
+        /// How long this is trusted before Genesys Cloud is asked again.
+        trusted_for: Duration,
+    },
+    /// Not as the spec asks.
+    Failed(Failure),
+}
+
+/// What a reconcile has found out before it registers the route.
+pub struct RegistrationInput<'i> {
+    /// The route as the watch brought it.
+    pub route: &'i PresenceRoute,
+    /// The valid model.
+    pub model: &'i Model,
+    /// The relay pods.
+    pub relays: &'i Relays,
+    /// What the relay pods are to serve.
+    pub revisions: &'i Wanted,
+}
+
+/// What the registrations of all routes share.
+pub struct Registrations {
+    pub(crate) client: Client,
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) calls: InFlightCalls<CallResult>,
+    pub(crate) states: Arc<RouteStates>,
+    pub(crate) events: Arc<EventRecorder>,
+    pub(crate) secrets: Arc<SecretCache>,
+    pub(crate) owned: Arc<Children>,
+    pub(crate) index: Neighbours,
+    pub(crate) relay_status: RelayReader,
+    pub(crate) secret_grace: Duration,
+}
+
+/// What a call to Genesys Cloud came to.
+pub enum CallResult {
+    /// Of the desired registration.
+    Ensured(Box<CallContext>, Outcome),
+    /// Of former locations, each free or not.
+    Cleaned(Vec<Cleaned>),
+    /// Of a deletion: what is in its way.
+    Deregistered(Option<Failure>),
+}
+
+/// A location, and whether it is free of the route's registrations.
+type Cleaned = (RegistrationLocation, Result<(), Failure>);
+
+/// What a call was started with.
+pub struct CallContext {
+    desired: Desired,
+    record: RegistrationRecord,
+    drift: Drift,
+}
+
+impl Registrations {
+    /// Registers the route once its relays can answer, records which secret Genesys Cloud signs with, and removes its
+    /// registrations elsewhere.
+    ///
+    /// # Errors
+    /// The API server's. What Genesys Cloud fails at is a state.
+    pub async fn reconcile(
+        &self,
+        input: &RegistrationInput<'_>,
+        rotation: &mut CredentialRotation,
+    ) -> Result<RegistrationState, ReconcileError> {
+        let RegistrationInput { route, model, .. } = *input;
+        let key = key_of(route);
+        if let Some(result) = self.calls.take_result(&key, &model.uid) {
+            self.apply_late_result(input, rotation, result).await?;
+        }
+        let record = RegistrationRecord::read(self.states.status(route));
+        let Some(desired) = self.preconditions(input, rotation, &record)? else {
+            return Ok(RegistrationState::Unchanged);
+        };
+        let desired = match desired {
+            Ok(desired) => desired,
+            Err(state) => return Ok(state),
+        };
+        let pending = RegistrationState::Pending { confirmed: record.confirms(&desired.status()) };
+        if self.calls.is_running(&key) {
+            return Ok(pending);
+        }
+        if record.id().is_none() && !self.service_routes_to_a_relay(model).await {
+            return Ok(waiting("waiting for the Service to route to a ready relay pod", Some(POLL)));
+        }
+        let Some(context) = self.persist(input, rotation, record, desired).await? else {
+            return Ok(waiting("waiting for another PresenceRoute that owns the same", Some(POLL)));
+        };
+        let call = self.ensure(route, &model.uid, rotation, context);
+        let Some(CallResult::Ensured(context, outcome)) = self.calls.start(&key, &model.uid, call).await
+        else {
+            return Ok(pending);
+        };
+        let state = self.handle_result(input, rotation, *context, outcome).await?;
+        self.remove_former(route, state).await
+    }
+
+    /// What is to be registered, or the precondition that is not met. `None`: a rotation is on its way, which leaves the
+    /// registration as good as it was.
+    fn preconditions(
+        &self,
+        input: &RegistrationInput<'_>,
+        rotation: &CredentialRotation,
+        record: &RegistrationRecord,
+    ) -> Result<Option<Result<Desired, RegistrationState>>, ReconcileError> {
+        let RegistrationInput { route, model, relays, revisions } = *input;
+        let is_first = record.id().is_none();
+        let unmet = |what, check_in| Ok(is_first.then(|| Err(waiting(what, check_in))));
+        let Ok(secret) = &model.signing_secret else {
+            // What is registered stays, with the secret that it has.
+            return unmet("waiting for the signing secret", None);
+        };
+        if is_first && relays.ready().next().is_none() {
+            return unmet("waiting for a relay pod to become ready", None);
+        }
+        if !rotation.is_registered(secret) && !self.may_sign(input, is_first) {
+            let what = "waiting for every relay pod to accept the newest signing secret";
+            return unmet(what, Some(PROGRESSING));
+        }
+        // A first registration waits for relays that can answer; an existing one is kept in any case.
+        if is_first && !relays.all_live(revisions) {
+            let what = "waiting for the relay pods to be ready and to serve the newest routes";
+            return unmet(what, Some(PROGRESSING));
+        }
+        Ok(Some(
+            Desired::of(model, &route.spec.genesys, secret)
+                .map_err(|problem| RegistrationState::Failed(Failure::unresolved(&problem))),
+        ))
+    }
+
+    /// Whether Genesys Cloud may sign with the newest secret: every relay accepts it. A rotation also waits, for a while,
+    /// for relays that are starting with the files of before.
+    fn may_sign(&self, input: &RegistrationInput<'_>, is_first: bool) -> bool {
+        let uid = &input.model.uid;
+        if is_first || !input.relays.are_starting() {
+            self.states.clear_wait(uid, WaitReason::Starting);
+        } else if self.states.waiting_for(uid, WaitReason::Starting) < START_PATIENCE {
+            return false;
+        }
+        input.relays.all_accept(&input.revisions.signing)
+    }
+
+    /// Whether the Service routes to a relay: nodes learn of a ready pod a moment after the API server does, and refuse
+    /// connections until then. Where a policy keeps the operator out, it is taken for granted after a while.
+    async fn service_routes_to_a_relay(&self, model: &Model) -> bool {
+        let service = self.owned.get("Service", &model.namespace, &build::relay_name(&model.name));
+        let address = service.and_then(|it| it.data.pointer("/spec/clusterIP")?.as_str()?.parse().ok());
+        let Some(address) = address else { return true };
+        if self.states.waiting_for(&model.uid, WaitReason::Service) >= SERVICE_PATIENCE {
+            return true;
+        }
+        let (scheme, port) = (build::service::port_name(model), build::service::port(model));
+        self.relay_status.answers(address, scheme, port).await
+    }
+
+    /// Writes down where a registration may be from now on, and adds the finalizer. `None` where another route has
+    /// written down meanwhile that it owns the registration.
+    async fn persist(
+        &self,
+        input: &RegistrationInput<'_>,
+        rotation: &CredentialRotation,
+        record: RegistrationRecord,
+        desired: Desired,
+    ) -> Result<Option<Box<CallContext>>, ReconcileError> {
+        let RegistrationInput { route, model, .. } = *input;
+        let status = desired.status();
+        let intended = record.clone().intended(&status, self.is_contested(route));
+        if intended != record {
+            if let Some(Rival::Claims(_)) = self.conflict(route) {
+                return Ok(None);
+            }
+            self.write_record(route, &intended).await?;
+            if !record.knows(&status.location) {
+                self.executor.cache().begin(&model.uid, &status.location);
+            }
+        }
+        add_finalizer(&self.client, route).await.map_err(kubernetes("add the finalizer"))?;
+        let drift = self.observe_drift(input, rotation.is_registered(&desired.registration.secret));
+        Ok(Some(Box::new(CallContext { desired, record: intended, drift })))
+    }
+
+    /// The call that observes, plans and executes.
+    fn ensure(
+        &self,
+        route: &PresenceRoute,
+        uid: &str,
+        rotation: &CredentialRotation,
+        context: Box<CallContext>,
+    ) -> impl Future<Output = CallResult> + Send + 'static {
+        let status = context.desired.status();
+        let was_good = self.last_report(route).is_some_and(|(is_true, _)| is_true);
+        let known = Known {
+            id: context.record.id().map(str::to_owned),
+            url: context.record.current.as_ref().map(|current| current.url.clone()),
+            contested: self.is_contested(route),
+            confirmed: context.record.confirms(&status),
+            in_order: was_good && context.record.is_in_order(&status),
+            secret_registered: rotation.is_registered(&context.desired.registration.secret),
+            secret_drifted: context.drift.is_due,
+        };
+        let (executor, uid) = (Arc::clone(&self.executor), uid.to_owned());
+        async move {
+            let outcome = executor.ensure(&uid, context.desired.clone(), &known).await;
+            CallResult::Ensured(context, outcome)
+        }
+    }
+
+    /// Writes down what Genesys Cloud has answered before anything is done because of it.
+    async fn handle_result(
+        &self,
+        input: &RegistrationInput<'_>,
+        rotation: &mut CredentialRotation,
+        context: CallContext,
+        outcome: Outcome,
+    ) -> Result<RegistrationState, ReconcileError> {
+        let RegistrationInput { route, model, .. } = *input;
+        let CallContext { desired, record, drift } = context;
+        let (applied, trusted_for) = match outcome {
+            Outcome::Failed(failure) => return Ok(RegistrationState::Failed(failure)),
+            Outcome::Contested(failure) => {
+                self.write_record(route, &record.disowned()).await?;
+                return Ok(RegistrationState::Failed(failure));
+            }
+            Outcome::Postponed(wait) => return Ok(RegistrationState::Postponed(drift.sooner(wait))),
+            Outcome::Registered { applied, trusted_for } => (*applied, trusted_for),
+        };
+        let secret = &desired.registration.secret;
+        if applied.secret_sent && !rotation.is_registered(secret) {
+            let grace = SignedDuration::try_from(self.secret_grace).unwrap_or(SignedDuration::MAX);
+            *rotation = rotation.clone().confirm(secret, Timestamp::now(), grace);
+            let signing = build::signing_object(model, rotation)?;
+            apply::write(&self.client, &self.owned, signing).await?;
+        }
+        if drift.is_due {
+            self.executor.cache().with_secret_drift(&model.uid, |drift| drift.sent(Instant::now()));
+        }
+        match &applied.change {
+            Some(Change::Updated) if drift.is_due => self.report_drift(route, &drift).await,
+            Some(change) => self.report_change(route, change).await,
+            None => {}
+        }
+        Ok(RegistrationState::Registered {
+            record: Box::new(record.registered(&desired, &applied.registration)),
+            left: None,
+            others: applied.others.into_iter().map(|other| other.url).collect(),
+            is_verifiable: applied.is_verifiable,
+            trusted_for: drift.sooner(trusted_for),
+        })
+    }
+
+    /// Applies the result of a call that outlived its reconcile. It is true whatever the spec asks for by now; a failure
+    /// is in the cache.
+    async fn apply_late_result(
+        &self,
+        input: &RegistrationInput<'_>,
+        rotation: &mut CredentialRotation,
+        result: CallResult,
+    ) -> Result<(), ReconcileError> {
+        let before = RegistrationRecord::read(self.states.status(input.route));
+        let record = match result {
+            CallResult::Ensured(context, outcome) => {
+                match self.handle_result(input, rotation, *context, outcome).await? {
+                    RegistrationState::Registered { record, .. } => *record,
+                    _ => return Ok(()),
+                }
+            }
+            CallResult::Cleaned(results) => {
+                let mut record = before.clone();
+                self.drop_removed(&mut record, &results, input.route).await;
+                record
+            }
+            CallResult::Deregistered(_) => return Ok(()),
+        };
+        if record != before {
+            self.write_record(input.route, &record).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the route's registrations where the spec no longer wants them. One that cannot be removed stays in the
+    /// record and is tried again; nothing else waits for it.
+    async fn remove_former(
+        &self,
+        route: &PresenceRoute,
+        state: RegistrationState,
+    ) -> Result<RegistrationState, ReconcileError> {
+        let RegistrationState::Registered { mut record, left: None, others, is_verifiable, trusted_for } =
+            state
+        else {
+            return Ok(state);
+        };
+        let uid = route.uid().unwrap_or_default();
+        let named = |location: &RegistrationLocation, failure: Failure| {
+            let message = format!("{} could not be removed: {}", former(location), failure.message);
+            Failure { message, ..failure }
+        };
+        let targets = record.former.iter().cloned().map(CleanupTarget::from);
+        let call = self.clean_up(route, targets, record.id()).await?.map(CallResult::Cleaned);
+        let failures = match self.calls.start(&key_of(route), &uid, call).await {
+            Some(CallResult::Cleaned(results)) => {
+                self.drop_removed(&mut record, &results, route).await;
+                let failed = |(location, result): Cleaned| Some(named(&location, result.err()?));
+                results.into_iter().filter_map(failed).collect()
+            }
+            // The end of the call triggers a reconcile. Until then the last failures stand.
+            _ => {
+                let last = |location| {
+                    let failure = self.executor.cache().last_removal_failure(&uid, location)?;
+                    Some(named(location, Failure { retry_in: Duration::MAX, ..failure }))
+                };
+                record.former.iter().filter_map(last).collect()
+            }
+        };
+        let left = Failure::joined(failures);
+        Ok(RegistrationState::Registered {
+            record,
+            others,
+            is_verifiable,
+            trusted_for: left.as_ref().map_or(trusted_for, |failure| failure.retry_in.min(trusted_for)),
+            left: left.map(|failure| failure.message),
+        })
+    }
+
+    /// The call that frees these locations, but for the registration to keep.
+    async fn clean_up(
+        &self,
+        route: &PresenceRoute,
+        targets: impl IntoIterator<Item = CleanupTarget>,
+        keep_id: Option<&str>,
+    ) -> Result<BoxFuture<'static, Vec<Cleaned>>, ReconcileError> {
+        let namespace = route.namespace().unwrap_or_default();
+        let secrets = self.secrets.of(&namespace);
+        let routes = self.index.routes();
+        let mut accessible = Vec::new();
+        let mut cleaned = Vec::new();
+        for target in targets {
+            // Two routes that began to own the same registration at the same moment may both have it in their records.
+            let others = routes.iter().filter_map(|other| other.0.as_ref().ok());
+            if conflicts::is_anothers(route, &target.location, others) {
+                cleaned.push((target.location, Ok(())));
+                continue;
+            }
+            let access = access(&target.location, &secrets).await.map_err(kubernetes("read the Secrets"))?;
+            accessible.push((target, access));
+        }
+        let (executor, uid) = (Arc::clone(&self.executor), route.uid().unwrap_or_default());
+        let keep_id = keep_id.map(str::to_owned);
+        let call = async move {
+            for (target, access) in accessible {
+                let result = executor.clean_up(&uid, &target, access, keep_id.as_deref()).await;
+                cleaned.push((target.location, result));
+            }
+            cleaned
+        };
+        Ok(call.boxed())
+    }
+
+    /// Takes the locations that are free now out of the record.
+    async fn drop_removed(
+        &self,
+        record: &mut RegistrationRecord,
+        cleaned: &[Cleaned],
+        route: &PresenceRoute,
+    ) {
+        for (location, _) in cleaned.iter().filter(|(_, result)| result.is_ok()) {
+            record.former.retain(|former| former != location);
+            let note = format!("{} is gone", former(location));
+            self.events.normal(route, "FormerRegistrationRemoved", &note).await;
+        }
+    }
+
+    /// The route that owns the same with more right, or has not released it yet.
+    pub fn conflict(&self, route: &PresenceRoute) -> Option<Rival> {
+        let routes = self.index.routes();
+        conflicts::rival(route, routes.iter().filter_map(|other| other.0.as_ref().ok()))
+    }
+
+    /// Forgets all routes but those that are there.
+    pub fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        self.executor.cache().retain(&is_there);
+        self.calls.retain(is_there);
+    }
+
+    /// Waits for the calls that are running.
+    pub async fn drain(&self) {
+        self.calls.drain().await;
+    }
+
+    async fn write_record(
+        &self,
+        route: &PresenceRoute,
+        record: &RegistrationRecord,
+    ) -> Result<(), ReconcileError> {
+        let RegistrationRecord { current, former } = record.clone();
+        let status = PresenceRouteStatus {
+            registration: current,
+            former_registrations: former,
+            ..self.states.status(route).unwrap_or_default()
+        };
+        self.states.write_status(route, &status).await.map_err(kubernetes("write the status"))
+    }
+
+    /// Whether the condition Registered was last reported as true, and by which reason.
+    fn last_report(&self, route: &PresenceRoute) -> Option<(bool, String)> {
+        let conditions = self.states.status(route).unwrap_or_default().conditions;
+        let last = conditions.into_iter().find(|condition| condition.type_ == "Registered")?;
+        Some((last.status == "True", last.reason))
+    }
+
+    fn is_contested(&self, route: &PresenceRoute) -> bool {
+        self.last_report(route).is_some_and(|(_, reason)| reason == CONTESTED)
+    }
+
+    fn observe_drift(&self, input: &RegistrationInput<'_>, is_registered: bool) -> Drift {
+        let RegistrationInput { model, relays, revisions, .. } = *input;
+        let pods = relays
+            .pods
+            .iter()
+            .map(|relay| (relay.name.as_str(), relay.report.as_ref().ok().map(|report| report.signatures)));
+        // A relay that lags refuses what it should accept, and a disabled registration sends nothing.
+        let is_conclusive =
+            is_registered && model.registration.enabled && relays.all_accept(&revisions.signing);
+        self.executor.cache().with_secret_drift(&model.uid, |drift| {
+            drift.observe(pods);
+            Drift { refused: drift.refused(), is_due: is_conclusive && drift.is_due(Instant::now()) }
+        })
+    }
+
+    async fn report_drift(&self, route: &PresenceRoute, drift: &Drift) {
+        let note = format!(
+            "the relays refused {} signatures and accepted none: the signing secret was given to Genesys Cloud again, \
+             which is done at most every five minutes. If this goes on, another sender posts to the endpoint, or a proxy \
+             changes events on their way",
+            drift.refused
+        );
+        self.events.warning(route, "SecretSentAgain", &note).await;
+    }
+
+    async fn report_change(&self, route: &PresenceRoute, change: &Change) {
+        let (namespace, name) = (route.namespace().unwrap_or_default(), route.name_any());
+        tracing::info!(%namespace, %name, ?change, "changed the registration at Genesys Cloud");
+        let (reason, note) = match change {
+            Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
+            Change::Updated => {
+                ("RegistrationUpdated", "gave the registration at Genesys Cloud a new secret".to_owned())
+            }
+            Change::Repaired(what) => {
+                ("RegistrationUpdated", format!("updated the registration at Genesys Cloud: {what}"))
+            }
+            Change::Replaced => {
+                ("RegistrationUpdated", "sent the registration to Genesys Cloud anew".to_owned())
+            }
+            Change::Duplicated { left } => {
+                let note = format!(
+                    "a new registration was created at Genesys Cloud; the one before, id {left:?}, can be neither changed \
+                     nor removed by this API and goes on sending events as it is: remove it at Genesys Cloud"
+                );
+                return self.events.warning(route, "RegistrationLeft", &note).await;
+            }
+        };
+        self.events.normal(route, reason, &note).await;
+    }
+}
+
+/// What the relays report of the secret that Genesys Cloud signs with.
+struct Drift {
+    refused: u64,
+    is_due: bool,
+}
+
+impl Drift {
+    /// The wait, but not longer than a suspicion may stand.
+    fn sooner(&self, wait: Duration) -> Duration {
+        if self.refused > 0 { wait.min(SUSPICION) } else { wait }
+    }
+}
+
+fn waiting(what: &'static str, check_in: Option<Duration>) -> RegistrationState {
+    RegistrationState::Waiting { what, check_in }
+}
+
+fn key_of(route: &PresenceRoute) -> RouteKey {
+    RouteKey { namespace: route.namespace().unwrap_or_default(), name: route.name_any() }
+}
+
+fn former(location: &RegistrationLocation) -> String {
+    format!("the former registration {:?} at {}", location.name, location.api_url)
+}
+
+/// How a location's API is called, by what its Secrets hold now.
+async fn access<S: SecretSource>(
+    location: &RegistrationLocation,
+    secrets: &S,
+) -> Result<Result<Access, SecretProblem>, S::Error> {
+    let how = &location.access;
+    let client = match oauth_client(secrets, &how.credentials_secret_ref).await? {
+        Ok(client) => client,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let ca_pem = match &how.ca_secret_ref {
+        None => None,
+        Some(reference) => match ca(secrets, reference).await? {
+            Ok(pem) => Some(pem),
+            Err(problem) => return Ok(Err(problem)),
+        },
+    };
+    Ok(Ok(Access {
+        api_url: location.api_url.clone(),
+        token_path: how.token_path.clone(),
+        event_bridges_path: how.event_bridges_path.clone(),
+        token_request: how.token_request,
+        client_id: client.id,
+        client_secret: client.secret,
+        ca_pem,
+    }))
+}

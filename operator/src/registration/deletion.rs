@@ -1,0 +1,106 @@
+//! Removes every registration of a route that is being deleted, and then the finalizer. The owned objects follow by their
+//! owner references.
+
+use futures::FutureExt;
+use kube::ResourceExt;
+use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::presence_route::DeletionPolicy;
+use presenceroute_manifest::dereference::dereference;
+use presenceroute_manifest::validate::validate;
+use secrecy::SecretString;
+
+use super::desired::Desired;
+use super::failure::Failure;
+use super::record::{CleanupTarget, RegistrationRecord};
+use super::{CallResult, Registrations, key_of};
+use crate::error::{ReconcileError, kubernetes};
+use crate::finalizer::remove_finalizer;
+
+/// How a deletion stands.
+pub enum Deletion {
+    /// The finalizer is removed.
+    Done,
+    /// A call is running; its end triggers a reconcile.
+    Pending,
+    /// A registration may still be at Genesys Cloud, for this reason.
+    Blocked(Failure),
+}
+
+impl Registrations {
+    /// Deregisters the route, and lets the object go.
+    ///
+    /// # Errors
+    /// The API server's. What Genesys Cloud fails at blocks the deletion.
+    pub async fn delete(&self, route: &PresenceRoute) -> Result<Deletion, ReconcileError> {
+        if route.spec.deletion_policy == DeletionPolicy::Retain {
+            return self.release(route).await;
+        }
+        let (key, uid) = (key_of(route), route.uid().unwrap_or_default());
+        let failure = match self.calls.take_result(&key, &uid) {
+            Some(CallResult::Deregistered(failure)) => failure,
+            // What the result of another call brings to light is found by its name.
+            _ if self.calls.is_running(&key) => return Ok(Deletion::Pending),
+            _ => {
+                let targets = match self.targets(route).await? {
+                    Ok(targets) => targets,
+                    Err(failure) => return Ok(Deletion::Blocked(failure)),
+                };
+                let call = self.clean_up(route, targets, None).await?.map(|cleaned| {
+                    let failures = cleaned.into_iter().filter_map(|(_, result)| result.err());
+                    CallResult::Deregistered(Failure::joined(failures.collect()))
+                });
+                match self.calls.start(&key, &uid, call).await {
+                    Some(CallResult::Deregistered(failure)) => failure,
+                    _ => return Ok(Deletion::Pending),
+                }
+            }
+        };
+        match failure {
+            Some(failure) => Ok(Deletion::Blocked(failure)),
+            None => {
+                let (namespace, name) = (&key.namespace, &key.name);
+                tracing::info!(%namespace, %name, "removed the registration at Genesys Cloud");
+                let note = "the registration at Genesys Cloud is gone";
+                self.events.normal(route, "Deregistered", note).await;
+                self.release(route).await
+            }
+        }
+    }
+
+    /// Where a registration of the route may be.
+    async fn targets(
+        &self,
+        route: &PresenceRoute,
+    ) -> Result<Result<Vec<CleanupTarget>, Failure>, ReconcileError> {
+        let url = &route.spec.endpoint.url;
+        let recorded: Vec<_> = RegistrationRecord::read(self.states.status(route)).targets(url).collect();
+        if !recorded.is_empty() {
+            return Ok(Ok(recorded));
+        }
+        // The status is lost, as after a restore from a backup: the spec is left.
+        let namespace = route.namespace().unwrap_or_default();
+        let secrets = self.secrets.of(&namespace);
+        let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
+        Ok(match validate(route, references) {
+            Err(problems) => {
+                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                Err(Failure::invalid(problems.join("; ")))
+            }
+            // The signing secret plays no part in where a registration is.
+            Ok(model) => match Desired::of(&model, &route.spec.genesys, &SecretString::default()) {
+                Ok(desired) => {
+                    Ok(vec![CleanupTarget { location: desired.location, urls: vec![url.clone()] }])
+                }
+                Err(problem) => Err(Failure::unresolved(&problem)),
+            },
+        })
+    }
+
+    async fn release(&self, route: &PresenceRoute) -> Result<Deletion, ReconcileError> {
+        let uid = route.uid().unwrap_or_default();
+        remove_finalizer(&self.client, route).await.map_err(kubernetes("remove the finalizer"))?;
+        self.executor.cache().forget(&uid);
+        self.states.forget(&uid);
+        Ok(Deletion::Done)
+    }
+}

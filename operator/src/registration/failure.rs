@@ -1,0 +1,92 @@
+//! Why a route is not registered as its spec asks for: the reason and the message of a condition, and the backoff.
+
+use std::time::Duration;
+
+use presenceroute_crds::status::RegistrationLocation;
+use presenceroute_genesys::GenesysError;
+use presenceroute_manifest::dereference::SecretProblem;
+
+/// The wait after a failure that lasts until a person changes something. A changed Secret or spec is tried at once.
+const PERMANENT_RETRY: Duration = Duration::from_secs(60);
+/// The wait after a failure that a change of the route's own objects ends, which triggers a reconcile.
+const CHANGE_AWAITED: Duration = Duration::from_secs(120);
+/// How often another owner of the registration is checked for.
+const CONTESTED_RETRY: Duration = Duration::from_secs(300);
+
+/// The reason of the condition where another owner has the registration.
+pub const CONTESTED: &str = "Contested";
+
+/// One failure.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The reason of the condition.
+    pub reason: &'static str,
+    /// The thing, the cause and the remedy.
+    pub message: String,
+    /// The wait before the next try.
+    pub retry_in: Duration,
+}
+
+impl Failure {
+    /// The spec is invalid.
+    pub fn invalid(message: String) -> Self {
+        Self { reason: "Invalid", message, retry_in: CHANGE_AWAITED }
+    }
+
+    /// A Secret is missing or incomplete.
+    pub fn unresolved(problem: &SecretProblem) -> Self {
+        Self { reason: "SecretsUnresolved", message: problem.to_string(), retry_in: CHANGE_AWAITED }
+    }
+
+    /// The registration calls another URL again, after it was given the route's.
+    pub fn contested(name: &str, theirs: &str, ours: &str) -> Self {
+        let message = format!(
+            "the registration {name:?} calls {theirs}, also after it was given {ours}: another owner, such as a \
+             PresenceRoute of the same name in another cluster, has a registration of this name; give one of the two \
+             another spec.genesys.endpointName, or delete theirs at Genesys Cloud if it is unused"
+        );
+        Self { reason: CONTESTED, message, retry_in: CONTESTED_RETRY }
+    }
+
+    /// A create request without an answer may still take effect.
+    pub fn create_unconfirmed(location: &RegistrationLocation, retry_in: Duration) -> Self {
+        let RegistrationLocation { name, api_url, .. } = location;
+        let message = format!(
+            "the creation of the registration {name:?} at {api_url} was not answered and may still be carried out; it \
+             is looked up once more in {} s",
+            retry_in.as_secs_f64().ceil()
+        );
+        Self { reason: "CreationUnanswered", message, retry_in }
+    }
+
+    /// Neither the Secret nor the cache has a client that can see the registration.
+    pub fn client_gone(location: &RegistrationLocation) -> Self {
+        let RegistrationLocation { name, api_url, access, .. } = location;
+        let message = format!(
+            "the registration {name:?} at {api_url} was made by an OAuth client that is no longer in Secret {:?} (key \
+             {:?}), and the client that is there does not see it; put the old client back until the registration is gone",
+            access.credentials_secret_ref.name, access.credentials_secret_ref.client_id_key
+        );
+        Self { reason: "OAuthClientGone", message, retry_in: CHANGE_AWAITED }
+    }
+
+    /// All failures as one, tried again when the first of them may be over.
+    pub fn joined(failures: Vec<Self>) -> Option<Self> {
+        failures.into_iter().reduce(|one, other| Self {
+            message: format!("{}; {}", one.message, other.message),
+            retry_in: one.retry_in.min(other.retry_in),
+            ..one
+        })
+    }
+}
+
+impl From<&GenesysError> for Failure {
+    fn from(error: &GenesysError) -> Self {
+        let wait = if error.is_permanent() { PERMANENT_RETRY } else { Duration::ZERO };
+        Self {
+            reason: error.reason(),
+            message: error.to_string(),
+            retry_in: error.retry_after().unwrap_or(wait),
+        }
+    }
+}

@@ -1,0 +1,521 @@
+//! What a reconcile has observed becomes the status. Pure, so that the same facts always read the same, and a status that
+//! says nothing new is not written.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use presenceroute_crds::status::{
+    PresenceRouteStatus, RegistrationLocation, RegistrationStatus, RelayPodsStatus, RoutingStatus,
+    SigningPhase, SigningStatus,
+};
+
+use crate::registration::RegistrationState;
+use crate::registration::record::RegistrationRecord;
+use presenceroute_manifest::dereference::SecretProblem;
+
+/// The reason of RelayAvailable, and of what depends on it.
+pub(super) const NO_REPLICA_READY: &str = "NoReplicaReady";
+/// The reason of RoutingLive while relays take up what is new.
+pub(super) const PROGRESSING: &str = "Progressing";
+
+/// What a reconcile has observed.
+pub enum Observed {
+    /// An invalid spec. What the last valid one made is kept.
+    Invalid {
+        /// What is wrong with it.
+        problems: Vec<String>,
+        /// The Deployment of before, if there is one.
+        deployment: Option<DeploymentFacts>,
+    },
+    /// A valid spec, and what has become of it.
+    Valid(Box<RouteFacts>),
+}
+
+/// What has been observed of a valid route.
+pub struct RouteFacts {
+    /// Secrets that are not as they should be.
+    pub secret_problems: Vec<SecretProblem>,
+    /// Why an object could not be written.
+    pub apply_error: Option<String>,
+    /// The Deployment, once there is one.
+    pub deployment: Option<DeploymentFacts>,
+    /// The relay pods' selector, as text.
+    pub selector: String,
+    /// The routing table and who serves it.
+    pub routing: RoutingFacts,
+    /// Where the signing secrets stand.
+    pub signing: SigningStatus,
+    /// The version that relays report.
+    pub relay_version: Option<String>,
+    /// How the route stands at Genesys Cloud.
+    pub registration: RegistrationState,
+    /// Why the registration goes by another name than the spec's.
+    pub name_pending: Option<String>,
+    /// Whether the spec wants no events, so that a disabled registration is not taken for a working one.
+    pub suspended: bool,
+}
+
+/// The Deployment's own numbers.
+#[derive(Clone, Copy)]
+pub struct DeploymentFacts {
+    /// Pods wanted.
+    pub wanted: i32,
+    /// Pods that exist.
+    pub replicas: i32,
+    /// Pods that are ready.
+    pub ready: i32,
+}
+
+/// The routing table and who serves it.
+pub struct RoutingFacts {
+    /// Its revision.
+    pub revision: String,
+    /// Its size.
+    pub routes: usize,
+    /// Ready pods that serve it.
+    pub live: usize,
+    /// Ready pods.
+    pub ready: usize,
+    /// Each ready pod that does not serve it, and why.
+    pub lagging: Vec<String>,
+    /// Topics that Kafka does not have.
+    pub missing_topics: Vec<String>,
+    /// Topics that Kafka does not let pods write to.
+    pub forbidden_topics: Vec<String>,
+    /// What pods report of Kafka.
+    pub kafka_errors: Vec<String>,
+}
+
+/// One condition's content.
+struct Finding {
+    holds: bool,
+    reason: String,
+    message: String,
+}
+
+impl Finding {
+    fn holds(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { holds: true, reason: reason.into(), message: message.into() }
+    }
+
+    fn fails(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { holds: false, reason: reason.into(), message: message.into() }
+    }
+
+    fn keep(old: &Condition) -> Self {
+        Self { holds: old.status == "True", reason: old.reason.clone(), message: old.message.clone() }
+    }
+}
+
+/// The status that `observed` amounts to. What has not changed since `previous` keeps its time.
+pub fn build(
+    previous: Option<&PresenceRouteStatus>,
+    generation: Option<i64>,
+    observed: Observed,
+    now: Timestamp,
+) -> PresenceRouteStatus {
+    let facts = match observed {
+        Observed::Valid(facts) => *facts,
+        Observed::Invalid { problems, deployment } => {
+            return refused(previous, generation, &problems, deployment, now);
+        }
+    };
+    let previous = previous.cloned().unwrap_or_default();
+    let findings = findings(&facts, &previous, generation);
+    let routing = &facts.routing;
+    let recorded =
+        RegistrationRecord { current: previous.registration, former: previous.former_registrations };
+    let record = record(&facts.registration, recorded, now);
+    PresenceRouteStatus {
+        observed_generation: generation,
+        conditions: merge(&previous.conditions, findings, generation, now),
+        registration: record.current,
+        former_registrations: record.former,
+        routing: Some(RoutingStatus {
+            revision: routing.revision.clone(),
+            routes: count(routing.routes),
+            live_replicas: count(routing.live),
+            missing_topics: routing.missing_topics.clone(),
+        }),
+        signing: Some(facts.signing),
+        relay: Some(RelayPodsStatus {
+            replicas: facts.deployment.map_or(0, |deployment| deployment.replicas),
+            ready_replicas: facts.deployment.map_or(0, |deployment| deployment.ready),
+            selector: facts.selector,
+            version: facts.relay_version,
+        }),
+    }
+}
+
+/// The relays go on with what they last had, and so does what was known of it; whether they are there is still told.
+fn refused(
+    previous: Option<&PresenceRouteStatus>,
+    generation: Option<i64>,
+    problems: &[String],
+    deployment: Option<DeploymentFacts>,
+    now: Timestamp,
+) -> PresenceRouteStatus {
+    let mut kept = previous.cloned().unwrap_or_default();
+    let mut findings = vec![("Accepted", Finding::fails("Invalid", problems.join("; ")))];
+    if deployment.is_some() {
+        findings.push(("RelayAvailable", relay_available(deployment, None)));
+    }
+    findings.push(("Ready", Finding::fails("Invalid", problems.join("; "))));
+    kept.conditions = overlay(&kept.conditions, findings, generation, now);
+    if let (Some(relay), Some(deployment)) = (&mut kept.relay, deployment) {
+        (relay.replicas, relay.ready_replicas) = (deployment.replicas, deployment.ready);
+    }
+    PresenceRouteStatus { observed_generation: generation, ..kept }
+}
+
+/// The conditions in the order in which a route comes up, so that the first one that fails is the one to look at.
+const ORDER: [&str; 6] =
+    ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready"];
+
+fn findings(
+    facts: &RouteFacts,
+    previous: &PresenceRouteStatus,
+    generation: Option<i64>,
+) -> Vec<(&'static str, Finding)> {
+    let mut findings = vec![
+        ("Accepted", Finding::holds("Accepted", "the spec is valid")),
+        ("SecretsResolved", secrets_resolved(facts)),
+        (
+            "RelayAvailable",
+            match &facts.apply_error {
+                Some(error) => Finding::fails("ApplyFailed", error.clone()),
+                None => relay_available(facts.deployment, facts.routing.kafka_errors.first()),
+            },
+        ),
+        ("RoutingLive", routing_live(facts)),
+        ("Registered", registered(facts, previous, generation)),
+    ];
+    let ready = match findings.iter().find(|(_, finding)| !finding.holds) {
+        Some((_, failing)) => Finding::fails(failing.reason.clone(), failing.message.clone()),
+        None => Finding::holds("Ready", "events flow from Genesys Cloud to Kafka"),
+    };
+    findings.push(("Ready", ready));
+    findings
+}
+
+fn secrets_resolved(facts: &RouteFacts) -> Finding {
+    if facts.secret_problems.is_empty() {
+        return Finding::holds("Resolved", "every Secret is there and has its keys");
+    }
+    let messages: Vec<_> = facts.secret_problems.iter().map(ToString::to_string).collect();
+    Finding::fails("SecretsUnresolved", messages.join("; "))
+}
+
+fn relay_available(deployment: Option<DeploymentFacts>, kafka_error: Option<&String>) -> Finding {
+    match deployment {
+        None => Finding::fails("RelayNotCreated", "the relay's Deployment does not exist yet"),
+        Some(DeploymentFacts { wanted: 0, .. }) => {
+            Finding::fails("ScaledToZero", "spec.relay.replicas is 0; no pod receives events")
+        }
+        Some(DeploymentFacts { ready: 0, wanted, .. }) => {
+            let cause = kafka_error.map(|error| format!(": {error}")).unwrap_or_default();
+            Finding::fails(NO_REPLICA_READY, format!("0 of {wanted} relay pods are ready{cause}"))
+        }
+        // Not how many, which changes with every rollout and every scaling: status.relay has the numbers.
+        Some(_) => Finding::holds("Available", "relay pods are ready"),
+    }
+}
+
+fn routing_live(facts: &RouteFacts) -> Finding {
+    let routing = &facts.routing;
+    if routing.ready == 0 {
+        return Finding::fails(NO_REPLICA_READY, "no relay pod is ready to serve the routes");
+    }
+    if !routing.lagging.is_empty() {
+        let message = format!(
+            "revision {} is live on {} of {} ready pods: {}",
+            routing.revision,
+            routing.live,
+            routing.ready,
+            routing.lagging.join("; ")
+        );
+        return Finding::fails(PROGRESSING, message);
+    }
+    if !routing.missing_topics.is_empty() {
+        let message = format!(
+            "every pod serves revision {}, but Kafka does not have {}; create what is missing: events for it are \
+             answered 503 and Genesys Cloud gives up on them after its retries",
+            routing.revision,
+            routing.missing_topics.join(", ")
+        );
+        return Finding::fails("TopicsMissing", message);
+    }
+    if !routing.forbidden_topics.is_empty() {
+        let message = format!(
+            "every pod serves revision {}, but Kafka does not let it write to {}; grant the relay's user Describe and \
+             Write: events for it are answered 503 and Genesys Cloud gives up on them after its retries",
+            routing.revision,
+            routing.forbidden_topics.join(", ")
+        );
+        return Finding::fails("TopicsForbidden", message);
+    }
+    Finding::holds("Live", format!("every ready pod serves revision {}", routing.revision))
+}
+
+/// Whether a status says that this generation, with this revision of its routes, is on its way to the relays.
+pub fn is_progressing(status: &PresenceRouteStatus, generation: Option<i64>, revision: &str) -> bool {
+    status.observed_generation == generation
+        && status.routing.as_ref().is_some_and(|routing| routing.revision == revision)
+        && status.conditions.iter().any(|it| it.type_ == "RoutingLive" && it.reason == PROGRESSING)
+}
+
+/// The reason of Registered that holds and should be looked at all the same.
+pub(super) const FORMER_LEFT: &str = "FormerRegistrationLeft";
+
+/// As [`FORMER_LEFT`], where another owner has a registration of the same name.
+pub(super) const NAME_SHARED: &str = "NameShared";
+
+fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Option<i64>) -> Finding {
+    let before = previous.conditions.iter().find(|old| old.type_ == "Registered");
+    match &facts.registration {
+        RegistrationState::Unchanged | RegistrationState::Postponed(_) => {
+            before.map_or_else(|| Finding::fails("Waiting", "waiting for the relay pods"), Finding::keep)
+        }
+        RegistrationState::Pending { confirmed } => {
+            // That this spec could not be registered is not forgotten with every new attempt.
+            let failed = |old: &&Condition| {
+                old.status == "False" && old.reason != "Waiting" && old.observed_generation == generation
+            };
+            before.filter(|old| *confirmed || failed(old)).map_or_else(
+                || Finding::fails("Waiting", "waiting for Genesys Cloud's answer"),
+                Finding::keep,
+            )
+        }
+        RegistrationState::Waiting { what, .. } => Finding::fails("Waiting", *what),
+        RegistrationState::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
+        RegistrationState::Registered { left, .. } if facts.suspended => {
+            let left = left.as_ref().map(|left| format!("; {left}")).unwrap_or_default();
+            let message =
+                format!("spec.suspend is true: the registration is disabled and no events come{left}");
+            Finding::fails("Suspended", message)
+        }
+        RegistrationState::Registered { left: Some(left), .. } => {
+            Finding::holds(FORMER_LEFT, format!("Genesys Cloud sends events to the endpoint; {left}"))
+        }
+        RegistrationState::Registered { others, .. } if !others.is_empty() => {
+            let message = format!(
+                "Genesys Cloud sends events to the endpoint; another registration of the same name calls {}: it is not \
+                 this route's and is left as it is; give one of the two another spec.genesys.endpointName",
+                others.join(", ")
+            );
+            Finding::holds(NAME_SHARED, message)
+        }
+        RegistrationState::Registered { is_verifiable: true, record, .. } => {
+            let name = facts.name_pending.as_ref();
+            let name = name.map(|why| format!(", under another name for now: {why}")).unwrap_or_default();
+            Finding::holds(
+                "Registered",
+                format!("Genesys Cloud sends events to the endpoint{name}{}", being_removed(&record.former)),
+            )
+        }
+        RegistrationState::Registered { is_verifiable: false, .. } => Finding::holds(
+            "RegisteredUnverified",
+            "Genesys Cloud accepted the registration; this API cannot be asked for it, so drift is not noticed",
+        ),
+    }
+}
+
+/// A former registration does not keep the route from being ready: events flow by the current one.
+fn being_removed(former: &[RegistrationLocation]) -> String {
+    let named: Vec<_> = former.iter().map(|place| format!("{:?} at {}", place.name, place.api_url)).collect();
+    match named.as_slice() {
+        [] => String::new(),
+        [one] => format!("; the former registration {one} is being removed"),
+        several => format!("; the former registrations {} are being removed", several.join(", ")),
+    }
+}
+
+/// The status of a route whose deletion waits for Genesys Cloud.
+pub fn deletion_blocked(
+    previous: Option<&PresenceRouteStatus>,
+    generation: Option<i64>,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> PresenceRouteStatus {
+    let kept = previous.cloned().unwrap_or_default();
+    let findings =
+        vec![("Registered", Finding::fails(reason, message)), ("Ready", Finding::fails("Deleting", message))];
+    PresenceRouteStatus { conditions: overlay(&kept.conditions, findings, generation, now), ..kept }
+}
+
+/// The previous conditions with some of them replaced.
+fn overlay(
+    previous: &[Condition],
+    findings: Vec<(&'static str, Finding)>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let mut conditions = merge(previous, findings, generation, now);
+    let replaced: Vec<_> = conditions.iter().map(|condition| condition.type_.clone()).collect();
+    conditions.extend(previous.iter().filter(|old| !replaced.contains(&old.type_)).cloned());
+    conditions.sort_by_key(|condition| ORDER.iter().position(|name| *name == condition.type_));
+    conditions
+}
+
+/// Conditions with the times of their last transition.
+fn merge(
+    previous: &[Condition],
+    findings: Vec<(&'static str, Finding)>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    findings
+        .into_iter()
+        .map(|(type_, finding)| {
+            let status = if finding.holds { "True" } else { "False" };
+            let unchanged = previous.iter().find(|old| old.type_ == type_ && old.status == status);
+            Condition {
+                type_: type_.into(),
+                status: status.into(),
+                reason: finding.reason,
+                message: finding.message,
+                observed_generation: generation,
+                last_transition_time: unchanged
+                    .map_or_else(|| Time(now), |old| old.last_transition_time.clone()),
+            }
+        })
+        .collect()
+}
+
+fn record(facts: &RegistrationState, previous: RegistrationRecord, now: Timestamp) -> RegistrationRecord {
+    let RegistrationState::Registered { record, is_verifiable, .. } = facts else { return previous };
+    let RegistrationRecord { current, former } = record.as_ref().clone();
+    let current = current.map(|registration| {
+        let fresh =
+            RegistrationStatus { last_verified_time: is_verifiable.then_some(Time(now)), ..registration };
+        // A look that finds all as it was says nothing new: written down, it would wake every watcher of the route.
+        previous.current.filter(|old| is_same(old, &fresh)).unwrap_or(fresh)
+    });
+    RegistrationRecord { current, former }
+}
+
+/// Whether both say the same, but for when exactly it was verified.
+fn is_same(old: &RegistrationStatus, fresh: &RegistrationStatus) -> bool {
+    let both_or_none = old.last_verified_time.is_some() == fresh.last_verified_time.is_some();
+    both_or_none
+        && *old == RegistrationStatus { last_verified_time: old.last_verified_time.clone(), ..fresh.clone() }
+}
+
+/// The signing part of the status.
+pub fn signing(revision: String, phase: SigningPhase, retire_at: Option<Timestamp>) -> SigningStatus {
+    SigningStatus { revision, phase, retire_time: retire_at.map(Time) }
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn registered_as(state: RegistrationState) -> Finding {
+        let facts = RouteFacts { registration: state, ..facts() };
+        registered(&facts, &PresenceRouteStatus::default(), Some(1))
+    }
+
+    fn facts() -> RouteFacts {
+        RouteFacts {
+            secret_problems: Vec::new(),
+            apply_error: None,
+            deployment: None,
+            selector: String::new(),
+            routing: RoutingFacts {
+                revision: "r".into(),
+                routes: 1,
+                live: 1,
+                ready: 1,
+                lagging: Vec::new(),
+                missing_topics: Vec::new(),
+                forbidden_topics: Vec::new(),
+                kafka_errors: Vec::new(),
+            },
+            signing: signing("s".into(), SigningPhase::Stable, None),
+            relay_version: None,
+            registration: RegistrationState::Unchanged,
+            name_pending: None,
+            suspended: false,
+        }
+    }
+
+    fn state(former: &[&str], others: &[&str]) -> RegistrationState {
+        let former = former.iter().map(|name| {
+            let mut location = registration(&["a"]).location;
+            location.name = (*name).to_owned();
+            location
+        });
+        let record = RegistrationRecord { current: Some(registration(&["a"])), former: former.collect() };
+        RegistrationState::Registered {
+            record: Box::new(record),
+            left: None,
+            others: others.iter().map(|url| (*url).to_owned()).collect(),
+            is_verifiable: true,
+            trusted_for: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn registered_holds_and_names_a_former_registration_until_it_is_gone() {
+        let finding = registered_as(state(&["presence/old"], &[]));
+        assert!(finding.holds);
+        assert_eq!(finding.reason, "Registered");
+        assert!(
+            finding.message.ends_with(
+                "; the former registration \"presence/old\" at https://api.mypurecloud.ie is being removed"
+            ),
+            "{}",
+            finding.message
+        );
+        assert_eq!(registered_as(state(&[], &[])).message, "Genesys Cloud sends events to the endpoint");
+    }
+
+    #[test]
+    fn registered_names_another_owners_registration_of_the_same_name() {
+        let finding = registered_as(state(&[], &["https://other.example.com/e"]));
+        assert!(finding.holds);
+        assert_eq!(finding.reason, NAME_SHARED);
+        assert!(finding.message.contains("https://other.example.com/e"), "{}", finding.message);
+    }
+
+    #[test]
+    fn a_verification_that_finds_no_change_writes_nothing() {
+        let registration = |event_types: &[&str]| RegistrationState::Registered {
+            record: Box::new(RegistrationRecord {
+                current: Some(registration(event_types)),
+                former: Vec::new(),
+            }),
+            left: None,
+            others: Vec::new(),
+            is_verifiable: true,
+            trusted_for: Duration::ZERO,
+        };
+        let at = |hours| Timestamp::UNIX_EPOCH + k8s_openapi::jiff::SignedDuration::from_hours(hours);
+        let first = record(&registration(&["a"]), RegistrationRecord::default(), at(0));
+        let verified =
+            |record: &RegistrationRecord| record.current.as_ref().unwrap().last_verified_time.clone();
+        assert_eq!(verified(&first), Some(Time(at(0))));
+        assert_eq!(record(&registration(&["a"]), first.clone(), at(100)), first);
+        let changed = record(&registration(&["a", "b"]), first, at(100));
+        assert_eq!(verified(&changed), Some(Time(at(100))));
+    }
+
+    fn registration(event_types: &[&str]) -> RegistrationStatus {
+        let status = serde_json::json!({
+            "id": "1", "name": "presence/one", "apiUrl": "https://api.mypurecloud.ie",
+            "access": {
+                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
+                "tokenRequest": "Json",
+            },
+            "url": "https://presence.example.com/one", "enabled": true, "eventTypes": event_types,
+            "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
+        });
+        serde_json::from_value(status).unwrap()
+    }
+}
