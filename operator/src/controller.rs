@@ -37,7 +37,7 @@ use presenceroute_manifest::build::{self, BuildError, Installation, signing_secr
 use presenceroute_manifest::conflicts::{self, Rival};
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::{Model, validate};
+use presenceroute_manifest::validate::{Model, SourceModel, validate};
 
 /// Keeps a PresenceRoute until its registration is gone.
 pub const FINALIZER: &str = "presenceroute.io/registration";
@@ -313,13 +313,15 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
             return Ok(Action::requeue(RIVAL));
         }
         Some(Rival::Leaves(why)) => {
-            model.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
+            let SourceModel::Webhook(webhook) = &mut model.source;
+            webhook.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
             Some(why)
         }
     };
 
     let signing = CredentialRotation::read(signing_secret_of(&model, context).as_ref());
-    let signing = match &model.signing_secret {
+    let SourceModel::Webhook(webhook) = &model.source;
+    let signing = match &webhook.signing_secret {
         Ok(secret) => signing.advance(secret, Timestamp::now()),
         Err(_) => signing,
     };
@@ -415,8 +417,9 @@ async fn settle(
 
 /// When to look again although nothing wakes the route.
 fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -> Action {
+    let SourceModel::Webhook(webhook) = &scene.model.source;
     // Without the secret that is wanted, nothing is retired, however late it is.
-    let retire_at = scene.signing.retire_at().filter(|_| scene.model.signing_secret.is_ok());
+    let retire_at = scene.signing.retire_at().filter(|_| webhook.signing_secret.is_ok());
     let retire = retire_at.map(|time| {
         Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO) + LIVE_POLL
     });
@@ -424,7 +427,7 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
         RegistrationFacts::Failed(Failure { retry_in, .. }) => Some(*retry_in),
         RegistrationFacts::Waiting { look_in, .. } => *look_in,
         // Without the secret that is wanted there is nothing to wait for but the secret, which wakes the route.
-        RegistrationFacts::Unchanged => scene.model.signing_secret.is_ok().then_some(PROGRESSING),
+        RegistrationFacts::Unchanged => webhook.signing_secret.is_ok().then_some(PROGRESSING),
         RegistrationFacts::Registered { trusted_for: wait, .. } | RegistrationFacts::Postponed(wait) => {
             Some(*wait)
         }
@@ -442,8 +445,9 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
 impl Scene {
     fn observed(&self, context: &Context, relays: &Relays, registration: RegistrationFacts) -> Observed {
         let model = &self.model;
+        let SourceModel::Webhook(webhook) = &model.source;
         let distributed = relays.all_accept(&self.wanted.signing);
-        let phase = match &model.signing_secret {
+        let phase = match &webhook.signing_secret {
             Ok(secret) => self.signing.phase(secret, distributed),
             Err(_) => presenceroute_crds::status::SigningPhase::Stable,
         };
@@ -466,7 +470,7 @@ impl Scene {
             relay_version: relays.version(),
             registration,
             waits_for_name: self.waits_for_name.clone(),
-            suspended: !model.registration.enabled,
+            suspended: model.suspended,
         }))
     }
 }

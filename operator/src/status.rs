@@ -155,13 +155,11 @@ pub fn build(
     let previous = previous.cloned().unwrap_or_default();
     let findings = findings(&parts, &previous, generation);
     let routing = &parts.routing;
-    let recorded = Record { current: previous.registration, former: previous.former_registrations };
-    let record = record(&parts.registration, recorded, now);
+    let record = record(&parts.registration, Record::read(Some(previous.clone())), now);
     PresenceRouteStatus {
         observed_generation: generation,
         conditions: merge(&previous.conditions, findings, generation, now),
-        registration: record.current,
-        former_registrations: record.former,
+        source: Some(record.into_status()),
         routing: Some(RoutingStatus {
             revision: routing.revision.clone(),
             routes: count(routing.routes),
@@ -537,10 +535,10 @@ mod tests {
 
     fn registration(event_types: &[&str]) -> RegistrationStatus {
         let status = serde_json::json!({
-            "id": "1", "name": "presence/one", "apiUrl": "https://api.mypurecloud.ie",
+            "id": "1", "name": "presence/one",
             "access": {
-                "clientId": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
-                "tokenRequest": "Json",
+                "apiUrl": "https://api.mypurecloud.ie", "tokenPath": "/t", "eventBridgesPath": "/b",
+                "tokenRequest": "Json", "clientId": "c", "credentialsSecretRef": {"name": "oauth"},
             },
             "url": "https://presence.example.com/one", "enabled": true, "eventTypes": event_types,
             "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},

@@ -22,8 +22,9 @@ use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
-use presenceroute_crds::presence_route::DeletionPolicy;
-use presenceroute_crds::status::{RegistrationPlace, RegistrationStatus};
+use presenceroute_core::genesys_api::ApiEndpoint;
+use presenceroute_crds::spec::DeletionPolicy;
+use presenceroute_crds::status::{RegistrationLocation, RegistrationStatus};
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 use secrecy::SecretString;
 use serde_json::json;
@@ -41,7 +42,7 @@ use presenceroute_genesys::Access;
 use presenceroute_manifest::build;
 use presenceroute_manifest::conflicts::{self, Rival};
 use presenceroute_manifest::dereference::{SecretProblem, SecretSource, ca, dereference, oauth_client};
-use presenceroute_manifest::validate::{Model, validate};
+use presenceroute_manifest::validate::{Model, SourceModel, validate};
 
 pub use place::{Place, Record};
 pub use questions::Questions;
@@ -67,7 +68,7 @@ pub(crate) enum Answer {
 }
 
 /// A place, and whether it is free of the route's registrations.
-type Removal = (RegistrationPlace, Result<(), Failure>);
+type Removal = (RegistrationLocation, Result<(), Failure>);
 
 /// What was asked for, and what was known then.
 pub(crate) struct Asked {
@@ -92,7 +93,8 @@ pub(crate) async fn register(
     }
     let record = Record::read(context.ledger.status(route));
     let is_first = record.id().is_none();
-    let Ok(secret) = scene.model.signing_secret.clone() else {
+    let SourceModel::Webhook(webhook) = &scene.model.source;
+    let Ok(secret) = webhook.signing_secret.clone() else {
         // What is registered stays, with the secret that it has.
         return Ok(if is_first {
             waiting("waits for the signing secret", None)
@@ -104,7 +106,7 @@ pub(crate) async fn register(
     if let Some(facts) = must_come_first(scene, relays, registered, is_first, context) {
         return Ok(facts);
     }
-    let wanted = match &scene.model.registration.oauth_client {
+    let wanted = match &scene.model.genesys.oauth_client {
         Ok(client) => place::wanted(&scene.model, &route.spec.genesys, client),
         Err(problem) => return Ok(RegistrationFacts::Failed(Failure::unresolved(problem))),
     };
@@ -126,8 +128,8 @@ pub(crate) async fn register(
             return Ok(waiting("waits for another PresenceRoute that claims the same", Some(LIVE_POLL)));
         }
         remember(route, &moved, context).await?;
-        if !record.knows(&wanted.place) {
-            context.registrar.begin(&uid, &wanted.place);
+        if !record.knows(&wanted.location()) {
+            context.registrar.begin(&uid, &wanted.location());
         }
     }
     hold(route, context).await?;
@@ -140,7 +142,7 @@ pub(crate) async fn register(
     let question = async move {
         let known = Known {
             id: asked.record.id(),
-            url: asked.record.current.as_ref().map(|current| current.url.as_str()),
+            url: asked.record.current.as_ref().map(|current| current.spec.url.as_str()),
             contested,
             confirmed: asked.record.confirms(&asked.wanted),
             in_order,
@@ -227,9 +229,8 @@ async fn hear(
                 Some(change) => tell(route, context, &change).await,
                 None => {}
             }
-            let place = RegistrationPlace { id: Some(registration.id), ..wanted.place.clone() };
             let last_verified_time = record.current.as_ref().and_then(|it| it.last_verified_time.clone());
-            let current = RegistrationStatus { place, last_verified_time, ..wanted };
+            let current = RegistrationStatus { id: Some(registration.id), last_verified_time, ..wanted };
             Ok(RegistrationFacts::Registered {
                 record: Box::new(record.confirmed(current)),
                 left: None,
@@ -279,10 +280,8 @@ fn last_report(route: &PresenceRoute, context: &Context) -> Option<Condition> {
 
 /// Writes down where a registration may be from now on.
 async fn remember(route: &PresenceRoute, record: &Record, context: &Context) -> Result<(), ReconcileError> {
-    let Record { current, former } = record.clone();
     let status = PresenceRouteStatus {
-        registration: current,
-        former_registrations: former,
+        source: Some(record.clone().into_status()),
         ..context.ledger.status(route).unwrap_or_default()
     };
     write_status(route, context, &status).await
@@ -318,8 +317,7 @@ impl Drift {
             .iter()
             .map(|relay| (relay.name.as_str(), relay.report.as_ref().ok().map(|report| report.signatures)));
         // A relay that lags refuses what it should accept, and a disabled registration sends nothing.
-        let is_telling =
-            registered && scene.model.registration.enabled && relays.all_accept(&scene.wanted.signing);
+        let is_telling = registered && !scene.model.suspended && relays.all_accept(&scene.wanted.signing);
         context.registrar.with_secret_drift(&scene.model.uid, |drift| {
             drift.observe(pods);
             Self { refused: drift.refused(), is_due: is_telling && drift.is_due(Instant::now()) }
@@ -352,7 +350,7 @@ async fn clear_former(
         return Ok(facts);
     };
     let uid = route.uid().unwrap_or_default();
-    let named = |place: &RegistrationPlace, failure: Failure| {
+    let named = |place: &RegistrationLocation, failure: Failure| {
         let message = format!("{} could not be removed: {}", former(place), failure.message);
         Failure { message, ..failure }
     };
@@ -425,8 +423,8 @@ async fn strike(record: &mut Record, removals: &[Removal], route: &PresenceRoute
     }
 }
 
-fn former(place: &RegistrationPlace) -> String {
-    format!("the former registration {:?} at {}", place.name, place.api_url)
+fn former(place: &RegistrationLocation) -> String {
+    format!("the former registration {:?} at {}", place.name, place.access.api.api_url)
 }
 
 /// All failures as one, to be looked at when the first of them may be over.
@@ -440,7 +438,7 @@ fn joined(failures: Vec<Failure>) -> Option<Failure> {
 
 /// How a place's API is called, by what its Secrets hold now.
 async fn access(
-    place: &RegistrationPlace,
+    place: &RegistrationLocation,
     secrets: &impl SecretSource<Error = kube::Error>,
 ) -> Result<Result<Access, SecretProblem>, kube::Error> {
     let how = &place.access;
@@ -455,11 +453,12 @@ async fn access(
             Err(problem) => return Ok(Err(problem)),
         },
     };
+    let ApiEndpoint { api_url, token_path, event_bridges_path, token_request } = how.api.clone();
     Ok(Ok(Access {
-        api_url: place.api_url.clone(),
-        token_path: how.token_path.clone(),
-        event_bridges_path: how.event_bridges_path.clone(),
-        token_request: how.token_request,
+        api_url,
+        token_path,
+        event_bridges_path,
+        token_request,
         client_id: client.id,
         client_secret: client.secret,
         ca_pem,
@@ -554,7 +553,7 @@ async fn places(
     route: &PresenceRoute,
     context: &Context,
 ) -> Result<Result<Vec<Place>, Failure>, ReconcileError> {
-    let url = &route.spec.endpoint.url;
+    let url = route.spec.endpoint_url().unwrap_or_default();
     let recorded: Vec<_> = Record::read(context.ledger.status(route)).places(url).collect();
     if !recorded.is_empty() {
         return Ok(Ok(recorded));
@@ -568,10 +567,10 @@ async fn places(
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
             Err(Failure::invalid(problems.join("; ")))
         }
-        Ok(model) => match &model.registration.oauth_client {
+        Ok(model) => match &model.genesys.oauth_client {
             Ok(client) => {
-                let place = place::wanted(&model, &route.spec.genesys, client).place;
-                Ok(vec![Place { place, urls: vec![url.clone()] }])
+                let place = place::wanted(&model, &route.spec.genesys, client).location();
+                Ok(vec![Place { place, urls: vec![url.to_owned()] }])
             }
             Err(problem) => Err(Failure::unresolved(problem)),
         },

@@ -9,7 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use presenceroute_crds::status::RegistrationPlace;
+use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec};
+use presenceroute_crds::status::RegistrationLocation;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
@@ -17,7 +18,7 @@ use super::secret_drift::SecretDrift;
 use presenceroute_genesys::error::LimitedBy;
 use presenceroute_genesys::{Access, Account, DesiredRegistration, Genesys, GenesysError, Registration};
 use presenceroute_manifest::dereference::SecretProblem;
-use presenceroute_manifest::validate::{ApiModel, Model};
+use presenceroute_manifest::validate::{Model, SourceModel};
 
 /// How long a look at Genesys Cloud is trusted: the contract allows one call a route in this time.
 const VERIFY_EVERY: Duration = Duration::from_secs(300);
@@ -77,9 +78,9 @@ struct PlaceName {
     name: String,
 }
 
-impl From<&RegistrationPlace> for PlaceName {
-    fn from(place: &RegistrationPlace) -> Self {
-        Self { api_url: place.api_url.clone(), name: place.name.clone() }
+impl From<&RegistrationLocation> for PlaceName {
+    fn from(place: &RegistrationLocation) -> Self {
+        Self { api_url: place.access.api.api_url.clone(), name: place.name.clone() }
     }
 }
 
@@ -147,7 +148,7 @@ impl PartialEq for Attempt {
 
 /// What was to be removed, and how Genesys Cloud was called.
 struct Removal {
-    place: RegistrationPlace,
+    place: RegistrationLocation,
     access: Result<Access, SecretProblem>,
 }
 
@@ -173,11 +174,7 @@ struct Verified {
 #[derive(Clone, PartialEq)]
 struct Fingerprint {
     api: String,
-    name: String,
-    enabled: bool,
-    url: String,
-    event_types: Vec<String>,
-    retry_policy: presenceroute_core::genesys_api::RetryPolicy,
+    spec: RegistrationSpec,
 }
 
 /// Why a route is not registered as it should be.
@@ -201,8 +198,9 @@ impl Failure {
         Self { reason: "SecretsUnresolved", message: problem.to_string(), retry_in: BACKOFF.1 }
     }
 
-    fn creation_unanswered(place: &RegistrationPlace, retry_in: Duration) -> Self {
-        let RegistrationPlace { name, api_url, .. } = place;
+    fn creation_unanswered(place: &RegistrationLocation, retry_in: Duration) -> Self {
+        let RegistrationLocation { name, access, .. } = place;
+        let api_url = &access.api.api_url;
         let message = format!(
             "the creation of the registration {name:?} at {api_url} was not answered and may still be carried out; it is \
              looked for once more in {} s",
@@ -211,8 +209,9 @@ impl Failure {
         Self { reason: "CreationUnanswered", message, retry_in }
     }
 
-    fn client_gone(place: &RegistrationPlace) -> Self {
-        let RegistrationPlace { name, api_url, access, .. } = place;
+    fn client_gone(place: &RegistrationLocation) -> Self {
+        let RegistrationLocation { name, access, .. } = place;
+        let api_url = &access.api.api_url;
         let message = format!(
             "the registration {name:?} at {api_url} was made by the OAuth client {:?}, which is not in Secret {:?} any \
              more, and the client that is there does not see it; put the old client back until it is gone",
@@ -308,14 +307,14 @@ impl Registrar {
 
     /// This process has written down a place that nobody has had to do with before: nothing can come there but what it
     /// will ask for itself.
-    pub fn begin(&self, uid: &str, place: &RegistrationPlace) {
+    pub fn begin(&self, uid: &str, place: &RegistrationLocation) {
         self.lock().entry(uid.to_owned()).or_default().creations.entry(place.into()).or_insert(None);
     }
 
     /// Brings the registration in line with the model.
     pub async fn ensure(&self, model: &Model, secret: &SecretString, known: Known<'_>) -> Outcome {
         let desired = desired(model, secret);
-        let attempt = Attempt { fingerprint: fingerprint(model, &desired), access: access(model) };
+        let attempt = Attempt { fingerprint: fingerprint(model), access: access(model) };
         let now = Instant::now();
         let verified = match self.last_look(&model.uid, &attempt, known, now) {
             Look::Enough(verified) => {
@@ -422,7 +421,7 @@ impl Registrar {
     pub async fn remove(
         &self,
         uid: &str,
-        place: &RegistrationPlace,
+        place: &RegistrationLocation,
         access: Result<Access, SecretProblem>,
         spare: Spare<'_>,
     ) -> Result<(), Failure> {
@@ -449,7 +448,7 @@ impl Registrar {
     async fn way_to(
         &self,
         uid: &str,
-        place: &RegistrationPlace,
+        place: &RegistrationLocation,
         access: Result<Access, SecretProblem>,
     ) -> Result<Account, Failure> {
         let unproven = match access {
@@ -476,7 +475,7 @@ impl Registrar {
     pub async fn clear(
         &self,
         uid: &str,
-        place: &RegistrationPlace,
+        place: &RegistrationLocation,
         access: Result<Access, SecretProblem>,
         spare: Spare<'_>,
     ) -> Result<(), Failure> {
@@ -503,7 +502,7 @@ impl Registrar {
     }
 
     /// Why the last removal from this place failed.
-    pub fn last_removal(&self, uid: &str, place: &RegistrationPlace) -> Option<Failure> {
+    pub fn last_removal(&self, uid: &str, place: &RegistrationLocation) -> Option<Failure> {
         let memory = self.lock();
         let mut left = memory.get(uid)?.left.iter();
         left.find(|(removal, _)| removal.place == *place).map(|(_, failed)| failed.failure.clone())
@@ -525,12 +524,12 @@ impl Registrar {
     }
 
     /// A client of this place's API that has worked for the route.
-    fn remembered(&self, uid: &str, place: &RegistrationPlace) -> Option<Account> {
+    fn remembered(&self, uid: &str, place: &RegistrationLocation) -> Option<Account> {
         let memory = self.lock();
         let mut ways = memory.get(uid)?.ways.iter();
         ways.find(|way| {
             way.client_id == place.access.client_id
-                && way.account.is_at(&place.api_url, &place.access.event_bridges_path)
+                && way.account.is_at(&place.access.api.api_url, &place.access.api.event_bridges_path)
         })
         .map(|way| way.account.clone())
     }
@@ -841,7 +840,7 @@ async fn replace(
     Ok((account.create(desired).await?, change))
 }
 
-async fn sees(account: &Account, place: &RegistrationPlace) -> Result<bool, GenesysError> {
+async fn sees(account: &Account, place: &RegistrationLocation) -> Result<bool, GenesysError> {
     match &place.id {
         Some(id) => Ok(account.get(id).await?.is_some()),
         None => Ok(!account.find_by_name(&place.name).await?.registrations.is_empty()),
@@ -852,7 +851,7 @@ async fn sees(account: &Account, place: &RegistrationPlace) -> Result<bool, Gene
 /// may answer 404, too. Gives how many were found that were not known.
 async fn remove_at(
     account: &Account,
-    place: &RegistrationPlace,
+    place: &RegistrationLocation,
     spare: Spare<'_>,
 ) -> Result<usize, GenesysError> {
     let known_id = place.id.as_deref();
@@ -878,44 +877,43 @@ async fn remove_at(
 }
 
 fn desired(model: &Model, secret: &SecretString) -> DesiredRegistration {
-    DesiredRegistration {
-        name: model.registration.name.clone(),
-        enabled: model.registration.enabled,
-        url: model.endpoint.to_string(),
-        secret: secret.clone(),
-        event_types: model.registration.event_types.iter().cloned().collect(),
-        retry_policy: model.registration.retry_policy.clone(),
-    }
+    let SourceModel::Webhook(webhook) = &model.source;
+    let RegistrationSpec { name, url, enabled, event_types, retry_policy } = webhook.registration.clone();
+    DesiredRegistration { name, enabled, url, secret: secret.clone(), event_types, retry_policy }
 }
 
 fn place_name(model: &Model) -> PlaceName {
-    let api_url = model.registration.api.url.as_str().trim_end_matches('/').to_owned();
-    PlaceName { api_url, name: model.registration.name.clone() }
+    let SourceModel::Webhook(webhook) = &model.source;
+    PlaceName { api_url: api(model).api_url, name: webhook.registration.name.clone() }
+}
+
+fn api(model: &Model) -> ApiEndpoint {
+    let SourceModel::Webhook(webhook) = &model.source;
+    model.genesys.api_endpoint(&webhook.event_bridges_path)
 }
 
 /// How the API that the model describes is called.
 fn access(model: &Model) -> Result<Access, SecretProblem> {
-    let ApiModel { url, token_path, event_bridges_path, token_request, ca_pem } = &model.registration.api;
-    let client = model.registration.oauth_client.clone()?;
+    let ApiEndpoint { api_url, token_path, event_bridges_path, token_request } = api(model);
+    let client = model.genesys.oauth_client.clone()?;
+    let ca_pem = model.genesys.ca_pem.clone().transpose()?;
     Ok(Access {
-        api_url: url.to_string(),
-        token_path: token_path.clone(),
-        event_bridges_path: event_bridges_path.clone(),
-        token_request: *token_request,
+        api_url,
+        token_path,
+        event_bridges_path,
+        token_request,
         client_id: client.id,
         client_secret: client.secret,
-        ca_pem: ca_pem.clone().transpose()?,
+        ca_pem,
     })
 }
 
-fn fingerprint(model: &Model, desired: &DesiredRegistration) -> Fingerprint {
+fn fingerprint(model: &Model) -> Fingerprint {
+    let SourceModel::Webhook(webhook) = &model.source;
+    let api = api(model);
     Fingerprint {
-        api: format!("{}{}", model.registration.api.url, model.registration.api.event_bridges_path),
-        name: desired.name.clone(),
-        enabled: desired.enabled,
-        url: desired.url.clone(),
-        event_types: desired.event_types.clone(),
-        retry_policy: desired.retry_policy.clone(),
+        api: format!("{}{}", api.api_url, api.event_bridges_path),
+        spec: webhook.registration.clone(),
     }
 }
 

@@ -202,7 +202,7 @@ async fn every_drift_is_repaired_at_the_next_look() {
 /// A route of the same name in another cluster, which serves another URL, and the operator there.
 fn in_another_cluster(organisation: &Organisation) -> (Route, Registrar) {
     let mut route = Route::new(organisation, "one");
-    route.object.spec.endpoint.url = "https://presence.example.org/one".to_owned();
+    route.object.spec.endpoint.as_mut().unwrap().url = "https://presence.example.org/one".to_owned();
     (route, registrar(organisation))
 }
 
@@ -218,7 +218,7 @@ async fn contest(organisation: &Organisation) -> ((Route, Registrar), (Route, Re
     let failure = second.look(&elsewhere).await.unwrap_err();
     assert_eq!(failure.reason, "Contested");
     assert!(failure.message.contains("https://presence.example.com/one"), "{failure:?}");
-    assert!(failure.message.contains("spec.genesys.endpointName"), "{failure:?}");
+    assert!(failure.message.contains("spec.source.webhook.name"), "{failure:?}");
     ((first, registrar), (second, elsewhere))
 }
 
@@ -238,7 +238,7 @@ async fn two_clusters_with_one_name_do_not_fight_for_ever() {
     assert_eq!(organisation.calls(UPDATES), updates);
 
     // The one with another name gets a registration of its own, and takes nothing of the other's away.
-    second.object.spec.genesys.endpoint_name = Some("elsewhere/one".to_owned());
+    second.webhook().name = Some("elsewhere/one".to_owned());
     assert_eq!(second.look(&elsewhere).await.unwrap().change, Some(Change::Created));
     second.clear_former(&elsewhere).await.unwrap();
     later(UNTIL_THE_NEXT_LOOK).await;
@@ -263,7 +263,7 @@ async fn a_registration_that_was_taken_and_renamed_is_let_go() {
     let (mut second, elsewhere) = in_another_cluster(&organisation);
     first.look(&registrar).await.unwrap();
     second.look(&elsewhere).await.unwrap();
-    second.object.spec.genesys.endpoint_name = Some("elsewhere/one".to_owned());
+    second.webhook().name = Some("elsewhere/one".to_owned());
     second.look(&elsewhere).await.unwrap();
     later(UNTIL_THE_NEXT_LOOK).await;
     assert_eq!(first.look(&registrar).await.unwrap().change, Some(Change::Created));
@@ -352,7 +352,7 @@ async fn what_an_operator_before_this_one_asked_for_and_comes_late_is_found_with
     assert_eq!(change, Some(Change::Created));
     assert!(trusted_for < Duration::from_secs(61), "{trusted_for:?}");
     // That what is known is found meanwhile accounts for nothing.
-    route.object.spec.genesys.event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
+    route.webhook().event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
     route.look(&restarted).await.unwrap();
     organisation.account().create(&of_route_one()).await.unwrap();
     later(trusted_for + Duration::from_secs(1)).await;
@@ -455,7 +455,7 @@ async fn at_a_server_that_cannot_be_asked_what_is_new_replaces_what_was_there() 
         let mut route = Route::new(&organisation, "one");
         let registrar = registrar(&organisation);
         route.look(&registrar).await.unwrap();
-        route.object.spec.genesys.event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
+        route.webhook().event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
         assert_eq!(route.look(&registrar).await.unwrap().change, Some(Change::Replaced));
         assert_eq!(organisation.calls(CREATIONS), creations, "without {method}");
         let registrations = organisation.simulator.registrations();
@@ -611,7 +611,7 @@ async fn another_name_is_given_in_place() {
     let registrar = registrar(&organisation);
     let mut route = Route::new(&organisation, "one");
     let id = route.look(&registrar).await.unwrap().registration.id;
-    route.object.spec.genesys.endpoint_name = Some("another".to_owned());
+    route.webhook().name = Some("another".to_owned());
     let renamed = route.look(&registrar).await.unwrap();
     assert_eq!(renamed.change, Some(Change::Repaired("name".to_owned())));
     assert_eq!((ids(&organisation), route.record.former.len()), (vec![id], 0));

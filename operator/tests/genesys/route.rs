@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::status::{RegistrationPlace, RegistrationStatus};
+use presenceroute_crds::spec::Webhook;
+use presenceroute_crds::status::{RegistrationLocation, RegistrationStatus};
 use presenceroute_genesys::{Access, Registration};
 use presenceroute_manifest::dereference::{OAuthClient, References};
 use presenceroute_manifest::validate::{Model, validate};
@@ -43,7 +44,8 @@ kind: PresenceRoute
 metadata: {{name: {name}, namespace: presence, uid: uid-of-{name}}}
 spec:
   genesys: {{apiUrl: "{}", credentialsSecretRef: {{name: oauth}}}}
-  endpoint: {{url: "https://presence.example.com/{name}", signingSecretRef: {{name: webhook}}}}
+  source: {{webhook: {{signingSecretRef: {{name: webhook}}}}}}
+  endpoint: {{url: "https://presence.example.com/{name}"}}
   routes: [{{eventType: "presence:state:changed", topic: states}}]
   kafka: {{bootstrapServers: ["kafka:9092"]}}
 "#,
@@ -57,6 +59,10 @@ spec:
             secret_registered: false,
             contested: false,
         }
+    }
+
+    pub(crate) fn webhook(&mut self) -> &mut Webhook {
+        self.object.spec.source.webhook.as_mut().unwrap()
     }
 
     pub(crate) fn uid(&self) -> String {
@@ -76,7 +82,7 @@ spec:
         let references = References {
             oauth_client: Ok(self.client.clone()),
             genesys_ca: None,
-            signing_secret: Ok(SecretString::from(self.signing_secret.as_str())),
+            signing_secret: Some(Ok(SecretString::from(self.signing_secret.as_str()))),
             mounted: Vec::new(),
             certificates: Vec::new(),
         };
@@ -99,8 +105,8 @@ spec:
         secret_drifted: bool,
     ) -> Result<Registered, Failure> {
         let wanted = self.wanted();
-        if !self.record.knows(&wanted.place) {
-            registrar.begin(&self.uid(), &wanted.place);
+        if !self.record.knows(&wanted.location()) {
+            registrar.begin(&self.uid(), &wanted.location());
         }
         if self.contested {
             self.record = self.record.clone().without_lost(&wanted);
@@ -118,8 +124,8 @@ spec:
             Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
                 self.secret_registered |= secret_sent;
                 self.contested = false;
-                let place = RegistrationPlace { id: Some(registration.id.clone()), ..wanted.place.clone() };
-                self.record = self.record.clone().confirmed(RegistrationStatus { place, ..wanted });
+                let id = Some(registration.id.clone());
+                self.record = self.record.clone().confirmed(RegistrationStatus { id, ..wanted });
                 Ok(Registered { registration, change, verifiable, trusted_for })
             }
         }
@@ -128,7 +134,7 @@ spec:
     fn known(&self, secret_drifted: bool) -> Known<'_> {
         Known {
             id: self.record.id(),
-            url: self.record.current.as_ref().map(|current| current.url.as_str()),
+            url: self.record.current.as_ref().map(|current| current.spec.url.as_str()),
             contested: self.contested,
             confirmed: self.record.confirms(&self.wanted()),
             in_order: false,
@@ -159,7 +165,8 @@ spec:
 
     /// Removes the registration, as the deletion of the route does.
     pub(crate) async fn deregister(&self, registrar: &Registrar) -> Result<(), Failure> {
-        for Place { place, urls } in self.record.clone().places(&self.object.spec.endpoint.url) {
+        let url = self.object.spec.endpoint_url().unwrap();
+        for Place { place, urls } in self.record.clone().places(url) {
             self.clear(registrar, &place, Spare { id: None, but_for_urls: &urls }).await?;
         }
         Ok(())
@@ -168,14 +175,15 @@ spec:
     async fn clear(
         &self,
         registrar: &Registrar,
-        place: &RegistrationPlace,
+        place: &RegistrationLocation,
         spare: Spare<'_>,
     ) -> Result<(), Failure> {
+        let api = place.access.api.clone();
         let access = Access {
-            api_url: place.api_url.clone(),
-            token_path: place.access.token_path.clone(),
-            event_bridges_path: place.access.event_bridges_path.clone(),
-            token_request: place.access.token_request,
+            api_url: api.api_url,
+            token_path: api.token_path,
+            event_bridges_path: api.event_bridges_path,
+            token_request: api.token_request,
             client_id: self.client.id.clone(),
             client_secret: self.client.secret.clone(),
             ca_pem: None,
