@@ -1,9 +1,44 @@
-//! Choices of the Genesys Cloud API that the manifest offers and the client carries out.
+//! A registration at Genesys Cloud and the API that holds it, as the manifest describes them, the client sends them and
+//! the status records them.
+//!
+//! Facts only: secrets are beside them, in the types that carry them.
 
 use serde::{Deserialize, Serialize};
 
+/// A registration as it shall be at Genesys Cloud, but for its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct RegistrationSpec {
+    /// The name that it is found by.
+    pub name: String,
+    /// The URL that it calls.
+    pub url: String,
+    /// Whether it is enabled: false while the route is suspended.
+    pub enabled: bool,
+    /// The event types that it sends, sorted.
+    pub event_types: Vec<String>,
+    /// Genesys Cloud's own retries of a delivery.
+    pub retry_policy: RetryPolicy,
+}
+
+/// Where the API is and what it speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ApiEndpoint {
+    /// The base URL of the API, without a slash at its end.
+    pub api_url: String,
+    /// The path of the OAuth token endpoint.
+    pub token_path: String,
+    /// The path of the EventBridge collection.
+    pub event_bridges_path: String,
+    /// How the token is asked for.
+    pub token_request: TokenRequest,
+}
+
 /// Genesys Cloud's own retries of a delivery.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RetryPolicy {
@@ -32,7 +67,7 @@ impl Default for RetryPolicy {
 }
 
 /// The body of the token request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum TokenRequest {
     /// A JSON object with `grant_type`, `client_id` and `client_secret`.

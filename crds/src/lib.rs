@@ -1,9 +1,10 @@
 //! The `PresenceRoute` custom resource: its spec, its status, and the CRD that they make.
 
-pub mod presence_route;
+pub mod references;
+pub mod spec;
 pub mod status;
 
-pub use presence_route::{PresenceRoute, PresenceRouteSpec};
+pub use spec::{PresenceRoute, PresenceRouteSpec};
 pub use status::PresenceRouteStatus;
 
 /// The API group of [`PresenceRoute`], and the prefix of the labels and annotations that this project owns.

@@ -8,9 +8,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
+use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec};
 
-use crate::presence_route::{CaSecretRef, OAuthClientSecretRef};
+use crate::references::{CaSecretRef, OAuthClientSecretRef};
 
 /// The observed state of a `PresenceRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -23,12 +23,9 @@ pub struct PresenceRouteStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// The registration at Genesys Cloud.
+    /// The source, and what is set up for it at Genesys Cloud.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub registration: Option<RegistrationStatus>,
-    /// Registrations at places that the spec does not name any more, until Genesys Cloud confirms that they are gone.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub former_registrations: Vec<RegistrationLocation>,
+    pub source: Option<SourceStatus>,
     /// The routing table, and who serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<RoutingStatus>,
@@ -40,28 +37,74 @@ pub struct PresenceRouteStatus {
     pub relay: Option<RelayPodsStatus>,
 }
 
+impl PresenceRouteStatus {
+    /// The registration at Genesys Cloud.
+    #[must_use]
+    pub fn registration(&self) -> Option<&RegistrationStatus> {
+        self.source.as_ref()?.registration.as_ref()
+    }
+
+    /// Registrations at places that the spec does not name any more.
+    #[must_use]
+    pub fn former_registrations(&self) -> &[RegistrationLocation] {
+        self.source.as_ref().map_or(&[], |source| &source.former_registrations)
+    }
+}
+
+/// The source, and what is set up for it at Genesys Cloud.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// Which source it is.
+    #[serde(rename = "type")]
+    pub type_: SourceType,
+    /// The registration at Genesys Cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration: Option<RegistrationStatus>,
+    /// Registrations at places that the spec does not name any more, until Genesys Cloud confirms that they are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_registrations: Vec<RegistrationLocation>,
+}
+
+/// The sources that a spec can name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SourceType {
+    /// `spec.source.webhook`.
+    #[default]
+    Webhook,
+}
+
 /// The registration at Genesys Cloud as it was last seen there. It is written before the first call that could make
 /// one, then without an id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrationStatus {
-    /// Its location.
+    /// The id that Genesys Cloud gave it; absent until an answer has named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// What it is.
     #[serde(flatten)]
-    pub location: RegistrationLocation,
-    /// The URL that it calls.
-    pub url: String,
-    /// Whether it is enabled: false while the route is suspended.
-    pub enabled: bool,
-    /// The event types that it sends, sorted.
-    pub event_types: Vec<String>,
-    /// Genesys Cloud's own retries of a delivery.
-    pub retry_policy: RetryPolicy,
-    /// Since when Genesys Cloud confirms all of this. It is looked at every five minutes, which is not written down.
+    pub spec: RegistrationSpec,
+    /// Where it is.
+    pub access: RegistrationAccess,
+    /// Since when Genesys Cloud confirms all of this. It is verified every five minutes, which is not written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_verified_time: Option<Time>,
 }
 
-/// Where a registration is: what it takes to find it after the spec, or the operator, has changed.
+impl RegistrationStatus {
+    /// Where it is, without what it is.
+    #[must_use]
+    pub fn location(&self) -> RegistrationLocation {
+        RegistrationLocation {
+            id: self.id.clone(),
+            name: self.spec.name.clone(),
+            access: self.access.clone(),
+        }
+    }
+}
+
+/// Where a registration is: what it takes to find it again after the spec, or the operator, has changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrationLocation {
@@ -70,26 +113,21 @@ pub struct RegistrationLocation {
     pub id: Option<String>,
     /// The registration's name.
     pub name: String,
-    /// The base URL of the API.
-    pub api_url: String,
-    /// How the API is called, and as whom.
+    /// How its API is called.
     pub access: RegistrationAccess,
 }
 
-/// How a registration's API is called, and as whom. References, never credentials.
+/// How a registration's API is called, and by which OAuth client. References, never credentials.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrationAccess {
+    /// The API.
+    #[serde(flatten)]
+    pub api: ApiEndpoint,
     /// A keyed hash of the id of the OAuth client that the registration was made or last observed with.
     pub client_fingerprint: String,
     /// The Secret that held this client.
     pub credentials_secret_ref: OAuthClientSecretRef,
-    /// The path of the OAuth token endpoint.
-    pub token_path: String,
-    /// The path of the EventBridge collection.
-    pub event_bridges_path: String,
-    /// How the token is asked for.
-    pub token_request: TokenRequest,
     /// A Secret with the certificate of the private CA that signed the API's certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,

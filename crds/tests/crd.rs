@@ -1,22 +1,28 @@
-//! The custom resource definition that people install is the one that the types make.
+//! The CRD that people install is the one that the types make. To write it anew:
+//! `UPDATE=1 cargo test -p presenceroute-crds --test crd`
+
+use std::path::Path;
+use std::{env, fs};
 
 use kube::CustomResourceExt;
 use presenceroute_crds::PresenceRoute;
 
-const COMMITTED: &str = include_str!("../presenceroutes.yaml");
-
 #[test]
-fn the_committed_definition_is_the_generated_one() {
+fn the_committed_crd_is_the_generated_one() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("presenceroutes.yaml");
     let generated = presenceroute_crds::crd_yaml().unwrap();
+    if env::var_os("UPDATE").is_some() {
+        fs::write(&file, &generated).unwrap();
+    }
     assert!(
-        generated == COMMITTED,
+        fs::read_to_string(&file).unwrap_or_default() == generated,
         "crds/presenceroutes.yaml is not what the types make; write it anew: \
-         cargo run -p presenceroute-operator -- crd > crds/presenceroutes.yaml"
+         UPDATE=1 cargo test -p presenceroute-crds --test crd"
     );
 }
 
 #[test]
-fn the_definition_keeps_the_names_that_scripts_rely_on() {
+fn the_crd_keeps_the_names_that_scripts_rely_on() {
     let definition = PresenceRoute::crd();
     assert_eq!(definition.metadata.name.as_deref(), Some("presenceroutes.presenceroute.io"));
     let names = definition.spec.names;

@@ -53,7 +53,7 @@ pub enum GenesysError {
     /// Such a server knows creation alone.
     #[error(
         "cannot {call}: the server does not support this ({answer}); registrations can be created there but neither \
-         verified nor removed. If it should, check spec.genesys.api.eventBridgesPath"
+         verified nor removed. If it should, check spec.source.webhook.eventBridgesPath"
     )]
     Unsupported {
         /// The call that failed.
@@ -63,8 +63,7 @@ pub enum GenesysError {
     },
     /// Nothing is served where a token was asked for, or where a registration was to be created.
     #[error(
-        "cannot {call}: the server has no such endpoint ({answer}); check spec.genesys.region or apiUrl, and {} under \
-         spec.genesys.api", .call.operation.path_field()
+        "cannot {call}: the server has no such endpoint ({answer}); check spec.genesys.region or apiUrl, and {}", .call.operation.path_field()
     )]
     WrongPath {
         /// The call that failed.
@@ -75,7 +74,7 @@ pub enum GenesysError {
     /// The server has something that stands against it, such as another registration of the same name.
     #[error(
         "cannot {call}: it conflicts with what is there ({answer}); nothing else in the organisation may use the name \
-         of spec.genesys.endpointName"
+         of spec.source.webhook.name"
     )]
     Conflict {
         /// The call that failed.
@@ -85,7 +84,7 @@ pub enum GenesysError {
     },
     /// The server refuses what was sent; the same will be refused again.
     #[error(
-        "cannot {call}: the server refuses the request ({answer}); correct what it names in spec.genesys or spec.endpoint"
+        "cannot {call}: the server refuses the request ({answer}); correct what it names in spec.source or spec.endpoint"
     )]
     InvalidRequest {
         /// The call that failed.
@@ -134,7 +133,7 @@ pub enum GenesysError {
     /// The registration calls another URL, also after it was given ours.
     #[error(
         "the registration {name:?} calls {theirs}, also after it was given {ours}: another cluster, or somebody else, has \
-         a registration of this name; give one of the two another spec.genesys.endpointName, or delete theirs at Genesys \
+         a registration of this name; give one of the two another spec.source.webhook.name, or delete theirs at Genesys \
          Cloud where nobody uses it any more"
     )]
     Contested {
@@ -325,8 +324,8 @@ impl Operation {
 
     fn path_field(self) -> &'static str {
         match self {
-            Self::Token => "tokenPath",
-            _ => "eventBridgesPath",
+            Self::Token => "spec.genesys.api.tokenPath",
+            _ => "spec.source.webhook.eventBridgesPath",
         }
     }
 }

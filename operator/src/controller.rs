@@ -18,7 +18,7 @@ use presenceroute_manifest::build::{self, signing_secret};
 use presenceroute_manifest::conflicts::Rival;
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::{Model, validate};
+use presenceroute_manifest::validate::{Model, SourceModel, validate};
 use tokio::sync::Semaphore;
 
 use crate::admin::Readiness;
@@ -232,7 +232,8 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
             return Ok(Action::requeue(CONFLICT));
         }
         Some(Rival::Leaves(why)) => {
-            model.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
+            let SourceModel::Webhook(webhook) = &mut model.source;
+            webhook.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
             Some(why)
         }
     };
@@ -281,7 +282,8 @@ fn rotation(model: &Model, context: &Context) -> CredentialRotation {
     let stored = context.owned.get("Secret", &model.namespace, &name);
     let stored: Option<Secret> = stored.and_then(|object| object.try_parse().ok());
     let rotation = CredentialRotation::read(stored.as_ref());
-    match &model.signing_secret {
+    let SourceModel::Webhook(webhook) = &model.source;
+    match &webhook.signing_secret {
         Ok(secret) => rotation.advance(secret, Timestamp::now()),
         Err(_) => rotation,
     }
@@ -324,8 +326,9 @@ async fn sync_relays(
 
 /// When to reconcile again although no watch triggers it.
 fn requeue_after(state: &ReconcileState, relays: &Relays, registration: &RegistrationState) -> Action {
+    let SourceModel::Webhook(webhook) = &state.model.source;
     // Without the secret that is wanted, none is retired, however late it is.
-    let retire_at = state.rotation.retire_at().filter(|_| state.model.signing_secret.is_ok());
+    let retire_at = state.rotation.retire_at().filter(|_| webhook.signing_secret.is_ok());
     let retire = retire_at.map(|time| {
         Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO) + LIVE_POLL
     });
@@ -333,7 +336,7 @@ fn requeue_after(state: &ReconcileState, relays: &Relays, registration: &Registr
         RegistrationState::Failed(Failure { retry_in, .. }) => Some(*retry_in),
         RegistrationState::Waiting { check_in, .. } => *check_in,
         // Without the secret that is wanted, the Secret's own watch triggers the route.
-        RegistrationState::Unchanged => state.model.signing_secret.is_ok().then_some(PROGRESSING),
+        RegistrationState::Unchanged => webhook.signing_secret.is_ok().then_some(PROGRESSING),
         RegistrationState::Registered { trusted_for: wait, .. } | RegistrationState::Postponed(wait) => {
             Some(*wait)
         }

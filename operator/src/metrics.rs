@@ -244,7 +244,8 @@ kind: PresenceRoute
 metadata: {name: contact-centre, namespace: presence, uid: "1"}
 spec:
   genesys: {region: mypurecloud.ie, credentialsSecretRef: {name: oauth}}
-  endpoint: {url: "https://presence.example.com/e", signingSecretRef: {name: webhook}}
+  source: {webhook: {signingSecretRef: {name: webhook}}}
+  endpoint: {url: "https://presence.example.com/e"}
   routes: [{eventType: a, topic: b}]
   kafka: {bootstrapServers: ["kafka:9092"]}
 status:

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use presenceroute_crds::status::SigningPhase;
 use presenceroute_manifest::build;
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::Model;
+use presenceroute_manifest::validate::{Model, SourceModel};
 
 use crate::children::Children;
 use crate::registration::RegistrationState;
@@ -30,7 +30,8 @@ impl ReconcileState {
     pub fn facts(&self, owned: &Children, relays: &Relays, registration: RegistrationState) -> Observed {
         let Self { model, rotation, revisions, apply_error, name_pending } = self;
         let distributed = relays.all_accept(&revisions.signing);
-        let phase = match &model.signing_secret {
+        let SourceModel::Webhook(webhook) = &model.source;
+        let phase = match &webhook.signing_secret {
             Ok(secret) => rotation.phase(secret, distributed),
             Err(_) => SigningPhase::Stable,
         };
@@ -53,7 +54,7 @@ impl ReconcileState {
             relay_version: relays.version(),
             registration,
             name_pending: name_pending.clone(),
-            suspended: !model.registration.enabled,
+            suspended: model.suspended,
         }))
     }
 }

@@ -23,14 +23,14 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, ResourceExt};
-use presenceroute_crds::status::RegistrationLocation;
+use presenceroute_crds::status::{RegistrationAccess, RegistrationLocation};
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 use presenceroute_genesys::Access;
 use presenceroute_manifest::build;
 use presenceroute_manifest::conflicts::{self, Rival};
 use presenceroute_manifest::dereference::{SecretProblem, SecretSource, ca, oauth_client};
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::Model;
+use presenceroute_manifest::validate::{Model, SourceModel};
 
 use crate::apply;
 use crate::children::{Children, RouteKey};
@@ -197,7 +197,8 @@ impl Registrations {
         let RegistrationInput { route, model, relays, revisions } = *input;
         let is_first = record.id().is_none();
         let unmet = |what, check_in| Ok(is_first.then(|| Err(waiting(what, check_in))));
-        let Ok(secret) = &model.signing_secret else {
+        let SourceModel::Webhook(webhook) = &model.source;
+        let Ok(secret) = &webhook.signing_secret else {
             // What is registered stays, with the secret that it has.
             return unmet("waiting for the signing secret", None);
         };
@@ -261,12 +262,12 @@ impl Registrations {
                 return Ok(None);
             }
             self.write_record(route, &intended).await?;
-            if !record.knows(&status.location) {
-                self.executor.cache().begin(&model.uid, &status.location);
+            if !record.knows(&desired.location) {
+                self.executor.cache().begin(&model.uid, &desired.location);
             }
         }
         add_finalizer(&self.client, route).await.map_err(kubernetes("add the finalizer"))?;
-        let drift = self.observe_drift(input, rotation.is_registered(&desired.registration.secret));
+        let drift = self.observe_drift(input, rotation.is_registered(&desired.secret));
         Ok(Some(Box::new(CallContext { desired, record: intended, drift })))
     }
 
@@ -282,11 +283,11 @@ impl Registrations {
         let was_good = self.last_report(route).is_some_and(|(is_true, _)| is_true);
         let known = Known {
             id: context.record.id().map(str::to_owned),
-            url: context.record.current.as_ref().map(|current| current.url.clone()),
+            url: context.record.current.as_ref().map(|current| current.spec.url.clone()),
             contested: self.is_contested(route),
             confirmed: context.record.confirms(&status),
             in_order: was_good && context.record.is_in_order(&status),
-            secret_registered: rotation.is_registered(&context.desired.registration.secret),
+            secret_registered: rotation.is_registered(&context.desired.secret),
             secret_drifted: context.drift.is_due,
         };
         let (executor, uid) = (Arc::clone(&self.executor), uid.to_owned());
@@ -315,7 +316,7 @@ impl Registrations {
             Outcome::Postponed(wait) => return Ok(RegistrationState::Postponed(drift.sooner(wait))),
             Outcome::Registered { applied, trusted_for } => (*applied, trusted_for),
         };
-        let secret = &desired.registration.secret;
+        let secret = &desired.secret;
         if applied.secret_sent && !rotation.is_registered(secret) {
             let grace = SignedDuration::try_from(self.secret_grace).unwrap_or(SignedDuration::MAX);
             *rotation = rotation.clone().confirm(secret, Timestamp::now(), grace);
@@ -482,10 +483,8 @@ impl Registrations {
         route: &PresenceRoute,
         record: &RegistrationRecord,
     ) -> Result<(), ReconcileError> {
-        let RegistrationRecord { current, former } = record.clone();
         let status = PresenceRouteStatus {
-            registration: current,
-            former_registrations: former,
+            source: Some(record.clone().into_status()),
             ..self.states.status(route).unwrap_or_default()
         };
         self.states.write_status(route, &status).await.map_err(kubernetes("write the status"))
@@ -509,8 +508,7 @@ impl Registrations {
             .iter()
             .map(|relay| (relay.name.as_str(), relay.report.as_ref().ok().map(|report| report.signatures)));
         // A relay that lags refuses what it should accept, and a disabled registration sends nothing.
-        let is_conclusive =
-            is_registered && model.registration.enabled && relays.all_accept(&revisions.signing);
+        let is_conclusive = is_registered && !model.suspended && relays.all_accept(&revisions.signing);
         self.executor.cache().with_secret_drift(&model.uid, |drift| {
             drift.observe(pods);
             Drift { refused: drift.refused(), is_due: is_conclusive && drift.is_due(Instant::now()) }
@@ -575,7 +573,7 @@ fn key_of(route: &PresenceRoute) -> RouteKey {
 }
 
 fn former(location: &RegistrationLocation) -> String {
-    format!("the former registration {:?} at {}", location.name, location.api_url)
+    format!("the former registration {:?} at {}", location.name, location.access.api.api_url)
 }
 
 /// How a location's API is called, by what its Secrets hold now.
@@ -583,25 +581,17 @@ async fn access<S: SecretSource>(
     location: &RegistrationLocation,
     secrets: &S,
 ) -> Result<Result<Access, SecretProblem>, S::Error> {
-    let how = &location.access;
-    let client = match oauth_client(secrets, &how.credentials_secret_ref).await? {
+    let RegistrationAccess { api, credentials_secret_ref, ca_secret_ref, .. } = &location.access;
+    let client = match oauth_client(secrets, credentials_secret_ref).await? {
         Ok(client) => client,
         Err(problem) => return Ok(Err(problem)),
     };
-    let ca_pem = match &how.ca_secret_ref {
+    let ca_pem = match ca_secret_ref {
         None => None,
         Some(reference) => match ca(secrets, reference).await? {
             Ok(pem) => Some(pem),
             Err(problem) => return Ok(Err(problem)),
         },
     };
-    Ok(Ok(Access {
-        api_url: location.api_url.clone(),
-        token_path: how.token_path.clone(),
-        event_bridges_path: how.event_bridges_path.clone(),
-        token_request: how.token_request,
-        client_id: client.id,
-        client_secret: client.secret,
-        ca_pem,
-    }))
+    Ok(Ok(desired::access(api, client, ca_pem)))
 }

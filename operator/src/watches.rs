@@ -289,7 +289,7 @@ fn referrers(routes: &Store<Guarded>, secret: &SecretKey) -> Vec<ObjectRef<Guard
 }
 
 fn wanting_gateway(routes: &Store<Guarded>) -> Vec<ObjectRef<Guarded>> {
-    those(routes, |route| route.spec.endpoint.gateway.is_some())
+    those(routes, |route| route.spec.endpoint.as_ref().is_some_and(|endpoint| endpoint.gateway.is_some()))
 }
 
 fn those(routes: &Store<Guarded>, are_so: impl Fn(&PresenceRoute) -> bool) -> Vec<ObjectRef<Guarded>> {

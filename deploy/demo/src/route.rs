@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use presenceroute_core::relay_config::RelayConfig;
 use presenceroute_core::relay_status::RelayStatus;
-use presenceroute_crds::presence_route::BootstrapServer;
+use presenceroute_crds::spec::BootstrapServer;
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::admission::admit_route;
 use presenceroute_manifest::build::{Installation, RelayImage, build, config_maps, signing_secret};
@@ -15,7 +15,7 @@ use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::document::Manifest;
 use presenceroute_manifest::field::FieldPath;
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::{Model, validate};
+use presenceroute_manifest::validate::{Model, SourceModel, validate};
 use presenceroute_operator::register::{Known, Outcome, Registrar};
 use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource, Settings};
 use tempfile::TempDir;
@@ -102,7 +102,7 @@ impl Demo {
     }
 
     pub(crate) fn endpoint(&self) -> &Url {
-        &self.model.endpoint
+        &self.model.endpoint.url
     }
 
     pub(crate) fn admin_address(&self) -> SocketAddr {
@@ -141,7 +141,9 @@ async fn model(text: &str, broker: &Broker, stage: &Stage) -> Result<Model, Fail
     route.spec.genesys.region = None;
     route.spec.genesys.api_url = Some(format!("http://{}", stage.genesys));
     route.spec.genesys.api.ca_secret_ref = None;
-    route.spec.endpoint.url = format!("http://{}{}", stage.relay, asked.endpoint.path());
+    if let Some(endpoint) = &mut route.spec.endpoint {
+        endpoint.url = format!("http://{}{}", stage.relay, asked.endpoint.url.path());
+    }
     route.spec.kafka.bootstrap_servers = vec![BootstrapServer(broker.address())];
     (route.spec.kafka.tls, route.spec.kafka.sasl) = (None, None);
     Ok(validate(&route, references).map_err(|problems| listed(problems.iter().map(ToString::to_string)))?)
@@ -157,7 +159,8 @@ fn listed(problems: impl Iterator<Item = String>) -> String {
 }
 
 fn advance(signing: CredentialRotation, model: &Model) -> Result<CredentialRotation, Failure> {
-    let secret = model.signing_secret.as_ref().map_err(ToString::to_string)?;
+    let SourceModel::Webhook(webhook) = &model.source;
+    let secret = webhook.signing_secret.as_ref().map_err(ToString::to_string)?;
     Ok(signing.advance(secret, k8s_openapi::jiff::Timestamp::now()))
 }
 
@@ -216,7 +219,8 @@ fn create_topics(model: &Model, broker: &Broker) -> Result<(), Failure> {
 }
 
 async fn register(registrar: &Registrar, model: &Model, id: Option<&str>) -> Result<String, Failure> {
-    let secret = model.signing_secret.as_ref().map_err(ToString::to_string)?;
+    let SourceModel::Webhook(webhook) = &model.source;
+    let secret = webhook.signing_secret.as_ref().map_err(ToString::to_string)?;
     // Always sent: here it is known nowhere which secret Genesys Cloud has.
     match registrar.ensure(model, secret, Known { id, ..Known::default() }).await {
         Outcome::Registered { registration, .. } => Ok(registration.id),

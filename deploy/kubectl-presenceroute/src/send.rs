@@ -107,6 +107,8 @@ pub(crate) enum SendError {
     Secret(#[from] SecretProblem),
     #[error("the route's signing secret cannot be used as a key")]
     Key,
+    #[error("the route's source is no webhook: no events are posted to it")]
+    NoWebhook,
     #[error("the route's endpoint cannot be used: {0}")]
     Endpoint(String),
     #[error("the certificates in {file} cannot be used: {cause}")]
@@ -145,9 +147,10 @@ pub(crate) async fn run(arguments: &SendArguments, cluster: &Cluster) -> Result<
     let template = template(arguments)?;
     let name = &arguments.route.name;
     let route = cluster.route(name).await?;
-    let secret = signing_secret(cluster, &route.spec.endpoint.signing_secret_ref).await;
+    let webhook = route.spec.source.webhook.as_ref().ok_or(SendError::NoWebhook)?;
+    let secret = signing_secret(cluster, &webhook.signing_secret_ref).await;
     let secret = secret.map_err(SendError::ReadSecret)?.map_err(SendError::from)?;
-    let header = HeaderName::try_from(&route.spec.genesys.api.signature_header)
+    let header = HeaderName::try_from(&webhook.signature_header)
         .map_err(|error| SendError::Endpoint(error.to_string()))?;
     let ca_file = arguments.ca_file.as_deref();
     let way = if arguments.port_forward {
@@ -357,7 +360,8 @@ impl Way {
 }
 
 fn endpoint(route: &PresenceRoute) -> Result<Url, SendError> {
-    Url::parse(&route.spec.endpoint.url).map_err(|error| SendError::Endpoint(error.to_string()))
+    let url = route.spec.endpoint_url().ok_or(SendError::NoWebhook)?;
+    Url::parse(url).map_err(|error| SendError::Endpoint(error.to_string()))
 }
 
 fn client(ca_file: Option<&Path>) -> Result<ClientBuilder, SendError> {

@@ -9,8 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use presenceroute_core::relay_status::RelayStatus;
-use presenceroute_crds::presence_route::PresenceRouteSpec;
-use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
+use presenceroute_crds::{PresenceRoute, PresenceRouteSpec, PresenceRouteStatus};
 use presenceroute_manifest::lint::Format;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
@@ -51,7 +50,8 @@ pub(crate) struct Snapshot {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) generation: Option<i64>,
-    pub(crate) endpoint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) endpoint: Option<String>,
     pub(crate) suspended: bool,
     pub(crate) deleting: bool,
     /// What the operator says.
@@ -199,7 +199,7 @@ fn snapshot(
         namespace: route.namespace().unwrap_or_default(),
         name: route.name_any(),
         generation: route.metadata.generation,
-        endpoint: route.spec.endpoint.url,
+        endpoint: route.spec.endpoint.map(|endpoint| endpoint.url),
         suspended: route.spec.suspend,
         deleting: route.metadata.deletion_timestamp.is_some(),
         status: route.status.unwrap_or_default(),
@@ -251,7 +251,8 @@ kind: PresenceRoute
 metadata: {name: one, namespace: presence}
 spec:
   genesys: {region: mypurecloud.ie, credentialsSecretRef: {name: oauth}}
-  endpoint: {url: "https://presence.example.com/events", signingSecretRef: {name: webhook}}
+  source: {webhook: {signingSecretRef: {name: webhook}}}
+  endpoint: {url: "https://presence.example.com/events"}
   routes: [{eventType: a, topic: z}, {eventType: b, topic: y}, {eventType: c, topic: z}]
   unmatched: {action: DeadLetter, topic: rest}
   kafka: {bootstrapServers: ["kafka:9092"]}

@@ -33,15 +33,19 @@ impl Branch {
 pub(crate) fn render(snapshot: &Snapshot, now: Timestamp) -> String {
     let trunk = Branch {
         line: headline(snapshot),
-        twigs: vec![
-            Branch::leaf(labelled("endpoint", &snapshot.endpoint)),
-            conditions(snapshot),
-            Branch::leaf(labelled("registration", &registration(snapshot, now))),
-            Branch::leaf(labelled("signing", &signing(snapshot.status.signing.as_ref(), now))),
-            pods(snapshot),
-            topics(snapshot),
-            answers(&snapshot.answers),
-        ],
+        twigs: snapshot
+            .endpoint
+            .iter()
+            .map(|url| Branch::leaf(labelled("endpoint", url)))
+            .chain([
+                conditions(snapshot),
+                Branch::leaf(labelled("registration", &registration(snapshot, now))),
+                Branch::leaf(labelled("signing", &signing(snapshot.status.signing.as_ref(), now))),
+                pods(snapshot),
+                topics(snapshot),
+                answers(&snapshot.answers),
+            ])
+            .collect(),
     };
     let mut out = format!("{}\n", trunk.line);
     trunk.draw("", &mut out);
@@ -89,16 +93,17 @@ fn conditions(snapshot: &Snapshot) -> Branch {
 }
 
 fn registration(snapshot: &Snapshot, now: Timestamp) -> String {
-    match &snapshot.status.registration {
+    match snapshot.status.registration() {
         None => paint(UNSURE, "none that is known"),
         Some(registration) => {
-            let types = registration.event_types.len();
+            let types = registration.spec.event_types.len();
             let verified = match &registration.last_verified_time {
                 Some(time) => format!(", confirmed for {}", age(time, now)),
                 None => String::new(),
             };
-            let id = registration.place.id.as_deref().unwrap_or("asked for, not confirmed yet");
-            let disabled = if registration.enabled { String::new() } else { paint(UNSURE, ", disabled") };
+            let id = registration.id.as_deref().unwrap_or("asked for, not confirmed yet");
+            let disabled =
+                if registration.spec.enabled { String::new() } else { paint(UNSURE, ", disabled") };
             format!("{id}{disabled}, {}{verified}", many(types, "event type"))
         }
     }
@@ -263,16 +268,16 @@ mod tests {
                 condition("RoutingLive", "False", "PodLags", "pod b lags"),
                 condition("Ready", "False", "PodLags", "pod b lags"),
             ],
-            "registration": {
-                "id": "r-1", "name": "presence/contact-centre", "apiUrl": "https://api.mypurecloud.ie",
+            "source": {"type": "Webhook", "registration": {
+                "id": "r-1", "name": "presence/contact-centre",
                 "access": {
-                    "clientId": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t",
-                    "eventBridgesPath": "/e", "tokenRequest": "Json",
+                    "apiUrl": "https://api.mypurecloud.ie", "tokenPath": "/t", "eventBridgesPath": "/e",
+                    "tokenRequest": "Json", "clientId": "c", "credentialsSecretRef": {"name": "oauth"},
                 },
                 "url": "https://presence.example.com/events", "enabled": true, "eventTypes": ["a", "b"],
                 "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
                 "lastVerifiedTime": "2026-01-01T00:00:00Z",
-            },
+            }},
             "routing": {"revision": "new", "routes": 3, "liveReplicas": 1},
             "signing": {"revision": "s1", "phase": "Retiring", "retireTime": "2026-01-01T00:05:00Z"},
         }))
@@ -310,7 +315,7 @@ mod tests {
             namespace: "presence".into(),
             name: "contact-centre".into(),
             generation: Some(3),
-            endpoint: "https://presence.example.com/events".into(),
+            endpoint: Some("https://presence.example.com/events".into()),
             suspended: false,
             deleting: false,
             status: status(),

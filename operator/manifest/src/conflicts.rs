@@ -6,8 +6,8 @@ use std::fmt;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::status::RegistrationLocation;
+use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 
 use crate::field::FieldPath;
 use presenceroute_core::region;
@@ -19,17 +19,18 @@ struct Registration {
 }
 
 impl Registration {
-    /// The registration that the spec asks for.
-    fn asked_by(route: &PresenceRoute) -> Self {
+    /// The registration that the spec asks for, if it asks for one.
+    fn asked_by(route: &PresenceRoute) -> Option<Self> {
+        let webhook = route.spec.source.webhook.as_ref()?;
         let default_name = || format!("{}/{}", route.namespace().unwrap_or_default(), route.name_any());
-        let name = route.spec.genesys.endpoint_name.clone().unwrap_or_else(default_name);
-        Self { api_url: api_url(route), name }
+        Some(Self { api_url: api_url(route), name: webhook.name.clone().unwrap_or_else(default_name) })
     }
 
     /// Whether another spec asks for the same. Nothing is copied for it but where the name is the same: among thousands
     /// of routes this is asked of each by each.
     fn is_asked_by(&self, route: &PresenceRoute) -> bool {
-        let is_called_so = match &route.spec.genesys.endpoint_name {
+        let Some(webhook) = &route.spec.source.webhook else { return false };
+        let is_called_so = match &webhook.name {
             Some(name) => *name == self.name,
             None => self.name.split_once('/').is_some_and(|(namespace, name)| {
                 route.metadata.namespace.as_deref() == Some(namespace)
@@ -42,9 +43,12 @@ impl Registration {
     /// Whether a route may have it, whatever its spec says now.
     fn is_held_by(&self, route: &PresenceRoute) -> bool {
         route.status.iter().any(|status| {
-            let current = status.registration.iter().map(|registration| &registration.location);
-            let mut places = current.chain(&status.former_registrations);
-            places.any(|place| place.name == self.name && is_same_url(&place.api_url, &self.api_url))
+            let current = status.registration().map(|current| (&current.spec.name, &current.access));
+            let former = status.former_registrations().iter().map(|former| (&former.name, &former.access));
+            current
+                .into_iter()
+                .chain(former)
+                .any(|(name, access)| *name == self.name && is_same_url(&access.api.api_url, &self.api_url))
         })
     }
 }
@@ -99,10 +103,10 @@ pub fn rival<'r>(
     route: &PresenceRoute,
     others: impl IntoIterator<Item = &'r PresenceRoute>,
 ) -> Option<Rival> {
-    let url = &route.spec.endpoint.url;
+    let url = route.spec.endpoint_url();
     let registration = Registration::asked_by(route);
-    let has_registration = registration.is_held_by(route);
-    let has_url = is_registered_for(route, url);
+    let has_registration = registration.as_ref().is_some_and(|registration| registration.is_held_by(route));
+    let has_url = url.is_some_and(|url| is_registered_for(route, url));
     let mut leaving = None;
     for other in others.into_iter().filter(|other| other.metadata.uid != route.metadata.uid) {
         let whose =
@@ -114,7 +118,8 @@ pub fn rival<'r>(
             (false, true) => None,
             _ => is_older().then_some("is older"),
         };
-        if is_same_url(&other.spec.endpoint.url, url)
+        if let Some(url) = url
+            && other.spec.endpoint_url().is_some_and(|theirs| is_same_url(theirs, url))
             && let Some(why) = goes_first(is_registered_for(other, url), has_url)
         {
             return Some(Rival::Claims(format!(
@@ -123,19 +128,20 @@ pub fn rival<'r>(
                 whose()
             )));
         }
+        let Some(registration) = &registration else { continue };
         match (registration.is_asked_by(other), registration.is_held_by(other)) {
             (true, theirs) => {
                 let Some(why) = goes_first(theirs, has_registration) else { continue };
                 return Some(Rival::Claims(format!(
-                    "spec.genesys.endpointName: {registration} is already claimed by {}, which {why}; change it here or \
-                     delete the other",
+                    "spec.source.webhook.name: {registration} is already claimed by {}, which {why}; change it here \
+                     or delete the other",
                     whose()
                 )));
             }
             (false, true) => {
                 leaving = Some(Rival::Leaves(format!(
                     "{registration} still belongs to {}, whose spec names another one now; it is free when \
-                     status.registration and status.formerRegistrations there do not name it any more",
+                     status.source there does not name it any more",
                     whose()
                 )));
             }
@@ -148,20 +154,22 @@ pub fn rival<'r>(
 /// The fields in which two routes claim the same, whoever has more right to it.
 pub fn common_claims(one: &PresenceRoute, other: &PresenceRoute) -> Vec<FieldPath> {
     let spec = FieldPath::default().child("spec");
-    let url = is_same_url(&one.spec.endpoint.url, &other.spec.endpoint.url);
-    let registration = Registration::asked_by(one).is_asked_by(other);
-    let url = url.then(|| spec.child("endpoint").child("url"));
-    let registration = registration.then(|| spec.child("genesys").child("endpointName"));
+    let urls = one.spec.endpoint_url().zip(other.spec.endpoint_url());
+    let url = urls.filter(|(one, other)| is_same_url(one, other));
+    let registration = Registration::asked_by(one).filter(|registration| registration.is_asked_by(other));
+    let url = url.map(|_| spec.child("endpoint").child("url"));
+    let registration = registration.map(|_| spec.child("source").child("webhook").child("name"));
     url.into_iter().chain(registration).collect()
 }
 
 /// Whether one of `others` has the registration at this place and asks for it: it is not `route`'s to remove.
 pub fn is_anothers<'r>(
     route: &PresenceRoute,
-    place: &RegistrationLocation,
+    location: &RegistrationLocation,
     others: impl IntoIterator<Item = &'r PresenceRoute>,
 ) -> bool {
-    let registration = Registration { api_url: normal(&place.api_url), name: place.name.clone() };
+    let registration =
+        Registration { api_url: normal(&location.access.api.api_url), name: location.name.clone() };
     others.into_iter().any(|other| {
         other.metadata.uid != route.metadata.uid
             && other.metadata.deletion_timestamp.is_none()
@@ -172,8 +180,8 @@ pub fn is_anothers<'r>(
 
 /// Whether a route's registration is known to send to this URL.
 fn is_registered_for(route: &PresenceRoute, url: &str) -> bool {
-    let registration = route.status.as_ref().and_then(|status| status.registration.as_ref());
-    registration.is_some_and(|it| it.location.id.is_some() && is_same_url(&it.url, url))
+    let registration = route.status.as_ref().and_then(PresenceRouteStatus::registration);
+    registration.is_some_and(|it| it.id.is_some() && is_same_url(&it.spec.url, url))
 }
 
 /// Orders routes by age; the uid decides between two of the same second.
@@ -193,7 +201,8 @@ kind: PresenceRoute
 metadata: {{name: {name}, namespace: presence, uid: {uid}, creationTimestamp: "{created}"}}
 spec:
   genesys: {{region: mypurecloud.ie, credentialsSecretRef: {{name: oauth}}}}
-  endpoint: {{url: "{url}", signingSecretRef: {{name: webhook}}}}
+  source: {{webhook: {{signingSecretRef: {{name: webhook}}}}}}
+  endpoint: {{url: "{url}"}}
   routes: [{{eventType: a, topic: b}}]
   kafka: {{bootstrapServers: ["kafka:9092"]}}
 "#
@@ -201,19 +210,22 @@ spec:
         serde_saphyr::from_str(&yaml).unwrap()
     }
 
-    fn called(mut route: PresenceRoute, endpoint_name: &str) -> PresenceRoute {
-        route.spec.genesys.endpoint_name = Some(endpoint_name.to_owned());
+    fn called(mut route: PresenceRoute, name: &str) -> PresenceRoute {
+        route.spec.source.webhook.as_mut().unwrap().name = Some(name.to_owned());
         route
     }
 
+    fn access() -> serde_json::Value {
+        serde_json::json!({
+            "apiUrl": "https://api.mypurecloud.ie", "tokenPath": "/t", "eventBridgesPath": "/b", "tokenRequest": "Json",
+            "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"},
+        })
+    }
+
     fn registered_as(mut route: PresenceRoute, name: &str) -> PresenceRoute {
-        let status = serde_json::json!({"formerRegistrations": [{
-            "name": name, "apiUrl": "https://api.mypurecloud.ie",
-            "access": {
-                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
-                "tokenRequest": "Json",
-            },
-        }]});
+        let status = serde_json::json!({"source": {
+            "type": "Webhook", "formerRegistrations": [{"name": name, "access": access()}],
+        }});
         route.status = Some(serde_json::from_value(status).unwrap());
         route
     }
@@ -229,15 +241,11 @@ spec:
 
     /// Registered with the URL that it has now, whatever its spec says later.
     fn registered(mut route: PresenceRoute) -> PresenceRoute {
-        let status = serde_json::json!({"registration": {
-            "id": "1", "name": "of its own", "apiUrl": "https://api.mypurecloud.ie",
-            "access": {
-                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
-                "tokenRequest": "Json",
-            },
-            "url": route.spec.endpoint.url, "enabled": true, "eventTypes": ["a"],
-            "retryPolicy": route.spec.genesys.retry_policy,
-        }});
+        let status = serde_json::json!({"source": {"type": "Webhook", "registration": {
+            "id": "1", "name": "of its own", "access": access(),
+            "url": route.spec.endpoint_url(), "enabled": true, "eventTypes": ["a"],
+            "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
+        }}});
         route.status = Some(serde_json::from_value(status).unwrap());
         route
     }
@@ -249,7 +257,7 @@ spec:
         let young =
             registered(route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two"));
         assert_eq!(rival(&young, [&old, &young]), None);
-        old.spec.endpoint.url = young.spec.endpoint.url.clone();
+        old.spec.endpoint = young.spec.endpoint.clone();
         let Some(Rival::Claims(message)) = rival(&old, [&old, &young]) else { panic!("it takes it away") };
         assert!(message.contains("presence/young, which has it"), "{message}");
         assert_eq!(rival(&young, [&old, &young]), None);
@@ -277,8 +285,8 @@ spec:
         let place = registered_as(route("a", "1", "2026-01-01T00:00:00Z", "https://a.example.com"), "wanted")
             .status
             .unwrap()
-            .former_registrations
-            .remove(0);
+            .former_registrations()[0]
+            .clone();
         let route = |name: &str, uid: &str| {
             let url = format!("https://{name}.example.com");
             registered_as(route(name, uid, "2026-01-01T00:00:00Z", &url), "wanted")

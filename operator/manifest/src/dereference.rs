@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use presenceroute_crds::PresenceRouteSpec;
-use presenceroute_crds::presence_route::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef, TlsSecretRef};
+use presenceroute_crds::references::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef, TlsSecretRef};
 use secrecy::SecretString;
 
 use presenceroute_core::certificate_expiry::Certificate;
@@ -15,8 +15,8 @@ pub struct References {
     pub oauth_client: Result<OAuthClient, SecretProblem>,
     /// The private CA of the Genesys Cloud API, in PEM, when the spec names one.
     pub genesys_ca: Option<Result<Vec<u8>, SecretProblem>>,
-    /// The secret that events are signed with.
-    pub signing_secret: Result<SecretString, SecretProblem>,
+    /// The secret that a webhook's events are signed with, when the source is one.
+    pub signing_secret: Option<Result<SecretString, SecretProblem>>,
     /// What is wrong with the Secrets that relay pods mount. Empty when all is there.
     pub mounted: Vec<SecretProblem>,
     /// The certificates among all this.
@@ -90,7 +90,10 @@ pub async fn dereference<S: SecretSource>(
             }
             None => None,
         },
-        signing_secret: signing_secret(source, &spec.endpoint.signing_secret_ref).await?,
+        signing_secret: match &spec.source.webhook {
+            Some(webhook) => Some(signing_secret(source, &webhook.signing_secret_ref).await?),
+            None => None,
+        },
         mounted: mount_problems(source, spec, &mut certificates).await?,
         certificates,
     })
@@ -102,7 +105,7 @@ pub fn referenced_secrets(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str
     [
         Some(&spec.genesys.credentials_secret_ref.name),
         spec.genesys.api.ca_secret_ref.as_ref().map(|reference| &reference.name),
-        Some(&spec.endpoint.signing_secret_ref.name),
+        spec.source.webhook.as_ref().map(|webhook| &webhook.signing_secret_ref.name),
         tls.and_then(|tls| tls.ca_secret_ref.as_ref()).map(|reference| &reference.name),
         tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|reference| &reference.name),
         spec.kafka.sasl.as_ref().map(|sasl| &sasl.credentials_secret_ref.name),

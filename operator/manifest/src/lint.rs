@@ -431,7 +431,8 @@ kind: PresenceRoute
 metadata: {name: one, namespace: presence}
 spec:
   genesys: {region: mypurecloud.ie, credentialsSecretRef: {name: oauth}}
-  endpoint: {url: "https://presence.example.com/events", signingSecretRef: {name: webhook}}
+  source: {webhook: {signingSecretRef: {name: webhook}}}
+  endpoint: {url: "https://presence.example.com/events"}
   routes:
   - {eventType: "presence:state:changed", topic: states}
   kafka: {bootstrapServers: ["kafka:9092"]}
@@ -463,7 +464,7 @@ spec:
         assert_eq!(report.exit_code(), 1);
         assert_eq!(
             report.findings[0].to_string(),
-            "1.yaml:10:43: error: PresenceRoute \"presence/one\": spec.routes[0].topic: must be a legal Kafka topic \
+            "1.yaml:11:43: error: PresenceRoute \"presence/one\": spec.routes[0].topic: must be a legal Kafka topic \
              name: letters, digits, dots, underscores and hyphens, at most 249"
         );
     }
@@ -474,7 +475,7 @@ spec:
         let report = report(&[&wrong]).await;
         let finding = &report.findings[0];
         assert_eq!((finding.by, finding.field.as_str()), (Judge::Operator, "spec.routes[0].when"));
-        assert_eq!(finding.place, Some(Place { line: 8, column: 58 }));
+        assert_eq!(finding.place, Some(Place { line: 9, column: 58 }));
         assert!(finding.message.contains("`attribute`, which is unknown"), "{finding}");
         let wrong = RIGHT.replace("[\"kafka:9092\"]", "[\"kafka:9092\"], properties: {acks: \"1\"}");
         let finding = &self::report(&[&wrong]).await.findings[0];
@@ -507,17 +508,17 @@ spec:
         assert_eq!(
             report.findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [
-                "1.yaml:6:14: error: PresenceRoute \"presence/two\": spec.endpoint.url: PresenceRoute \"presence/one\" in \
+                "1.yaml:7:14: error: PresenceRoute \"presence/two\": spec.endpoint.url: PresenceRoute \"presence/one\" in \
               0.yaml claims the same; change one of the two"
             ]
         );
         let named = |text: &str, host: &str| {
-            let text = text.replace("mypurecloud.ie,", "mypurecloud.ie, endpointName: shared,");
+            let text = text.replace("{name: webhook}}", "{name: webhook}, name: shared}");
             text.replace("presence.example.com", host)
         };
         let (one, two) = (named(RIGHT, "one.example.com"), named(&other, "two.example.com"));
         let finding = &self::report(&[&format!("{one}---\n{two}")]).await.findings[0];
-        assert_eq!(finding.field, "spec.genesys.endpointName");
+        assert_eq!(finding.field, "spec.source.webhook.name");
         assert_eq!(self::report(&[RIGHT, RIGHT]).await.exit_code(), 0, "it is one route");
     }
 
@@ -546,14 +547,14 @@ spec:
         let answer: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
         assert_eq!(answer["valid"], false);
         let finding = &answer["findings"][0];
-        assert_eq!(finding["line"], 8);
+        assert_eq!(finding["line"], 9);
         assert_eq!((&finding["by"], &finding["severity"]), (&"apiserver".into(), &"error".into()));
         assert_eq!(finding["field"], "spec.routes[0].topic");
     }
 
     #[tokio::test]
     async fn the_examples_of_this_project_are_valid() {
-        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
         let report = check_files(&[examples], true).await;
         assert!(report.findings.is_empty() && report.routes.len() >= 3, "{report}");
     }

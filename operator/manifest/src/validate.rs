@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use kube::ResourceExt;
 use presenceroute_core::condition::Condition;
-use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
+use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec, TokenRequest};
 use presenceroute_core::kafka_properties::refused_property;
 use presenceroute_core::relay_config::{
     CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig,
@@ -15,10 +15,11 @@ use presenceroute_core::relay_config::{
 use presenceroute_core::routing::{
     EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName, Unmatched,
 };
-use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::presence_route::{
-    self, DeletionPolicy, Kafka, KafkaSasl, Relay, ServiceTemplate, TlsSecretRef, UnmatchedAction,
+use presenceroute_crds::references::TlsSecretRef;
+use presenceroute_crds::spec::{
+    self, DeletionPolicy, Kafka, KafkaSasl, Relay, ServiceTemplate, UnmatchedAction, Webhook,
 };
+use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
 use secrecy::SecretString;
 use url::Url;
 
@@ -53,12 +54,12 @@ pub struct Model {
     pub name: String,
     /// The PresenceRoute's uid.
     pub uid: String,
-    /// The URL that Genesys Cloud calls.
-    pub endpoint: Url,
-    /// How that URL is exposed.
-    pub exposure: Exposure,
-    /// The Service in front of the relay pods.
-    pub service: ServiceTemplate,
+    /// The organisation.
+    pub genesys: GenesysModel,
+    /// How its events leave it.
+    pub source: SourceModel,
+    /// What Genesys Cloud calls.
+    pub endpoint: EndpointModel,
     /// What the relay serves, hot.
     pub table: RoutingTable,
     /// What the relay is told at its start.
@@ -69,10 +70,65 @@ pub struct Model {
     pub mount_problems: Vec<SecretProblem>,
     /// The relay pods.
     pub relay: Relay,
-    /// What is to be registered at Genesys Cloud.
-    pub registration: RegistrationModel,
+    /// Whether no events are to come.
+    pub suspended: bool,
+    /// What becomes of the registration in the end.
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// The API of a Genesys Cloud organisation, and the OAuth client to call it with.
+pub struct GenesysModel {
+    /// The API's base URL.
+    pub api_url: Url,
+    /// The path of the token endpoint.
+    pub token_path: String,
+    /// How a token is asked for.
+    pub token_request: TokenRequest,
+    /// The API's private CA, in PEM.
+    pub ca_pem: Option<Result<Vec<u8>, SecretProblem>>,
+    /// The OAuth client.
+    pub oauth_client: Result<OAuthClient, SecretProblem>,
+}
+
+impl GenesysModel {
+    /// The API with its collection of registrations.
+    #[must_use]
+    pub fn api_endpoint(&self, event_bridges_path: &str) -> ApiEndpoint {
+        ApiEndpoint {
+            api_url: self.api_url.as_str().trim_end_matches('/').to_owned(),
+            token_path: self.token_path.clone(),
+            event_bridges_path: event_bridges_path.to_owned(),
+            token_request: self.token_request,
+        }
+    }
+}
+
+/// How events leave Genesys Cloud.
+pub enum SourceModel {
+    /// Genesys Cloud posts them.
+    Webhook(WebhookModel),
+}
+
+/// A registration that posts signed events to the endpoint.
+pub struct WebhookModel {
+    /// The header with an event's signature.
+    pub signature_header: String,
+    /// The path of the EventBridge collection.
+    pub event_bridges_path: String,
+    /// What is to be registered.
+    pub registration: RegistrationSpec,
     /// The secret that events are signed with.
     pub signing_secret: Result<SecretString, SecretProblem>,
+}
+
+/// What Genesys Cloud calls, and how it is exposed.
+pub struct EndpointModel {
+    /// The URL.
+    pub url: Url,
+    /// How the URL leads to the Service.
+    pub exposure: Exposure,
+    /// The Service in front of the relay pods.
+    pub service: ServiceTemplate,
 }
 
 /// How the endpoint's URL leads to the relay's Service.
@@ -80,9 +136,9 @@ pub enum Exposure {
     /// The Service is all there is.
     Service,
     /// An Ingress.
-    Ingress(presence_route::Ingress),
+    Ingress(spec::Ingress),
     /// An HTTPRoute.
-    Gateway(presence_route::Gateway),
+    Gateway(spec::Gateway),
 }
 
 /// A Secret that relay pods mount, and where.
@@ -95,51 +151,14 @@ pub struct SecretMount {
     pub directory: &'static str,
 }
 
-/// What is to be registered at Genesys Cloud, and how to reach it.
-pub struct RegistrationModel {
-    /// The registration's name there.
-    pub name: String,
-    /// Whether events are to flow.
-    pub enabled: bool,
-    /// The event types. There is at least one.
-    pub event_types: BTreeSet<String>,
-    /// Genesys Cloud's retries.
-    pub retry_policy: RetryPolicy,
-    /// The API.
-    pub api: ApiModel,
-    /// As whom to call it.
-    pub oauth_client: Result<OAuthClient, SecretProblem>,
-    /// What becomes of it in the end.
-    pub deletion_policy: DeletionPolicy,
-}
-
-/// Where the Genesys Cloud API is and what it speaks.
-pub struct ApiModel {
-    /// Its base URL.
-    pub url: Url,
-    /// The path of the token endpoint.
-    pub token_path: String,
-    /// The path of the EventBridge collection.
-    pub event_bridges_path: String,
-    /// How a token is asked for.
-    pub token_request: TokenRequest,
-    /// Its private CA, in PEM.
-    pub ca_pem: Option<Result<Vec<u8>, SecretProblem>>,
-}
-
 impl Model {
     /// Every Secret that is not as it should be.
     pub fn secret_problems(&self) -> Vec<&SecretProblem> {
-        let ca_problem = self.registration.api.ca_pem.as_ref().and_then(|ca| ca.as_ref().err());
-        self.registration
-            .oauth_client
-            .as_ref()
-            .err()
-            .into_iter()
-            .chain(ca_problem)
-            .chain(self.signing_secret.as_ref().err())
-            .chain(&self.mount_problems)
-            .collect()
+        let GenesysModel { oauth_client, ca_pem, .. } = &self.genesys;
+        let SourceModel::Webhook(webhook) = &self.source;
+        let ca_problem = ca_pem.as_ref().and_then(|ca| ca.as_ref().err());
+        let of_calls = oauth_client.as_ref().err().into_iter().chain(ca_problem);
+        of_calls.chain(webhook.signing_secret.as_ref().err()).chain(&self.mount_problems).collect()
     }
 }
 
@@ -164,13 +183,13 @@ pub enum SpecProblem {
     },
     /// A wildcard without a subscription.
     #[error(
-        "spec.genesys.eventTypes: must be set, because {0:?} has a wildcard and Genesys Cloud subscribes to exact \
+        "spec.source.webhook.eventTypes: must be set, because {0:?} has a wildcard and Genesys Cloud subscribes to exact \
          event types only"
     )]
     EventTypes(String),
     /// A subscription to more than one event type.
     #[error(
-        "spec.genesys.eventTypes: {0:?} has a wildcard, and Genesys Cloud subscribes to exact event types only; list \
+        "spec.source.webhook.eventTypes: {0:?} has a wildcard, and Genesys Cloud subscribes to exact event types only; list \
          them one by one"
     )]
     SubscribedWildcard(String),
@@ -199,7 +218,9 @@ impl SpecProblem {
         match self {
             Self::Routing { field, .. } => FieldPath::parse(&format!("spec.{field}")),
             Self::Url { field, .. } | Self::Rule { field, .. } => FieldPath::parse(&format!("spec.{field}")),
-            Self::EventTypes(_) | Self::SubscribedWildcard(_) => spec.child("genesys").child("eventTypes"),
+            Self::EventTypes(_) | Self::SubscribedWildcard(_) => {
+                spec.child("source").child("webhook").child("eventTypes")
+            }
             Self::KafkaProperty { name, .. } => spec.child("kafka").child("properties").child(name),
         }
     }
@@ -219,21 +240,21 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     let name = route.name_any();
 
     let table = note(&mut problems, routing_table(spec));
-    let event_types = note(&mut problems, event_types(spec).map_err(|problem| vec![problem]));
-    let endpoint = note(&mut problems, http_url("endpoint.url", &spec.endpoint.url));
+    let webhook = note(&mut problems, webhook(&spec.source));
+    let event_types = webhook.and_then(|webhook| note(&mut problems, event_types(webhook, &spec.routes)));
+    let endpoint = note(&mut problems, endpoint(spec.endpoint.as_ref()));
     let api_url = note(&mut problems, api_url(&spec.genesys));
-    let exposure = note(&mut problems, exposure(&spec.endpoint));
     problems.extend(broken_rules(spec));
 
-    let (Some(table), Some(event_types), Some(endpoint), Some(api_url), Some(exposure), []) =
-        (table, event_types, endpoint, api_url, exposure, problems.as_slice())
+    let (Some(table), Some((webhook, signing_secret)), Some(event_types), Some(endpoint), Some(api_url), []) =
+        (table, webhook.zip(references.signing_secret), event_types, endpoint, api_url, problems.as_slice())
     else {
         return Err(problems);
     };
     Ok(Model {
         config: RelayConfig {
-            path: endpoint.path().to_owned(),
-            signature_header: spec.genesys.api.signature_header.clone(),
+            path: endpoint.url.path().to_owned(),
+            signature_header: webhook.signature_header.clone(),
             kafka: kafka_config(&spec.kafka),
             limits: Limits::default(),
             tls: tls_files(&spec.relay),
@@ -241,35 +262,38 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
         },
         mounts: kafka_mounts(&spec.kafka).chain(tls_mount(&spec.relay)).collect(),
         mount_problems: references.mounted,
-        registration: RegistrationModel {
-            name: spec.genesys.endpoint_name.clone().unwrap_or_else(|| format!("{namespace}/{name}")),
-            enabled: !spec.suspend,
-            event_types,
-            retry_policy: spec.genesys.retry_policy.clone(),
-            api: ApiModel {
-                url: api_url,
-                token_path: spec.genesys.api.token_path.clone(),
-                event_bridges_path: spec.genesys.api.event_bridges_path.clone(),
-                token_request: spec.genesys.api.token_request,
-                ca_pem: references.genesys_ca,
-            },
+        genesys: GenesysModel {
+            api_url,
+            token_path: spec.genesys.api.token_path.clone(),
+            token_request: spec.genesys.api.token_request,
+            ca_pem: references.genesys_ca,
             oauth_client: references.oauth_client,
-            deletion_policy: spec.deletion_policy,
         },
-        signing_secret: references.signing_secret,
+        source: SourceModel::Webhook(WebhookModel {
+            signature_header: webhook.signature_header.clone(),
+            event_bridges_path: webhook.event_bridges_path.clone(),
+            registration: RegistrationSpec {
+                name: webhook.name.clone().unwrap_or_else(|| format!("{namespace}/{name}")),
+                url: endpoint.url.to_string(),
+                enabled: !spec.suspend,
+                event_types,
+                retry_policy: webhook.retry_policy.clone(),
+            },
+            signing_secret,
+        }),
         uid: route.uid().unwrap_or_default(),
-        service: spec.endpoint.service.clone(),
+        suspended: spec.suspend,
+        deletion_policy: spec.deletion_policy,
         relay: spec.relay.clone(),
         namespace,
         name,
         endpoint,
-        exposure,
         table,
     })
 }
 
 /// What a spec says that nothing can be made of, in the fields that go into the model as they are.
-fn broken_rules(spec: &presence_route::PresenceRouteSpec) -> Vec<SpecProblem> {
+fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
     let mut problems = Vec::new();
     problems.extend(spec.kafka.properties.keys().filter_map(|name| {
         refused_property(name).map(|reason| SpecProblem::KafkaProperty { name: name.clone(), reason })
@@ -298,7 +322,7 @@ fn note<T>(problems: &mut Vec<SpecProblem>, result: Result<T, Vec<SpecProblem>>)
 }
 
 /// The table that the relays of a route serve.
-pub fn routing_table(spec: &presence_route::PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecProblem>> {
+pub fn routing_table(spec: &PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecProblem>> {
     let mut problems = Vec::new();
     let mut routes = Vec::with_capacity(spec.routes.len());
     for (index, route) in spec.routes.iter().enumerate() {
@@ -317,7 +341,7 @@ pub fn routing_table(spec: &presence_route::PresenceRouteSpec) -> Result<Routing
     }
 }
 
-fn checked_route(route: &presence_route::Route) -> Result<Route, (&'static str, RoutingError)> {
+fn checked_route(route: &spec::Route) -> Result<Route, (&'static str, RoutingError)> {
     Ok(Route {
         event_type: EventTypePattern::try_from(route.event_type.clone())
             .map_err(|cause| ("eventType", cause))?,
@@ -333,7 +357,7 @@ fn checked_route(route: &presence_route::Route) -> Result<Route, (&'static str, 
     })
 }
 
-fn unmatched(unmatched: &presence_route::Unmatched) -> Result<Unmatched, SpecProblem> {
+fn unmatched(unmatched: &spec::Unmatched) -> Result<Unmatched, SpecProblem> {
     let topic = |name: &String| {
         TopicName::try_from(name.clone())
             .map_err(|cause| SpecProblem::Routing { field: "unmatched.topic".into(), cause })
@@ -358,32 +382,45 @@ fn unmatched(unmatched: &presence_route::Unmatched) -> Result<Unmatched, SpecPro
     }
 }
 
-fn event_types(spec: &presence_route::PresenceRouteSpec) -> Result<BTreeSet<String>, SpecProblem> {
-    let types: BTreeSet<String> = match &spec.genesys.event_types {
-        Some(types) => types.iter().map(|event_type| event_type.0.clone()).collect(),
-        None => match spec.routes.iter().find(|route| route.event_type.ends_with('*')) {
-            Some(route) => return Err(SpecProblem::EventTypes(route.event_type.clone())),
-            None => spec.routes.iter().map(|route| route.event_type.clone()).collect(),
+fn webhook(source: &spec::Source) -> Result<&Webhook, Vec<SpecProblem>> {
+    source.webhook.as_ref().ok_or_else(|| {
+        vec![SpecProblem::Rule { field: "source", rule: "exactly one source must be set: webhook" }]
+    })
+}
+
+/// What to subscribe to: sorted, each once.
+fn event_types(webhook: &Webhook, routes: &[spec::Route]) -> Result<Vec<String>, Vec<SpecProblem>> {
+    let types: BTreeSet<&str> = match &webhook.event_types {
+        Some(types) => types.iter().map(|event_type| event_type.0.as_str()).collect(),
+        None => match routes.iter().find(|route| route.event_type.ends_with('*')) {
+            Some(route) => return Err(vec![SpecProblem::EventTypes(route.event_type.clone())]),
+            None => routes.iter().map(|route| route.event_type.as_str()).collect(),
         },
     };
     if let Some(wildcard) = types.iter().find(|event_type| event_type.contains('*')) {
-        return Err(SpecProblem::SubscribedWildcard(wildcard.clone()));
+        return Err(vec![SpecProblem::SubscribedWildcard((*wildcard).to_owned())]);
     }
-    Ok(types)
+    Ok(types.into_iter().map(str::to_owned).collect())
 }
 
-fn exposure(endpoint: &presence_route::Endpoint) -> Result<Exposure, Vec<SpecProblem>> {
-    match (&endpoint.ingress, &endpoint.gateway) {
+fn endpoint(endpoint: Option<&spec::Endpoint>) -> Result<EndpointModel, Vec<SpecProblem>> {
+    let rule = |rule| vec![SpecProblem::Rule { field: "endpoint", rule }];
+    let endpoint = endpoint
+        .ok_or_else(|| rule("must be set: its url is what Genesys Cloud calls for source.webhook"))?;
+    let url = http_url("endpoint.url", &endpoint.url);
+    let exposure = match (&endpoint.ingress, &endpoint.gateway) {
         (None, None) => Ok(Exposure::Service),
         (Some(ingress), None) => Ok(Exposure::Ingress(ingress.clone())),
         (None, Some(gateway)) => Ok(Exposure::Gateway(gateway.clone())),
-        (Some(_), Some(_)) => {
-            Err(vec![SpecProblem::Rule { field: "endpoint", rule: "ingress and gateway cannot both be set" }])
-        }
+        (Some(_), Some(_)) => Err(rule("ingress and gateway cannot both be set")),
+    };
+    match (url, exposure) {
+        (Ok(url), Ok(exposure)) => Ok(EndpointModel { url, exposure, service: endpoint.service.clone() }),
+        (url, exposure) => Err([url.err(), exposure.err()].into_iter().flatten().flatten().collect()),
     }
 }
 
-fn api_url(genesys: &presence_route::Genesys) -> Result<Url, Vec<SpecProblem>> {
+fn api_url(genesys: &spec::Genesys) -> Result<Url, Vec<SpecProblem>> {
     match (&genesys.region, &genesys.api_url) {
         (Some(region), None) => http_url("genesys.region", &presenceroute_core::region::api_url(region)),
         (None, Some(url)) => http_url("genesys.apiUrl", url),

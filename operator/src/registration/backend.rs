@@ -1,6 +1,7 @@
 //! The seam to Genesys Cloud: how one kind of registration is observed and changed. A closed set, hence an enum; the
 //! planner and the executor know no API.
 
+use presenceroute_core::genesys_api::ApiEndpoint;
 use presenceroute_genesys::{Account as Client, DesiredRegistration, GenesysError, Registration};
 
 use super::plan::{Observed, Step};
@@ -136,10 +137,10 @@ impl Backend {
         client.still_listed(name)
     }
 
-    /// Whether it is of the API with this base URL and this path.
-    pub fn is_at(&self, api_url: &str, path: &str) -> bool {
+    /// Whether it is of this API.
+    pub fn is_at(&self, api: &ApiEndpoint) -> bool {
         let Self::EventBridges(client) = self;
-        client.is_at(api_url, path)
+        client.is_at(&api.api_url, &api.event_bridges_path)
     }
 
     /// Whether both are of one API.

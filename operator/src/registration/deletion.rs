@@ -4,7 +4,7 @@
 use futures::FutureExt;
 use kube::ResourceExt;
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::presence_route::DeletionPolicy;
+use presenceroute_crds::spec::DeletionPolicy;
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::validate::validate;
 use secrecy::SecretString;
@@ -72,7 +72,7 @@ impl Registrations {
         &self,
         route: &PresenceRoute,
     ) -> Result<Result<Vec<CleanupTarget>, Failure>, ReconcileError> {
-        let url = &route.spec.endpoint.url;
+        let url = route.spec.endpoint.as_ref().map(|endpoint| endpoint.url.as_str());
         let recorded: Vec<_> = RegistrationRecord::read(self.states.status(route)).targets(url).collect();
         if !recorded.is_empty() {
             return Ok(Ok(recorded));
@@ -88,8 +88,8 @@ impl Registrations {
             }
             // The signing secret plays no part in where a registration is.
             Ok(model) => match Desired::of(&model, &route.spec.genesys, &SecretString::default()) {
-                Ok(desired) => {
-                    Ok(vec![CleanupTarget { location: desired.location, urls: vec![url.clone()] }])
+                Ok(Desired { location, spec, .. }) => {
+                    Ok(vec![CleanupTarget { location, urls: vec![spec.url] }])
                 }
                 Err(problem) => Err(Failure::unresolved(&problem)),
             },

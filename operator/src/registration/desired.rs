@@ -1,18 +1,21 @@
 //! The one mapping from a model to what Genesys Cloud is to hold for it.
 
-use presenceroute_crds::presence_route::Genesys;
+use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec};
+use presenceroute_crds::spec::Genesys;
 use presenceroute_crds::status::{RegistrationAccess, RegistrationLocation, RegistrationStatus};
 use presenceroute_genesys::{Access, DesiredRegistration};
-use presenceroute_manifest::dereference::SecretProblem;
-use presenceroute_manifest::validate::{ApiModel, Model};
+use presenceroute_manifest::dereference::{OAuthClient, SecretProblem};
+use presenceroute_manifest::validate::{Model, SourceModel};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
 /// A registration as the spec asks for it, where it is to be, and how its API is called.
 #[derive(Clone)]
 pub struct Desired {
-    /// What Genesys Cloud is sent, the signing secret included.
-    pub registration: DesiredRegistration,
+    /// What is to be registered.
+    pub spec: RegistrationSpec,
+    /// The secret that events are to be signed with.
+    pub secret: SecretString,
     /// Where it is to be; the id is not known yet.
     pub location: RegistrationLocation,
     /// How the API is called; the problem of a Secret where it cannot be.
@@ -25,52 +28,38 @@ impl Desired {
     /// # Errors
     /// The OAuth client's Secret is not as it should be: without the client's id there is no location.
     pub fn of(model: &Model, genesys: &Genesys, secret: &SecretString) -> Result<Self, SecretProblem> {
-        let registration = &model.registration;
-        let ApiModel { url, token_path, event_bridges_path, token_request, ca_pem } = &registration.api;
-        let client = registration.oauth_client.clone()?;
-        let location = RegistrationLocation {
-            id: None,
-            name: registration.name.clone(),
-            api_url: url.as_str().trim_end_matches('/').to_owned(),
-            access: RegistrationAccess {
-                client_fingerprint: client_fingerprint(&model.uid, &client.id),
-                credentials_secret_ref: genesys.credentials_secret_ref.clone(),
-                token_path: token_path.clone(),
-                event_bridges_path: event_bridges_path.clone(),
-                token_request: *token_request,
-                ca_secret_ref: genesys.api.ca_secret_ref.clone(),
-            },
+        let SourceModel::Webhook(webhook) = &model.source;
+        let api = model.genesys.api_endpoint(&webhook.event_bridges_path);
+        let client = model.genesys.oauth_client.clone()?;
+        let access = RegistrationAccess {
+            api: api.clone(),
+            client_fingerprint: client_fingerprint(&model.uid, &client.id),
+            credentials_secret_ref: genesys.credentials_secret_ref.clone(),
+            ca_secret_ref: genesys.api.ca_secret_ref.clone(),
         };
-        let access = ca_pem.clone().transpose().map(|ca_pem| Access {
-            api_url: url.to_string(),
-            token_path: token_path.clone(),
-            event_bridges_path: event_bridges_path.clone(),
-            token_request: *token_request,
-            client_id: client.id,
-            client_secret: client.secret,
-            ca_pem,
-        });
-        let registration = DesiredRegistration {
-            name: registration.name.clone(),
-            enabled: registration.enabled,
-            url: model.endpoint.to_string(),
+        let ca_pem = model.genesys.ca_pem.clone().transpose();
+        Ok(Self {
+            spec: webhook.registration.clone(),
             secret: secret.clone(),
-            event_types: registration.event_types.iter().cloned().collect(),
-            retry_policy: registration.retry_policy.clone(),
-        };
-        Ok(Self { registration, location, access })
+            location: RegistrationLocation { id: None, name: webhook.registration.name.clone(), access },
+            access: ca_pem.map(|ca_pem| self::access(&api, client, ca_pem)),
+        })
+    }
+
+    /// What Genesys Cloud is sent.
+    #[must_use]
+    pub fn registration(&self) -> DesiredRegistration {
+        let RegistrationSpec { name, url, enabled, event_types, retry_policy } = self.spec.clone();
+        DesiredRegistration { name, enabled, url, secret: self.secret.clone(), event_types, retry_policy }
     }
 
     /// The same as the status records it.
     #[must_use]
     pub fn status(&self) -> RegistrationStatus {
-        let DesiredRegistration { enabled, url, event_types, retry_policy, .. } = &self.registration;
         RegistrationStatus {
-            location: self.location.clone(),
-            url: url.clone(),
-            enabled: *enabled,
-            event_types: event_types.clone(),
-            retry_policy: retry_policy.clone(),
+            id: self.location.id.clone(),
+            spec: self.spec.clone(),
+            access: self.location.access.clone(),
             last_verified_time: None,
         }
     }
@@ -78,13 +67,7 @@ impl Desired {
     /// Whether both ask for the same registration, but for its secret.
     #[must_use]
     pub fn is_same_registration(&self, other: &Self) -> bool {
-        let (one, two) = (&self.registration, &other.registration);
-        self.api() == other.api()
-            && one.name == two.name
-            && one.enabled == two.enabled
-            && one.url == two.url
-            && one.event_types == two.event_types
-            && one.retry_policy == two.retry_policy
+        self.api() == other.api() && self.spec == other.spec
     }
 
     /// As [`Desired::is_same_registration`], called with the same credentials and certificates too.
@@ -93,10 +76,24 @@ impl Desired {
         self.is_same_registration(other) && is_same_access(&self.access, &other.access)
     }
 
-    /// The collection of registrations that it belongs to.
+    /// The API that holds it.
     #[must_use]
-    pub fn api(&self) -> (&str, &str) {
-        (&self.location.api_url, &self.location.access.event_bridges_path)
+    pub fn api(&self) -> &ApiEndpoint {
+        &self.location.access.api
+    }
+}
+
+/// How an API is called by an OAuth client.
+pub fn access(api: &ApiEndpoint, client: OAuthClient, ca_pem: Option<Vec<u8>>) -> Access {
+    let ApiEndpoint { api_url, token_path, event_bridges_path, token_request } = api.clone();
+    Access {
+        api_url,
+        token_path,
+        event_bridges_path,
+        token_request,
+        client_id: client.id,
+        client_secret: client.secret,
+        ca_pem,
     }
 }
 

@@ -222,7 +222,7 @@ async fn attempt(
     known: &Known,
     inquiry: &Inquiry,
 ) -> Result<Applied, AttemptError> {
-    let registration = &desired.registration;
+    let registration = &desired.registration();
     let strategy =
         LookupStrategy { name: &registration.name, id: inquiry.id.as_deref(), by_name: inquiry.by_name };
     let previous = PreviousState {
@@ -260,10 +260,10 @@ async fn execute(
     let Steps { steps, unchanged, change, foreign_url, others } = plan;
     let mut written = None;
     for step in steps {
-        match backend.execute(step, &desired.registration).await? {
+        match backend.execute(step, &desired.registration()).await? {
             StepResult::Written(registration) => written = Some(registration),
             StepResult::Deleted(id) => {
-                tracing::info!(name = desired.registration.name, id, "deleted a registration");
+                tracing::info!(name = desired.spec.name, id, "deleted a registration");
                 observed.remove(&id);
             }
             StepResult::Missing(id) => {

@@ -43,14 +43,15 @@ impl Failure {
         let message = format!(
             "the registration {name:?} calls {theirs}, also after it was given {ours}: another owner, such as a \
              PresenceRoute of the same name in another cluster, has a registration of this name; give one of the two \
-             another spec.genesys.endpointName, or delete theirs at Genesys Cloud if it is unused"
+             another spec.source.webhook.name, or delete theirs at Genesys Cloud if it is unused"
         );
         Self { reason: CONTESTED, message, retry_in: CONTESTED_RETRY }
     }
 
     /// A create request without an answer may still take effect.
     pub fn create_unconfirmed(location: &RegistrationLocation, retry_in: Duration) -> Self {
-        let RegistrationLocation { name, api_url, .. } = location;
+        let RegistrationLocation { name, access, .. } = location;
+        let api_url = &access.api.api_url;
         let message = format!(
             "the creation of the registration {name:?} at {api_url} was not answered and may still be carried out; it \
              is looked up once more in {} s",
@@ -61,7 +62,8 @@ impl Failure {
 
     /// Neither the Secret nor the cache has a client that can see the registration.
     pub fn client_gone(location: &RegistrationLocation) -> Self {
-        let RegistrationLocation { name, api_url, access, .. } = location;
+        let RegistrationLocation { name, access, .. } = location;
+        let api_url = &access.api.api_url;
         let message = format!(
             "the registration {name:?} at {api_url} was made by an OAuth client that is no longer in Secret {:?} (key \
              {:?}), and the client that is there does not see it; put the old client back until the registration is gone",

@@ -438,10 +438,10 @@ mod tests {
     #[test]
     fn a_removal_spares_the_one_to_keep_and_another_owners() {
         let location: RegistrationLocation = serde_json::from_value(json!({
-            "id": "1", "name": "presence/one", "apiUrl": "https://api",
+            "id": "1", "name": "presence/one",
             "access": {
-                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t",
-                "eventBridgesPath": "/b", "tokenRequest": "Json",
+                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"}, "apiUrl": "https://api",
+                "tokenPath": "/t", "eventBridgesPath": "/b", "tokenRequest": "Json",
             },
         }))
         .unwrap();

@@ -4,7 +4,7 @@
 //! registration is left behind, whenever the operator dies.
 
 use presenceroute_crds::PresenceRouteStatus;
-use presenceroute_crds::status::{RegistrationLocation, RegistrationStatus};
+use presenceroute_crds::status::{RegistrationLocation, RegistrationStatus, SourceStatus};
 use presenceroute_genesys::Registration;
 
 use super::desired::Desired;
@@ -45,20 +45,29 @@ pub struct RegistrationKey {
 
 impl From<&RegistrationLocation> for RegistrationKey {
     fn from(location: &RegistrationLocation) -> Self {
-        Self { api_url: location.api_url.clone(), name: location.name.clone() }
+        Self { api_url: location.access.api.api_url.clone(), name: location.name.clone() }
     }
 }
 
 impl RegistrationRecord {
     /// What the status holds.
     pub fn read(status: Option<PresenceRouteStatus>) -> Self {
-        let PresenceRouteStatus { registration, former_registrations, .. } = status.unwrap_or_default();
-        Self { current: registration, former: former_registrations }
+        let source = status.and_then(|status| status.source).unwrap_or_default();
+        Self { current: source.registration, former: source.former_registrations }
+    }
+
+    /// What the status is to hold.
+    pub fn into_status(self) -> SourceStatus {
+        SourceStatus {
+            registration: self.current,
+            former_registrations: self.former,
+            ..SourceStatus::default()
+        }
     }
 
     /// The id of the registration that the spec asks for, once it is known.
     pub fn id(&self) -> Option<&str> {
-        self.current.as_ref()?.location.id.as_deref()
+        self.current.as_ref()?.id.as_deref()
     }
 
     /// The record before anything is called for `desired`: from then on a registration may be there. `contested` says
@@ -73,8 +82,8 @@ impl RegistrationRecord {
     #[must_use]
     pub fn registered(self, desired: &Desired, registration: &Registration) -> Self {
         let last_verified_time = self.current.as_ref().and_then(|it| it.last_verified_time.clone());
-        let location = RegistrationLocation { id: Some(registration.id.clone()), ..desired.location.clone() };
-        self.confirmed(RegistrationStatus { location, last_verified_time, ..desired.status() })
+        let id = Some(registration.id.clone());
+        self.confirmed(RegistrationStatus { id, last_verified_time, ..desired.status() })
     }
 
     /// The record once another owner is known to have the registration of this name. Without its id it is removed only
@@ -82,7 +91,7 @@ impl RegistrationRecord {
     #[must_use]
     pub fn disowned(mut self) -> Self {
         if let Some(current) = &mut self.current {
-            current.location.id = None;
+            current.id = None;
         }
         self
     }
@@ -90,23 +99,23 @@ impl RegistrationRecord {
     /// The record of a route whose registration another owner has, once the spec asks for another location: there is
     /// nothing of the route's to be removed.
     fn without_lost(mut self, desired: &RegistrationStatus) -> Self {
-        self.current = self.current.filter(|current| is_same(&current.location, &desired.location));
+        self.current = self.current.filter(|current| is_same(&current.location(), &desired.location()));
         self
     }
 
     /// Whether there may be a registration of this name already, whoever asked for it.
     pub fn knows(&self, location: &RegistrationLocation) -> bool {
-        let current = self.current.iter().map(|current| &current.location);
-        current
-            .chain(&self.former)
-            .any(|known| known.api_url == location.api_url && known.name == location.name)
+        let key = RegistrationKey::from(location);
+        let current = self.current.as_ref().map(RegistrationStatus::location);
+        current.iter().chain(&self.former).any(|known| RegistrationKey::from(known) == key)
     }
 
-    /// Every location where there may be a registration of a route that asks for this URL.
-    pub fn targets(self, url: &str) -> impl Iterator<Item = CleanupTarget> {
-        let urls = |current: &RegistrationStatus| vec![current.url.clone(), url.to_owned()];
-        let current =
-            self.current.map(|current| CleanupTarget { urls: urls(&current), location: current.location });
+    /// Every location where there may be a registration of a route whose spec names this URL.
+    pub fn targets(self, url: Option<&str>) -> impl Iterator<Item = CleanupTarget> {
+        let current = self.current.map(|current| CleanupTarget {
+            urls: url.map(str::to_owned).into_iter().chain([current.spec.url.clone()]).collect(),
+            location: current.location(),
+        });
         current.into_iter().chain(self.former.into_iter().map(CleanupTarget::from))
     }
 
@@ -116,34 +125,31 @@ impl RegistrationRecord {
     /// first: it can be updated in place, unless the client belongs to another organisation.
     fn moved_to(mut self, desired: &RegistrationStatus) -> Self {
         let known_id = match self.current.take() {
-            Some(current) if is_same(&current.location, &desired.location) => {
+            Some(current) if is_same(&current.location(), &desired.location()) => {
                 // The Secret may have another name. What is there is as it was last observed.
-                let location =
-                    RegistrationLocation { id: current.location.id.clone(), ..desired.location.clone() };
-                self.current = Some(RegistrationStatus { location, ..current });
+                self.current = Some(RegistrationStatus { access: desired.access.clone(), ..current });
                 return self;
             }
             Some(current) => {
-                let id =
-                    current.location.id.clone().filter(|_| is_same_api(&current.location, &desired.location));
-                self.former.push(current.location);
+                let location = current.location();
+                let id = current.id.filter(|_| is_same_api(&location, &desired.location()));
+                self.former.push(location);
                 id
             }
             None => None,
         };
         // The spec may be back at a former location.
-        let returned = self.former.iter().position(|former| is_same(former, &desired.location));
+        let returned = self.former.iter().position(|former| is_same(former, &desired.location()));
         let former_id = returned.and_then(|position| self.former.remove(position).id);
-        let location = RegistrationLocation { id: former_id.or(known_id), ..desired.location.clone() };
-        self.current = Some(RegistrationStatus { location, ..desired.clone() });
+        self.current = Some(RegistrationStatus { id: former_id.or(known_id), ..desired.clone() });
         self
     }
 
     /// The record once the registration is known to be at its location: one that was updated in place is nowhere else.
     fn confirmed(mut self, registration: RegistrationStatus) -> Self {
-        let location = &registration.location;
+        let location = registration.location();
         self.former.retain(|former| {
-            !(is_same_api(former, location) && former.id.is_some() && former.id == location.id)
+            !(is_same_api(former, &location) && former.id.is_some() && former.id == location.id)
         });
         self.current = Some(registration);
         self
@@ -158,12 +164,9 @@ impl RegistrationRecord {
     /// Whether Genesys Cloud has confirmed `desired` as it is, but for its secret.
     pub fn confirms(&self, desired: &RegistrationStatus) -> bool {
         self.current.as_ref().is_some_and(|current| {
-            current.location.id.is_some()
-                && is_same(&current.location, &desired.location)
-                && current.url == desired.url
-                && current.enabled == desired.enabled
-                && current.event_types == desired.event_types
-                && current.retry_policy == desired.retry_policy
+            current.id.is_some()
+                && is_same(&current.location(), &desired.location())
+                && current.spec == desired.spec
         })
     }
 }
@@ -178,35 +181,28 @@ fn is_same(one: &RegistrationLocation, other: &RegistrationLocation) -> bool {
 
 /// Whether an id means the same in both, if the clients belong to one organisation.
 fn is_same_api(one: &RegistrationLocation, other: &RegistrationLocation) -> bool {
-    one.api_url == other.api_url && one.access.event_bridges_path == other.access.event_bridges_path
+    let (one, other) = (&one.access.api, &other.access.api);
+    one.api_url == other.api_url && one.event_bridges_path == other.event_bridges_path
 }
 
 #[cfg(test)]
 mod tests {
-    use presenceroute_core::genesys_api::RetryPolicy;
-
     use super::*;
 
     fn at(api_url: &str, name: &str, client: &str) -> RegistrationStatus {
-        let location = serde_json::json!({
-            "name": name, "apiUrl": api_url,
+        let registration = serde_json::json!({
+            "name": name, "url": "https://presence.example.com/e", "enabled": true, "eventTypes": ["a"],
+            "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
             "access": {
-                "clientFingerprint": client, "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/token",
-                "eventBridgesPath": "/bridges", "tokenRequest": "Json",
+                "clientFingerprint": client, "credentialsSecretRef": {"name": "oauth"}, "apiUrl": api_url,
+                "tokenPath": "/token", "eventBridgesPath": "/bridges", "tokenRequest": "Json",
             },
         });
-        RegistrationStatus {
-            location: serde_json::from_value(location).unwrap(),
-            url: "https://presence.example.com/e".into(),
-            enabled: true,
-            event_types: vec!["a".into()],
-            retry_policy: RetryPolicy::default(),
-            last_verified_time: None,
-        }
+        serde_json::from_value(registration).unwrap()
     }
 
     fn with_id(mut registration: RegistrationStatus, id: &str) -> RegistrationStatus {
-        registration.location.id = Some(id.to_owned());
+        registration.id = Some(id.to_owned());
         registration
     }
 
@@ -217,7 +213,8 @@ mod tests {
     #[test]
     fn the_same_location_keeps_the_id_and_what_was_observed() {
         let record = recorded(at("http://a", "x", "c"), "1");
-        let suspended = RegistrationStatus { enabled: false, ..at("http://a", "x", "c") };
+        let mut suspended = at("http://a", "x", "c");
+        suspended.spec.enabled = false;
         assert_eq!(record.clone().moved_to(&suspended), record);
         assert!(!record.confirms(&suspended) && record.confirms(&at("http://a", "x", "c")));
     }
@@ -226,7 +223,7 @@ mod tests {
     fn another_api_gets_a_new_one_and_the_old_one_becomes_former() {
         let moved = recorded(at("http://a", "x", "c"), "1").moved_to(&at("http://b", "x", "c"));
         assert_eq!(moved.id(), None);
-        assert_eq!(moved.former, [with_id(at("http://a", "x", "c"), "1").location]);
+        assert_eq!(moved.former, [with_id(at("http://a", "x", "c"), "1").location()]);
         let confirmed = moved.confirmed(with_id(at("http://b", "x", "c"), "1"));
         assert_eq!(confirmed.former.len(), 1, "the same id in another organisation is another registration");
     }
@@ -248,7 +245,7 @@ mod tests {
         let lost = RegistrationRecord { current: Some(at("http://a", "x", "c")), former: Vec::new() };
         let moved =
             lost.moved_to(&at("http://a", "y", "c")).confirmed(with_id(at("http://a", "y", "c"), "2"));
-        assert_eq!(moved.former, [at("http://a", "x", "c").location]);
+        assert_eq!(moved.former, [at("http://a", "x", "c").location()]);
     }
 
     #[test]
@@ -256,7 +253,7 @@ mod tests {
         let away = recorded(at("http://a", "x", "c"), "1").moved_to(&at("http://b", "x", "c"));
         let back = away.moved_to(&at("http://a", "x", "c"));
         assert_eq!(back.id(), Some("1"));
-        assert_eq!(back.former, [at("http://b", "x", "c").location]);
+        assert_eq!(back.former, [at("http://b", "x", "c").location()]);
     }
 
     #[test]
@@ -264,7 +261,7 @@ mod tests {
         let record = recorded(at("http://a", "x", "c"), "1")
             .moved_to(&at("http://b", "x", "c"))
             .moved_to(&at("http://c", "x", "c"));
-        let urls: Vec<_> = record.targets("https://a").map(|it| it.location.api_url).collect();
+        let urls: Vec<_> = record.targets(None).map(|it| it.location.access.api.api_url).collect();
         assert_eq!(urls, ["http://c", "http://a", "http://b"]);
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use presenceroute_core::genesys_api::ApiEndpoint;
 use presenceroute_crds::status::RegistrationLocation;
 use presenceroute_genesys::{Access, Registration};
 use presenceroute_manifest::dereference::SecretProblem;
@@ -36,7 +37,7 @@ pub struct RegistrationCache {
 struct Inner {
     routes: HashMap<String, Entry>,
     /// The APIs that ignore the name when they list: what one route has found out, the others need not pay for.
-    expensive_lists: HashSet<(String, String)>,
+    expensive_lists: HashSet<ApiEndpoint>,
 }
 
 #[derive(Default)]
@@ -190,8 +191,7 @@ impl RegistrationCache {
     pub fn decide(&self, uid: &str, desired: &Desired, known: &Known) -> CacheDecision {
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        let is_expensive =
-            inner.expensive_lists.contains(&(desired.api().0.to_owned(), desired.api().1.to_owned()));
+        let is_expensive = inner.expensive_lists.contains(desired.api());
         let entry = inner.routes.entry(uid.to_owned()).or_default();
         if let Some((failed, backoff)) = &entry.failed
             && failed.is_same_attempt(desired)
@@ -243,7 +243,7 @@ impl RegistrationCache {
         backend: Backend,
     ) -> Duration {
         let mut inner = self.inner.lock();
-        let api = (desired.api().0.to_owned(), desired.api().1.to_owned());
+        let api = desired.api().clone();
         if applied.is_cheap_to_list {
             inner.expensive_lists.remove(&api);
         } else {
@@ -321,7 +321,7 @@ impl RegistrationCache {
         let access = &location.access;
         let inner = self.inner.lock();
         let mut clients = inner.routes.get(uid)?.working_clients.iter();
-        let is_at = |backend: &Backend| backend.is_at(&location.api_url, &access.event_bridges_path);
+        let is_at = |backend: &Backend| backend.is_at(&access.api);
         clients
             .find(|(client, backend)| *client == access.client_fingerprint && is_at(backend))
             .map(|(_, backend)| backend.clone())

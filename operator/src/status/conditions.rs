@@ -122,14 +122,11 @@ pub fn build(
     let previous = previous.cloned().unwrap_or_default();
     let findings = findings(&facts, &previous, generation);
     let routing = &facts.routing;
-    let recorded =
-        RegistrationRecord { current: previous.registration, former: previous.former_registrations };
-    let record = record(&facts.registration, recorded, now);
+    let record = record(&facts.registration, RegistrationRecord::read(Some(previous.clone())), now);
     PresenceRouteStatus {
         observed_generation: generation,
         conditions: merge(&previous.conditions, findings, generation, now),
-        registration: record.current,
-        former_registrations: record.former,
+        source: Some(record.into_status()),
         routing: Some(RoutingStatus {
             revision: routing.revision.clone(),
             routes: count(routing.routes),
@@ -299,7 +296,7 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
         RegistrationState::Registered { others, .. } if !others.is_empty() => {
             let message = format!(
                 "Genesys Cloud sends events to the endpoint; another registration of the same name calls {}: it is not \
-                 this route's and is left as it is; give one of the two another spec.genesys.endpointName",
+                 this route's and is left as it is; give one of the two another spec.source.webhook.name",
                 others.join(", ")
             );
             Finding::holds(NAME_SHARED, message)
@@ -321,7 +318,8 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
 
 /// A former registration does not keep the route from being ready: events flow by the current one.
 fn being_removed(former: &[RegistrationLocation]) -> String {
-    let named: Vec<_> = former.iter().map(|place| format!("{:?} at {}", place.name, place.api_url)).collect();
+    let named: Vec<_> =
+        former.iter().map(|place| format!("{:?} at {}", place.name, place.access.api.api_url)).collect();
     match named.as_slice() {
         [] => String::new(),
         [one] => format!("; the former registration {one} is being removed"),
@@ -447,7 +445,7 @@ mod tests {
 
     fn state(former: &[&str], others: &[&str]) -> RegistrationState {
         let former = former.iter().map(|name| {
-            let mut location = registration(&["a"]).location;
+            let mut location = registration(&["a"]).location();
             location.name = (*name).to_owned();
             location
         });
@@ -508,10 +506,9 @@ mod tests {
 
     fn registration(event_types: &[&str]) -> RegistrationStatus {
         let status = serde_json::json!({
-            "id": "1", "name": "presence/one", "apiUrl": "https://api.mypurecloud.ie",
-            "access": {
-                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/t", "eventBridgesPath": "/b",
-                "tokenRequest": "Json",
+            "id": "1", "name": "presence/one", "access": {
+                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"},
+                "apiUrl": "https://api.mypurecloud.ie", "tokenPath": "/t", "eventBridgesPath": "/b", "tokenRequest": "Json",
             },
             "url": "https://presence.example.com/one", "enabled": true, "eventTypes": event_types,
             "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},

@@ -50,7 +50,7 @@ impl Stage {
 }
 
 fn subscribes_to(event_types: &[&str]) -> Value {
-    json!({"spec": {"genesys": {"eventTypes": event_types}}})
+    json!({"spec": {"source": {"webhook": {"eventTypes": event_types}}}})
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn what_is_edited_while_the_creation_hangs_makes_no_second_registration() 
     stage.asks("POST", 0).await;
     let event_types = ["presence:state:changed", "presence:new"];
     stage.patch("PresenceRoute", "hasty", subscribes_to(&event_types)).await;
-    stage.patch("PresenceRoute", "hasty", json!({"spec": {"genesys": {"endpointName": "hasty"}}})).await;
+    stage.patch("PresenceRoute", "hasty", json!({"spec": {"source": {"webhook": {"name": "hasty"}}}})).await;
     stage.condition("hasty", "RoutingLive", "True", "Live").await;
     assert!(stage.simulator.registrations().is_empty(), "the edits came too late");
 
@@ -123,8 +123,8 @@ async fn what_is_edited_while_the_creation_hangs_makes_no_second_registration() 
     assert_eq!((registrations[0].name.as_str(), registrations[0].event_types.len()), ("hasty", 2));
     assert_eq!(stage.calls("POST"), 1);
     let status = stage.routes().get("hasty").await.unwrap().status.unwrap();
-    assert_eq!(status.registration.unwrap().place.id.unwrap(), registrations[0].id.to_string());
-    assert_eq!(status.former_registrations, []);
+    assert_eq!(status.registration().unwrap().id.as_ref().unwrap(), &registrations[0].id.to_string());
+    assert_eq!(status.former_registrations(), []);
     stage.end(operator).await;
 }
 

@@ -14,7 +14,7 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 async fn a_missing_secret_heals_at_once_and_costs_nothing_until_then() {
     let stage = Stage::new().await;
     let mut route = stage.route("late");
-    route["spec"]["endpoint"]["signingSecretRef"]["name"] = json!("late-webhook");
+    route["spec"]["source"]["webhook"]["signingSecretRef"]["name"] = json!("late-webhook");
     stage.apply(route).await;
     let operator = stage.operator().await;
     let message = stage.condition("late", "SecretsResolved", "False", "SecretsUnresolved").await;

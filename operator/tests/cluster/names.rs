@@ -18,10 +18,10 @@ fn names(stage: &Stage) -> BTreeMap<(String, String), String> {
 #[tokio::test]
 async fn two_routes_that_exchange_names_keep_their_registrations() {
     let stage = Stage::new().await;
-    let named = |name: &str| json!({"spec": {"genesys": {"endpointName": name}}});
+    let named = |name: &str| json!({"spec": {"source": {"webhook": {"name": name}}}});
     for (route, name) in [("one", "first"), ("two", "second")] {
         let mut route = stage.route(route);
-        route["spec"]["genesys"]["endpointName"] = json!(name);
+        route["spec"]["source"]["webhook"]["name"] = json!(name);
         stage.apply(route).await;
     }
     let operator = stage.operator().await;
@@ -48,9 +48,9 @@ async fn two_routes_that_exchange_names_keep_their_registrations() {
         until("no former registration is left", Duration::from_secs(60), async || {
             let status = stage.routes().get(route).await.unwrap().status.unwrap();
             let registered = status.conditions.iter().find(|it| it.type_ == "Registered").unwrap();
-            let is_named = registered.message.contains("former registration");
-            let is_left = is_named || !status.former_registrations.is_empty();
-            if is_left { Err((registered.message.clone(), status.former_registrations)) } else { Ok(()) }
+            let left = status.former_registrations().to_vec();
+            let is_left = registered.message.contains("former registration") || !left.is_empty();
+            if is_left { Err((registered.message.clone(), left)) } else { Ok(()) }
         })
         .await;
     }
@@ -77,7 +77,7 @@ async fn a_route_whose_registration_another_cluster_takes_again_says_so_and_leav
     let operator = stage.operator().await;
     stage.is_ready("contested").await;
     let id = stage.simulator.registrations()[0].id;
-    let subscribe = |event_types| json!({"spec": {"genesys": {"eventTypes": event_types}}});
+    let subscribe = |event_types| json!({"spec": {"source": {"webhook": {"eventTypes": event_types}}}});
 
     take_registration(&stage, THEIRS).await;
     let edit = subscribe(vec!["presence:state:changed", "presence:new"]);
@@ -88,9 +88,9 @@ async fn a_route_whose_registration_another_cluster_takes_again_says_so_and_leav
     take_registration(&stage, THEIRS).await;
     stage.patch("PresenceRoute", "contested", subscribe(vec!["presence:state:changed"])).await;
     let message = stage.condition("contested", "Registered", "False", "Contested").await;
-    assert!(message.contains(THEIRS) && message.contains("spec.genesys.endpointName"), "{message}");
+    assert!(message.contains(THEIRS) && message.contains("spec.source.webhook.name"), "{message}");
     let status = stage.routes().get("contested").await.unwrap().status.unwrap();
-    assert_eq!(status.registration.unwrap().place.id, None, "it is not this route's");
+    assert_eq!(status.registration().unwrap().id, None, "it is not this route's");
 
     stage.delete("PresenceRoute", "contested").await;
     stage.is_empty().await;
@@ -104,16 +104,15 @@ async fn of_two_routes_that_claim_one_url_or_one_name_the_second_waits_until_it_
     let stage = Stage::new().await;
     let operator = stage.operator().await;
     let claims = [
-        ("spec.endpoint.url", json!({"endpoint": {"url": "https://presence.example.com/shared"}})),
-        ("spec.genesys.endpointName", json!({"genesys": {"endpointName": "shared"}})),
+        ("spec.endpoint.url", "endpoint", json!({"url": "https://presence.example.com/shared"})),
+        ("spec.source.webhook.name", "source/webhook", json!({"name": "shared"})),
     ];
-    for (number, (field, claim)) in claims.into_iter().enumerate() {
+    for (number, (field, part, claim)) in claims.into_iter().enumerate() {
         let names = [format!("first-{number}"), format!("second-{number}")];
         for name in &names {
             let mut route = stage.route(name);
-            for (part, fields) in claim.as_object().unwrap() {
-                route["spec"][part].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-            }
+            let part = route["spec"].pointer_mut(&format!("/{part}")).unwrap();
+            part.as_object_mut().unwrap().extend(claim.as_object().unwrap().clone());
             stage.apply(route).await;
             if *name == names[0] {
                 stage.is_ready(name).await;

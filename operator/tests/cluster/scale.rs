@@ -295,17 +295,19 @@ async fn make_registered(stage: &Stage, token: &str, index: usize) {
     }
 
     let mut route = stage.route(&name);
-    route["spec"]["endpoint"] = json!({"url": url, "signingSecretRef": {"name": webhook}});
+    route["spec"]["endpoint"] = json!({"url": url});
+    route["spec"]["source"]["webhook"]["signingSecretRef"] = json!({"name": webhook});
     route["spec"]["relay"] = json!({"replicas": 0});
     stage.apply(route).await;
-    let status = json!({"status": {"registration": {
-        "id": created["id"], "name": format!("{}/{name}", stage.namespace), "apiUrl": stage.genesys_url(),
+    let status = json!({"status": {"source": {"type": "Webhook", "registration": {
+        "id": created["id"], "name": format!("{}/{name}", stage.namespace),
         "access": {
-            "clientId": "client", "credentialsSecretRef": {"name": "oauth"}, "tokenPath": "/api/v2/oauth/token",
+            "apiUrl": stage.genesys_url(), "tokenPath": "/api/v2/oauth/token",
             "eventBridgesPath": "/api/v2/analytics/events/eventbridges", "tokenRequest": "Json",
+            "clientId": "client", "credentialsSecretRef": {"name": "oauth"},
         },
         "url": url, "enabled": true, "eventTypes": ["presence:state:changed"],
         "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
-    }}});
+    }}}});
     stage.routes().patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
 }

@@ -92,9 +92,9 @@ impl Stage {
             "metadata": {"name": name},
             "spec": {
                 "genesys": {"apiUrl": self.genesys_url(), "credentialsSecretRef": {"name": "oauth"}},
+                "source": {"webhook": {"signingSecretRef": {"name": "webhook"}}},
                 "endpoint": {
                     "url": format!("https://{name}.{}.example.com/eventbridge/presence", self.namespace),
-                    "signingSecretRef": {"name": "webhook"},
                 },
                 "routes": [{"eventType": "presence:state:changed", "topic": "state"}],
                 "kafka": {"bootstrapServers": ["kafka:9092"]},

@@ -218,10 +218,13 @@ impl Stage {
                 "genesys": {
                     "apiUrl": self.organisations[asked.organisation].url,
                     "credentialsSecretRef": {"name": OAUTH_SECRET},
+                },
+                "source": {"webhook": {
+                    "signingSecretRef": {"name": format!("{}-webhook", asked.name)},
                     // An event that is refused once is lost.
                     "retryPolicy": {"maxRetries": 0},
-                },
-                "endpoint": {"url": asked.url, "signingSecretRef": {"name": format!("{}-webhook", asked.name)}},
+                }},
+                "endpoint": {"url": asked.url},
                 "routes": routes,
                 "kafka": {"bootstrapServers": self.brokers_from_pods.split(',').collect::<Vec<_>>()},
                 "relay": {"replicas": 1},
@@ -270,14 +273,15 @@ impl Stage {
         ensure(is_ready, || format!("it is not Ready: {:?}", status.conditions))?;
         let phase = status.signing.map(|signing| signing.phase);
         ensure(phase == Some(SigningPhase::Stable), || format!("its rotation is at {phase:?}"))?;
-        ensure(status.former_registrations.is_empty(), || {
-            format!("left: {:?}", status.former_registrations)
+        let source = status.source.unwrap_or_default();
+        ensure(source.former_registrations.is_empty(), || {
+            format!("left: {:?}", source.former_registrations)
         })?;
         ensure(self.registrations(asked, 1 - asked.organisation).is_empty(), || {
             "a registration is left in the other organisation".to_owned()
         })?;
         let there = self.registration(asked)?;
-        let known = status.registration.and_then(|registration| registration.place.id);
+        let known = source.registration.and_then(|registration| registration.id);
         ensure(known == Some(there.id.to_string()), || {
             format!("the status knows {known:?}, there is {there:?}")
         })?;

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use genesys_simulator::Config;
 use presenceroute_genesys::Limits;
-use presenceroute_operator::register::{Change, Failure, Registrar};
+use presenceroute_operator::registration::execute::Executor;
+use presenceroute_operator::registration::failure::Failure;
+use presenceroute_operator::registration::plan::Change;
 use serde_json::{Value, json};
 
 use crate::organisation::Organisation;
-use crate::route::{Registered, Route, later};
+use crate::route::{Registered, Route, executor, later};
 
 /// Longer than any wait after a failure.
 const LONG_ENOUGH: Duration = Duration::from_secs(700);
@@ -76,23 +78,23 @@ type Outcome = Result<&'static str, Failure>;
 async fn play(fault: &Value, at: At) -> (Outcome, Organisation) {
     let limits = Limits { timeout: TIMEOUT, ..Limits::default() };
     let organisation = Organisation::with(Config::default(), limits).await;
-    let registrar = Registrar::new(organisation.genesys.clone());
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "contact-centre");
     if matches!(at, At::Update | At::Deletion) {
-        route.look(&registrar).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+        route.register(&executor).await.unwrap_or_else(|failure| panic!("{failure:?}"));
     }
     if at == At::Update {
         route.rotate("the-next-secret");
     }
     let (_, method, path) = CALLS.into_iter().find(|(call, _, _)| *call == at).unwrap();
     organisation.set_faults(json!([{"match": {"method": method, "path": path}, "do": fault}]));
-    let result = step(&mut route, &registrar, at).await;
+    let result = step(&mut route, &executor, at).await;
 
     organisation.set_faults(json!([]));
     later(LONG_ENOUGH).await;
     // Twice: a second registration may come to light only at the next look.
     for _ in 0..2 {
-        step(&mut route, &registrar, at).await.unwrap_or_else(|failure| panic!("{fault}: {failure:?}"));
+        step(&mut route, &executor, at).await.unwrap_or_else(|failure| panic!("{fault}: {failure:?}"));
         later(LONG_ENOUGH).await;
     }
     let left = organisation.simulator.registrations();
@@ -104,11 +106,11 @@ async fn play(fault: &Value, at: At) -> (Outcome, Organisation) {
     (result, organisation)
 }
 
-async fn step(route: &mut Route, registrar: &Registrar, at: At) -> Outcome {
+async fn step(route: &mut Route, executor: &Executor, at: At) -> Outcome {
     if at == At::Deletion {
-        return route.deregister(registrar).await.map(|()| "–");
+        return route.deregister(executor).await.map(|()| "–");
     }
-    let Registered { change, verifiable, .. } = route.look(registrar).await?;
+    let Registered { change, verifiable, .. } = route.register(executor).await?;
     Ok(match (at, change) {
         (At::Update, Some(Change::Created | Change::Replaced)) => "created anew",
         _ if !verifiable => "RegisteredUnverified",

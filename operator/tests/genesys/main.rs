@@ -8,10 +8,10 @@
 )]
 
 mod client;
+mod executor;
 mod fault_table;
 mod network;
 mod organisation;
-mod registrar;
 mod route;
 
 use std::process::Command;

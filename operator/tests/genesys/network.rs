@@ -7,8 +7,10 @@ use presenceroute_crds::PresenceRoute;
 use presenceroute_genesys::{Access, Genesys, GenesysError};
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::document::Manifest;
-use presenceroute_manifest::validate::validate;
-use presenceroute_operator::register::{Known, Outcome, Registrar};
+use presenceroute_manifest::validate::{SourceModel, validate};
+use presenceroute_operator::registration::desired::Desired;
+use presenceroute_operator::registration::execute::{CREATE_TIMEOUT, Executor, Outcome};
+use presenceroute_operator::registration::schedule::Known;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
@@ -109,7 +111,8 @@ async fn the_authority_in_the_secret_that_a_route_names_is_the_one_that_is_trust
                     "apiUrl": api_url, "credentialsSecretRef": {"name": "oauth"},
                     "api": {"caSecretRef": {"name": "genesys-ca", "key": "bundle.pem"}},
                 },
-                "endpoint": {"url": "https://presence.example.com/e", "signingSecretRef": {"name": "webhook"}},
+                "source": {"webhook": {"signingSecretRef": {"name": "webhook"}}},
+                "endpoint": {"url": "https://presence.example.com/e"},
                 "routes": [{"eventType": "presence:state:changed", "topic": "states"}],
                 "kafka": {"bootstrapServers": ["kafka:9092"]},
             },
@@ -126,8 +129,11 @@ async fn the_authority_in_the_secret_that_a_route_names_is_the_one_that_is_trust
         let route: PresenceRoute = serde_json::from_value(route).unwrap();
         let references = dereference(&route.spec, &manifest).await.unwrap();
         let model = validate(&route, references).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let secret = model.signing_secret.clone().unwrap();
-        let outcome = Registrar::new(Genesys::new()).ensure(&model, &secret, Known::default()).await;
+        let SourceModel::Webhook(webhook) = &model.source;
+        let secret = webhook.signing_secret.clone().unwrap();
+        let desired = Desired::of(&model, &route.spec.genesys, &secret).unwrap();
+        let executor = Executor::new(Genesys::new(), CREATE_TIMEOUT);
+        let outcome = executor.ensure(&model.uid, desired, &Known::default()).await;
         let failed = match &outcome {
             Outcome::Failed(failure) => Some(failure.reason),
             _ => None,

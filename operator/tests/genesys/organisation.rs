@@ -2,7 +2,7 @@
 
 use genesys_simulator::{Config, OauthClient, Running, Simulator};
 use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
-use presenceroute_crds::presence_route::GenesysApi;
+use presenceroute_crds::spec::GenesysApi;
 use presenceroute_genesys::{Access, Account, DesiredRegistration, Genesys, Limits};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ impl Organisation {
         Access {
             api_url: format!("http://{}", self.running.address()),
             token_path: api.token_path,
-            event_bridges_path: api.event_bridges_path,
+            event_bridges_path: "/api/v2/analytics/events/eventbridges".to_owned(),
             token_request: TokenRequest::Json,
             client_id: "client".to_owned(),
             client_secret: SecretString::from(CLIENT_SECRET),

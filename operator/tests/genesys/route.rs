@@ -1,26 +1,30 @@
-//! A route as the controller looks after it: what the status and the Secret `NAME-signing` remember between two looks.
+//! A route between two attempts to register it: what the status and the Secret `NAME-signing` hold.
 
 use std::time::Duration;
 
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::status::{RegistrationPlace, RegistrationStatus};
-use presenceroute_genesys::{Access, Registration};
+use presenceroute_crds::spec::Webhook;
+use presenceroute_genesys::Registration;
 use presenceroute_manifest::dereference::{OAuthClient, References};
 use presenceroute_manifest::validate::{Model, validate};
-use presenceroute_operator::register::place::wanted;
-use presenceroute_operator::register::{Change, Failure, Known, Outcome, Place, Record, Registrar, Spare};
+use presenceroute_operator::registration::desired::{Desired, access};
+use presenceroute_operator::registration::execute::{CREATE_TIMEOUT, Executor, Outcome};
+use presenceroute_operator::registration::failure::Failure;
+use presenceroute_operator::registration::plan::Change;
+use presenceroute_operator::registration::record::{CleanupTarget, RegistrationRecord};
+use presenceroute_operator::registration::schedule::Known;
 use secrecy::SecretString;
 
 use crate::organisation::{CLIENT_SECRET, Organisation, SIGNING_SECRET};
 
-/// A minute longer than any look is trusted.
-pub(crate) const UNTIL_THE_NEXT_LOOK: Duration = Duration::from_secs(390);
+/// A minute longer than any observation is trusted.
+pub(crate) const UNTIL_THE_NEXT_ONE: Duration = Duration::from_secs(390);
 
 pub(crate) struct Route {
     pub(crate) object: PresenceRoute,
     pub(crate) client: OAuthClient,
     pub(crate) signing_secret: String,
-    pub(crate) record: Record,
+    pub(crate) record: RegistrationRecord,
     pub(crate) secret_registered: bool,
     pub(crate) contested: bool,
 }
@@ -32,6 +36,7 @@ pub(crate) struct Registered {
     pub(crate) change: Option<Change>,
     pub(crate) verifiable: bool,
     pub(crate) trusted_for: Duration,
+    pub(crate) others: Vec<Registration>,
 }
 
 impl Route {
@@ -43,7 +48,8 @@ kind: PresenceRoute
 metadata: {{name: {name}, namespace: presence, uid: uid-of-{name}}}
 spec:
   genesys: {{apiUrl: "{}", credentialsSecretRef: {{name: oauth}}}}
-  endpoint: {{url: "https://presence.example.com/{name}", signingSecretRef: {{name: webhook}}}}
+  source: {{webhook: {{signingSecretRef: {{name: webhook}}}}}}
+  endpoint: {{url: "https://presence.example.com/{name}"}}
   routes: [{{eventType: "presence:state:changed", topic: states}}]
   kafka: {{bootstrapServers: ["kafka:9092"]}}
 "#,
@@ -53,10 +59,14 @@ spec:
             object: serde_saphyr::from_str(&yaml).unwrap(),
             client: OAuthClient { id: "client".to_owned(), secret: SecretString::from(CLIENT_SECRET) },
             signing_secret: SIGNING_SECRET.to_owned(),
-            record: Record::default(),
+            record: RegistrationRecord::default(),
             secret_registered: false,
             contested: false,
         }
+    }
+
+    pub(crate) fn webhook(&mut self) -> &mut Webhook {
+        self.object.spec.source.webhook.as_mut().unwrap()
     }
 
     pub(crate) fn uid(&self) -> String {
@@ -76,38 +86,36 @@ spec:
         let references = References {
             oauth_client: Ok(self.client.clone()),
             genesys_ca: None,
-            signing_secret: Ok(SecretString::from(self.signing_secret.as_str())),
+            signing_secret: Some(Ok(SecretString::from(self.signing_secret.as_str()))),
             mounted: Vec::new(),
             certificates: Vec::new(),
         };
         validate(&self.object, references).unwrap_or_else(|problems| panic!("{problems:?}"))
     }
 
-    fn wanted(&self) -> RegistrationStatus {
-        wanted(&self.model(), &self.object.spec.genesys, &self.client)
+    fn desired(&self) -> Desired {
+        let secret = SecretString::from(self.signing_secret.as_str());
+        let model = self.model();
+        Desired::of(&model, &self.object.spec.genesys, &secret).unwrap_or_else(|problem| panic!("{problem}"))
     }
 
-    /// One look, as a reconcile has it.
-    pub(crate) async fn look(&mut self, registrar: &Registrar) -> Result<Registered, Failure> {
-        self.look_with(registrar, false).await
+    /// One attempt, as a reconcile makes it.
+    pub(crate) async fn register(&mut self, executor: &Executor) -> Result<Registered, Failure> {
+        self.register_with(executor, false).await
     }
 
-    /// One look after the relays have told of a wrong secret.
-    pub(crate) async fn look_with(
+    /// One attempt after the relays have reported another secret.
+    pub(crate) async fn register_with(
         &mut self,
-        registrar: &Registrar,
+        executor: &Executor,
         secret_drifted: bool,
     ) -> Result<Registered, Failure> {
-        let wanted = self.wanted();
-        if !self.record.knows(&wanted.place) {
-            registrar.begin(&self.uid(), &wanted.place);
+        let desired = self.desired();
+        if !self.record.knows(&desired.location) {
+            executor.cache().begin(&self.uid(), &desired.location);
         }
-        if self.contested {
-            self.record = self.record.clone().without_lost(&wanted);
-        }
-        self.record = self.record.clone().moved_to(&wanted);
-        let secret = SecretString::from(self.signing_secret.as_str());
-        match registrar.ensure(&self.model(), &secret, self.known(secret_drifted)).await {
+        self.record = self.record.clone().intended(&desired.status(), self.contested);
+        match executor.ensure(&self.uid(), desired.clone(), &self.known(secret_drifted)).await {
             Outcome::Failed(failure) => Err(failure),
             Outcome::Contested(failure) => {
                 self.record = self.record.clone().disowned();
@@ -115,73 +123,75 @@ spec:
                 Err(failure)
             }
             Outcome::Postponed(wait) => panic!("it was not in order, and was postponed for {wait:?}"),
-            Outcome::Registered { registration, verifiable, change, secret_sent, trusted_for } => {
-                self.secret_registered |= secret_sent;
+            Outcome::Registered { applied, trusted_for } => {
+                self.secret_registered |= applied.secret_sent;
                 self.contested = false;
-                let place = RegistrationPlace { id: Some(registration.id.clone()), ..wanted.place.clone() };
-                self.record = self.record.clone().confirmed(RegistrationStatus { place, ..wanted });
-                Ok(Registered { registration, change, verifiable, trusted_for })
+                self.record = self.record.clone().registered(&desired, &applied.registration);
+                Ok(Registered {
+                    registration: applied.registration,
+                    change: applied.change,
+                    verifiable: applied.is_verifiable,
+                    trusted_for,
+                    others: applied.others,
+                })
             }
         }
     }
 
-    fn known(&self, secret_drifted: bool) -> Known<'_> {
+    fn known(&self, secret_drifted: bool) -> Known {
         Known {
-            id: self.record.id(),
-            url: self.record.current.as_ref().map(|current| current.url.as_str()),
+            id: self.record.id().map(str::to_owned),
+            url: self.record.current.as_ref().map(|current| current.spec.url.clone()),
             contested: self.contested,
-            confirmed: self.record.confirms(&self.wanted()),
+            confirmed: self.record.confirms(&self.desired().status()),
             in_order: false,
             secret_registered: self.secret_registered,
             secret_drifted,
         }
     }
 
-    /// One look at a route that was in order when it was last seen.
-    pub(crate) async fn look_in_order(&self, registrar: &Registrar) -> Outcome {
-        let secret = SecretString::from(self.signing_secret.as_str());
+    /// One attempt for a route that was in order when it was last observed.
+    pub(crate) async fn register_in_order(&self, executor: &Executor) -> Outcome {
         let known = Known { in_order: true, ..self.known(false) };
-        registrar.ensure(&self.model(), &secret, known).await
+        executor.ensure(&self.uid(), self.desired(), &known).await
     }
 
-    /// Tries to remove what is at former places, and gives the last failure.
-    pub(crate) async fn clear_former(&mut self, registrar: &Registrar) -> Result<(), Failure> {
+    /// Tries to remove the former registrations, and returns the last failure.
+    pub(crate) async fn remove_former(&mut self, executor: &Executor) -> Result<(), Failure> {
         let mut result = Ok(());
-        for place in std::mem::take(&mut self.record.former) {
-            let spare = Spare { id: self.record.id(), but_for_urls: &[] };
-            if let Err(failure) = self.clear(registrar, &place, spare).await {
+        for location in std::mem::take(&mut self.record.former) {
+            let target = CleanupTarget::from(location.clone());
+            if let Err(failure) = self.clean_up(executor, &target, self.record.id()).await {
                 result = Err(failure);
-                self.record.former.push(place);
+                self.record.former.push(location);
             }
         }
         result
     }
 
     /// Removes the registration, as the deletion of the route does.
-    pub(crate) async fn deregister(&self, registrar: &Registrar) -> Result<(), Failure> {
-        for Place { place, urls } in self.record.clone().places(&self.object.spec.endpoint.url) {
-            self.clear(registrar, &place, Spare { id: None, but_for_urls: &urls }).await?;
+    pub(crate) async fn deregister(&self, executor: &Executor) -> Result<(), Failure> {
+        let url = self.object.spec.endpoint.as_ref().map(|endpoint| endpoint.url.as_str());
+        for target in self.record.clone().targets(url) {
+            self.clean_up(executor, &target, None).await?;
         }
         Ok(())
     }
 
-    async fn clear(
+    async fn clean_up(
         &self,
-        registrar: &Registrar,
-        place: &RegistrationPlace,
-        spare: Spare<'_>,
+        executor: &Executor,
+        target: &CleanupTarget,
+        keep_id: Option<&str>,
     ) -> Result<(), Failure> {
-        let access = Access {
-            api_url: place.api_url.clone(),
-            token_path: place.access.token_path.clone(),
-            event_bridges_path: place.access.event_bridges_path.clone(),
-            token_request: place.access.token_request,
-            client_id: self.client.id.clone(),
-            client_secret: self.client.secret.clone(),
-            ca_pem: None,
-        };
-        registrar.clear(&self.uid(), place, Ok(access), spare).await
+        let access = access(&target.location.access.api, self.client.clone(), None);
+        executor.clean_up(&self.uid(), target, Ok(access), keep_id).await
     }
+}
+
+/// An operator's registrations, right after its start.
+pub(crate) fn executor(organisation: &Organisation) -> Executor {
+    Executor::new(organisation.genesys.clone(), CREATE_TIMEOUT)
 }
 
 /// Lets so much time pass at once.

@@ -43,18 +43,20 @@ spec:
   genesys:
     apiUrl: https://genesys.example.com/base
     credentialsSecretRef: {name: oauth, clientIdKey: id, clientSecretKey: secret}
-    endpointName: presence/full
-    eventTypes: ["presence:state:changed", "presence:status:changed"]
-    retryPolicy: {maxRetries: 3, backoffMultiplier: 2}
     api:
       tokenPath: /token
-      eventBridgesPath: /bridges
       tokenRequest: Form
-      signatureHeader: X-Signature
       caSecretRef: {name: ca, key: ca.crt}
+  source:
+    webhook:
+      signingSecretRef: {name: webhook, key: secret}
+      name: presence/full
+      eventTypes: ["presence:state:changed", "presence:status:changed"]
+      retryPolicy: {maxRetries: 3, backoffMultiplier: 2}
+      signatureHeader: X-Signature
+      eventBridgesPath: /bridges
   endpoint:
     url: https://presence.example.com/eventbridge/presence
-    signingSecretRef: {name: webhook, key: secret}
     service: {type: NodePort, annotations: {a: b}}
     ingress: {className: nginx, annotations: {a: b}, tlsSecretName: tls}
   routes:
@@ -299,7 +301,9 @@ fn changes() -> Vec<Change> {
         ("/spec/genesys/region", json!("mypurecloud.ie")),
         ("/spec/genesys/apiUrl", json!("http://me@genesys")),
         ("/spec/genesys/apiUrl", json!("ftp://genesys")),
-        ("/spec/genesys/eventTypes", json!(["presence:*"])),
+        ("/spec/source/webhook/eventTypes", json!(["presence:*"])),
+        ("/spec/source/webhook/eventBridgesPath", json!("bridges")),
+        ("/spec/genesys/endpointName", json!("presence/full")),
         ("/spec/endpoint/url", json!("presence.example.com/events")),
         ("/spec/endpoint/url", json!("https://presence.example.com/events?a=b")),
         ("/spec/endpoint/url", json!("https://presence.example.com")),
@@ -344,7 +348,7 @@ fn changes() -> Vec<Change> {
         ("/apiVersion", json!("presenceroute.io/v1")),
     ];
     let set = changes.map(|(place, value)| (place.to_owned(), Some(value)));
-    let gone = ["/spec/genesys/apiUrl", "/spec/genesys/eventTypes", "/spec/unmatched/topic", "/spec"];
+    let gone = ["/spec/genesys/apiUrl", "/spec/source/webhook/eventTypes", "/spec/unmatched/topic", "/spec"];
     set.into_iter().chain(gone.map(|place| (place.to_owned(), None))).collect()
 }
 

@@ -22,7 +22,7 @@ pub(super) fn unknown_fields(schema: &JSONSchemaProps, value: &Value, at: &Field
             .flat_map(|(name, value)| match field_schema(schema, name) {
                 Some(known) => unknown_fields(known, value, &at.child(name)),
                 None if keeps_unknown_fields(schema) => Vec::new(),
-                None => vec![Refusal::new(&at.child(name), "unknown field")],
+                None => vec![unknown_field(&at.child(name))],
             })
             .collect(),
         Value::Array(items) => match item_schema(schema) {
@@ -34,6 +34,24 @@ pub(super) fn unknown_fields(schema: &JSONSchemaProps, value: &Value, at: &Field
             None => Vec::new(),
         },
         _ => Vec::new(),
+    }
+}
+
+/// Where the fields of `spec.source` were before there was a source: a manifest of then says what it means.
+const MOVED: [(&str, &str); 6] = [
+    ("spec.endpoint.signingSecretRef", "spec.source.webhook.signingSecretRef"),
+    ("spec.genesys.api.eventBridgesPath", "spec.source.webhook.eventBridgesPath"),
+    ("spec.genesys.api.signatureHeader", "spec.source.webhook.signatureHeader"),
+    ("spec.genesys.endpointName", "spec.source.webhook.name"),
+    ("spec.genesys.eventTypes", "spec.source.webhook.eventTypes"),
+    ("spec.genesys.retryPolicy", "spec.source.webhook.retryPolicy"),
+];
+
+fn unknown_field(at: &FieldPath) -> Refusal {
+    let path = at.to_string();
+    match MOVED.iter().find(|(before, _)| *before == path) {
+        Some((_, now)) => Refusal::new(at, format!("unknown field; it is {now} now")),
+        None => Refusal::new(at, "unknown field"),
     }
 }
 

@@ -11,7 +11,8 @@ fn right() -> Value {
         "metadata": {"name": "contact-centre"},
         "spec": {
             "genesys": {"region": "mypurecloud.ie", "credentialsSecretRef": {"name": "oauth"}},
-            "endpoint": {"url": "https://presence.example.com/events", "signingSecretRef": {"name": "webhook"}},
+            "source": {"webhook": {"signingSecretRef": {"name": "webhook"}}},
+            "endpoint": {"url": "https://presence.example.com/events"},
             "routes": [{"eventType": "presence:state:changed", "topic": "states"}],
             "kafka": {"bootstrapServers": ["kafka:9092"]},
         },
@@ -58,6 +59,36 @@ fn an_unknown_field_is_named_at_every_depth() {
 }
 
 #[test]
+fn a_moved_field_is_refused_with_its_new_place() {
+    for (place, value, now) in [
+        ("/spec/endpoint/signingSecretRef", json!({"name": "webhook"}), "signingSecretRef"),
+        ("/spec/genesys/api", json!({"eventBridgesPath": "/bridges"}), "eventBridgesPath"),
+        ("/spec/genesys/api", json!({"signatureHeader": "X-Signature"}), "signatureHeader"),
+        ("/spec/genesys/endpointName", json!("contact-centre"), "name"),
+        ("/spec/genesys/eventTypes", json!(["presence:state:changed"]), "eventTypes"),
+        ("/spec/genesys/retryPolicy", json!({"maxRetries": 3}), "retryPolicy"),
+    ] {
+        let before = match value.as_object().and_then(|fields| fields.keys().next()) {
+            Some(field) if place.ends_with("/api") => format!("{place}/{field}"),
+            _ => place.to_owned(),
+        };
+        let before = before.trim_start_matches('/').replace('/', ".");
+        let refusal = format!("{before}: unknown field; it is spec.source.webhook.{now} now");
+        assert_eq!(refused(place, value), [refusal]);
+    }
+}
+
+#[test]
+fn a_route_has_exactly_one_source_and_a_webhook_has_an_endpoint() {
+    assert_eq!(refused("/spec/source", json!({})), ["spec.source: exactly one source must be set: webhook"]);
+    assert_eq!(refused("/spec/source", Value::Null), ["spec.source: Required value"]);
+    assert_eq!(
+        refused("/spec/endpoint", Value::Null),
+        ["spec: spec.source.webhook needs spec.endpoint: its url is what Genesys Cloud calls"]
+    );
+}
+
+#[test]
 fn each_kind_of_constraint_is_enforced_and_names_its_field() {
     for (place, value, refusal) in [
         ("/spec/routes", json!([]), "spec.routes: must have at least 1 items"),
@@ -77,15 +108,11 @@ fn each_kind_of_constraint_is_enforced_and_names_its_field() {
         ),
         ("/spec/routes/0", json!({"eventType": "a"}), "spec.routes[0].topic: Required value"),
         (
-            "/spec/genesys/endpointName",
+            "/spec/source/webhook/name",
             json!("x".repeat(257)),
-            "spec.genesys.endpointName: Too long: must have at most 256 characters",
+            "spec.source.webhook.name: Too long: must have at most 256 characters",
         ),
-        (
-            "/spec/genesys/endpointName",
-            json!(""),
-            "spec.genesys.endpointName: must have at least 1 characters",
-        ),
+        ("/spec/source/webhook/name", json!(""), "spec.source.webhook.name: must have at least 1 characters"),
         (
             "/apiVersion",
             json!("presenceroute.io/v1"),
@@ -107,7 +134,7 @@ fn each_rule_of_the_definition_is_evaluated() {
         (
             "/spec/routes/0/eventType",
             json!("presence:*"),
-            "spec: a route with a wildcard needs spec.genesys.eventTypes: Genesys Cloud subscribes to exact event types only",
+            "spec: a route with a wildcard needs spec.source.webhook.eventTypes: Genesys Cloud subscribes to exact event types only",
         ),
         ("/spec/routes/0/key", json!("user"), "spec.routes[0].key: must be id, source or attributes.PATH"),
         (

@@ -15,12 +15,12 @@ pub fn api_resource() -> ApiResource {
 
 /// Builds it.
 pub fn build(model: &Model) -> Result<Option<DynamicObject>, serde_json::Error> {
-    let Exposure::Gateway(wanted) = &model.exposure else { return Ok(None) };
+    let Exposure::Gateway(wanted) = &model.endpoint.exposure else { return Ok(None) };
     let spec = json!({
         "parentRefs": wanted.parent_refs,
-        "hostnames": [model.endpoint.host_str()],
+        "hostnames": [model.endpoint.url.host_str()],
         "rules": [{
-            "matches": [{"path": {"type": "Exact", "value": model.endpoint.path()}}],
+            "matches": [{"path": {"type": "Exact", "value": model.endpoint.url.path()}}],
             "backendRefs": [{"name": relay_name(&model.name), "port": service::port(model)}],
         }],
     });

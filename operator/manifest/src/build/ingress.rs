@@ -10,8 +10,8 @@ use crate::validate::{Exposure, Model};
 
 /// Builds it.
 pub fn build(model: &Model) -> Option<Ingress> {
-    let Exposure::Ingress(wanted) = &model.exposure else { return None };
-    let host = model.endpoint.host_str().map(str::to_owned);
+    let Exposure::Ingress(wanted) = &model.endpoint.exposure else { return None };
+    let host = model.endpoint.url.host_str().map(str::to_owned);
     let backend = IngressBackend {
         service: Some(IngressServiceBackend {
             name: relay_name(&model.name),
@@ -30,7 +30,7 @@ pub fn build(model: &Model) -> Option<Ingress> {
                 host: host.clone(),
                 http: Some(HTTPIngressRuleValue {
                     paths: vec![HTTPIngressPath {
-                        path: Some(model.endpoint.path().to_owned()),
+                        path: Some(model.endpoint.url.path().to_owned()),
                         path_type: "Exact".into(),
                         backend,
                     }],

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use presenceroute_crds::presence_route::ServiceType;
+use presenceroute_crds::spec::ServiceType;
 
 use super::{EVENTS_PORT, metadata, relay_name, selector_labels};
 use crate::validate::Model;
@@ -26,7 +26,7 @@ pub fn build(model: &Model) -> Service {
         metadata: metadata(model, relay_name(&model.name)),
         spec: Some(ServiceSpec {
             type_: Some(
-                match model.service.type_ {
+                match model.endpoint.service.type_ {
                     ServiceType::ClusterIP => "ClusterIP",
                     ServiceType::NodePort => "NodePort",
                     ServiceType::LoadBalancer => "LoadBalancer",
@@ -46,8 +46,8 @@ pub fn build(model: &Model) -> Service {
         }),
         ..Service::default()
     };
-    if !model.service.annotations.is_empty() {
-        service.metadata.annotations = Some(model.service.annotations.clone());
+    if !model.endpoint.service.annotations.is_empty() {
+        service.metadata.annotations = Some(model.endpoint.service.annotations.clone());
     }
     service
 }

@@ -10,7 +10,7 @@ use super::{Installation, RelayImage, build};
 use crate::dereference::dereference;
 use crate::document::Manifest;
 use crate::rotation::CredentialRotation;
-use crate::validate::{Model, SpecProblem, validate};
+use crate::validate::{Model, SourceModel, SpecProblem, validate};
 
 const SECRETS: &str = r#"
 apiVersion: v1
@@ -49,6 +49,7 @@ kind: PresenceRoute
 metadata: {{name: contact-centre, namespace: presence, uid: 11111111-2222-3333-4444-555555555555}}
 spec:
   genesys: {{region: mypurecloud.ie, credentialsSecretRef: {{name: oauth}}}}
+  source: {{webhook: {{signingSecretRef: {{name: webhook}}}}}}
   routes:
   - {{eventType: "presence:state:changed", topic: state}}
   - {{eventType: "presence:status:changed", topic: status, key: attributes.userId}}
@@ -57,7 +58,7 @@ spec:
 }
 
 const ENDPOINT: &str = "
-  endpoint: {url: 'https://presence.example.com/eventbridge/presence', signingSecretRef: {name: webhook}}";
+  endpoint: {url: 'https://presence.example.com/eventbridge/presence'}";
 const KAFKA: &str = "
   kafka: {bootstrapServers: ['kafka:9092']}";
 
@@ -70,8 +71,9 @@ async fn validated(text: &str) -> Result<Model, Vec<SpecProblem>> {
 
 async fn objects(extra: &str) -> Vec<DynamicObject> {
     let model = validated(&manifest(extra)).await.unwrap();
+    let SourceModel::Webhook(webhook) = &model.source;
     let signing = CredentialRotation::default().advance(
-        model.signing_secret.as_ref().unwrap_or(&SecretString::from("unused")),
+        webhook.signing_secret.as_ref().unwrap_or(&SecretString::from("unused")),
         k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
     );
     let relay_image =
@@ -141,8 +143,8 @@ async fn relay_pods_fulfil_the_restricted_pod_security_standard_and_have_no_toke
 
 #[tokio::test]
 async fn relays_look_for_the_signature_in_the_header_that_the_route_names() {
-    let named = "region: mypurecloud.ie, api: {signatureHeader: X-Signature}";
-    let manifest = manifest(&defaults()).replace("region: mypurecloud.ie", named);
+    let named = "webhook: {signatureHeader: X-Signature, ";
+    let manifest = manifest(&defaults()).replace("webhook: {", named);
     let model = validated(&manifest).await.unwrap();
     assert_eq!(model.config.signature_header, "X-Signature");
 }
@@ -211,7 +213,6 @@ async fn an_ingress_and_an_http_route_lead_exactly_to_the_endpoint() {
     let ingress = "
   endpoint:
     url: https://presence.example.com/eventbridge/presence
-    signingSecretRef: {name: webhook}
     ingress: {className: nginx, tlsSecretName: presence-tls}";
     let objects_of_ingress = objects(&format!("{ingress}{KAFKA}")).await;
     let spec = &find(&objects_of_ingress, "Ingress")["spec"];
@@ -222,7 +223,6 @@ async fn an_ingress_and_an_http_route_lead_exactly_to_the_endpoint() {
     let gateway = "
   endpoint:
     url: https://presence.example.com/eventbridge/presence
-    signingSecretRef: {name: webhook}
     gateway: {parentRefs: [{name: public, namespace: gateways}]}";
     let objects_of_gateway = objects(&format!("{gateway}{KAFKA}")).await;
     let spec = &find(&objects_of_gateway, "HTTPRoute")["spec"];
@@ -242,7 +242,6 @@ async fn the_service_has_the_type_and_the_annotations_that_are_asked_for() {
     let exposed = "
   endpoint:
     url: https://presence.example.com/eventbridge/presence
-    signingSecretRef: {name: webhook}
     service: {type: LoadBalancer, annotations: {example.com/lb: internal}}";
     let (type_, annotations) = service(&objects(&format!("{exposed}{KAFKA}")).await);
     assert_eq!(type_, "LoadBalancer");
@@ -330,7 +329,6 @@ async fn a_certificate_has_the_pods_speak_tls_behind_port_443() {
   relay: {tls: {certificateSecretRef: {name: relay-tls}}}
   endpoint:
     url: https://presence.example.com/eventbridge/presence
-    signingSecretRef: {name: webhook}
     ingress: {className: nginx}";
     let objects = objects(&format!("{tls}{KAFKA}")).await;
     let port = &find(&objects, "Service")["spec"]["ports"][0];
@@ -413,16 +411,18 @@ async fn a_missing_kafka_secret_holds_the_deployment_back_and_is_named() {
 async fn the_white_space_after_a_secret_does_not_count() {
     use secrecy::ExposeSecret;
     let model = validated(&manifest(&defaults())).await.unwrap();
-    assert_eq!(model.signing_secret.unwrap().expose_secret(), "sign-me");
+    let SourceModel::Webhook(webhook) = model.source;
+    assert_eq!(webhook.signing_secret.unwrap().expose_secret(), "sign-me");
 }
 
 #[tokio::test]
 async fn the_subscription_follows_the_exact_routes_unless_it_is_given() {
     let model = validated(&manifest(&defaults())).await.unwrap();
-    let types: Vec<_> = model.registration.event_types.iter().map(String::as_str).collect();
-    assert_eq!(types, ["presence:state:changed", "presence:status:changed"]);
-    assert_eq!(model.registration.name, "presence/contact-centre");
-    assert_eq!(model.registration.api.url.as_str(), "https://api.mypurecloud.ie/");
+    let SourceModel::Webhook(webhook) = &model.source;
+    assert_eq!(webhook.registration.event_types, ["presence:state:changed", "presence:status:changed"]);
+    assert_eq!(webhook.registration.name, "presence/contact-centre");
+    let api = model.genesys.api_endpoint(&webhook.event_bridges_path);
+    assert_eq!(api.api_url, "https://api.mypurecloud.ie");
 }
 
 #[tokio::test]
@@ -434,7 +434,8 @@ kind: PresenceRoute
 metadata: {{name: contact-centre, namespace: presence}}
 spec:
   genesys: {{region: mypurecloud.ie, apiUrl: "http://x", credentialsSecretRef: {{name: oauth}}}}
-  endpoint: {{url: "https://presence.example.com/e?x=1", signingSecretRef: {{name: webhook}}}}
+  source: {{webhook: {{signingSecretRef: {{name: webhook}}}}}}
+  endpoint: {{url: "https://presence.example.com/e?x=1"}}
   routes:
   - {{eventType: "presence:*", topic: "no good"}}
   - {{eventType: "a", topic: b, when: "attribute.x == 1"}}
@@ -451,7 +452,7 @@ spec:
         r#"spec.routes[0].topic: topic "no good" is not legal"#,
         "spec.routes[1].when: `attribute.x == 1` uses `attribute`, which is unknown",
         "spec.unmatched: topic must be set when action is DeadLetter",
-        "spec.genesys.eventTypes: must be set",
+        "spec.source.webhook.eventTypes: must be set",
         r#"spec.endpoint.url: "https://presence.example.com/e?x=1" is not"#,
         "spec.genesys: exactly one of region and apiUrl must be set",
         r#"spec.kafka.properties: "acks" cannot be set: an answer of 200 promises"#,

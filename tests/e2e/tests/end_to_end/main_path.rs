@@ -56,17 +56,14 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
             let registration = simulator.registration(&name)?;
             let status = route
                 .status()?
-                .registration
+                .source
+                .and_then(|source| source.registration)
                 .ok_or_else(|| Failure("the status has no registration".into()))?;
             let mut event_types = registration.event_types.clone();
             event_types.sort();
             ensure_same("the event types", &event_types, &EVENT_TYPES.map(str::to_owned).to_vec())?;
-            ensure_same(
-                "the id in the status",
-                &status.place.id.as_deref(),
-                &Some(registration.id.as_str()),
-            )?;
-            ensure_same("the URL", &registration.url, &status.url)?;
+            ensure_same("the id in the status", &status.id.as_deref(), &Some(registration.id.as_str()))?;
+            ensure_same("the URL", &registration.url, &status.spec.url)?;
             ensure_same(
                 "what events are signed with",
                 &registration.secret_fingerprint,

@@ -50,9 +50,9 @@ pub(crate) fn small_route(stage: &Stage, route: &Route, signing_secret: &str, to
                 "apiUrl": format!("http://genesys-simulator.{}:8090", stage.namespace),
                 "credentialsSecretRef": {"name": OAUTH_CLIENT},
             },
+            "source": {"webhook": {"signingSecretRef": {"name": signing_secret}}},
             "endpoint": {
                 "url": format!("http://{}-relay.{}:8080/eventbridge/presence", route.name, route.namespace),
-                "signingSecretRef": {"name": signing_secret},
             },
             "routes": [{"eventType": EVENT_TYPES[0], "topic": topic}],
             "kafka": {"bootstrapServers": stage.kafka.brokers_from_pods.split(',').collect::<Vec<_>>()},

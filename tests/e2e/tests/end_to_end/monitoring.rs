@@ -110,7 +110,7 @@ type Check<'c> = &'c dyn Fn() -> Outcome;
 fn troubled_route(stage: &Stage, route: &Route, topic: &str) -> Value {
     let mut manifest = manifests::small_route(stage, route, "monitored-webhook", topic);
     manifest["spec"]["genesys"]["api"] = json!({"caSecretRef": {"name": "monitored-ca"}});
-    manifest["spec"]["genesys"]["retryPolicy"] = json!({"maxRetries": 0});
+    manifest["spec"]["source"]["webhook"]["retryPolicy"] = json!({"maxRetries": 0});
     manifest["spec"]["routes"] = json!([
         {"eventType": EVENT_TYPES[0], "topic": topic},
         {"eventType": EVENT_TYPES[1], "when": "attributes.nowhere == 'x'", "topic": topic},

@@ -12,7 +12,7 @@ use crate::stage::Stage;
 /// What is wrong, where it is written and what there, and what the message must contain.
 type Wrong = (&'static str, &'static str, fn() -> Value, [&'static str; 2]);
 
-const WRONG: [Wrong; 17] = [
+const WRONG: [Wrong; 19] = [
     (
         "a region beside an apiUrl",
         "/spec/genesys/region",
@@ -43,12 +43,18 @@ const WRONG: [Wrong; 17] = [
         || {
             json!({
                 "url": "https://presence.example.com/events",
-                "signingSecretRef": {"name": "webhook"},
                 "ingress": {},
                 "gateway": {"parentRefs": [{"name": "public"}]},
             })
         },
         ["spec.endpoint", "ingress and gateway cannot both be set"],
+    ),
+    ("no source", "/spec/source", || json!({}), ["spec.source", "exactly one source must be set"]),
+    (
+        "a webhook without an endpoint",
+        "/spec/endpoint",
+        || Value::Null,
+        ["spec", "spec.source.webhook needs spec.endpoint"],
     ),
     ("no route", "/spec/routes", || json!([]), ["spec.routes", "at least 1 items"]),
     (
@@ -61,7 +67,7 @@ const WRONG: [Wrong; 17] = [
         "a wildcard without event types",
         "/spec/routes/0/eventType",
         || json!("presence:*"),
-        ["spec", "a route with a wildcard needs spec.genesys.eventTypes"],
+        ["spec", "a route with a wildcard needs spec.source.webhook.eventTypes"],
     ),
     (
         "a wildcard in the middle",

@@ -1,16 +1,18 @@
-//! The registrar: one registration a route, repaired when it drifts, at a steady and small cost.
+//! The executor: one registration a route, repaired when it drifts, at a steady and small cost.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use genesys_simulator::{Config, fingerprint};
 use presenceroute_genesys::{DesiredRegistration, Limits};
-use presenceroute_operator::register::{Change, Failure, Outcome, Registrar};
+use presenceroute_operator::registration::execute::{Executor, Outcome};
+use presenceroute_operator::registration::failure::Failure;
+use presenceroute_operator::registration::plan::Change;
 use secrecy::SecretString;
 use serde_json::json;
 
 use crate::organisation::{CREATIONS, LISTINGS, Organisation, SIGNING_SECRET, TOKENS, named};
-use crate::route::{Registered, Route, UNTIL_THE_NEXT_LOOK, later};
+use crate::route::{Registered, Route, UNTIL_THE_NEXT_ONE, executor, later};
 
 const UPDATES: &str = "PUT /api/v2/analytics/events/eventbridges/{id}";
 const REMOVALS: &str = "DELETE /api/v2/analytics/events/eventbridges/{id}";
@@ -18,10 +20,6 @@ const REMOVALS: &str = "DELETE /api/v2/analytics/events/eventbridges/{id}";
 /// An organisation that takes any OAuth client and any number of calls.
 async fn open_organisation() -> Organisation {
     Organisation::open(Config { rate_limit_per_minute: 0, ..Config::default() }, Limits::default()).await
-}
-
-fn registrar(organisation: &Organisation) -> Registrar {
-    Registrar::new(organisation.genesys.clone())
 }
 
 /// The registration of the route "one", as it asks for it.
@@ -46,11 +44,11 @@ async fn in_the_steady_state_a_route_costs_one_call_in_five_minutes_and_not_all_
     const ROUTES: usize = 40;
     const STEP: Duration = Duration::from_secs(5);
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut routes = Vec::new();
     for number in 0..ROUTES {
         let mut route = Route::new(&organisation, &format!("route-{number}"));
-        let Registered { trusted_for, .. } = route.look(&registrar).await.unwrap();
+        let Registered { trusted_for, .. } = route.register(&executor).await.unwrap();
         routes.push((route, trusted_for));
     }
     let before = total(&organisation);
@@ -60,7 +58,7 @@ async fn in_the_steady_state_a_route_costs_one_call_in_five_minutes_and_not_all_
         for (route, due) in &mut routes {
             *due = due.saturating_sub(STEP);
             if due.is_zero() {
-                let Registered { change, trusted_for, .. } = route.look(&registrar).await.unwrap();
+                let Registered { change, trusted_for, .. } = route.register(&executor).await.unwrap();
                 assert_eq!(change, None);
                 *due = trusted_for;
                 looked.push(step);
@@ -79,21 +77,21 @@ async fn in_the_steady_state_a_route_costs_one_call_in_five_minutes_and_not_all_
 async fn an_operator_that_starts_anew_looks_at_what_was_in_order_within_five_minutes_and_not_all_at_once() {
     const ROUTES: usize = 40;
     let organisation = open_organisation().await;
-    let before_the_restart = registrar(&organisation);
+    let before_the_restart = executor(&organisation);
     let mut routes = Vec::new();
     for number in 0..ROUTES {
         let mut route = Route::new(&organisation, &format!("route-{number}"));
-        route.look(&before_the_restart).await.unwrap();
+        route.register(&before_the_restart).await.unwrap();
         routes.push(route);
     }
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let before = total(&organisation);
     let mut waits = Vec::new();
     for route in &routes {
-        let Outcome::Postponed(wait) = route.look_in_order(&registrar).await else {
+        let Outcome::Postponed(wait) = route.register_in_order(&executor).await else {
             panic!("it was asked for")
         };
-        let Outcome::Postponed(again) = route.look_in_order(&registrar).await else {
+        let Outcome::Postponed(again) = route.register_in_order(&executor).await else {
             panic!("it was asked for")
         };
         assert!(again <= wait, "another look does not put it off");
@@ -109,18 +107,18 @@ async fn an_operator_that_starts_anew_looks_at_what_was_in_order_within_five_min
 
     // What is new does not wait.
     routes[0].rotate("another-secret");
-    let Outcome::Registered { change, .. } = routes[0].look_in_order(&registrar).await else {
+    let Outcome::Registered { applied, .. } = routes[0].register_in_order(&executor).await else {
         panic!("it waits")
     };
-    assert_eq!(change, Some(Change::Updated));
+    assert_eq!(applied.change, Some(Change::Updated));
 
     later(Duration::from_secs(301)).await;
     let before = total(&organisation);
     for route in &routes[1..] {
-        let Outcome::Registered { change, .. } = route.look_in_order(&registrar).await else {
+        let Outcome::Registered { applied, .. } = route.register_in_order(&executor).await else {
             panic!("it waits")
         };
-        assert_eq!(change, None);
+        assert_eq!(applied.change, None);
     }
     assert_eq!(total(&organisation) - before, ROUTES as u64 - 1);
 }
@@ -129,11 +127,11 @@ async fn an_operator_that_starts_anew_looks_at_what_was_in_order_within_five_min
 async fn a_route_that_was_unwell_since_the_operator_started_is_looked_at_when_it_is_well_again() {
     let organisation = open_organisation().await;
     let mut route = Route::new(&organisation, "one");
-    route.look(&registrar(&organisation)).await.unwrap();
-    let restarted = registrar(&organisation);
-    assert!(matches!(route.look_in_order(&restarted).await, Outcome::Postponed(_)));
+    route.register(&executor(&organisation)).await.unwrap();
+    let restarted = executor(&organisation);
+    assert!(matches!(route.register_in_order(&restarted).await, Outcome::Postponed(_)));
     // Its signing Secret went and came back: the condition says that it waits, until somebody looks.
-    assert_eq!(route.look(&restarted).await.unwrap().change, None);
+    assert_eq!(route.register(&restarted).await.unwrap().change, None);
 }
 
 #[tokio::test]
@@ -141,29 +139,31 @@ async fn a_look_for_which_no_call_is_left_says_nothing_against_a_route_that_was_
     let limits = Limits { calls_per_minute: 6, ..Limits::default() };
     let organisation =
         Organisation::open(Config { rate_limit_per_minute: 0, ..Config::default() }, limits).await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
-    route.look(&registrar).await.unwrap();
-    later(UNTIL_THE_NEXT_LOOK).await;
+    route.register(&executor).await.unwrap();
+    later(UNTIL_THE_NEXT_ONE).await;
     while organisation.account().find_by_name("others").await.is_ok() {}
-    let Outcome::Postponed(wait) = route.look_in_order(&registrar).await else { panic!("it was asked for") };
+    let Outcome::Postponed(wait) = route.register_in_order(&executor).await else {
+        panic!("it was asked for")
+    };
     assert!(wait > Duration::from_secs(50) && wait < Duration::from_secs(90), "{wait:?}");
     later(wait + Duration::from_secs(1)).await;
-    let Outcome::Registered { change, .. } = route.look_in_order(&registrar).await else {
+    let Outcome::Registered { applied, .. } = route.register_in_order(&executor).await else {
         panic!("it waits")
     };
-    assert_eq!(change, None);
+    assert_eq!(applied.change, None);
 }
 
 #[tokio::test]
 async fn a_look_that_is_recent_is_not_repeated_whatever_wakes_the_route() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
-    route.look(&registrar).await.unwrap();
+    route.register(&executor).await.unwrap();
     let before = total(&organisation);
     for _ in 0..100 {
-        route.look(&registrar).await.unwrap();
+        route.register(&executor).await.unwrap();
     }
     assert_eq!(total(&organisation), before);
 }
@@ -171,7 +171,7 @@ async fn a_look_that_is_recent_is_not_repeated_whatever_wakes_the_route() {
 #[tokio::test]
 async fn every_drift_is_repaired_at_the_next_look() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
     let as_desired = of_route_one();
     let mut policy = as_desired.retry_policy.clone();
@@ -183,120 +183,140 @@ async fn every_drift_is_repaired_at_the_next_look() {
         ("retryPolicy", DesiredRegistration { retry_policy: policy, ..as_desired.clone() }),
         ("name", DesiredRegistration { name: "renamed".to_owned(), ..as_desired.clone() }),
     ];
-    let id = route.look(&registrar).await.unwrap().registration.id;
+    let id = route.register(&executor).await.unwrap().registration.id;
     for (what, drifted) in table {
         organisation.account().update(&id, &drifted).await.unwrap().unwrap();
-        later(UNTIL_THE_NEXT_LOOK).await;
-        let repaired = route.look(&registrar).await.unwrap();
+        later(UNTIL_THE_NEXT_ONE).await;
+        let repaired = route.register(&executor).await.unwrap();
         assert_eq!(repaired.change, Some(Change::Repaired(what.to_owned())));
         let now = organisation.account().get(&id).await.unwrap().unwrap();
         assert_eq!(now.differences(&as_desired), [], "{what}");
         assert_eq!(ids(&organisation), [id.as_str()]);
     }
     organisation.account().delete(&id).await.unwrap();
-    later(UNTIL_THE_NEXT_LOOK).await;
-    assert_eq!(route.look(&registrar).await.unwrap().change, Some(Change::Created));
+    later(UNTIL_THE_NEXT_ONE).await;
+    assert_eq!(route.register(&executor).await.unwrap().change, Some(Change::Created));
     assert_eq!(ids(&organisation).len(), 1);
 }
 
 /// A route of the same name in another cluster, which serves another URL, and the operator there.
-fn in_another_cluster(organisation: &Organisation) -> (Route, Registrar) {
+fn in_another_cluster(organisation: &Organisation) -> (Route, Executor) {
     let mut route = Route::new(organisation, "one");
-    route.object.spec.endpoint.url = "https://presence.example.org/one".to_owned();
-    (route, registrar(organisation))
+    route.object.spec.endpoint.as_mut().unwrap().url = "https://presence.example.org/one".to_owned();
+    (route, executor(organisation))
 }
 
 /// Has two clusters find out that they have a registration of one name.
-async fn contest(organisation: &Organisation) -> ((Route, Registrar), (Route, Registrar)) {
-    let (mut first, registrar) = (Route::new(organisation, "one"), registrar(organisation));
+async fn contest(organisation: &Organisation) -> ((Route, Executor), (Route, Executor)) {
+    let (mut first, executor) = (Route::new(organisation, "one"), executor(organisation));
     let (mut second, elsewhere) = in_another_cluster(organisation);
-    first.look(&registrar).await.unwrap();
+    first.register(&executor).await.unwrap();
     let url = Some(Change::Repaired("url".to_owned()));
-    assert_eq!(second.look(&elsewhere).await.unwrap().change, url);
-    later(UNTIL_THE_NEXT_LOOK).await;
-    assert_eq!(first.look(&registrar).await.unwrap().change, url);
-    let failure = second.look(&elsewhere).await.unwrap_err();
+    assert_eq!(second.register(&elsewhere).await.unwrap().change, url);
+    later(UNTIL_THE_NEXT_ONE).await;
+    assert_eq!(first.register(&executor).await.unwrap().change, url);
+    let failure = second.register(&elsewhere).await.unwrap_err();
     assert_eq!(failure.reason, "Contested");
     assert!(failure.message.contains("https://presence.example.com/one"), "{failure:?}");
-    assert!(failure.message.contains("spec.genesys.endpointName"), "{failure:?}");
-    ((first, registrar), (second, elsewhere))
+    assert!(failure.message.contains("spec.source.webhook.name"), "{failure:?}");
+    ((first, executor), (second, elsewhere))
 }
 
 #[tokio::test]
 async fn two_clusters_with_one_name_do_not_fight_for_ever() {
     let organisation = open_organisation().await;
-    let ((mut first, registrar), (mut second, elsewhere)) = contest(&organisation).await;
+    let ((mut first, executor), (mut second, elsewhere)) = contest(&organisation).await;
     let updates = organisation.calls(UPDATES);
     for _ in 0..3 {
-        later(UNTIL_THE_NEXT_LOOK).await;
-        assert_eq!(first.look(&registrar).await.unwrap().change, None);
-        assert_eq!(second.look(&elsewhere).await.unwrap_err().reason, "Contested");
+        later(UNTIL_THE_NEXT_ONE).await;
+        assert_eq!(first.register(&executor).await.unwrap().change, None);
+        assert_eq!(second.register(&elsewhere).await.unwrap_err().reason, "Contested");
     }
     // Nor does one that starts anew begin it again: the condition has told.
-    let restarted = self::registrar(&organisation);
-    assert_eq!(second.look(&restarted).await.unwrap_err().reason, "Contested");
+    let restarted = self::executor(&organisation);
+    assert_eq!(second.register(&restarted).await.unwrap_err().reason, "Contested");
     assert_eq!(organisation.calls(UPDATES), updates);
 
     // The one with another name gets a registration of its own, and takes nothing of the other's away.
-    second.object.spec.genesys.endpoint_name = Some("elsewhere/one".to_owned());
-    assert_eq!(second.look(&elsewhere).await.unwrap().change, Some(Change::Created));
-    second.clear_former(&elsewhere).await.unwrap();
-    later(UNTIL_THE_NEXT_LOOK).await;
-    assert_eq!(first.look(&registrar).await.unwrap().change, None);
+    second.webhook().name = Some("elsewhere/one".to_owned());
+    assert_eq!(second.register(&elsewhere).await.unwrap().change, Some(Change::Created));
+    second.remove_former(&elsewhere).await.unwrap();
+    later(UNTIL_THE_NEXT_ONE).await;
+    assert_eq!(first.register(&executor).await.unwrap().change, None);
     assert_eq!(ids(&organisation).len(), 2);
 }
 
 #[tokio::test]
 async fn the_deletion_of_a_route_whose_registration_another_cluster_has_leaves_it_there() {
     let organisation = open_organisation().await;
-    let ((mut first, registrar), (second, elsewhere)) = contest(&organisation).await;
+    let ((mut first, executor), (second, elsewhere)) = contest(&organisation).await;
     second.deregister(&elsewhere).await.unwrap();
-    later(UNTIL_THE_NEXT_LOOK).await;
-    assert_eq!(first.look(&registrar).await.unwrap().change, None);
+    later(UNTIL_THE_NEXT_ONE).await;
+    assert_eq!(first.register(&executor).await.unwrap().change, None);
     assert_eq!(ids(&organisation).len(), 1);
+}
+
+#[tokio::test]
+async fn another_owners_registration_of_the_same_name_is_reported_and_left() {
+    const THEIRS: &str = "https://presence.example.org/one";
+    let organisation = open_organisation().await;
+    let (mut route, executor) = (Route::new(&organisation, "one"), executor(&organisation));
+    let id = route.register(&executor).await.unwrap().registration.id;
+    let theirs = DesiredRegistration { url: THEIRS.to_owned(), ..of_route_one() };
+    let other = organisation.account().create(&theirs).await.unwrap();
+
+    // Neither a verification, nor an edit, nor the removal of a former registration deletes it.
+    later(UNTIL_THE_NEXT_ONE).await;
+    let verified = route.register(&executor).await.unwrap();
+    assert_eq!(verified.others.iter().map(|other| other.url.as_str()).collect::<Vec<_>>(), [THEIRS]);
+    route.object.spec.suspend = true;
+    route.register(&executor).await.unwrap();
+    assert_eq!(ids(&organisation).len(), 2);
+    route.deregister(&executor).await.unwrap();
+    assert_eq!(ids(&organisation), [other.id], "{id} is gone, and it alone");
 }
 
 #[tokio::test]
 async fn a_registration_that_was_taken_and_renamed_is_let_go() {
     let organisation = open_organisation().await;
-    let (mut first, registrar) = (Route::new(&organisation, "one"), registrar(&organisation));
+    let (mut first, executor) = (Route::new(&organisation, "one"), executor(&organisation));
     let (mut second, elsewhere) = in_another_cluster(&organisation);
-    first.look(&registrar).await.unwrap();
-    second.look(&elsewhere).await.unwrap();
-    second.object.spec.genesys.endpoint_name = Some("elsewhere/one".to_owned());
-    second.look(&elsewhere).await.unwrap();
-    later(UNTIL_THE_NEXT_LOOK).await;
-    assert_eq!(first.look(&registrar).await.unwrap().change, Some(Change::Created));
-    assert_eq!(second.look(&elsewhere).await.unwrap().change, None);
+    first.register(&executor).await.unwrap();
+    second.register(&elsewhere).await.unwrap();
+    second.webhook().name = Some("elsewhere/one".to_owned());
+    second.register(&elsewhere).await.unwrap();
+    later(UNTIL_THE_NEXT_ONE).await;
+    assert_eq!(first.register(&executor).await.unwrap().change, Some(Change::Created));
+    assert_eq!(second.register(&elsewhere).await.unwrap().change, None);
     assert_eq!(ids(&organisation).len(), 2);
 }
 
 #[tokio::test]
 async fn a_url_that_somebody_changes_now_and_then_is_repaired_each_time() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
-    let id = route.look(&registrar).await.unwrap().registration.id;
+    let id = route.register(&executor).await.unwrap().registration.id;
     let drifted = DesiredRegistration { url: "https://else.example.com/".to_owned(), ..of_route_one() };
     for _ in 0..3 {
         organisation.account().update(&id, &drifted).await.unwrap().unwrap();
-        later(UNTIL_THE_NEXT_LOOK).await;
-        assert_eq!(route.look(&registrar).await.unwrap().change, Some(Change::Repaired("url".to_owned())));
-        later(UNTIL_THE_NEXT_LOOK).await;
-        assert_eq!(route.look(&registrar).await.unwrap().change, None);
+        later(UNTIL_THE_NEXT_ONE).await;
+        assert_eq!(route.register(&executor).await.unwrap().change, Some(Change::Repaired("url".to_owned())));
+        later(UNTIL_THE_NEXT_ONE).await;
+        assert_eq!(route.register(&executor).await.unwrap().change, None);
     }
 }
 
 #[tokio::test]
 async fn a_secret_that_the_relays_do_not_know_is_sent_again() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
-    let id = route.look(&registrar).await.unwrap().registration.id;
+    let id = route.register(&executor).await.unwrap().registration.id;
     let other = DesiredRegistration { secret: SecretString::from("by-somebody"), ..named("presence/one") };
     organisation.account().update(&id, &other).await.unwrap();
     later(Duration::from_secs(10)).await;
-    assert!(route.look_with(&registrar, true).await.unwrap().change.is_some());
+    assert!(route.register_with(&executor, true).await.unwrap().change.is_some());
     let held = organisation.simulator.registrations()[0].secret_fingerprint();
     assert_eq!(held, fingerprint(&SecretString::from(SIGNING_SECRET)));
 }
@@ -304,32 +324,32 @@ async fn a_secret_that_the_relays_do_not_know_is_sent_again() {
 #[tokio::test]
 async fn a_second_registration_that_appears_late_is_removed_and_the_known_one_kept() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
-    let id = route.look(&registrar).await.unwrap().registration.id;
+    let id = route.register(&executor).await.unwrap().registration.id;
     // As a creation that was given up after 15 s, and is carried out all the same.
     organisation.account().create(&of_route_one()).await.unwrap();
-    later(UNTIL_THE_NEXT_LOOK).await;
-    route.look(&registrar).await.unwrap();
+    later(UNTIL_THE_NEXT_ONE).await;
+    route.register(&executor).await.unwrap();
     assert_eq!(ids(&organisation), [id]);
 }
 
 #[tokio::test]
 async fn a_creation_that_was_not_answered_is_looked_for_until_it_cannot_come_any_more() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
     let fault = json!({"status": 504});
     organisation.set_faults(json!([{"match": {"method": "POST", "path": "/api/v2/analytics"}, "do": fault}]));
-    route.look(&registrar).await.unwrap_err();
+    route.register(&executor).await.unwrap_err();
     organisation.set_faults(json!([]));
-    let failure = route.deregister(&registrar).await.unwrap_err();
+    let failure = route.deregister(&executor).await.unwrap_err();
     assert_eq!(failure.reason, "CreationUnanswered");
     assert!(failure.retry_in <= Duration::from_secs(60), "{failure:?}");
     // What the server was still at.
     organisation.account().create(&of_route_one()).await.unwrap();
     later(failure.retry_in + Duration::from_secs(1)).await;
-    route.deregister(&registrar).await.unwrap();
+    route.deregister(&executor).await.unwrap();
     assert_eq!(ids(&organisation).len(), 0);
 }
 
@@ -338,7 +358,7 @@ async fn creation_under_way(organisation: &Organisation) -> Route {
     let mut route = Route::new(organisation, "one");
     let fault = json!({"cutConnection": "before"});
     organisation.set_faults(json!([{"match": {"method": "POST", "path": "/api/v2/analytics"}, "do": fault}]));
-    route.look(&registrar(organisation)).await.unwrap_err();
+    route.register(&executor(organisation)).await.unwrap_err();
     organisation.set_faults(json!([]));
     route
 }
@@ -347,16 +367,16 @@ async fn creation_under_way(organisation: &Organisation) -> Route {
 async fn what_an_operator_before_this_one_asked_for_and_comes_late_is_found_within_a_minute() {
     let organisation = open_organisation().await;
     let mut route = creation_under_way(&organisation).await;
-    let restarted = registrar(&organisation);
-    let Registered { registration, change, trusted_for, .. } = route.look(&restarted).await.unwrap();
+    let restarted = executor(&organisation);
+    let Registered { registration, change, trusted_for, .. } = route.register(&restarted).await.unwrap();
     assert_eq!(change, Some(Change::Created));
     assert!(trusted_for < Duration::from_secs(61), "{trusted_for:?}");
     // That what is known is found meanwhile accounts for nothing.
-    route.object.spec.genesys.event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
-    route.look(&restarted).await.unwrap();
+    route.webhook().event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
+    route.register(&restarted).await.unwrap();
     organisation.account().create(&of_route_one()).await.unwrap();
     later(trusted_for + Duration::from_secs(1)).await;
-    let Registered { trusted_for, .. } = route.look(&restarted).await.unwrap();
+    let Registered { trusted_for, .. } = route.register(&restarted).await.unwrap();
     assert_eq!(ids(&organisation), [registration.id]);
     assert!(trusted_for >= Duration::from_secs(300), "from now on it is a route as any: {trusted_for:?}");
 }
@@ -365,14 +385,14 @@ async fn what_an_operator_before_this_one_asked_for_and_comes_late_is_found_with
 async fn it_is_found_too_where_a_listing_is_dear() {
     let organisation = open_organisation().await;
     let mut route = creation_under_way(&organisation).await;
-    let restarted = registrar(&organisation);
+    let restarted = executor(&organisation);
     let page = json!({"status": 200, "body": {"entities": [], "pageCount": 3}});
     organisation.set_faults(json!([{"match": {"method": "GET"}, "do": page}]));
-    let id = route.look(&restarted).await.unwrap().registration.id;
+    let id = route.register(&restarted).await.unwrap().registration.id;
     organisation.set_faults(json!([]));
     organisation.account().create(&of_route_one()).await.unwrap();
     later(Duration::from_secs(61)).await;
-    route.look(&restarted).await.unwrap();
+    route.register(&restarted).await.unwrap();
     assert_eq!(ids(&organisation), [id]);
 }
 
@@ -380,7 +400,7 @@ async fn it_is_found_too_where_a_listing_is_dear() {
 async fn a_deletion_waits_for_what_an_operator_before_this_one_may_have_asked_for() {
     let organisation = open_organisation().await;
     let route = creation_under_way(&organisation).await;
-    let restarted = registrar(&organisation);
+    let restarted = executor(&organisation);
     let failure = route.deregister(&restarted).await.unwrap_err();
     assert_eq!(failure.reason, "CreationUnanswered");
     organisation.account().create(&of_route_one()).await.unwrap();
@@ -393,16 +413,16 @@ async fn a_deletion_waits_for_what_an_operator_before_this_one_may_have_asked_fo
 async fn a_deletion_waits_for_nothing_where_every_creation_was_answered_or_found() {
     let organisation = open_organisation().await;
     let mut route = Route::new(&organisation, "one");
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     organisation.set_faults(json!([{"match": {"path": "/api/v2/oauth/token"}, "do": {"status": 401}}]));
-    route.look(&registrar).await.unwrap_err();
+    route.register(&executor).await.unwrap_err();
     organisation.set_faults(json!([]));
     assert_eq!(route.record.id(), None);
-    route.deregister(&registrar).await.unwrap();
+    route.deregister(&executor).await.unwrap();
 
     let route = creation_under_way(&organisation).await;
     organisation.account().create(&of_route_one()).await.unwrap();
-    route.deregister(&self::registrar(&organisation)).await.unwrap();
+    route.deregister(&self::executor(&organisation)).await.unwrap();
     assert_eq!(ids(&organisation).len(), 0);
 }
 
@@ -414,13 +434,13 @@ async fn a_restarted_operator_finds_by_its_name_what_the_last_one_did_not_hear_o
         let mut route = Route::new(&organisation, "one");
         organisation
             .set_faults(json!([{"match": {"method": "POST", "path": "/api/v2/analytics"}, "do": fault}]));
-        route.look(&registrar(&organisation)).await.unwrap_err();
+        route.register(&executor(&organisation)).await.unwrap_err();
         // Two more of that name, so that the one is on the last of several pages.
         organisation.set_faults(json!([]));
         for _ in 0..2 {
             organisation.account().create(&of_route_one()).await.unwrap();
         }
-        let found = route.look(&registrar(&organisation)).await.unwrap();
+        let found = route.register(&executor(&organisation)).await.unwrap();
         assert_eq!(ids(&organisation), [found.registration.id], "{fault}");
         let held = organisation.simulator.registrations()[0].secret_fingerprint();
         assert_eq!(held, fingerprint(&SecretString::from(SIGNING_SECRET)));
@@ -432,16 +452,16 @@ async fn a_server_that_knows_creation_alone_is_posted_to_once_and_again_when_som
     let organisation = open_organisation().await;
     organisation.suffers(json!({"postOnly": true}));
     let mut route = Route::new(&organisation, "one");
-    let first = registrar(&organisation);
-    assert!(!route.look(&first).await.unwrap().verifiable);
-    later(UNTIL_THE_NEXT_LOOK).await;
-    route.look(&first).await.unwrap();
-    let restarted = registrar(&organisation);
-    let again = route.look(&restarted).await.unwrap();
+    let first = executor(&organisation);
+    assert!(!route.register(&first).await.unwrap().verifiable);
+    later(UNTIL_THE_NEXT_ONE).await;
+    route.register(&first).await.unwrap();
+    let restarted = executor(&organisation);
+    let again = route.register(&restarted).await.unwrap();
     assert_eq!((again.change, again.verifiable, organisation.calls(CREATIONS)), (None, false, 1));
     let left = again.registration.id;
     route.rotate("the-next-secret");
-    let change = route.look(&restarted).await.unwrap().change;
+    let change = route.register(&restarted).await.unwrap().change;
     assert_eq!((change, organisation.calls(CREATIONS)), (Some(Change::Duplicated { left }), 2));
     assert_eq!(route.deregister(&restarted).await.unwrap_err().reason, "Unsupported");
 }
@@ -453,10 +473,10 @@ async fn at_a_server_that_cannot_be_asked_what_is_new_replaces_what_was_there() 
         let missing = |method: &str| json!({"match": {"method": method}, "do": {"status": 405}});
         organisation.set_faults(json!([missing("GET"), missing(method)]));
         let mut route = Route::new(&organisation, "one");
-        let registrar = registrar(&organisation);
-        route.look(&registrar).await.unwrap();
-        route.object.spec.genesys.event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
-        assert_eq!(route.look(&registrar).await.unwrap().change, Some(Change::Replaced));
+        let executor = executor(&organisation);
+        route.register(&executor).await.unwrap();
+        route.webhook().event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
+        assert_eq!(route.register(&executor).await.unwrap().change, Some(Change::Replaced));
         assert_eq!(organisation.calls(CREATIONS), creations, "without {method}");
         let registrations = organisation.simulator.registrations();
         assert_eq!(registrations.len(), 1, "without {method}: {registrations:?}");
@@ -467,47 +487,47 @@ async fn at_a_server_that_cannot_be_asked_what_is_new_replaces_what_was_there() 
 #[tokio::test]
 async fn at_a_server_that_gives_every_page_the_steady_look_is_still_one_call() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
     let mut other = Route::new(&organisation, "two");
-    let id = route.look(&registrar).await.unwrap().registration.id;
-    other.look(&registrar).await.unwrap();
+    let id = route.register(&executor).await.unwrap().registration.id;
+    other.register(&executor).await.unwrap();
     let page =
         json!({"status": 200, "body": {"entities": [{"id": id, "name": "presence/one"}], "pageCount": 3}});
     organisation.set_faults(json!([
         {"match": {"method": "GET", "path": "/api/v2/analytics/events/eventbridges/"}, "do": {"delayMs": 1}},
         {"match": {"method": "GET"}, "do": page},
     ]));
-    later(UNTIL_THE_NEXT_LOOK).await;
-    route.look(&registrar).await.unwrap();
+    later(UNTIL_THE_NEXT_ONE).await;
+    route.register(&executor).await.unwrap();
     let before = total(&organisation);
-    later(UNTIL_THE_NEXT_LOOK).await;
-    route.look(&registrar).await.unwrap();
+    later(UNTIL_THE_NEXT_ONE).await;
+    route.register(&executor).await.unwrap();
     assert_eq!(total(&organisation) - before, 1);
 
     // After a restart one route finds out, and the others are spared.
-    let restarted = self::registrar(&organisation);
-    route.look(&restarted).await.unwrap();
+    let restarted = self::executor(&organisation);
+    route.register(&restarted).await.unwrap();
     let before = total(&organisation);
-    other.look(&restarted).await.unwrap();
+    other.register(&restarted).await.unwrap();
     assert_eq!(total(&organisation) - before, 1);
 }
 
 #[tokio::test]
 async fn one_broken_route_does_not_slow_others() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut broken = Route::new(&organisation, "broken");
     let mut fine = Route::new(&organisation, "fine");
-    let id = broken.look(&registrar).await.unwrap().registration.id;
-    fine.look(&registrar).await.unwrap();
+    let id = broken.register(&executor).await.unwrap().registration.id;
+    fine.register(&executor).await.unwrap();
     let path = format!("/api/v2/analytics/events/eventbridges/{id}");
     organisation.set_faults(json!([{"match": {"path": path}, "do": {"status": 503, "retryAfter": 600}}]));
     broken.rotate("two");
-    assert!(broken.look(&registrar).await.unwrap_err().retry_in >= Duration::from_secs(600));
+    assert!(broken.register(&executor).await.unwrap_err().retry_in >= Duration::from_secs(600));
     for secret in ["two", "three", "four"] {
         fine.rotate(secret);
-        fine.look(&registrar).await.unwrap();
+        fine.register(&executor).await.unwrap();
     }
     assert_eq!(organisation.calls(UPDATES), 4, "the broken one was not tried again");
 
@@ -517,9 +537,9 @@ async fn one_broken_route_does_not_slow_others() {
     lost.object.spec.genesys.api_url = Some(format!("http://{}", silent.local_addr().unwrap()));
     let start = Instant::now();
     let (waiting, quick) =
-        tokio::join!(tokio::time::timeout(Duration::from_secs(2), lost.look(&registrar)), async {
+        tokio::join!(tokio::time::timeout(Duration::from_secs(2), lost.register(&executor)), async {
             fine.rotate("five");
-            fine.look(&registrar).await.unwrap();
+            fine.register(&executor).await.unwrap();
             start.elapsed()
         });
     assert!(waiting.is_err() && quick < Duration::from_secs(1), "{quick:?}");
@@ -529,30 +549,30 @@ async fn one_broken_route_does_not_slow_others() {
 async fn a_retry_after_is_obeyed_and_nothing_is_asked_before() {
     for fault in [json!({"status": 429, "retryAfter": 40}), json!({"status": 503, "retryAfter": 40})] {
         let organisation = open_organisation().await;
-        let registrar = registrar(&organisation);
+        let executor = executor(&organisation);
         let mut route = Route::new(&organisation, "one");
         organisation.suffers(fault.clone());
-        let failure = route.look(&registrar).await.unwrap_err();
+        let failure = route.register(&executor).await.unwrap_err();
         assert!(failure.retry_in >= Duration::from_secs(40), "{failure:?}");
         organisation.set_faults(json!([]));
         let before = total(&organisation);
         later(Duration::from_secs(39)).await;
-        route.look(&registrar).await.unwrap_err();
+        route.register(&executor).await.unwrap_err();
         assert_eq!(total(&organisation), before, "{fault}");
         later(Duration::from_secs(5)).await;
-        route.look(&registrar).await.unwrap();
+        route.register(&executor).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn waits_grow_to_two_minutes_each_with_some_chance_in_it_and_start_again_after_a_success() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
     organisation.suffers(json!({"status": 500}));
     let mut waits = Vec::new();
     for _ in 0..9 {
-        let Failure { retry_in, .. } = route.look(&registrar).await.unwrap_err();
+        let Failure { retry_in, .. } = route.register(&executor).await.unwrap_err();
         waits.push(retry_in);
         later(retry_in + Duration::from_millis(1)).await;
     }
@@ -561,58 +581,58 @@ async fn waits_grow_to_two_minutes_each_with_some_chance_in_it_and_start_again_a
         assert!(*wait >= least && *wait <= least.mul_f64(1.11), "{waits:?}");
     }
     organisation.set_faults(json!([]));
-    route.look(&registrar).await.unwrap();
+    route.register(&executor).await.unwrap();
     organisation.suffers(json!({"status": 500}));
     route.rotate("two");
-    assert!(route.look(&registrar).await.unwrap_err().retry_in < Duration::from_secs(2));
+    assert!(route.register(&executor).await.unwrap_err().retry_in < Duration::from_secs(2));
 }
 
 #[tokio::test]
 async fn new_credentials_are_used_by_the_next_call_which_is_made_at_once() {
     let organisation = Organisation::new().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
     let right = route.client.clone();
-    route.look(&registrar).await.unwrap();
+    route.register(&executor).await.unwrap();
     route.client.secret = SecretString::from("not-the-secret");
-    assert_eq!(route.look(&registrar).await.unwrap_err().reason, "CredentialsRejected");
+    assert_eq!(route.register(&executor).await.unwrap_err().reason, "CredentialsRejected");
     let before = total(&organisation);
-    route.look(&registrar).await.unwrap_err();
+    route.register(&executor).await.unwrap_err();
     assert_eq!(total(&organisation), before, "what is wrong is not tried again and again");
     route.client = right;
-    route.look(&registrar).await.unwrap();
+    route.register(&executor).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_mended_way_to_the_api_is_tried_at_once() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
     let right = std::mem::replace(&mut route.object.spec.genesys.api.token_path, "/nowhere".to_owned());
-    assert_eq!(route.look(&registrar).await.unwrap_err().reason, "WrongPath");
+    assert_eq!(route.register(&executor).await.unwrap_err().reason, "WrongPath");
     route.object.spec.genesys.api.token_path = right;
-    route.look(&registrar).await.unwrap();
+    route.register(&executor).await.unwrap();
 }
 
 #[tokio::test]
 async fn another_oauth_client_of_the_same_organisation_goes_on_with_the_same_registration() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
-    let id = route.look(&registrar).await.unwrap().registration.id;
+    let id = route.register(&executor).await.unwrap().registration.id;
     route.client.id = "the-next-client".to_owned();
-    assert_eq!(route.look(&registrar).await.unwrap().registration.id, id);
+    assert_eq!(route.register(&executor).await.unwrap().registration.id, id);
     assert_eq!((route.record.former.len(), organisation.calls(TOKENS)), (0, 2));
 }
 
 #[tokio::test]
 async fn another_name_is_given_in_place() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
-    let id = route.look(&registrar).await.unwrap().registration.id;
-    route.object.spec.genesys.endpoint_name = Some("another".to_owned());
-    let renamed = route.look(&registrar).await.unwrap();
+    let id = route.register(&executor).await.unwrap().registration.id;
+    route.webhook().name = Some("another".to_owned());
+    let renamed = route.register(&executor).await.unwrap();
     assert_eq!(renamed.change, Some(Change::Repaired("name".to_owned())));
     assert_eq!((ids(&organisation), route.record.former.len()), (vec![id], 0));
     assert_eq!(organisation.simulator.registrations()[0].name, "another");
@@ -622,48 +642,48 @@ async fn another_name_is_given_in_place() {
 async fn a_route_that_moves_leaves_nothing_behind() {
     let (old, new) = (open_organisation().await, open_organisation().await);
     let mut route = Route::new(&old, "one");
-    let before = registrar(&old);
-    route.look(&before).await.unwrap();
+    let before = executor(&old);
+    route.register(&before).await.unwrap();
     route.move_to(&new);
     // The operator that made it is gone; what it takes to find it is in the record.
-    let registrar = registrar(&new);
-    route.look(&registrar).await.unwrap();
+    let executor = executor(&new);
+    route.register(&executor).await.unwrap();
     assert_eq!((ids(&old).len(), ids(&new).len()), (1, 1), "the new one first");
-    route.clear_former(&registrar).await.unwrap();
+    route.remove_former(&executor).await.unwrap();
     assert_eq!((ids(&old).len(), ids(&new).len(), route.record.former.len()), (0, 1, 0));
 }
 
 #[tokio::test]
 async fn an_old_place_that_cannot_be_reached_is_tried_again_and_holds_up_nothing() {
     let (old, new) = (open_organisation().await, open_organisation().await);
-    let registrar = registrar(&old);
+    let executor = executor(&old);
     let mut route = Route::new(&old, "one");
-    route.look(&registrar).await.unwrap();
+    route.register(&executor).await.unwrap();
     old.set_faults(json!([{"do": {"cutConnection": "before"}}]));
     route.move_to(&new);
-    route.look(&registrar).await.unwrap();
-    let failure = route.clear_former(&registrar).await.unwrap_err();
+    route.register(&executor).await.unwrap();
+    let failure = route.remove_former(&executor).await.unwrap_err();
     assert_eq!((failure.reason, route.record.former.len(), ids(&new).len()), ("Unreachable", 1, 1));
     let before = total(&old);
-    route.clear_former(&registrar).await.unwrap_err();
+    route.remove_former(&executor).await.unwrap_err();
     assert_eq!(total(&old), before, "not before its time");
-    route.look(&registrar).await.unwrap();
+    route.register(&executor).await.unwrap();
 
     old.set_faults(json!([]));
     later(failure.retry_in + Duration::from_secs(1)).await;
-    route.clear_former(&registrar).await.unwrap();
+    route.remove_former(&executor).await.unwrap();
     assert_eq!((ids(&old).len(), route.record.former.len()), (0, 0));
 }
 
 #[tokio::test]
 async fn a_client_that_sees_no_registration_proves_nothing_and_the_one_that_made_it_is_asked() {
     let (old, new) = (open_organisation().await, open_organisation().await);
-    let registrar = registrar(&old);
+    let executor = executor(&old);
     let mut route = Route::new(&old, "one");
-    let id = route.look(&registrar).await.unwrap().registration.id;
+    let id = route.register(&executor).await.unwrap().registration.id;
     route.client.id = "client-of-the-new-organisation".to_owned();
     route.move_to(&new);
-    route.look(&registrar).await.unwrap();
+    route.register(&executor).await.unwrap();
     // To the new client, the old organisation is another one: nothing is there.
     let unseen = json!([
         {"match": {"method": "GET", "path": format!("/api/v2/analytics/events/eventbridges/{id}"), "nth": 1},
@@ -673,28 +693,28 @@ async fn a_client_that_sees_no_registration_proves_nothing_and_the_one_that_made
     let mut after_a_restart = Route::new(&new, "one");
     after_a_restart.client.id = route.client.id.clone();
     after_a_restart.record = route.record.clone();
-    let failure = after_a_restart.clear_former(&self::registrar(&new)).await.unwrap_err();
+    let failure = after_a_restart.remove_former(&self::executor(&new)).await.unwrap_err();
     assert_eq!(failure.reason, "OAuthClientGone");
-    assert!(failure.message.contains("\"client\"") && failure.message.contains("\"oauth\""), "{failure:?}");
+    assert!(failure.message.contains(r#"Secret "oauth" (key "clientId")"#), "{failure:?}");
     assert_eq!(ids(&old).len(), 1);
 
     old.set_faults(unseen);
-    route.clear_former(&registrar).await.unwrap();
+    route.remove_former(&executor).await.unwrap();
     assert_eq!(ids(&old).len(), 0);
 }
 
 #[tokio::test]
 async fn a_removal_counts_when_the_server_itself_says_that_there_is_none_left() {
     let organisation = open_organisation().await;
-    let registrar = registrar(&organisation);
+    let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
-    route.look(&registrar).await.unwrap();
+    route.register(&executor).await.unwrap();
     organisation.set_faults(json!([{"match": {"method": "DELETE"}, "do": {"status": 404}}]));
-    let failure = route.deregister(&registrar).await.unwrap_err();
+    let failure = route.deregister(&executor).await.unwrap_err();
     assert!(failure.message.contains("lists it all the same"), "{failure:?}");
     organisation.set_faults(json!([]));
     later(failure.retry_in + Duration::from_secs(1)).await;
-    route.deregister(&registrar).await.unwrap();
+    route.deregister(&executor).await.unwrap();
     assert_eq!(ids(&organisation).len(), 0);
     assert!(organisation.calls(REMOVALS) > 1 && organisation.calls(LISTINGS) > 1);
 }

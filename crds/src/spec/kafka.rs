@@ -1,0 +1,87 @@
+//! `spec.kafka`: the cluster that events are published to.
+
+// The schema derive copies each type into a private module, where `pub` is out of reach.
+#![allow(unreachable_pub)]
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use presenceroute_core::relay_config::SaslMechanism;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::references::{CaSecretRef, ClientCertificateSecretRef, KafkaCredentialsSecretRef};
+
+/// The Kafka cluster, and how to be let in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Kafka {
+    /// Brokers to find the cluster by, each HOST:PORT.
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(
+        merge_strategy = kube::core::ListMerge::Set,
+        validation = Rule::new(r"self.all(b, b.matches(r'^[^:/, ]+:[0-9]{1,5}$|^\[[0-9a-fA-F:]+\]:[0-9]{1,5}$'))")
+            .message("every bootstrap server must be HOST:PORT, without a scheme")
+    )]
+    pub bootstrap_servers: Vec<BootstrapServer>,
+    /// Encrypts the connections, and authenticates the relay when a client certificate is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<KafkaTls>,
+    /// Authenticates the relay by SASL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<KafkaSasl>,
+    /// Further librdkafka producer properties by their own names. Those that the relay's promises rest on are
+    /// refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, String>,
+}
+
+/// HOST:PORT of a broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct BootstrapServer(#[schemars(length(min = 3, max = 260))] pub String);
+
+/// TLS towards the brokers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaTls {
+    /// The CA that signed the brokers' certificates. Default: the public CAs of the relay's image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
+    /// The relay's own certificate, for mutual TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<ClientCertificateSecretRef>,
+}
+
+/// SASL towards the brokers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.mechanism == 'OAUTHBEARER') == has(self.oauth)")
+    .message("oauth must be set when mechanism is OAUTHBEARER, and only then"))]
+pub struct KafkaSasl {
+    /// The mechanism.
+    pub mechanism: SaslMechanism,
+    /// The Secret with the user's name and password; with OAUTHBEARER, the id and the secret of the OAuth client.
+    pub credentials_secret_ref: KafkaCredentialsSecretRef,
+    /// Where the relay gets its tokens, with OAUTHBEARER.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<KafkaOauth>,
+}
+
+/// A token endpoint that is asked by the client-credentials grant (RFC 6749, section 4.4).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaOauth {
+    /// Its URL.
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
+        .message("must be an http or https URL without user, query or fragment"))]
+    pub token_endpoint_url: String,
+    /// The scope to ask for. Default: whatever the server gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub scope: Option<String>,
+    /// The CA that signed the token endpoint's certificate. Default: the public CAs of the relay's image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
+}

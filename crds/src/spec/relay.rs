@@ -1,0 +1,210 @@
+//! `spec.relay`: the relay pods.
+
+// The schema derive copies each type into a private module, where `pub` is out of reach.
+#![allow(unreachable_pub)]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::references::TlsSecretRef;
+
+/// The relay pods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Relay {
+    /// How many pods. Ignored while `autoscaling` is set.
+    #[serde(default = "replicas")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: i32,
+    /// Lets a HorizontalPodAutoscaler choose how many pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
+    /// Requests and limits of the relay's container.
+    #[serde(default = "resources")]
+    pub resources: ResourceRequirements,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Where the pods go, and near what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// How the pods are spread. Default: over the nodes, as far as possible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+    /// Further labels for the pods. They cannot replace the ones that select the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_labels: BTreeMap<String, String>,
+    /// Further annotations for the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_annotations: BTreeMap<String, String>,
+    /// Secrets for pulling the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<ImagePullSecret>,
+    /// The relay's image. Default: the one that the operator was installed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The level of the relay's log. An edit takes effect within seconds and restarts nothing.
+    #[serde(default)]
+    pub log_level: LogLevel,
+    /// Sends a span for each event to an OpenTelemetry collector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
+    /// Has the pods speak TLS themselves, for where no proxy in front does: the Service then listens on 443. An Ingress
+    /// or a Gateway in front must be told to speak HTTPS to the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RelayTls>,
+    /// Restricts who talks to the pods and whom they talk to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
+}
+
+fn replicas() -> i32 {
+    2
+}
+
+/// What a relay needs at a few hundred events a second; the limit is on memory alone, because a CPU limit throttles
+/// and adds to the latency.
+fn resources() -> ResourceRequirements {
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    let quantities = |pairs: &[(&str, &str)]| {
+        Some(pairs.iter().map(|(name, value)| ((*name).into(), Quantity((*value).into()))).collect())
+    };
+    ResourceRequirements {
+        requests: quantities(&[("cpu", "50m"), ("memory", "64Mi")]),
+        limits: quantities(&[("memory", "256Mi")]),
+        ..ResourceRequirements::default()
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self {
+            replicas: replicas(),
+            autoscaling: None,
+            resources: resources(),
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            affinity: None,
+            topology_spread_constraints: None,
+            pod_labels: BTreeMap::new(),
+            pod_annotations: BTreeMap::new(),
+            image_pull_secrets: Vec::new(),
+            image: None,
+            log_level: LogLevel::default(),
+            tracing: None,
+            tls: None,
+            network_policy: None,
+        }
+    }
+}
+
+/// Spans for OpenTelemetry, by OTLP over HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tracing {
+    /// The collector, such as `http://otel-collector.observability:4318`; `/v1/traces` is added to it.
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
+        .message("must be an http or https URL without user, query or fragment"))]
+    pub endpoint: String,
+    /// Of how many events in 100 a span is sent, where the sender has not decided that by its `traceparent`.
+    #[serde(default = "sample_percentage")]
+    #[schemars(range(min = 0, max = 100))]
+    pub sample_percentage: i32,
+}
+
+fn sample_percentage() -> i32 {
+    100
+}
+
+/// TLS on the port that events are posted to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayTls {
+    /// The Secret of type kubernetes.io/tls with the certificate, as cert-manager makes it. The pods take up a renewed
+    /// one without a restart.
+    pub certificate_secret_ref: TlsSecretRef,
+}
+
+/// The bounds and the target of a HorizontalPodAutoscaler.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas")
+    .message("minReplicas must not be above maxReplicas"))]
+pub struct Autoscaling {
+    /// The fewest pods.
+    #[serde(default = "replicas")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub min_replicas: i32,
+    /// The most pods.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_replicas: i32,
+    /// The average CPU use that is aimed at, in percent of the request.
+    #[serde(default = "target_cpu")]
+    #[serde(rename = "targetCPUUtilizationPercentage")]
+    #[schemars(range(min = 1, max = 100))]
+    pub target_cpu_utilization_percentage: i32,
+}
+
+fn target_cpu() -> i32 {
+    70
+}
+
+/// The name of a Secret for pulling images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ImagePullSecret {
+    /// The Secret's name, in the namespace of the PresenceRoute.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// A NetworkPolicy for the relay pods: 8080 from the given peers, 9090 from the operator and the given scrapers,
+/// out to DNS and Kafka.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPolicy {
+    /// Who may post events to port 8080. Default: anyone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingress_from: Vec<NetworkPolicyPeer>,
+    /// Who may read the metrics on port 9090 besides the operator. Default: nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics_from: Vec<NetworkPolicyPeer>,
+}
+
+/// How much the relay says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Failures only.
+    Error,
+    /// And what may become one.
+    Warn,
+    /// And what changes: tables, secrets, connections.
+    #[default]
+    Info,
+    /// And every event's outcome.
+    Debug,
+    /// And the libraries' inner life.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level as `tracing` filters name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
