@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::Store;
@@ -331,9 +331,8 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         log_level: model.relay.log_level.as_str(),
     };
     let objects = build::build(&model, &signing, &context.settings.installation)?;
-    // A Deployment that is held back for want of a Secret is not an orphan.
-    let held_back: &[&str] =
-        if objects.iter().any(|object| is_kind(object, "Deployment")) { &[] } else { &["Deployment"] };
+    let held_back = objects.held_back();
+    let objects = objects.into_apply_order().map_err(BuildError::from)?;
     let key = RouteKey { namespace, name: model.name.clone() };
     let applied = apply::apply(&context.client, &context.children, &key, objects, held_back).await;
     drop(at_work);
@@ -367,10 +366,6 @@ pub(crate) struct Scene {
     apply_error: Option<String>,
     /// Why its registration goes by another name than the spec's.
     waits_for_name: Option<String>,
-}
-
-fn is_kind(object: &DynamicObject, kind: &str) -> bool {
-    object.types.as_ref().is_some_and(|types| types.kind == kind)
 }
 
 /// As it was written last: the answer to our own write counts before the watch brings it.
