@@ -137,11 +137,6 @@ pub async fn write(client: &Client, children: &Children, object: DynamicObject) 
     apply_one(client, children, &object, content_hash).await
 }
 
-/// Whether an object is of this kind.
-pub fn is_kind(object: &DynamicObject, kind: &str) -> bool {
-    object.types.as_ref().is_some_and(|types| types.kind == kind)
-}
-
 fn is(object: &DynamicObject, resource: &ApiResource, name: &str) -> bool {
     kind(object) == resource.kind && object.name_any() == name
 }

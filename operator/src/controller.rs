@@ -14,7 +14,7 @@ use kube::runtime::controller::{Action, Controller};
 use kube::{Client, Resource, ResourceExt};
 use presenceroute_crds::{GROUP, PresenceRoute};
 use presenceroute_genesys::Genesys;
-use presenceroute_manifest::build::{self, signing_secret};
+use presenceroute_manifest::build::{self, BuildError, signing_secret};
 use presenceroute_manifest::conflicts::Rival;
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::rotation::CredentialRotation;
@@ -246,9 +246,8 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     };
     let objects = build::build(&model, &rotation, &context.settings.installation)?;
     let key = RouteKey { namespace, name: model.name.clone() };
-    // A Deployment that is held back for want of a Secret is no orphan.
-    let has_deployment = objects.iter().any(|object| apply::is_kind(object, "Deployment"));
-    let held_back: &[&str] = if has_deployment { &[] } else { &["Deployment"] };
+    let held_back = objects.held_back();
+    let objects = objects.into_apply_order().map_err(BuildError::from)?;
     let applied = apply::apply(&context.client, &context.owned, &key, objects, held_back).await;
     drop(worker);
     // What Kubernetes refuses for good is in the status; the other steps go on with what there is.

@@ -3,20 +3,19 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use kube::ResourceExt;
-use kube::api::DynamicObject;
+use k8s_openapi::api::core::v1::ConfigMap;
+use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec};
 use presenceroute_core::relay_config::RelayConfig;
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::spec::BootstrapServer;
-use presenceroute_genesys::Genesys;
+use presenceroute_genesys::{Access, Account, DesiredRegistration, Genesys};
 use presenceroute_manifest::admission::admit_route;
-use presenceroute_manifest::build::{Installation, RelayImage, build, config_maps, signing_secret};
+use presenceroute_manifest::build::{Installation, RelayImage, RouteObjects, build, config_maps};
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::document::Manifest;
 use presenceroute_manifest::field::FieldPath;
 use presenceroute_manifest::rotation::CredentialRotation;
 use presenceroute_manifest::validate::{Model, SourceModel, validate};
-use presenceroute_operator::register::{Known, Outcome, Registrar};
 use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource, Settings};
 use tempfile::TempDir;
 use url::Url;
@@ -34,7 +33,7 @@ struct Stage {
 /// A registered route with its running relay.
 pub(crate) struct Demo {
     model: Model,
-    registrar: Registrar,
+    genesys: Genesys,
     id: String,
     signing: CredentialRotation,
     stage: Stage,
@@ -49,8 +48,7 @@ impl Demo {
         let model = model(text, broker, &stage).await?;
         let signing = advance(CredentialRotation::default(), &model)?;
         let files = TempDir::new()?;
-        let objects = objects(&model, &signing)?;
-        let config = mount(&objects, &model, files.path())?;
+        let config = mount(&objects(&model, &signing)?, files.path())?;
         create_topics(&model, broker)?;
         let relay = Relay::start(Settings {
             listen: stage.relay,
@@ -61,9 +59,9 @@ impl Demo {
             spans: None,
         })
         .await?;
-        let registrar = Registrar::new(Genesys::new());
-        let id = register(&registrar, &model, None).await?;
-        Ok(Self { model, registrar, id, signing, stage, files, relay })
+        let genesys = Genesys::new();
+        let id = register(&genesys, &model, None).await?;
+        Ok(Self { model, genesys, id, signing, stage, files, relay })
     }
 
     /// Takes up an edited manifest; says what is new.
@@ -74,8 +72,8 @@ impl Demo {
         }
         let signing = advance(self.signing.clone(), &model)?;
         create_topics(&model, broker)?;
-        mount(&objects(&model, &signing)?, &model, self.files.path())?;
-        self.id = register(&self.registrar, &model, Some(&self.id)).await?;
+        mount(&objects(&model, &signing)?, self.files.path())?;
+        self.id = register(&self.genesys, &model, Some(&self.id)).await?;
         let change = if model.table.revision() == self.model.table.revision() {
             "the manifest is taken; its routes are as before".to_owned()
         } else {
@@ -91,8 +89,7 @@ impl Demo {
 
     /// Deregisters, then stops the relay: the order of the operator.
     pub(crate) async fn end(self) -> Result<(), Failure> {
-        let account = self.registrar.account_of(&self.model).map_err(|failure| failure.message)?;
-        account.delete(&self.id).await?;
+        account(&self.genesys, &self.model)?.delete(&self.id).await?;
         self.relay.shutdown().await;
         Ok(())
     }
@@ -164,40 +161,27 @@ fn advance(signing: CredentialRotation, model: &Model) -> Result<CredentialRotat
     Ok(signing.advance(secret, k8s_openapi::jiff::Timestamp::now()))
 }
 
-fn objects(model: &Model, signing: &CredentialRotation) -> Result<Vec<DynamicObject>, Failure> {
+fn objects(model: &Model, signing: &CredentialRotation) -> Result<RouteObjects, Failure> {
     let relay_image =
         RelayImage { reference: "presenceroute/relay".into(), pull_policy: "IfNotPresent".into() };
     Ok(build(model, signing, &Installation { relay_image, namespace: "presenceroute-system".into() })?)
 }
 
 /// Does a kubelet's part: the ConfigMaps and the Secret become files, each replaced whole.
-fn mount(objects: &[DynamicObject], model: &Model, directory: &Path) -> Result<RelayConfig, Failure> {
-    let named = |kind: &str, name: &str| {
-        objects
-            .iter()
-            .find(|object| {
-                object.types.as_ref().is_some_and(|types| types.kind == kind) && object.name_any() == name
-            })
-            .ok_or_else(|| format!("{kind} {name:?} was not built"))
-    };
-    let routing = named("ConfigMap", &config_maps::routing_name(model))?;
-    let table =
-        routing.data.pointer("/data/routing.yaml").and_then(serde_json::Value::as_str).unwrap_or_default();
+fn mount(objects: &RouteObjects, directory: &Path) -> Result<RelayConfig, Failure> {
+    let text = |map: &ConfigMap, key: &str| map.data.as_ref().and_then(|data| data.get(key)).cloned();
+    let table = text(&objects.routing, config_maps::ROUTING_KEY).unwrap_or_default();
     replace(&directory.join(config_maps::ROUTING_KEY), table.as_bytes())?;
-    let secret: k8s_openapi::api::core::v1::Secret =
-        named("Secret", &signing_secret::name(&model.name))?.clone().try_parse()?;
     let signing = directory.join(SIGNING);
     std::fs::create_dir_all(&signing)?;
-    for (name, content) in secret.data.iter().flatten() {
+    for (name, content) in objects.signing_secret.data.iter().flatten() {
         replace(&signing.join(name), &content.0)?;
     }
-    let config = named("ConfigMap", &presenceroute_manifest::build::relay_name(&model.name))?;
-    let text =
-        config.data.pointer("/data/relay.yaml").and_then(serde_json::Value::as_str).unwrap_or_default();
-    let mut config: RelayConfig = serde_saphyr::from_str(text)?;
-    // Nobody balances load over this one relay, so nobody has to hear that it leaves.
+    let config = text(&objects.relay_config, config_maps::RELAY_KEY).unwrap_or_default();
+    let mut config: RelayConfig = serde_saphyr::from_str(&config)?;
+    // One relay without a load balancer in front: no endpoint has to drain before it stops.
     config.limits.drain_ms = 0;
-    // Nor does anybody have a certificate for it.
+    // There is no certificate for it.
     config.tls = None;
     Ok(config)
 }
@@ -218,13 +202,35 @@ fn create_topics(model: &Model, broker: &Broker) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn register(registrar: &Registrar, model: &Model, id: Option<&str>) -> Result<String, Failure> {
+/// Creates the registration, or updates the one with this id. The secret is always sent.
+async fn register(genesys: &Genesys, model: &Model, id: Option<&str>) -> Result<String, Failure> {
     let SourceModel::Webhook(webhook) = &model.source;
-    let secret = webhook.signing_secret.as_ref().map_err(ToString::to_string)?;
-    // Always sent: here it is known nowhere which secret Genesys Cloud has.
-    match registrar.ensure(model, secret, Known { id, ..Known::default() }).await {
-        Outcome::Registered { registration, .. } => Ok(registration.id),
-        Outcome::Postponed(_) => Err("the registration is not looked at yet".into()),
-        Outcome::Failed(failure) | Outcome::Contested(failure) => Err(failure.message.into()),
-    }
+    let RegistrationSpec { name, url, enabled, event_types, retry_policy } = webhook.registration.clone();
+    let secret = webhook.signing_secret.clone()?;
+    let desired = DesiredRegistration { name, url, enabled, event_types, retry_policy, secret };
+    let account = account(genesys, model)?;
+    let updated = match id {
+        Some(id) => account.update(id, &desired).await?,
+        None => None,
+    };
+    Ok(match updated {
+        Some(registration) => registration.id,
+        None => account.create(&desired).await?.id,
+    })
+}
+
+fn account(genesys: &Genesys, model: &Model) -> Result<Account, Failure> {
+    let SourceModel::Webhook(webhook) = &model.source;
+    let client = model.genesys.oauth_client.clone()?;
+    let ApiEndpoint { api_url, token_path, event_bridges_path, token_request } =
+        model.genesys.api_endpoint(&webhook.event_bridges_path);
+    Ok(genesys.account(Access {
+        api_url,
+        token_path,
+        event_bridges_path,
+        token_request,
+        client_id: client.id,
+        client_secret: client.secret,
+        ca_pem: None,
+    })?)
 }

@@ -1,4 +1,6 @@
 //! The third step: the model becomes Kubernetes objects. Pure; one file a kind of object.
+//!
+//! What is there already, and who writes the objects, is left to the caller.
 
 pub mod autoscaler;
 pub mod config_maps;
@@ -13,6 +15,12 @@ pub mod signing_secret;
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::Resource as _;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::Resource;
 use kube::core::{DynamicObject, ObjectMeta};
@@ -67,37 +75,81 @@ pub enum BuildError {
     Json(#[from] serde_json::Error),
 }
 
-/// Every object of the route, in the order in which they are to be applied: what pods mount comes before the pods.
+/// Every object of a route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteObjects {
+    /// The relay pods' identity.
+    pub service_account: ServiceAccount,
+    /// The signing secrets.
+    pub signing_secret: Secret,
+    /// The routing table and the log's level.
+    pub routing: ConfigMap,
+    /// The relay's configuration.
+    pub relay_config: ConfigMap,
+    /// The Service in front of the relay pods.
+    pub service: Service,
+    /// The bound on voluntary disruptions.
+    pub disruption_budget: PodDisruptionBudget,
+    /// The relay pods. Absent while a new pod could not start, for want of a Secret: those that run keep what they have.
+    pub deployment: Option<Deployment>,
+    /// The autoscaler, if there is to be one.
+    pub autoscaler: Option<HorizontalPodAutoscaler>,
+    /// The network policy, if there is to be one.
+    pub network_policy: Option<NetworkPolicy>,
+    /// The Ingress, if there is to be one.
+    pub ingress: Option<Ingress>,
+    /// The HTTPRoute, if there is to be one.
+    pub http_route: Option<DynamicObject>,
+}
+
+impl RouteObjects {
+    /// The kinds of which what is there stays, although nothing of the kind was built.
+    #[must_use]
+    pub fn held_back(&self) -> &'static [&'static str] {
+        if self.deployment.is_some() { &[] } else { &[Deployment::KIND] }
+    }
+
+    /// The objects in the order in which they are to be applied: what pods mount comes before the pods.
+    pub fn into_apply_order(self) -> Result<Vec<DynamicObject>, serde_json::Error> {
+        let mut objects = vec![
+            dynamic(self.service_account)?,
+            dynamic(self.signing_secret)?,
+            dynamic(self.routing)?,
+            dynamic(self.relay_config)?,
+            dynamic(self.service)?,
+            dynamic(self.disruption_budget)?,
+        ];
+        objects.extend(self.deployment.map(dynamic).transpose()?);
+        objects.extend(self.autoscaler.map(dynamic).transpose()?);
+        objects.extend(self.network_policy.map(dynamic).transpose()?);
+        objects.extend(self.ingress.map(dynamic).transpose()?);
+        objects.extend(self.http_route);
+        Ok(objects)
+    }
+}
+
+/// Builds every object of the route.
 pub fn build(
     model: &Model,
     signing: &CredentialRotation,
     installation: &Installation,
-) -> Result<Vec<DynamicObject>, BuildError> {
+) -> Result<RouteObjects, BuildError> {
     let relay_config = config_maps::relay_config(model)?;
-    let mut objects = vec![
-        dynamic(service_account::build(model))?,
-        dynamic(signing_secret::build(model, signing))?,
-        dynamic(config_maps::routing(model)?)?,
-        dynamic(relay_config.clone())?,
-        dynamic(service::build(model))?,
-        dynamic(disruption_budget::build(model))?,
-    ];
-    // Without something to verify signatures with, or a Secret that is to be mounted, a new pod could not start: those
-    // that run keep what they have.
-    if !signing.is_empty() && model.mount_problems.is_empty() {
-        objects.push(dynamic(deployment::build(model, &relay_config, &installation.relay_image))?);
-    }
-    if let Some(autoscaler) = autoscaler::build(model) {
-        objects.push(dynamic(autoscaler)?);
-    }
-    if let Some(policy) = network_policy::build(model, &installation.namespace) {
-        objects.push(dynamic(policy)?);
-    }
-    if let Some(ingress) = ingress::build(model) {
-        objects.push(dynamic(ingress)?);
-    }
-    objects.extend(http_route::build(model)?);
-    Ok(objects)
+    // A pod needs something to verify signatures with, and every Secret that it mounts.
+    let can_start = !signing.is_empty() && model.mount_problems.is_empty();
+    Ok(RouteObjects {
+        service_account: service_account::build(model),
+        signing_secret: signing_secret::build(model, signing),
+        routing: config_maps::routing(model)?,
+        service: service::build(model),
+        disruption_budget: disruption_budget::build(model),
+        deployment: can_start.then(|| deployment::build(model, &relay_config, &installation.relay_image)),
+        autoscaler: autoscaler::build(model),
+        network_policy: network_policy::build(model, &installation.namespace),
+        ingress: ingress::build(model),
+        http_route: http_route::build(model)?,
+        relay_config,
+    })
 }
 
 /// The Secret `NAME-signing` alone, for when only the state of a rotation is new.

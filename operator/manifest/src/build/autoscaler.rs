@@ -8,8 +8,7 @@ use k8s_openapi::api::autoscaling::v2::{
 use super::{metadata, relay_name};
 use crate::validate::Model;
 
-/// Builds it.
-pub fn build(model: &Model) -> Option<HorizontalPodAutoscaler> {
+pub(super) fn build(model: &Model) -> Option<HorizontalPodAutoscaler> {
     let scaling = model.relay.autoscaling.as_ref()?;
     Some(HorizontalPodAutoscaler {
         metadata: metadata(model, relay_name(&model.name)),

@@ -26,8 +26,7 @@ const NONROOT: i64 = 65532;
 /// the publish timeout), flushes.
 const TERMINATION_GRACE_SECONDS: i64 = 30;
 
-/// Builds it.
-pub fn build(model: &Model, relay_config: &ConfigMap, image: &RelayImage) -> Deployment {
+pub(super) fn build(model: &Model, relay_config: &ConfigMap, image: &RelayImage) -> Deployment {
     Deployment {
         metadata: metadata(model, relay_name(&model.name)),
         spec: Some(DeploymentSpec {

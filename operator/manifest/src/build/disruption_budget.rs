@@ -8,7 +8,7 @@ use crate::validate::Model;
 
 /// Builds it. `maxUnavailable` rather than `minAvailable`, which would keep a node with a single relay from ever
 /// being drained.
-pub fn build(model: &Model) -> PodDisruptionBudget {
+pub(super) fn build(model: &Model) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: metadata(model, relay_name(&model.name)),
         spec: Some(PodDisruptionBudgetSpec {

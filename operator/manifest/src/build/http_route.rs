@@ -13,8 +13,7 @@ pub fn api_resource() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"))
 }
 
-/// Builds it.
-pub fn build(model: &Model) -> Result<Option<DynamicObject>, serde_json::Error> {
+pub(super) fn build(model: &Model) -> Result<Option<DynamicObject>, serde_json::Error> {
     let Exposure::Gateway(wanted) = &model.endpoint.exposure else { return Ok(None) };
     let spec = json!({
         "parentRefs": wanted.parent_refs,

@@ -8,8 +8,7 @@ use k8s_openapi::api::networking::v1::{
 use super::{metadata, relay_name, service};
 use crate::validate::{Exposure, Model};
 
-/// Builds it.
-pub fn build(model: &Model) -> Option<Ingress> {
+pub(super) fn build(model: &Model) -> Option<Ingress> {
     let Exposure::Ingress(wanted) = &model.endpoint.exposure else { return None };
     let host = model.endpoint.url.host_str().map(str::to_owned);
     let backend = IngressBackend {

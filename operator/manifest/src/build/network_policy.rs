@@ -23,7 +23,7 @@ const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 /// Builds it: events from the given peers, the admin port from the operator's pods in their namespace and the given
 /// scrapers, out to DNS and to the ports of the brokers, of their token endpoint and of the collector. They are named by
 /// host, which a NetworkPolicy cannot select, hence by port alone, each once.
-pub fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPolicy> {
+pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPolicy> {
     let wanted = model.relay.network_policy.as_ref()?;
     let operator = NetworkPolicyPeer {
         // Anybody may give pods of a namespace of their own these labels.

@@ -21,7 +21,7 @@ pub fn port(model: &Model) -> i32 {
 }
 
 /// Builds it. Metrics and status stay on the pods.
-pub fn build(model: &Model) -> Service {
+pub(super) fn build(model: &Model) -> Service {
     let mut service = Service {
         metadata: metadata(model, relay_name(&model.name)),
         spec: Some(ServiceSpec {

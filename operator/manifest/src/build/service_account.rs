@@ -5,8 +5,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use super::{metadata, relay_name};
 use crate::validate::Model;
 
-/// Builds it.
-pub fn build(model: &Model) -> ServiceAccount {
+pub(super) fn build(model: &Model) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata(model, relay_name(&model.name)),
         automount_service_account_token: Some(false),

@@ -11,8 +11,7 @@ pub fn name(route: &str) -> String {
     format!("{route}-signing")
 }
 
-/// Builds it.
-pub fn build(model: &Model, signing: &CredentialRotation) -> Secret {
+pub(super) fn build(model: &Model, signing: &CredentialRotation) -> Secret {
     let mut secret = Secret {
         metadata: metadata(model, name(&model.name)),
         type_: Some("Opaque".into()),

@@ -1,0 +1,51 @@
+//! The crates are cut along what they may know; what a crate links shows whether the cut holds.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// The packages that a crate links, itself included, without those of its tests and build scripts.
+fn linked_by(package: &str) -> BTreeSet<String> {
+    let arguments = ["tree", "--locked", "--offline", "-e", "normal", "--prefix", "none", "-p", package];
+    let output = Command::new(env!("CARGO")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let names: BTreeSet<_> =
+        tree.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    assert!(names.contains(package), "{package} is not in its own tree");
+    names
+}
+
+#[track_caller]
+fn assert_not_linked(package: &str, others: &[&str]) {
+    let linked = linked_by(package);
+    let found: Vec<_> = others.iter().filter(|other| linked.contains(**other)).collect();
+    assert!(found.is_empty(), "{package} links {found:?}");
+}
+
+#[test]
+fn core_knows_no_kubernetes_and_does_no_io() {
+    assert_not_linked("presenceroute-core", &["kube", "k8s-openapi", "tokio", "reqwest"]);
+}
+
+#[test]
+fn a_manifest_is_judged_without_io() {
+    assert_not_linked("presenceroute-manifest", &["kube-client", "tokio", "reqwest"]);
+}
+
+#[test]
+fn the_relay_knows_no_kubernetes() {
+    assert_not_linked("presenceroute-relay", &["kube", "k8s-openapi"]);
+}
+
+#[test]
+fn the_demo_needs_no_api_server() {
+    assert_not_linked("presenceroute-demo", &["kube-client"]);
+}
+
+#[test]
+fn no_other_program_links_the_operator() {
+    for package in ["kubectl-presenceroute", "presenceroute-demo", "presenceroute-e2e", "presenceroute-relay"]
+    {
+        assert_not_linked(package, &["presenceroute-operator"]);
+    }
+}
