@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use super::secret_drift::SecretDrift;
 use presenceroute_genesys::error::LimitedBy;
-use presenceroute_genesys::{Access, Account, DesiredRegistration, Genesys, GenesysError, Registration};
+use presenceroute_genesys::{
+    Access, DesiredRegistration, EventBridges as Account, Genesys, GenesysError, Registration,
+};
 use presenceroute_manifest::dereference::SecretProblem;
 use presenceroute_manifest::validate::{ApiModel, Model};
 
@@ -455,7 +457,8 @@ impl Registrar {
         let unproven = match access {
             Ok(access) => {
                 let is_same_client = access.client_id == place.access.client_id;
-                let account = self.genesys.account(access).map_err(|error| failure_of(&error))?;
+                let account =
+                    self.genesys.client(access).map_err(|error| failure_of(&error))?.event_bridges();
                 if is_same_client {
                     return Ok(account);
                 }
@@ -545,7 +548,10 @@ impl Registrar {
 
     fn account(&self, access: &Result<Access, SecretProblem>) -> Result<Account, Failure> {
         let access = access.as_ref().map_err(Failure::unresolved)?;
-        self.genesys.account(access.clone()).map_err(|error| failure_of(&error))
+        self.genesys
+            .client(access.clone())
+            .map(|client| client.event_bridges())
+            .map_err(|error| failure_of(&error))
     }
 
     fn last_look(&self, uid: &str, attempt: &Attempt, known: Known<'_>, now: Instant) -> Look {
@@ -767,17 +773,17 @@ async fn find(
     }
     let listing = match (account.find_by_name(&desired.name).await, id) {
         // It cannot list; perhaps it can read.
-        (Err(GenesysError::Unsupported { call, answer }), Some(id)) => {
+        (Err(GenesysError::Unsupported { request, response }), Some(id)) => {
             let Some(found) = account.get(id).await? else {
-                return Err(GenesysError::Unsupported { call, answer });
+                return Err(GenesysError::Unsupported { request, response });
             };
             return Ok(Found { registration: Some(found), is_cheap_to_list: false });
         }
         (listing, _) => listing?,
     };
     // Several of that name make several pages, too, and are soon one.
-    let is_cheap_to_list = listing.pages == 1 || listing.registrations.len() > 1;
-    let mut named = listing.registrations;
+    let is_cheap_to_list = listing.pages == 1 || listing.entities.len() > 1;
+    let mut named = listing.entities;
     if let Some(position) = named.iter().position(|found| Some(found.id.as_str()) == id) {
         named.swap(0, position);
     }
@@ -844,7 +850,7 @@ async fn replace(
 async fn sees(account: &Account, place: &RegistrationPlace) -> Result<bool, GenesysError> {
     match &place.id {
         Some(id) => Ok(account.get(id).await?.is_some()),
-        None => Ok(!account.find_by_name(&place.name).await?.registrations.is_empty()),
+        None => Ok(!account.find_by_name(&place.name).await?.entities.is_empty()),
     }
 }
 
@@ -862,7 +868,7 @@ async fn remove_at(
     }
     for _ in 0..REMOVAL_ROUNDS {
         let listing = account.find_by_name(&place.name).await?;
-        let mut left = listing.registrations;
+        let mut left = listing.entities;
         left.retain(|left| !spare.spares(left, known_id));
         if left.is_empty() {
             return Ok(found.len());
