@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Longer than any two calls of a route that is cared for are apart.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
 
-pub(super) struct Cache<K, V> {
+pub(crate) struct Cache<K, V> {
     entries: Mutex<HashMap<K, Entry<V>>>,
 }
 
@@ -19,8 +21,8 @@ struct Entry<V> {
 
 impl<K: Eq + Hash, V> Cache<K, V> {
     /// The value for the key, made now if there is none.
-    pub(super) fn get<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<Arc<V>, E> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn get<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<Arc<V>, E> {
+        let mut entries = self.entries.lock();
         let now = Instant::now();
         if let Some(entry) = entries.get_mut(&key) {
             entry.asked = now;

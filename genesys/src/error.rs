@@ -1,8 +1,8 @@
-//! What can go wrong with a call to Genesys Cloud, each with what to do about it.
+//! What can go wrong with a request to Genesys Cloud, each with what to do about it.
 //!
-//! A variant's name is the reason of a condition, its text the condition's message: it says which call failed and
-//! where, why, and what helps. Neither holds a secret or a token, nor anything of an answer but the server's own
-//! `message`, `code` and `contextId`, cleaned and shortened.
+//! A variant's name is the reason of a condition, its text the condition's message: which request failed and where,
+//! why, and what helps. No text holds a secret or a token, nor anything of a response but the server's own `message`,
+//! `code` and `contextId`, cleaned and shortened.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,146 +11,127 @@ use reqwest::Method;
 use thiserror::Error;
 use url::Url;
 
-/// The most characters of a text of the server's that an error repeats.
-const LONGEST_QUOTE: usize = 200;
+/// The most characters of a server's text that an error repeats.
+const MAX_QUOTE: usize = 200;
 
-/// Why a call to Genesys Cloud did not do what was asked.
+/// Why a request to Genesys Cloud did not do what was asked.
 #[derive(Clone, Debug, Error)]
 pub enum GenesysError {
     /// The OAuth client is not accepted: no token for it, or a new token was refused again.
     #[error(
-        "cannot {call}: Genesys Cloud does not accept the OAuth client ({answer}); check clientId and clientSecret in \
-         the Secret of spec.genesys.credentialsSecretRef, and that the client belongs to this region"
+        "cannot {request}: Genesys Cloud does not accept the OAuth client ({response}); check clientId and clientSecret \
+         in the Secret of spec.genesys.credentialsSecretRef, and that the client belongs to this region"
     )]
     CredentialsRejected {
-        /// The call that failed.
-        call: Call,
-        /// What the server said.
-        answer: Answer,
+        /// The request that failed.
+        request: RequestInfo,
+        /// The server's response.
+        response: ErrorResponse,
     },
     /// The OAuth client is known but may not do this.
     #[error(
-        "cannot {call}: the OAuth client may not do this ({answer}); give it a role in Genesys Cloud that may manage \
-         event bridges"
+        "cannot {request}: the OAuth client may not do this ({response}); give it a role in Genesys Cloud that may {}",
+        .request.resource.permission
     )]
     Forbidden {
-        /// The call that failed.
-        call: Call,
-        /// What the server said.
-        answer: Answer,
+        /// The request that failed.
+        request: RequestInfo,
+        /// The server's response.
+        response: ErrorResponse,
     },
-    /// The OAuth client has made its calls: by Genesys Cloud's count (429), or by our own.
-    #[error("cannot {call}: {cause}{}", again(*.retry_after))]
+    /// The OAuth client has made its requests: by Genesys Cloud's count (429), or by our own.
+    #[error("cannot {request}: {cause}{}", again(*.retry_after))]
     RateLimited {
-        /// The call that failed, or was not made.
-        call: Call,
-        /// Who says so.
+        /// The request that failed, or was not sent.
+        request: RequestInfo,
+        /// Whose limit it is.
         cause: LimitedBy,
         /// How long to wait before the next try; `None` where the server did not say.
         retry_after: Option<Duration>,
     },
-    /// The server does not know the method: 404, 405 or 501 to a listing, 405 or 501 to a single registration's path.
-    /// Such a server knows creation alone.
-    #[error(
-        "cannot {call}: the server does not support this ({answer}); registrations can be created there but neither \
-         verified nor removed. If it should, check spec.source.webhook.eventBridgesPath"
-    )]
+    /// The server does not know the method: 404, 405 or 501 to a listing, 405 or 501 to the path of a single object.
+    #[error("cannot {request}: the server does not support this ({response}); {}", .request.resource.unsupported)]
     Unsupported {
-        /// The call that failed.
-        call: Call,
-        /// What the server said.
-        answer: Answer,
+        /// The request that failed.
+        request: RequestInfo,
+        /// The server's response.
+        response: ErrorResponse,
     },
-    /// Nothing is served where a token was asked for, or where a registration was to be created.
+    /// Nothing is served where a token was asked for, or where an object was to be created.
     #[error(
-        "cannot {call}: the server has no such endpoint ({answer}); check spec.genesys.region or apiUrl, and {}", .call.operation.path_field()
+        "cannot {request}: the server has no such endpoint ({response}); check spec.genesys.region or apiUrl, and {}", .request.resource.path_field
     )]
     WrongPath {
-        /// The call that failed.
-        call: Call,
-        /// What the server said.
-        answer: Answer,
+        /// The request that failed.
+        request: RequestInfo,
+        /// The server's response.
+        response: ErrorResponse,
     },
-    /// The server has something that stands against it, such as another registration of the same name.
-    #[error(
-        "cannot {call}: it conflicts with what is there ({answer}); nothing else in the organisation may use the name \
-         of spec.source.webhook.name"
-    )]
+    /// Something at the server stands against the request, such as another object of the same name.
+    #[error("cannot {request}: it conflicts with what is there ({response}); {}", .request.resource.conflict)]
     Conflict {
-        /// The call that failed.
-        call: Call,
-        /// What the server said.
-        answer: Answer,
+        /// The request that failed.
+        request: RequestInfo,
+        /// The server's response.
+        response: ErrorResponse,
     },
     /// The server refuses what was sent; the same will be refused again.
     #[error(
-        "cannot {call}: the server refuses the request ({answer}); correct what it names in spec.source or spec.endpoint"
+        "cannot {request}: the server refuses the request ({response}); correct what it names in spec.source or \
+         spec.endpoint"
     )]
     InvalidRequest {
-        /// The call that failed.
-        call: Call,
-        /// What the server said.
-        answer: Answer,
+        /// The request that failed.
+        request: RequestInfo,
+        /// The server's response.
+        response: ErrorResponse,
     },
     /// The server failed (5xx).
-    #[error("cannot {call}: the server failed ({answer}){}", again(*.retry_after))]
+    #[error("cannot {request}: the server failed ({response}){}", again(*.retry_after))]
     ServerError {
-        /// The call that failed.
-        call: Call,
-        /// What the server said.
-        answer: Answer,
+        /// The request that failed.
+        request: RequestInfo,
+        /// The server's response.
+        response: ErrorResponse,
         /// How long the server asked to be left alone.
         retry_after: Option<Duration>,
     },
-    /// No connection, or it broke before the answer was whole.
-    #[error("cannot {call}: {cause}; check the URL, the DNS, the proxy and the certificate authority")]
+    /// No connection, or it broke before the response was whole.
+    #[error("cannot {request}: {cause}; check the URL, the DNS, the proxy and the certificate authority")]
     Unreachable {
-        /// The call that failed.
-        call: Call,
+        /// The request that failed.
+        request: RequestInfo,
         /// What the network said.
         cause: String,
         /// Whether the request can have arrived.
         sent: bool,
     },
-    /// No whole answer in time.
-    #[error("cannot {call}: no answer within {} s; it is tried again", .after.as_secs_f32())]
+    /// No whole response in time.
+    #[error("cannot {request}: no answer within {} s; it is tried again", .after.as_secs_f32())]
     Timeout {
-        /// The call that failed.
-        call: Call,
+        /// The request that failed.
+        request: RequestInfo,
         /// How long was waited.
         after: Duration,
     },
-    /// The answer is not what the API promises.
+    /// The response is not what the API promises.
     #[error(
-        "cannot {call}: {problem}; check that spec.genesys points to a Genesys Cloud API and not to a login page or a proxy"
+        "cannot {request}: {problem}; check that spec.genesys points to a Genesys Cloud API and not to a login page or a \
+         proxy"
     )]
     UnexpectedAnswer {
-        /// The call that failed.
-        call: Call,
-        /// What is wrong with it.
+        /// The request that failed.
+        request: RequestInfo,
+        /// What is wrong with the response.
         problem: String,
     },
-    /// The registration calls another URL, also after it was given ours.
-    #[error(
-        "the registration {name:?} calls {theirs}, also after it was given {ours}: another cluster, or somebody else, has \
-         a registration of this name; give one of the two another spec.source.webhook.name, or delete theirs at Genesys \
-         Cloud where nobody uses it any more"
-    )]
-    Contested {
-        /// The registration's name.
-        name: String,
-        /// The URL that it calls.
-        theirs: String,
-        /// The URL that it is to call.
-        ours: String,
-    },
-    /// The server says that it created, changed or has the registration, but not under which id.
-    #[error("cannot {call}: the answer names no id for the registration; it is looked up by its name")]
+    /// The server says that it created, changed or has the object, but not under which id.
+    #[error("cannot {request}: the answer names no id for the {}; it is looked up by its name", .request.resource.name)]
     NoId {
-        /// The call that failed.
-        call: Call,
+        /// The request that failed.
+        request: RequestInfo,
     },
-    /// What the account was given cannot be used for any call.
+    /// The [`crate::Access`] cannot be used for any request.
     #[error("{problem}")]
     InvalidAccess {
         /// What is wrong with it, and where it comes from.
@@ -169,7 +150,6 @@ impl GenesysError {
             Self::Unsupported { .. } => "Unsupported",
             Self::WrongPath { .. } => "WrongPath",
             Self::Conflict { .. } => "Conflict",
-            Self::Contested { .. } => "Contested",
             Self::InvalidRequest { .. } => "InvalidRequest",
             Self::ServerError { .. } => "ServerError",
             Self::Unreachable { .. } => "Unreachable",
@@ -180,7 +160,7 @@ impl GenesysError {
         }
     }
 
-    /// How long to wait at least before the next try, where somebody said so.
+    /// How long to wait at least before the next try, where the server or the budget says so.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -198,7 +178,6 @@ impl GenesysError {
             | Self::Forbidden { .. }
             | Self::Unsupported { .. }
             | Self::WrongPath { .. }
-            | Self::Contested { .. }
             | Self::InvalidRequest { .. }
             | Self::InvalidAccess { .. } => true,
             Self::RateLimited { .. }
@@ -211,24 +190,23 @@ impl GenesysError {
         }
     }
 
-    /// Whether it is the failure of a creation that may have been carried out all the same, or may still be. The
-    /// registration is then to be looked up by its name; where the server cannot list, creating again risks a second
-    /// one.
+    /// Whether a creation failed that may have been carried out all the same, or may still be. The object is then to
+    /// be looked up by its name; where the server cannot list, creating again risks a second one.
     #[must_use]
     pub fn may_have_created(&self) -> bool {
         match self {
             // The token comes first: without one, nothing was sent.
-            Self::ServerError { call, .. }
-            | Self::Timeout { call, .. }
-            | Self::UnexpectedAnswer { call, .. }
-            | Self::Unreachable { call, sent: true, .. }
-            | Self::NoId { call } => call.operation == Operation::Create,
+            Self::ServerError { request, .. }
+            | Self::Timeout { request, .. }
+            | Self::UnexpectedAnswer { request, .. }
+            | Self::Unreachable { request, sent: true, .. }
+            | Self::NoId { request } => request.operation == Operation::Create,
             _ => false,
         }
     }
 }
 
-/// ", to be tried again in 30 s", or what a reader may expect where nothing was said.
+/// "; it is tried again in 30 s", or without a time where none was given.
 fn again(retry_after: Option<Duration>) -> String {
     match retry_after {
         Some(wait) => format!("; it is tried again in {} s", wait.as_secs_f64().ceil()),
@@ -236,22 +214,22 @@ fn again(retry_after: Option<Duration>) -> String {
     }
 }
 
-/// Who says that there were too many calls.
+/// Whose limit there were too many requests for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitedBy {
-    /// Genesys Cloud, just now.
-    Server(Answer),
-    /// Genesys Cloud, to an earlier call of the same OAuth client.
+    /// Genesys Cloud's, in the response to this request.
+    Server(ErrorResponse),
+    /// Genesys Cloud's, in the response to an earlier request of the same OAuth client.
     Earlier,
-    /// Our own count of the client's calls, so many a minute.
+    /// Our own budget for the client: so many a minute.
     Budget(u32),
 }
 
 impl fmt::Display for LimitedBy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Server(answer) => {
-                write!(formatter, "Genesys Cloud wants fewer calls of this OAuth client ({answer})")
+            Self::Server(response) => {
+                write!(formatter, "Genesys Cloud wants fewer calls of this OAuth client ({response})")
             }
             Self::Earlier => formatter.write_str("Genesys Cloud has asked to leave it alone for a while"),
             Self::Budget(calls) => write!(
@@ -262,58 +240,90 @@ impl fmt::Display for LimitedBy {
     }
 }
 
-/// Which call it was: what it was for, and where it went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
-    pub(super) operation: Operation,
-    pub(super) url: String,
+/// A kind of object at the API, and what its errors advise.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Resource {
+    /// What one object is called.
+    pub(crate) name: &'static str,
+    /// The field of spec.genesys.api that holds its path.
+    pub(crate) path_field: &'static str,
+    /// What a role must allow.
+    pub(crate) permission: &'static str,
+    /// What follows where the server does not know a method, and what to check.
+    pub(crate) unsupported: &'static str,
+    /// What to do about a conflict.
+    pub(crate) conflict: &'static str,
 }
 
-impl Call {
+/// Which request it was: what it was for, and where it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestInfo {
+    pub(crate) operation: Operation,
+    resource: &'static Resource,
+    url: String,
+}
+
+impl RequestInfo {
     /// The URL is kept without user, query and fragment.
-    pub(super) fn new(operation: Operation, url: &Url) -> Self {
+    pub(crate) fn new(operation: Operation, resource: &'static Resource, url: &Url) -> Self {
         let mut url = url.clone();
         url.set_query(None);
         url.set_fragment(None);
         // Neither can fail for a URL with a host, and one without has neither.
         let _ = url.set_username("");
         let _ = url.set_password(None);
-        Self { operation, url: url.into() }
+        Self { operation, resource, url: url.into() }
     }
 
-    /// What the call was for.
+    /// What the request was for.
     #[must_use]
     pub fn operation(&self) -> Operation {
         self.operation
     }
-}
 
-impl fmt::Display for Call {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operation, url } = self;
-        write!(formatter, "{operation} ({} {url})", operation.method())
+    pub(crate) fn resource_name(&self) -> &'static str {
+        self.resource.name
+    }
+
+    pub(crate) fn unexpected(&self, problem: impl Into<String>) -> GenesysError {
+        GenesysError::UnexpectedAnswer { request: self.clone(), problem: problem.into() }
     }
 }
 
-/// What a call is for.
+impl fmt::Display for RequestInfo {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operation, resource: Resource { name, .. }, url } = self;
+        match operation {
+            Operation::Token => write!(formatter, "get {name}"),
+            Operation::List => write!(formatter, "look for the {name} by its name"),
+            Operation::Read => write!(formatter, "read the {name}"),
+            Operation::Create => write!(formatter, "create the {name}"),
+            Operation::Update => write!(formatter, "update the {name}"),
+            Operation::Delete => write!(formatter, "delete the {name}"),
+        }?;
+        write!(formatter, " ({} {url})", operation.method())
+    }
+}
+
+/// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Get a token.
     Token,
-    /// Look for registrations by name.
+    /// Look for objects by name.
     List,
-    /// Read one registration.
+    /// Read one object.
     Read,
-    /// Create a registration.
+    /// Create an object.
     Create,
-    /// Replace a registration.
+    /// Replace an object.
     Update,
-    /// Delete a registration.
+    /// Delete an object.
     Delete,
 }
 
 impl Operation {
-    pub(super) fn method(self) -> Method {
+    pub(crate) fn method(self) -> Method {
         match self {
             Self::Token | Self::Create => Method::POST,
             Self::List | Self::Read => Method::GET,
@@ -322,44 +332,29 @@ impl Operation {
         }
     }
 
-    fn path_field(self) -> &'static str {
-        match self {
-            Self::Token => "spec.genesys.api.tokenPath",
-            _ => "spec.source.webhook.eventBridgesPath",
-        }
+    /// Whether its URL is that of a single object, so that 404 says that there is none.
+    pub(crate) fn is_on_one_object(self) -> bool {
+        matches!(self, Self::Read | Self::Update | Self::Delete)
     }
 }
 
-impl fmt::Display for Operation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Token => "get an OAuth token",
-            Self::List => "look for the registration by its name",
-            Self::Read => "read the registration",
-            Self::Create => "create the registration",
-            Self::Update => "update the registration",
-            Self::Delete => "delete the registration",
-        })
-    }
-}
-
-/// What may be repeated of an error's answer: the status, and the server's own words in short.
+/// What an error repeats of a response: the status, and the server's own words in short.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub(super) status: u16,
+pub struct ErrorResponse {
+    pub(crate) status: u16,
     /// Boxed, because errors are handed through many results.
-    pub(super) said: Box<Said>,
+    pub(crate) body: Box<ErrorBody>,
 }
 
 /// The server's own words, fit to be shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
-    pub(super) code: Option<String>,
-    pub(super) message: Option<String>,
-    pub(super) context_id: Option<String>,
+pub(crate) struct ErrorBody {
+    pub(crate) code: Option<String>,
+    pub(crate) message: Option<String>,
+    pub(crate) context_id: Option<String>,
 }
 
-impl Answer {
+impl ErrorResponse {
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> u16 {
@@ -367,10 +362,10 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "status {}", self.status)?;
-        let Said { code, message, context_id } = self.said.as_ref();
+        let ErrorBody { code, message, context_id } = self.body.as_ref();
         if let Some(code) = code {
             write!(formatter, ", {code}")?;
         }
@@ -384,61 +379,93 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Something from outside, fit to be shown: without the given secrets, without control characters, and short.
-pub(super) fn quotable(text: &str, secrets: &[&str]) -> String {
-    // Before it is shortened, lest the beginning of a secret stays; a secret of a letter or two is none, and
+/// A text from outside, fit to be shown: without the given secrets, on one line, short, and with escapes for characters
+/// that a terminal or a page would act on instead of showing them.
+pub(crate) fn quote(text: &str, secrets: &[&str]) -> String {
+    // Before the text is shortened, lest the beginning of a secret stays; a secret of a letter or two is none, and
     // looking for it would make the text unreadable.
     let mut text = text.to_owned();
     for secret in secrets.iter().filter(|secret| secret.len() >= 4) {
         text = text.replace(secret, "[redacted]");
     }
-    let mut words: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    words = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(LONGEST_QUOTE) {
-        Some((end, _)) => format!("{}…", &words[..end]),
-        None => words,
+    let mut quoted = String::new();
+    let mut left = MAX_QUOTE;
+    for word in text.split_whitespace() {
+        let space = if quoted.is_empty() { None } else { Some(' ') };
+        for character in space.into_iter().chain(word.chars()) {
+            let escaped = is_invisible(character).then(|| character.escape_unicode());
+            let Some(rest) = left.checked_sub(escaped.as_ref().map_or(1, ExactSizeIterator::len)) else {
+                quoted.push('…');
+                return quoted;
+            };
+            left = rest;
+            match escaped {
+                Some(escaped) => quoted.extend(escaped),
+                None => quoted.push(character),
+            }
+        }
     }
+    quoted
+}
+
+/// Control characters, and those that only change how others are shown, such as the direction of the text.
+fn is_invisible(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::TOKEN;
+    use crate::event_bridges::REGISTRATION;
 
     #[test]
     fn a_quote_holds_no_secret_even_where_it_is_cut() {
         let text = format!("{}the secret is sesame-open", "x".repeat(180));
-        let quote = quotable(&text, &["sesame-open"]);
+        let quote = quote(&text, &["sesame-open"]);
         assert!(!quote.contains("sesame"), "{quote}");
-        assert!(quote.chars().count() <= LONGEST_QUOTE + 1);
+        assert!(quote.chars().count() <= MAX_QUOTE + 1);
     }
 
     #[test]
-    fn a_quote_is_one_line_without_control_characters() {
-        assert_eq!(quotable("a\r\nb\u{1b}[31m\tc\0", &[]), "a b [31m c");
+    fn a_quote_is_one_short_line_with_control_characters_escaped() {
+        for (text, quoted) in [
+            ("a\r\nb\u{1b}[31m\tc\0", "a b\\u{1b}[31m c\\u{0}"),
+            ("line\u{2028}separator\u{85}next", "line separator next"),
+            ("abc\u{202e}fed", "abc\\u{202e}fed"),
+            ("no\u{200b}thing\u{feff}", "no\\u{200b}thing\\u{feff}"),
+            ("  Grüße,\t\"世界\" ", "Grüße, \"世界\""),
+        ] {
+            assert_eq!(quote(text, &[]), quoted);
+        }
+        let long = "\u{1b}\n".repeat(1 << 20);
+        assert!(quote(&long, &[]).chars().count() <= MAX_QUOTE + 1);
     }
 
     #[test]
-    fn a_call_shows_where_it_went_without_query_and_user() {
+    fn a_request_is_shown_without_query_and_user() {
         let url = Url::parse("https://user:word@api.example.com/api/v2/x?name=y#z").unwrap();
-        let call = Call::new(Operation::List, &url);
+        let request = RequestInfo::new(Operation::List, &REGISTRATION, &url);
         assert_eq!(
-            call.to_string(),
+            request.to_string(),
             "look for the registration by its name (GET https://api.example.com/api/v2/x)"
         );
     }
 
     #[test]
-    fn a_message_names_the_call_the_cause_and_the_remedy() {
+    fn a_message_names_the_request_the_cause_and_the_remedy() {
         let url = Url::parse("https://api.example.com/api/v2/oauth/token").unwrap();
-        let said = Said {
+        let body = ErrorBody {
             code: Some("bad.credentials".to_owned()),
             message: Some("invalid client".to_owned()),
             context_id: Some("7c".to_owned()),
         };
-        let answer = Answer { status: 401, said: Box::new(said) };
-        let error = GenesysError::CredentialsRejected { call: Call::new(Operation::Token, &url), answer };
+        let response = ErrorResponse { status: 401, body: Box::new(body) };
+        let request = RequestInfo::new(Operation::Token, &TOKEN, &url);
         assert_eq!(
-            error.to_string(),
+            GenesysError::CredentialsRejected { request, response }.to_string(),
             "cannot get an OAuth token (POST https://api.example.com/api/v2/oauth/token): Genesys Cloud does not \
              accept the OAuth client (status 401, bad.credentials: invalid client, contextId 7c); check clientId and \
              clientSecret in the Secret of spec.genesys.credentialsSecretRef, and that the client belongs to this region"

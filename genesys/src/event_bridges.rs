@@ -1,15 +1,215 @@
-//! A registration as it shall be, as it is, and how the two differ.
+//! Event bridges: the registrations that make Genesys Cloud post events to a URL.
+//!
+//! [`EventBridges`] offers one request to the API a method, and says how a registration differs from the desired one.
+//! What to register and when, and when to try again after a failure, is left to the caller.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use presenceroute_core::genesys_api::RetryPolicy;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
+
+use crate::client::{Client, Payload, base_url, below};
+use crate::error::{GenesysError, Operation, RequestInfo, Resource};
+use crate::paging::{self, Listing};
+use crate::transport::Response;
 
 /// The only kind of registration that the relay can serve.
 const WEBHOOK: &str = "WEBHOOK";
+
+/// The most event types that one registration of a response may have; a manifest names fewer.
+const MAX_EVENT_TYPES: usize = 4096;
+
+pub(crate) const REGISTRATION: Resource = Resource {
+    name: "registration",
+    path_field: "spec.source.webhook.eventBridgesPath",
+    permission: "manage event bridges",
+    unsupported: "registrations can be created there but neither verified nor removed. If it should, check \
+                  spec.source.webhook.eventBridgesPath",
+    conflict: "nothing else in the organisation may use the name of spec.source.webhook.name",
+};
+
+/// The event bridges of the organisation that a [`Client`] belongs to.
+///
+/// Every method fails with a [`GenesysError`] that says what to do about it; none repeats a request.
+#[derive(Clone, Debug)]
+pub struct EventBridges {
+    client: Client,
+    collection: Url,
+}
+
+impl Client {
+    /// The event bridges, at the path that [`crate::Access`] names.
+    #[must_use]
+    pub fn event_bridges(&self) -> EventBridges {
+        EventBridges { client: self.clone(), collection: self.url(self.event_bridges_path()) }
+    }
+}
+
+impl EventBridges {
+    /// Whether this is the API with this base URL and this path of the registrations' collection.
+    #[must_use]
+    pub fn is_at(&self, api_url: &str, event_bridges_path: &str) -> bool {
+        base_url(api_url).is_ok_and(|api| below(&api, event_bridges_path) == self.collection)
+    }
+
+    /// Whether both are of one API.
+    #[must_use]
+    pub fn is_same_api(&self, other: &Self) -> bool {
+        self.collection == other.collection
+    }
+
+    /// All registrations of exactly this name, in the server's order: none, the one, or more where something went
+    /// wrong. Costs a request a page.
+    ///
+    /// # Errors
+    /// [`GenesysError::Unsupported`] where the server cannot list: then it knows creation alone, or the path is wrong,
+    /// and which of the two it is shows when something is created.
+    pub async fn find_by_name(&self, name: &str) -> Result<Listing<Registration>, GenesysError> {
+        let request = self.request(Operation::List, &self.collection);
+        let mut url = self.collection.clone();
+        url.query_pairs_mut().append_pair("name", name);
+        let mut listing = paging::list(&self.client, &request, url, |entity| {
+            // A server may ignore the name that was asked for.
+            if entity.name.as_deref() != Some(name) {
+                return Ok(None);
+            }
+            registration(entity.decode(), None, &request).map(Some)
+        })
+        .await?;
+        // An object may move on while the next page is read, and come twice.
+        let mut once = BTreeSet::new();
+        listing.entities.retain(|registration| once.insert(registration.id.clone()));
+        Ok(listing)
+    }
+
+    /// The registration with this id, `None` where there is none (404). A server that knows creation alone may answer
+    /// the same, so that `None` is a reason to look by name before creating again.
+    ///
+    /// # Errors
+    /// [`GenesysError::Unsupported`] where the server cannot read one.
+    pub async fn get(&self, id: &str) -> Result<Option<Registration>, GenesysError> {
+        let Some(url) = self.one(id) else { return Ok(None) };
+        let request = self.request(Operation::Read, &url);
+        let response = self.client.call(&request, url, None).await?;
+        if response.is_not_found() {
+            return Ok(None);
+        }
+        self.received(&response, None, &request, None).map(Some)
+    }
+
+    /// Creates a registration, whether or not there is one of this name.
+    ///
+    /// # Errors
+    /// After one that [may have created] it, the registration has to be looked up by its name.
+    ///
+    /// [may have created]: GenesysError::may_have_created
+    pub async fn create(&self, desired: &DesiredRegistration) -> Result<Registration, GenesysError> {
+        let request = self.request(Operation::Create, &self.collection);
+        let response = self.send(&request, self.collection.clone(), desired).await?;
+        self.received(&response, Some(desired), &request, None)
+    }
+
+    /// Replaces the registration with this id, its secret included; `None` where there is none (404), on which see
+    /// [`EventBridges::get`].
+    ///
+    /// # Errors
+    /// [`GenesysError::Unsupported`] where the server cannot replace one.
+    pub async fn update(
+        &self,
+        id: &str,
+        desired: &DesiredRegistration,
+    ) -> Result<Option<Registration>, GenesysError> {
+        let Some(url) = self.one(id) else { return Ok(None) };
+        let request = self.request(Operation::Update, &url);
+        let response = self.send(&request, url, desired).await?;
+        if response.is_not_found() {
+            return Ok(None);
+        }
+        self.received(&response, Some(desired), &request, Some(id)).map(Some)
+    }
+
+    /// Deletes the registration with this id. That there is none (404) is what was wanted.
+    ///
+    /// # Errors
+    /// [`GenesysError::Unsupported`] where the server cannot delete one.
+    pub async fn delete(&self, id: &str) -> Result<(), GenesysError> {
+        let Some(url) = self.one(id) else { return Ok(()) };
+        let request = self.request(Operation::Delete, &url);
+        self.client.call(&request, url, None).await.map(drop)
+    }
+
+    /// What is wrong where deletions succeed and the list does not get shorter.
+    #[must_use]
+    pub fn still_listed(&self, name: &str) -> GenesysError {
+        let request = self.request(Operation::Delete, &self.collection);
+        request.unexpected(format!(
+            "the server says that the registration {name:?} is gone, and lists it all the same"
+        ))
+    }
+
+    fn request(&self, operation: Operation, url: &Url) -> RequestInfo {
+        RequestInfo::new(operation, &REGISTRATION, url)
+    }
+
+    /// The URL of one registration; `None` for an id that cannot be one, because its URL would be another's.
+    fn one(&self, id: &str) -> Option<Url> {
+        if matches!(id, "" | "." | "..") {
+            return None;
+        }
+        let mut url = self.collection.clone();
+        url.path_segments_mut().ok()?.push(id);
+        Some(url)
+    }
+
+    async fn send(
+        &self,
+        request: &RequestInfo,
+        url: Url,
+        desired: &DesiredRegistration,
+    ) -> Result<Response, GenesysError> {
+        let json = desired.to_json().map_err(|error| GenesysError::InvalidAccess {
+            problem: format!("cannot write the registration as JSON: {error}"),
+        })?;
+        let payload = Payload { json: &json, secret: desired.secret.expose_secret() };
+        self.client.call(request, url, Some(payload)).await
+    }
+
+    /// The registration in a response. What the response to a creation or a replacement leaves out is as it was sent;
+    /// where the id is known, a response without it, or without a body, loses nothing.
+    fn received(
+        &self,
+        response: &Response,
+        sent: Option<&DesiredRegistration>,
+        request: &RequestInfo,
+        id: Option<&str>,
+    ) -> Result<Registration, GenesysError> {
+        let mut received = match id {
+            Some(_) if response.is_empty() => Ok(Received::default()),
+            _ => {
+                let json = response.json::<&serde_json::value::RawValue>(request)?;
+                serde_json::from_str(json.get())
+            }
+        };
+        if let (Ok(received), Some(id)) = (&mut received, id) {
+            received.id.get_or_insert_with(|| id.to_owned());
+        }
+        registration(received, sent, request)
+    }
+}
+
+/// The error does not repeat what serde says of a wrong value, because that may hold the value.
+fn registration(
+    received: Result<Received, serde_json::Error>,
+    sent: Option<&DesiredRegistration>,
+    request: &RequestInfo,
+) -> Result<Registration, GenesysError> {
+    let received = received
+        .map_err(|_| request.unexpected("a registration in the answer has a field of the wrong type"))?;
+    received.into_registration(sent).ok_or_else(|| GenesysError::NoId { request: request.clone() })
+}
 
 /// A registration as it shall be at Genesys Cloud.
 #[derive(Clone, Debug)]
@@ -30,7 +230,7 @@ pub struct DesiredRegistration {
 
 impl DesiredRegistration {
     /// The object that is posted or put, as JSON. It holds the secret.
-    pub(super) fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+    fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(&Sent {
             name: &self.name,
             kind: WEBHOOK,
@@ -172,22 +372,55 @@ impl fmt::Display for Difference {
     }
 }
 
-/// A registration as an answer brings it.
-#[derive(Deserialize)]
+/// A registration as a response brings it.
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Received {
+struct Received {
     id: Option<String>,
     name: Option<String>,
     enabled: Option<bool>,
     url: Option<String>,
+    #[serde(default, deserialize_with = "bounded_event_types")]
     event_types: Option<BTreeSet<String>>,
     retry_policy: Option<ObservedRetryPolicy>,
+}
+
+/// A short text in JSON takes many times its length in memory, so that the length of a response is no bound for these.
+fn bounded_event_types<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<BTreeSet<String>>, D::Error> {
+    struct EventTypes;
+
+    impl<'de> de::Visitor<'de> for EventTypes {
+        type Value = Option<BTreeSet<String>>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(formatter, "at most {MAX_EVENT_TYPES} event types")
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+            let mut event_types = BTreeSet::new();
+            while let Some(event_type) = sequence.next_element()? {
+                event_types.insert(event_type);
+                if event_types.len() > MAX_EVENT_TYPES {
+                    return Err(de::Error::invalid_length(event_types.len(), &self));
+                }
+            }
+            Ok(Some(event_types))
+        }
+    }
+
+    deserializer.deserialize_any(EventTypes)
 }
 
 impl Received {
     /// `None` where there is no id to go by. What the answer to a creation or a replacement leaves out is as it was
     /// sent.
-    pub(super) fn into_registration(self, sent: Option<&DesiredRegistration>) -> Option<Registration> {
+    fn into_registration(self, sent: Option<&DesiredRegistration>) -> Option<Registration> {
         let or_sent =
             |received: Option<String>, sent: Option<&String>| received.or(sent.cloned()).unwrap_or_default();
         let event_types = match (self.event_types, sent) {
@@ -208,9 +441,11 @@ impl Received {
 
 #[cfg(test)]
 mod tests {
+    use presenceroute_core::genesys_api::TokenRequest;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::client::{Access, Genesys};
 
     fn desired() -> DesiredRegistration {
         DesiredRegistration {
@@ -221,6 +456,49 @@ mod tests {
             event_types: ["b", "a", "b"].map(str::to_owned).into(),
             retry_policy: RetryPolicy::default(),
         }
+    }
+
+    fn event_bridges(api_url: &str) -> EventBridges {
+        let access = Access {
+            api_url: api_url.to_owned(),
+            token_path: "/api/v2/oauth/token".to_owned(),
+            event_bridges_path: "/api/v2/analytics/events/eventbridges".to_owned(),
+            token_request: TokenRequest::Json,
+            client_id: "id".to_owned(),
+            client_secret: SecretString::from("secret"),
+            ca_pem: None,
+        };
+        Genesys::new().client(access).unwrap().event_bridges()
+    }
+
+    #[test]
+    fn an_id_stays_within_its_path() {
+        let event_bridges = event_bridges("http://api");
+        let path = |id: &str| {
+            event_bridges.one(id).map(|url| url.path().rsplit_once("eventbridges").unwrap().1.to_owned())
+        };
+        assert_eq!(path("1f/../../x?y#z"), Some("/1f%2F..%2F..%2Fx%3Fy%23z".to_owned()));
+        for id in ["", ".", ".."] {
+            assert_eq!(path(id), None);
+        }
+    }
+
+    #[test]
+    fn event_bridges_are_at_their_api_and_path() {
+        let [one, other] = ["http://api/v", "http://other/v"].map(event_bridges);
+        assert!(one.is_at("http://api/v/", "api/v2/analytics/events/eventbridges/"));
+        assert!(!one.is_at("http://api/v", "/bridges"));
+        assert!(one.is_same_api(&event_bridges("http://api/v/")) && !one.is_same_api(&other));
+    }
+
+    #[test]
+    fn more_event_types_than_a_manifest_can_name_are_refused() {
+        let with = |count: usize| {
+            let event_types: Vec<_> = (0..count).map(|number| number.to_string()).collect();
+            serde_json::from_value::<Received>(json!({"id": "1", "eventTypes": event_types}))
+        };
+        assert_eq!(with(MAX_EVENT_TYPES).unwrap().event_types.unwrap().len(), MAX_EVENT_TYPES);
+        assert!(with(MAX_EVENT_TYPES + 1).is_err());
     }
 
     fn received(answer: Value) -> Registration {

@@ -2,9 +2,9 @@
 //! asked for silence. First come, first served.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 /// A second longer than Genesys Cloud's minute: calls do not all take equally long to get there, and those at the end
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 const WINDOW: Duration = Duration::from_secs(61);
 
 /// The calls of one OAuth client.
-pub(super) struct Budget {
+pub(crate) struct Budget {
     calls_per_window: u32,
     longest_wait: Duration,
     state: Mutex<State>,
@@ -29,29 +29,29 @@ struct State {
 
 /// Why a call cannot be made now, and when to ask again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
-    pub(super) retry_after: Duration,
+pub(crate) struct Refused {
+    pub(crate) retry_after: Duration,
     /// Because the server asked for it; otherwise because the calls are used up.
-    pub(super) by_server: bool,
+    pub(crate) by_server: bool,
 }
 
 impl Budget {
     /// So many calls a minute, at least one; a wait of up to `longest_wait` for the next one is waited, a longer one
     /// is told.
-    pub(super) fn new(calls_per_minute: u32, longest_wait: Duration) -> Self {
+    pub(crate) fn new(calls_per_minute: u32, longest_wait: Duration) -> Self {
         Self { calls_per_window: calls_per_minute.max(1), longest_wait, state: Mutex::default() }
     }
 
-    pub(super) fn calls_per_minute(&self) -> u32 {
+    pub(crate) fn calls_per_minute(&self) -> u32 {
         self.calls_per_window
     }
 
     /// Returns when a call may be made, which then counts as made.
-    pub(super) async fn take(&self) -> Result<(), Refused> {
+    pub(crate) async fn take(&self) -> Result<(), Refused> {
         let at = self.reserve(Instant::now())?;
         sleep_until(at).await;
         // While this call waited for its turn, the answer to another one may have asked for silence.
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock();
         match state.silent_until.map(|until| until.saturating_duration_since(at)) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(retry_after) => Err(Refused { retry_after, by_server: true }),
@@ -59,15 +59,15 @@ impl Budget {
     }
 
     /// No further call for so long.
-    pub(super) fn be_silent(&self, wait: Duration) {
+    pub(crate) fn be_silent(&self, wait: Duration) {
         let until = Instant::now() + wait;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.silent_until = state.silent_until.max(Some(until));
     }
 
     /// When the call may be made, at most `longest_wait` from now.
     fn reserve(&self, now: Instant) -> Result<Instant, Refused> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let silent_until = state.silent_until.filter(|until| *until > now);
         // Once the window is full, each call waits for the oldest to leave it; never before one reserved earlier.
         let is_full = state.calls.len() >= self.calls_per_window as usize;
@@ -145,11 +145,11 @@ mod tests {
             let (budget, order) = (std::sync::Arc::clone(&budget), std::sync::Arc::clone(&order));
             async move {
                 budget.take().await.unwrap();
-                order.lock().unwrap().push(number);
+                order.lock().push(number);
             }
         });
         futures::future::join_all(calls).await;
-        assert_eq!(*order.lock().unwrap(), (0..15).collect::<Vec<_>>());
+        assert_eq!(*order.lock(), (0..15).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]

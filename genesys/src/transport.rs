@@ -7,10 +7,9 @@ use jiff::fmt::rfc2822;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, StatusCode, redirect, retry};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::error::{Answer, Call, GenesysError, LimitedBy, Operation, Said, quotable};
+use crate::error::{ErrorBody, ErrorResponse, GenesysError, LimitedBy, Operation, RequestInfo, quote};
 use presenceroute_runtime::tls_provider::install_crypto_provider;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,7 +29,7 @@ const DATE: rfc2822::DateTimeParser = rfc2822::DateTimeParser::new().relaxed_wee
 
 /// An HTTP client that trusts the given authorities alone, or those of the system where none are given. `plain` is
 /// for a server without TLS, for which it does not matter whether the system has any.
-pub(super) fn client(ca_pem: Option<&[u8]>, plain: bool) -> Result<Client, GenesysError> {
+pub(crate) fn client(ca_pem: Option<&[u8]>, plain: bool) -> Result<Client, GenesysError> {
     install_crypto_provider();
     let builder = Client::builder()
         .user_agent(concat!("presenceroute-operator/", env!("CARGO_PKG_VERSION")))
@@ -63,45 +62,45 @@ fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, GenesysError> {
 }
 
 /// What is sent.
-pub(super) struct Request<'a> {
-    pub(super) call: &'a Call,
-    pub(super) url: Url,
-    pub(super) authorization: Option<&'a HeaderValue>,
-    pub(super) body: Option<Body<'a>>,
+pub(crate) struct Request<'a> {
+    pub(crate) info: &'a RequestInfo,
+    pub(crate) url: Url,
+    pub(crate) authorization: Option<&'a HeaderValue>,
+    pub(crate) body: Option<Body<'a>>,
     /// What must not be in an error's text, even if the server repeats it.
-    pub(super) secrets: &'a [&'a str],
+    pub(crate) secrets: &'a [&'a str],
 }
 
 /// A body and its media type.
 #[derive(Clone, Copy)]
-pub(super) struct Body<'a> {
-    pub(super) media_type: &'static str,
-    pub(super) content: &'a [u8],
+pub(crate) struct Body<'a> {
+    pub(crate) media_type: &'static str,
+    pub(crate) content: &'a [u8],
 }
 
 /// What came back.
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
     retry_after: Option<Duration>,
     body: Vec<u8>,
 }
 
 /// Sends the request once and reads the whole answer within `timeout`, whatever its status.
-pub(super) async fn exchange(
+pub(crate) async fn exchange(
     client: &Client,
     request: Request<'_>,
     timeout: Duration,
-) -> Result<Reply, GenesysError> {
-    let Request { call, url, authorization, body, secrets } = request;
+) -> Result<Response, GenesysError> {
+    let Request { info, url, authorization, body, secrets } = request;
     let mut builder =
-        client.request(call.operation.method(), url).timeout(timeout).header(ACCEPT, "application/json");
+        client.request(info.operation.method(), url).timeout(timeout).header(ACCEPT, "application/json");
     if let Some(authorization) = authorization {
         builder = builder.header(AUTHORIZATION, authorization);
     }
     if let Some(Body { media_type, content }) = body {
         builder = builder.header(CONTENT_TYPE, media_type).body(content.to_vec());
     }
-    let failed = |error: reqwest::Error| failure(call, &error, timeout, secrets);
+    let failed = |error: reqwest::Error| failure(info, &error, timeout, secrets);
     let mut response = builder.send().await.map_err(failed)?;
     let status = response.status();
     let retry_after =
@@ -109,22 +108,21 @@ pub(super) async fn exchange(
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > LARGEST_ANSWER {
-            let problem = format!("the answer has more than {LARGEST_ANSWER} bytes");
-            return Err(GenesysError::UnexpectedAnswer { call: call.clone(), problem });
+            return Err(info.unexpected(format!("the answer has more than {LARGEST_ANSWER} bytes")));
         }
         body.extend_from_slice(&chunk);
     }
-    tracing::debug!(%call, status = status.as_u16(), "called Genesys Cloud");
-    Ok(Reply { status, retry_after, body })
+    tracing::debug!(request = %info, status = status.as_u16(), "called Genesys Cloud");
+    Ok(Response { status, retry_after, body })
 }
 
-fn failure(call: &Call, error: &reqwest::Error, timeout: Duration, secrets: &[&str]) -> GenesysError {
-    let call = call.clone();
+fn failure(info: &RequestInfo, error: &reqwest::Error, timeout: Duration, secrets: &[&str]) -> GenesysError {
+    let request = info.clone();
     if error.is_timeout() && !error.is_connect() {
-        return GenesysError::Timeout { call, after: timeout };
+        return GenesysError::Timeout { request, after: timeout };
     }
     let sent = !error.is_connect() && !error.is_builder();
-    GenesysError::Unreachable { call, cause: causes(error, secrets), sent }
+    GenesysError::Unreachable { request, cause: causes(error, secrets), sent }
 }
 
 /// The causes below an error, outermost first. The error itself says no more than which URL it was.
@@ -142,7 +140,7 @@ fn causes(error: &reqwest::Error, secrets: &[&str]) -> String {
     if causes.is_empty() {
         return "the connection failed".to_owned();
     }
-    quotable(&causes.join(": "), secrets)
+    quote(&causes.join(": "), secrets)
 }
 
 /// A wait in seconds or until a date (RFC 9110, section 10.2.3), at most an hour; `None` where it is neither.
@@ -169,78 +167,87 @@ struct Explanation {
     error_description: Option<String>,
 }
 
-impl Reply {
-    /// How long the server asked to be left alone, where it did.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+impl Response {
+    /// The Retry-After, where there is one.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.body.is_empty()
     }
 
-    /// The answer's JSON. The error says where it is wrong, and repeats nothing of it.
-    pub(super) fn json<T: DeserializeOwned>(&self, call: &Call) -> Result<T, GenesysError> {
-        serde_json::from_slice(&self.body).map_err(|error| GenesysError::UnexpectedAnswer {
-            call: call.clone(),
-            problem: format!(
+    /// Whether there is nothing at the URL.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The body's JSON. The error says where it is wrong, and repeats nothing of it.
+    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self, info: &RequestInfo) -> Result<T, GenesysError> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            info.unexpected(format!(
                 "the answer (status {}) is not the JSON that was expected (line {}, column {})",
                 self.status.as_u16(),
                 error.line(),
                 error.column()
-            ),
+            ))
         })
     }
 
-    /// What a status other than success means for this call.
-    pub(super) fn error(&self, call: &Call, secrets: &[&str]) -> GenesysError {
-        let call = call.clone();
-        let answer = self.answer(secrets);
+    /// What a status other than success means for this request.
+    pub(crate) fn error(&self, info: &RequestInfo, secrets: &[&str]) -> GenesysError {
+        let (request, response) = (info.clone(), self.error_response(secrets));
         let retry_after = self.retry_after;
-        match (self.status.as_u16(), call.operation) {
-            (400, Operation::Token) if is_client_refused(&answer) => {
-                GenesysError::CredentialsRejected { call, answer }
+        match (self.status.as_u16(), info.operation) {
+            (400, Operation::Token) if is_client_refused(&response) => {
+                GenesysError::CredentialsRejected { request, response }
             }
-            (401, _) => GenesysError::CredentialsRejected { call, answer },
-            (403, _) => GenesysError::Forbidden { call, answer },
+            (401, _) => GenesysError::CredentialsRejected { request, response },
+            (403, _) => GenesysError::Forbidden { request, response },
             (404 | 405 | 501, Operation::Token | Operation::Create) => {
-                GenesysError::WrongPath { call, answer }
+                GenesysError::WrongPath { request, response }
             }
-            (404 | 405 | 501, _) => GenesysError::Unsupported { call, answer },
-            (409, _) => GenesysError::Conflict { call, answer },
-            (429, _) => GenesysError::RateLimited { call, cause: LimitedBy::Server(answer), retry_after },
+            (404 | 405 | 501, _) => GenesysError::Unsupported { request, response },
+            (409, _) => GenesysError::Conflict { request, response },
+            (429, _) => {
+                GenesysError::RateLimited { request, cause: LimitedBy::Server(response), retry_after }
+            }
             // A timeout and "too early" are the server's, whatever their number says.
-            (408 | 425 | 500..=599, _) => GenesysError::ServerError { call, answer, retry_after },
-            (400..=499, _) => GenesysError::InvalidRequest { call, answer },
-            (300..=399, _) => GenesysError::UnexpectedAnswer {
-                call,
-                problem: format!("the server redirects elsewhere ({answer}), which is not followed"),
-            },
-            _ => GenesysError::UnexpectedAnswer { call, problem: format!("the answer has {answer}") },
+            (408 | 425 | 500..=599, _) => GenesysError::ServerError { request, response, retry_after },
+            (400..=499, _) => GenesysError::InvalidRequest { request, response },
+            (300..=399, _) => {
+                info.unexpected(format!("the server redirects elsewhere ({response}), which is not followed"))
+            }
+            _ => info.unexpected(format!("the answer has {response}")),
         }
     }
 
-    fn answer(&self, secrets: &[&str]) -> Answer {
+    fn error_response(&self, secrets: &[&str]) -> ErrorResponse {
         let explanation: Explanation = serde_json::from_slice(&self.body).unwrap_or_default();
         let quoted =
-            |text: Option<String>| text.map(|text| quotable(&text, secrets)).filter(|text| !text.is_empty());
-        let said = Said {
+            |text: Option<String>| text.map(|text| quote(&text, secrets)).filter(|text| !text.is_empty());
+        let body = ErrorBody {
             code: quoted(explanation.code.or(explanation.error)),
             message: quoted(explanation.message.or(explanation.error_description)),
             context_id: quoted(explanation.context_id),
         };
-        Answer { status: self.status.as_u16(), said: Box::new(said) }
+        ErrorResponse { status: self.status.as_u16(), body: Box::new(body) }
     }
 }
 
 /// OAuth servers may say with 400 what others say with 401.
-fn is_client_refused(answer: &Answer) -> bool {
-    matches!(answer.said.code.as_deref(), Some("invalid_client" | "unauthorized_client" | "invalid_grant"))
+fn is_client_refused(response: &ErrorResponse) -> bool {
+    matches!(response.body.code.as_deref(), Some("invalid_client" | "unauthorized_client" | "invalid_grant"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event_bridges::REGISTRATION;
 
     fn waits(value: &'static str) -> Option<u64> {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
@@ -263,13 +270,13 @@ mod tests {
     }
 
     fn reason(status: u16, operation: Operation, body: &str) -> &'static str {
-        let reply = Reply {
+        let response = Response {
             status: StatusCode::from_u16(status).unwrap(),
             retry_after: None,
             body: body.as_bytes().to_vec(),
         };
         let url = Url::parse("https://api.example.com/x").unwrap();
-        reply.error(&Call::new(operation, &url), &[]).reason()
+        response.error(&RequestInfo::new(operation, &REGISTRATION, &url), &[]).reason()
     }
 
     #[test]
@@ -307,10 +314,12 @@ mod tests {
     #[test]
     fn an_error_repeats_nothing_of_a_body_but_the_servers_own_words() {
         let body = r#"{"message": "no such thing", "code": "x.y", "contextId": "c-1", "secret": "hush"}"#;
-        let reply = Reply { status: StatusCode::CONFLICT, retry_after: None, body: body.as_bytes().to_vec() };
-        assert_eq!(reply.answer(&[]).to_string(), "status 409, x.y: no such thing, contextId c-1");
-        let html = Reply { status: StatusCode::BAD_GATEWAY, retry_after: None, body: b"<html>hush".to_vec() };
-        assert_eq!(html.answer(&[]).to_string(), "status 502");
+        let response =
+            Response { status: StatusCode::CONFLICT, retry_after: None, body: body.as_bytes().to_vec() };
+        assert_eq!(response.error_response(&[]).to_string(), "status 409, x.y: no such thing, contextId c-1");
+        let html =
+            Response { status: StatusCode::BAD_GATEWAY, retry_after: None, body: b"<html>hush".to_vec() };
+        assert_eq!(html.error_response(&[]).to_string(), "status 502");
     }
 
     #[test]

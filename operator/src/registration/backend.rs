@@ -2,15 +2,15 @@
 //! planner and the executor know no API.
 
 use presenceroute_core::genesys_api::ApiEndpoint;
-use presenceroute_genesys::{Account as Client, DesiredRegistration, GenesysError, Registration};
+use presenceroute_genesys::{DesiredRegistration, EventBridges, GenesysError, Registration};
 
 use super::plan::{Observed, Step};
 
-/// A way to register at one API as one OAuth client.
+/// A way to register at one API as one OAuth bridges.
 #[derive(Clone)]
 pub enum Backend {
     /// The registrations of the webhook source.
-    EventBridges(Client),
+    EventBridges(EventBridges),
 }
 
 /// How a registration is looked up.
@@ -49,18 +49,18 @@ impl Backend {
     }
 
     async fn look_up(&self, strategy: LookupStrategy<'_>) -> Result<Observed, GenesysError> {
-        let Self::EventBridges(client) = self;
+        let Self::EventBridges(bridges) = self;
         let LookupStrategy { name, id, by_name } = strategy;
         if let Some(id) = id
             && !by_name
-            && let Some(found) = client.get(id).await?
+            && let Some(found) = bridges.get(id).await?
         {
             return Ok(Observed::visible(vec![found], false));
         }
-        let listing = match (client.find_by_name(name).await, id) {
+        let listing = match (bridges.find_by_name(name).await, id) {
             // The API cannot list; it may be able to read.
             (Err(unsupported @ GenesysError::Unsupported { .. }), Some(id)) => {
-                return match client.get(id).await? {
+                return match bridges.get(id).await? {
                     Some(found) => Ok(Observed::visible(vec![found], false)),
                     None => Err(unsupported),
                 };
@@ -68,11 +68,11 @@ impl Backend {
             (listing, _) => listing?,
         };
         // Several of that name fill several pages, too, and are soon one.
-        let is_cheap_to_list = listing.pages == 1 || listing.registrations.len() > 1;
-        let mut found = listing.registrations;
+        let is_cheap_to_list = listing.pages == 1 || listing.entities.len() > 1;
+        let mut found = listing.entities;
         // The known one may have another name, by the spec's edit or by drift.
         if let Some(id) = id.filter(|id| found.iter().all(|found| found.id != *id)) {
-            found.extend(client.get(id).await?);
+            found.extend(bridges.get(id).await?);
         }
         Ok(Observed::visible(found, is_cheap_to_list))
     }
@@ -82,8 +82,8 @@ impl Backend {
     /// # Errors
     /// [`GenesysError::Unsupported`] where the API cannot list them.
     pub async fn list(&self, name: &str) -> Result<Vec<Registration>, GenesysError> {
-        let Self::EventBridges(client) = self;
-        Ok(client.find_by_name(name).await?.registrations)
+        let Self::EventBridges(bridges) = self;
+        Ok(bridges.find_by_name(name).await?.entities)
     }
 
     /// Whether this client sees a registration, by its id or else by its name.
@@ -91,10 +91,10 @@ impl Backend {
     /// # Errors
     /// Any.
     pub async fn sees(&self, name: &str, id: Option<&str>) -> Result<bool, GenesysError> {
-        let Self::EventBridges(client) = self;
+        let Self::EventBridges(bridges) = self;
         match id {
-            Some(id) => Ok(client.get(id).await?.is_some()),
-            None => Ok(!client.find_by_name(name).await?.registrations.is_empty()),
+            Some(id) => Ok(bridges.get(id).await?.is_some()),
+            None => Ok(!bridges.find_by_name(name).await?.entities.is_empty()),
         }
     }
 
@@ -107,14 +107,14 @@ impl Backend {
         step: Step,
         desired: &DesiredRegistration,
     ) -> Result<StepResult, GenesysError> {
-        let Self::EventBridges(client) = self;
+        let Self::EventBridges(bridges) = self;
         let result = match &step {
-            Step::Create => client.create(desired).await.map(StepResult::Written),
-            Step::Update(id) => client.update(id, desired).await.map(|updated| match updated {
+            Step::Create => bridges.create(desired).await.map(StepResult::Written),
+            Step::Update(id) => bridges.update(id, desired).await.map(|updated| match updated {
                 Some(registration) => StepResult::Written(registration),
                 None => StepResult::Missing(id.clone()),
             }),
-            Step::Delete(id) => client.delete(id).await.map(|()| StepResult::Deleted(id.clone())),
+            Step::Delete(id) => bridges.delete(id).await.map(|()| StepResult::Deleted(id.clone())),
         };
         match result {
             Err(error @ GenesysError::Unsupported { .. }) => Ok(StepResult::Unsupported(step, error)),
@@ -127,20 +127,20 @@ impl Backend {
     /// # Errors
     /// [`GenesysError::Unsupported`] where the API cannot delete.
     pub async fn delete(&self, id: &str) -> Result<(), GenesysError> {
-        let Self::EventBridges(client) = self;
-        client.delete(id).await
+        let Self::EventBridges(bridges) = self;
+        bridges.delete(id).await
     }
 
     /// The error of an API whose deletions succeed and whose list does not get shorter.
     pub fn still_listed(&self, name: &str) -> GenesysError {
-        let Self::EventBridges(client) = self;
-        client.still_listed(name)
+        let Self::EventBridges(bridges) = self;
+        bridges.still_listed(name)
     }
 
     /// Whether it is of this API.
     pub fn is_at(&self, api: &ApiEndpoint) -> bool {
-        let Self::EventBridges(client) = self;
-        client.is_at(&api.api_url, &api.event_bridges_path)
+        let Self::EventBridges(bridges) = self;
+        bridges.is_at(&api.api_url, &api.event_bridges_path)
     }
 
     /// Whether both are of one API.

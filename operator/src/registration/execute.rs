@@ -211,7 +211,8 @@ impl Executor {
 
     fn backend(&self, access: &Result<Access, SecretProblem>) -> Result<Backend, Failure> {
         let access = access.as_ref().map_err(Failure::unresolved)?.clone();
-        self.genesys.account(access).map(Backend::EventBridges).map_err(|error| Failure::from(&error))
+        let client = self.genesys.client(access).map_err(|error| Failure::from(&error))?;
+        Ok(Backend::EventBridges(client.event_bridges()))
     }
 }
 

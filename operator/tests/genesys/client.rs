@@ -27,10 +27,10 @@ async fn a_registration_is_created_found_changed_and_deleted() {
     let organisation = Organisation::new().await;
     let account = organisation.account();
 
-    assert_eq!(account.find_by_name(NAME).await.unwrap().registrations, []);
+    assert_eq!(account.find_by_name(NAME).await.unwrap().entities, []);
     let created = account.create(&desired()).await.unwrap();
     assert_eq!(created.differences(&desired()), []);
-    assert_eq!(account.find_by_name(NAME).await.unwrap().registrations, std::slice::from_ref(&created));
+    assert_eq!(account.find_by_name(NAME).await.unwrap().entities, std::slice::from_ref(&created));
     assert_eq!(account.get(&created.id).await.unwrap().as_ref(), Some(&created));
 
     let suspended = DesiredRegistration { enabled: false, ..desired() };
@@ -75,7 +75,7 @@ async fn a_name_is_found_through_small_pages() {
     }
     account.create(&named("presence/contact-centre-2")).await.unwrap();
 
-    assert_eq!(account.find_by_name(NAME).await.unwrap().registrations.len(), 5);
+    assert_eq!(account.find_by_name(NAME).await.unwrap().entities.len(), 5);
     assert_eq!(organisation.calls(LISTINGS), 3);
 }
 
@@ -89,7 +89,7 @@ async fn a_server_that_ignores_the_name_is_asked_for_every_page() {
         {"match": {"method": "GET", "nth": 2}, "do": page(json!([{"id": "2", "name": NAME}]))},
         {"match": {"method": "GET", "nth": 3}, "do": page(json!([]))},
     ]));
-    let found = organisation.account().find_by_name(NAME).await.unwrap().registrations;
+    let found = organisation.account().find_by_name(NAME).await.unwrap().entities;
     assert_eq!(found.iter().map(|registration| registration.id.as_str()).collect::<Vec<_>>(), ["2"]);
     assert_eq!(organisation.calls(LISTINGS), 3);
 }
@@ -98,7 +98,7 @@ async fn a_server_that_ignores_the_name_is_asked_for_every_page() {
 async fn a_server_that_repeats_its_only_page_is_not_asked_for_ever() {
     let organisation = Organisation::new().await;
     organisation.suffers(json!({"status": 200, "body": {"entities": [{"id": "1", "name": NAME}]}}));
-    assert_eq!(organisation.account().find_by_name(NAME).await.unwrap().registrations.len(), 1);
+    assert_eq!(organisation.account().find_by_name(NAME).await.unwrap().entities.len(), 1);
     assert_eq!(organisation.calls(LISTINGS), 2);
 }
 
@@ -146,7 +146,7 @@ async fn a_token_that_is_rejected_is_replaced_and_the_call_made_once_again() {
     let account = organisation.account();
     account.create(&desired()).await.unwrap();
     organisation.simulator.expire_tokens();
-    assert_eq!(account.find_by_name(NAME).await.unwrap().registrations.len(), 1);
+    assert_eq!(account.find_by_name(NAME).await.unwrap().entities.len(), 1);
     assert_eq!((organisation.calls(TOKENS), organisation.calls(LISTINGS)), (2, 2));
 }
 
@@ -163,7 +163,8 @@ async fn a_second_rejection_is_the_callers() {
 async fn wrong_credentials_are_rejected_and_right_ones_work_at_once() {
     let organisation = Organisation::new().await;
     let wrong = Access { client_secret: SecretString::from("not-the-secret"), ..organisation.access() };
-    let error = organisation.genesys.account(wrong).unwrap().create(&desired()).await.unwrap_err();
+    let error =
+        organisation.genesys.client(wrong).unwrap().event_bridges().create(&desired()).await.unwrap_err();
     assert_eq!(error.reason(), "CredentialsRejected");
     assert!(error.to_string().contains("/api/v2/oauth/token"), "{error}");
     organisation.account().create(&desired()).await.unwrap();
@@ -188,7 +189,7 @@ async fn a_token_can_be_asked_for_by_json_or_by_form() {
         let organisation = Organisation::new().await;
         let (api_url, asked) = overheard(&organisation).await;
         let access = Access { api_url, token_request, ..organisation.access() };
-        organisation.genesys.account(access).unwrap().create(&desired()).await.unwrap();
+        organisation.genesys.client(access).unwrap().event_bridges().create(&desired()).await.unwrap();
         let asked = asked.lock().unwrap();
         let (parts, content) = &asked[0];
         let header = |name| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
@@ -239,7 +240,7 @@ async fn paths_can_be_others() {
         event_bridges_path: "/bridges".to_owned(),
         ..organisation.access()
     };
-    organisation.genesys.account(access).unwrap().create(&desired()).await.unwrap();
+    organisation.genesys.client(access).unwrap().event_bridges().create(&desired()).await.unwrap();
 }
 
 /// Every fault of an answer, what it becomes, whether only a person can help, and whether a creation that suffered it
@@ -306,7 +307,8 @@ async fn a_server_that_knows_post_alone_is_told_from_one_where_something_is_miss
 async fn a_token_endpoint_that_is_not_there_is_a_wrong_path() {
     let organisation = Organisation::new().await;
     let access = Access { token_path: "/nowhere".to_owned(), ..organisation.access() };
-    let error = organisation.genesys.account(access).unwrap().create(&desired()).await.unwrap_err();
+    let error =
+        organisation.genesys.client(access).unwrap().event_bridges().create(&desired()).await.unwrap_err();
     assert_eq!(error.reason(), "WrongPath");
     assert!(error.to_string().contains("tokenPath"), "{error}");
     assert!(!error.may_have_created());
@@ -331,7 +333,7 @@ async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
         organisation.suffers(fault);
         assert!(account.create(&desired()).await.unwrap_err().may_have_created());
         organisation.set_faults(json!([]));
-        let found = account.find_by_name(NAME).await.unwrap().registrations;
+        let found = account.find_by_name(NAME).await.unwrap().entities;
         assert_eq!(found.len(), 1);
         account.delete(&found[0].id).await.unwrap();
     }
@@ -430,7 +432,8 @@ async fn no_secret_is_in_anything_that_can_be_printed() {
                 json!([{"match": {"path": path}, "do": {"status": status, "body": parrot(secret)}}]),
             );
             let access = Access { token_request, ..organisation.access() };
-            let error = Genesys::new().account(access).unwrap().create(&desired()).await.unwrap_err();
+            let error =
+                Genesys::new().client(access).unwrap().event_bridges().create(&desired()).await.unwrap_err();
             printed.push(format!("{error} {error:?}"));
         }
     }
@@ -466,7 +469,7 @@ async fn no_token_is_in_an_error() {
         client_secret: SecretString::from(CLIENT_SECRET),
         ca_pem: None,
     };
-    let error = Genesys::new().account(access).unwrap().create(&desired()).await.unwrap_err();
+    let error = Genesys::new().client(access).unwrap().event_bridges().create(&desired()).await.unwrap_err();
     assert!(error.to_string().contains("Bearer [redacted]"), "{error}");
     assert!(!format!("{error:?}").contains("the-token-itself"), "{error:?}");
 }
@@ -519,7 +522,7 @@ async fn the_finest_log_holds_no_secret_and_no_token() {
     let organisation = Organisation::new().await;
     for token_request in [TokenRequest::Json, TokenRequest::Form] {
         let access = Access { token_request, ..organisation.access() };
-        let account = Genesys::new().account(access).unwrap();
+        let account = Genesys::new().client(access).unwrap().event_bridges();
         let id = account.create(&desired()).await.unwrap().id;
         account.update(&id, &desired()).await.unwrap();
         organisation.simulator.expire_tokens();

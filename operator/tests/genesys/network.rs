@@ -83,14 +83,14 @@ async fn an_api_with_a_certificate_of_a_private_authority_is_trusted_when_the_au
     let with_ca = |ca: Option<&str>| {
         let ca_pem = ca.map(|pem| pem.as_bytes().to_vec());
         let access = Access { api_url: api_url.clone(), ca_pem, ..organisation.access() };
-        Genesys::new().account(access).unwrap()
+        Genesys::new().client(access).unwrap().event_bridges()
     };
     with_ca(Some(&authority.pem)).create(&desired()).await.unwrap();
     assert_eq!(organisation.simulator.registrations().len(), 1);
 
     // Of several authorities in one file, any will do.
     let both = format!("{}{}", stranger.pem, authority.pem);
-    assert_eq!(with_ca(Some(&both)).find_by_name(NAME).await.unwrap().registrations.len(), 1);
+    assert_eq!(with_ca(Some(&both)).find_by_name(NAME).await.unwrap().entities.len(), 1);
 
     let error = with_ca(Some(&stranger.pem)).find_by_name(NAME).await.unwrap_err();
     assert!(matches!(error, GenesysError::Unreachable { sent: false, .. }), "{error}");
@@ -162,7 +162,7 @@ async fn calls_go_through_the_proxy() {
         client_secret: CLIENT_SECRET.into(),
         ca_pem: authority.map(String::into_bytes),
     };
-    Genesys::new().account(access).unwrap().create(&desired()).await.unwrap();
+    Genesys::new().client(access).unwrap().event_bridges().create(&desired()).await.unwrap();
 }
 
 /// Calls in a process with this environment.

@@ -3,7 +3,7 @@
 use genesys_simulator::{Config, OauthClient, Running, Simulator};
 use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
 use presenceroute_crds::spec::GenesysApi;
-use presenceroute_genesys::{Access, Account, DesiredRegistration, Genesys, Limits};
+use presenceroute_genesys::{Access, DesiredRegistration, EventBridges, Genesys, Limits};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -53,8 +53,8 @@ impl Organisation {
         }
     }
 
-    pub(crate) fn account(&self) -> Account {
-        self.genesys.account(self.access()).unwrap()
+    pub(crate) fn account(&self) -> EventBridges {
+        self.genesys.client(self.access()).unwrap().event_bridges()
     }
 
     pub(crate) fn calls(&self, route: &str) -> u64 {

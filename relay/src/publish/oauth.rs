@@ -2,15 +2,15 @@
 //!
 //! librdkafka can fetch tokens itself where it is built with libcurl, which would be a second HTTP client and one more
 //! TLS configuration in the process. The relay asks with the client that it has, hands each token to its producer and
-//! gets the next one before it expires.
+//! gets the next one before it expires. The request and its response are [`presenceroute_runtime::oauth_token`]'s.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use presenceroute_runtime::oauth_token::{self, ClientCredentials, Encoding, Grant, TokenRequest};
 use rdkafka::producer::{BaseProducer, Producer as _};
-use reqwest::header::ACCEPT;
-use reqwest::{Certificate, StatusCode, redirect};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use reqwest::{Certificate, Response, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 
 use super::native::{self, Client};
 use super::producer::Context;
@@ -22,15 +22,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How soon it is asked again after a failure, at first and at last.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(10);
-
-/// The largest answer that is read.
-const LARGEST_ANSWER: usize = 256 << 10;
-
-/// What a token lives where the server does not say; RFC 6749 lets it leave that out.
-const UNSAID_LIFE: Duration = Duration::from_secs(300);
-
-/// The shortest and the longest life that is believed, in seconds.
-const BELIEVED_LIFE: (f64, f64) = (1.0, 172_800.0);
 
 /// An OAuth client and where it gets its tokens. It cannot be printed.
 #[derive(Clone)]
@@ -64,6 +55,11 @@ enum TokenError {
         "the token endpoint {endpoint} gives client {id} no token: status {status}, {said}; check the client's id, secret and scope"
     )]
     Refused { endpoint: String, id: String, status: u16, said: String },
+    #[error(
+        "the token endpoint {endpoint} redirects to {host}, which is not followed: the client's secret would go with it; \
+         set kafka.sasl.oauth.tokenEndpointUrl to where tokens are given"
+    )]
+    Redirect { endpoint: String, host: String },
     #[error("the answer of the token endpoint {endpoint} is not that of an OAuth server: {problem}")]
     Answer { endpoint: String, problem: String },
     #[error("the Kafka client does not take the token of {endpoint}: {problem}")]
@@ -75,7 +71,7 @@ pub(super) struct Token {
     pub(super) value: SecretString,
     /// In milliseconds since 1970.
     pub(super) expires: i64,
-    life: Duration,
+    renew_after: Duration,
 }
 
 /// Keeps a producer supplied with tokens, for as long as it is polled.
@@ -93,13 +89,13 @@ pub(super) async fn supply(producer: Client, client: OauthClient) {
         let supplied = client.fetch(&http).await.and_then(|token| {
             native::set_token(&producer, &client.id, &token)
                 .map_err(|problem| TokenError::NotTaken { endpoint: endpoint.clone(), problem })?;
-            Ok(token.life)
+            Ok(token.renew_after)
         });
         match supplied {
-            Ok(life) => {
+            Ok(renew_after) => {
                 producer.client().context().note_token(None);
                 retry = FIRST_RETRY;
-                tokio::time::sleep(life.mul_f64(0.8)).await;
+                tokio::time::sleep(renew_after).await;
             }
             Err(error) => {
                 report(&producer, &error);
@@ -142,77 +138,63 @@ impl OauthClient {
     }
 
     async fn fetch(&self, http: &reqwest::Client) -> Result<Token, TokenError> {
-        let asked = SystemTime::now();
-        let (status, body) = self.ask(http).await.map_err(|error| TokenError::Unreachable {
-            endpoint: self.token_endpoint.clone(),
-            cause: cause(&error),
-        })?;
-        if status != StatusCode::OK {
-            let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
-            return Err(TokenError::Refused {
-                endpoint: self.token_endpoint.clone(),
-                id: self.id.clone(),
-                status: status.as_u16(),
-                said: refusal.error.map_or_else(|| "without a reason".to_owned(), |error| shown(&error)),
-            });
-        }
-        let grant: Grant = serde_json::from_slice(&body).map_err(|error| TokenError::Answer {
-            endpoint: self.token_endpoint.clone(),
-            problem: format!(
-                "no access_token, or not JSON (line {}, column {})",
-                error.line(),
-                error.column()
-            ),
-        })?;
-        Ok(grant.token(asked))
-    }
-
-    /// The status and the body of the answer, as far as it is read.
-    async fn ask(&self, http: &reqwest::Client) -> Result<(StatusCode, Vec<u8>), reqwest::Error> {
-        let mut form = vec![("grant_type", "client_credentials")];
-        form.extend(self.scope.as_deref().map(|scope| ("scope", scope)));
-        // Inside Basic, id and secret are form-encoded (RFC 6749, section 2.3.1).
-        let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let mut response = http
-            .post(&self.token_endpoint)
-            .basic_auth(encoded(&self.id), Some(encoded(self.secret.expose_secret())))
-            .header(ACCEPT, "application/json")
-            .form(&form)
-            .send()
-            .await?;
+        let requested = SystemTime::now();
+        let endpoint = || self.token_endpoint.clone();
+        let unreachable =
+            |error: reqwest::Error| TokenError::Unreachable { endpoint: endpoint(), cause: cause(&error) };
+        let mut response = self.request(http).await.map_err(unreachable)?;
         let status = response.status();
+        if status.is_redirection() {
+            return Err(TokenError::Redirect { endpoint: endpoint(), host: redirect_host(&response) });
+        }
         let mut body = Vec::new();
-        while body.len() < LARGEST_ANSWER
-            && let Some(chunk) = response.chunk().await?
-        {
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + chunk.len() > oauth_token::MAX_RESPONSE_BYTES {
+                let problem = format!("it has more than {} bytes", oauth_token::MAX_RESPONSE_BYTES);
+                return Err(TokenError::Answer { endpoint: endpoint(), problem });
+            }
             body.extend_from_slice(&chunk);
         }
-        Ok((status, body))
+        if !status.is_success() {
+            return Err(TokenError::Refused {
+                endpoint: endpoint(),
+                id: self.id.clone(),
+                status: status.as_u16(),
+                said: oauth_token::error_code(&body)
+                    .map_or_else(|| "without a reason".to_owned(), |error| shown(&error)),
+            });
+        }
+        let grant = Grant::parse(&body)
+            .map_err(|error| TokenError::Answer { endpoint: endpoint(), problem: error.to_string() })?;
+        let renew_after = grant.renew_after();
+        let expires = (requested + grant.lifetime).duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let expires = i64::try_from(expires).unwrap_or(i64::MAX);
+        Ok(Token { value: grant.access_token, expires, renew_after })
+    }
+
+    async fn request(&self, http: &reqwest::Client) -> Result<Response, reqwest::Error> {
+        let credentials =
+            ClientCredentials { id: &self.id, secret: &self.secret, scope: self.scope.as_deref() };
+        let TokenRequest { content_type, authorization, body } = credentials.token_request(Encoding::Form);
+        let mut request = http
+            .post(&self.token_endpoint)
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, content_type)
+            .body(body.expose_secret().to_owned());
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        request.send().await
     }
 }
 
-/// The answer of a token endpoint (RFC 6749, section 5.1). No `Debug`, because of the token.
-#[derive(Deserialize)]
-struct Grant {
-    access_token: String,
-    /// Seconds.
-    expires_in: Option<f64>,
-}
-
-/// Its answer when it refuses (RFC 6749, section 5.2).
-#[derive(Default, Deserialize)]
-struct Refusal {
-    error: Option<String>,
-}
-
-impl Grant {
-    fn token(self, asked: SystemTime) -> Token {
-        let (shortest, longest) = BELIEVED_LIFE;
-        let life = self
-            .expires_in
-            .map_or(UNSAID_LIFE, |seconds| Duration::from_secs_f64(seconds.clamp(shortest, longest)));
-        let expires = (asked + life).duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        Token { value: self.access_token.into(), expires: i64::try_from(expires).unwrap_or(i64::MAX), life }
+/// The host that a redirect leads to, fit to be shown.
+fn redirect_host(response: &Response) -> String {
+    let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+    let url: Option<Url> = location.and_then(|location| response.url().join(location).ok());
+    match url.as_ref().and_then(Url::host_str) {
+        Some(host) => format!("host {}", shown(host)),
+        None => "no usable Location".to_owned(),
     }
 }
 
@@ -242,10 +224,10 @@ mod tests {
     }
 
     /// What a token endpoint that answers so is asked, and what comes of it.
-    async fn exchange(status: &str, body: &str) -> (String, Result<Token, TokenError>) {
+    async fn exchange(head: &str, body: &str) -> (String, Result<Token, TokenError>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(format!("http://{}/token", listener.local_addr().unwrap()));
-        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let served = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut asked = String::new();
@@ -271,20 +253,28 @@ mod tests {
         assert!(asked.contains("authorization: Basic cmVsYXklM0ExOnMrcA==\r\n"), "{asked}");
         assert!(asked.contains("content-type: application/x-www-form-urlencoded\r\n"), "{asked}");
         assert!(asked.ends_with("\r\n\r\ngrant_type=client_credentials&scope=kafka"), "{asked}");
-        assert_eq!((token.value.expose_secret(), token.life), ("t", Duration::from_secs(60)));
+        assert_eq!((token.value.expose_secret(), token.renew_after), ("t", Duration::from_secs(48)));
         assert!((60_000..70_000).contains(&(token.expires - before)), "{}", token.expires - before);
     }
 
     #[tokio::test]
-    async fn a_life_that_is_not_said_or_not_believed_is_replaced() {
-        for (body, seconds) in [
-            (r#"{"access_token":"t"}"#, 300),
-            (r#"{"access_token":"t","expires_in":-5}"#, 1),
-            (r#"{"access_token":"t","expires_in":1e12}"#, 172_800),
+    async fn a_redirect_is_not_followed_and_its_host_is_named() {
+        for (head, named) in [
+            ("302 Found\r\nlocation: https://login.example.com/token?x=y", r#"host "login.example.com","#),
+            ("301 Moved Permanently\r\nlocation: //elsewhere/", r#"host "elsewhere","#),
+            ("307 Temporary Redirect\r\nlocation: /login", r#"host "127.0.0.1","#),
+            ("308 Permanent Redirect", "no usable Location"),
         ] {
-            let (_, token) = exchange("200 OK", body).await;
-            assert_eq!(token.unwrap().life, Duration::from_secs(seconds), "{body}");
+            let (_, token) = exchange(head, "").await;
+            let error = token.err().unwrap().to_string();
+            assert!(error.contains(&format!("redirects to {named}")), "{head}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_read() {
+        let (_, token) = exchange("200 OK", &"x".repeat(oauth_token::MAX_RESPONSE_BYTES + 1)).await;
+        assert!(token.err().unwrap().to_string().contains("more than 262144 bytes"));
     }
 
     #[tokio::test]
@@ -296,7 +286,6 @@ mod tests {
                 r#"client relay:1 no token: status 401, "invalid_client""#,
             ),
             ("503 Service Unavailable", "s p", "status 503, without a reason"),
-            ("302 Found", "", "status 302"),
             ("200 OK", r#"{"token":"s p"}"#, "no access_token"),
         ] {
             let (_, token) = exchange(status, body).await;

@@ -19,7 +19,6 @@ use uuid::Uuid;
 
 use crate::Simulator;
 use crate::config::{CreatedStatus, DuplicateNames};
-use crate::locked;
 use crate::moment::Moment;
 use crate::problem::Problem;
 use crate::signature;
@@ -321,7 +320,7 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     let cap = simulator.inner.config.page_size_cap;
-    Ok(Json(page(&locked(&simulator.inner.registrations), &query, cap)?).into_response())
+    Ok(Json(page(&simulator.inner.registrations.lock(), &query, cap)?).into_response())
 }
 
 /// `POST` to the collection.
@@ -333,7 +332,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let draft = Draft::read(&headers, body)?;
     let config = &simulator.inner.config;
-    let registration = locked(&simulator.inner.registrations).create(draft, config.duplicate_names)?;
+    let registration = simulator.inner.registrations.lock().create(draft, config.duplicate_names)?;
     let status = match config.created_status {
         CreatedStatus::Ok => StatusCode::OK,
         CreatedStatus::Created => StatusCode::CREATED,
@@ -347,7 +346,7 @@ pub(crate) async fn read(
     State(simulator): State<Simulator>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let registrations = locked(&simulator.inner.registrations);
+    let registrations = simulator.inner.registrations.lock();
     let (_, registration) = registrations.find(&id)?;
     Ok(Json(registration).into_response())
 }
@@ -362,7 +361,7 @@ pub(crate) async fn replace(
 ) -> Result<Response, Problem> {
     let draft = Draft::read(&headers, body)?;
     let rule = simulator.inner.config.duplicate_names;
-    let registration = locked(&simulator.inner.registrations).replace(&id, draft, rule)?;
+    let registration = simulator.inner.registrations.lock().replace(&id, draft, rule)?;
     Ok(Json(registration).into_response())
 }
 
@@ -372,6 +371,6 @@ pub(crate) async fn delete(
     State(simulator): State<Simulator>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    locked(&simulator.inner.registrations).delete(&id)?;
+    simulator.inner.registrations.lock().delete(&id)?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Simulator;
-use crate::locked;
 use crate::problem::Problem;
 use crate::server::CutConnection;
 
@@ -258,7 +257,7 @@ pub(crate) struct Faulty;
 
 /// Lets a call through to the API, unless a rule has something else in mind.
 pub(crate) async fn befall(State(simulator): State<Simulator>, request: Request, next: Next) -> Response {
-    let decision = locked(&simulator.inner.faults).decide(request.method(), request.uri().path());
+    let decision = simulator.inner.faults.lock().decide(request.method(), request.uri().path());
     let Some(Fault { delay, effect }) = decision else {
         return next.run(request).await;
     };

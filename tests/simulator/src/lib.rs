@@ -32,12 +32,13 @@ mod token;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use http::HeaderName;
+use parking_lot::Mutex;
 use reqwest::Client;
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -199,46 +200,46 @@ impl Simulator {
     /// All registrations, in the order of their creation.
     #[must_use]
     pub fn registrations(&self) -> Vec<Arc<Registration>> {
-        locked(&self.inner.registrations).all().cloned().collect()
+        self.inner.registrations.lock().all().cloned().collect()
     }
 
     /// Counts of the calls to the API.
     #[must_use]
     pub fn request_counts(&self) -> RequestCounts {
-        locked(&self.inner.requests).counts()
+        self.inner.requests.lock().counts()
     }
 
     /// The last calls to the API that came after the one with that sequence number, oldest first; 0 for all.
     #[must_use]
     pub fn requests(&self, since: u64) -> Vec<RequestRecord> {
-        locked(&self.inner.requests).since(since)
+        self.inner.requests.lock().since(since)
     }
 
     /// Replaces the fault rules; an empty list ends all faults.
     pub fn set_faults(&self, rules: Vec<FaultRule>) {
-        locked(&self.inner.faults).set(rules);
+        self.inner.faults.lock().set(rules);
     }
 
     /// The fault rules and what each has done since it was set.
     #[must_use]
     pub fn faults(&self) -> Vec<ActiveRule> {
-        locked(&self.inner.faults).rules()
+        self.inner.faults.lock().rules()
     }
 
     /// Makes every token given out so far invalid, and says how many there were.
     pub fn expire_tokens(&self) -> usize {
-        locked(&self.inner.tokens).expire(std::time::Instant::now())
+        self.inner.tokens.lock().expire(std::time::Instant::now())
     }
 
     /// Stops every delivery and forgets everything: registrations, tokens, budgets, faults, logs, runs.
     pub fn reset(&self) {
         delivery::stop_all(self);
-        locked(&self.inner.ledger).clear();
-        locked(&self.inner.registrations).clear();
-        *locked(&self.inner.tokens) = Tokens::default();
-        locked(&self.inner.rate_limit).reset();
-        locked(&self.inner.faults).set(Vec::new());
-        *locked(&self.inner.requests) = RequestLog::default();
+        self.inner.ledger.lock().clear();
+        self.inner.registrations.lock().clear();
+        *self.inner.tokens.lock() = Tokens::default();
+        self.inner.rate_limit.lock().reset();
+        self.inner.faults.lock().set(Vec::new());
+        *self.inner.requests.lock() = RequestLog::default();
     }
 }
 
@@ -258,10 +259,4 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartErr
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let taken = listener.local_addr().map_err(failed)?;
     Ok((listener, taken))
-}
-
-/// Locks, also where another task panicked while it held the lock: every change under these locks is
-/// complete before anything can panic.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::Simulator;
 use crate::faults::Faulty;
-use crate::locked;
 use crate::moment::Moment;
 use crate::server::CutConnection;
 use crate::token::ClientId;
@@ -111,10 +110,10 @@ impl RequestLog {
 
 /// Notes a call when it comes and again when it is answered.
 pub(crate) async fn record(State(simulator): State<Simulator>, request: Request, next: Next) -> Response {
-    let client = locked(&simulator.inner.tokens).client(request.headers());
-    let sequence = locked(&simulator.inner.requests).begin(&request, client);
+    let client = simulator.inner.tokens.lock().client(request.headers());
+    let sequence = simulator.inner.requests.lock().begin(&request, client);
     let response = next.run(request).await;
-    if let Some(record) = locked(&simulator.inner.requests).end(sequence, &response) {
+    if let Some(record) = simulator.inner.requests.lock().end(sequence, &response) {
         tracing::info!(
             method = record.method,
             path = record.path,

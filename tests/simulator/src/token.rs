@@ -19,7 +19,6 @@ use uuid::Uuid;
 
 use crate::Simulator;
 use crate::config::OauthClient;
-use crate::locked;
 use crate::problem::Problem;
 
 /// Tokens are forgotten some time after they expired, once there are this many.
@@ -92,8 +91,8 @@ impl FromRequestParts<Simulator> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, simulator: &Simulator) -> Result<Self, Problem> {
         let now = Instant::now();
-        let client = locked(&simulator.inner.tokens).authenticate(&parts.headers, now)?;
-        locked(&simulator.inner.rate_limit).take(&client, now)?;
+        let client = simulator.inner.tokens.lock().authenticate(&parts.headers, now)?;
+        simulator.inner.rate_limit.lock().take(&client, now)?;
         Ok(Self)
     }
 }
@@ -132,7 +131,7 @@ pub(crate) async fn issue(
         return Err(Problem::bad_credentials("unknown client, or not its secret"));
     }
     let client = ClientId(id);
-    let token = locked(&simulator.inner.tokens).issue(client.clone(), config.token_lifetime, Instant::now());
+    let token = simulator.inner.tokens.lock().issue(client.clone(), config.token_lifetime, Instant::now());
     let answer = Json(json!({
         "access_token": token,
         "token_type": "bearer",

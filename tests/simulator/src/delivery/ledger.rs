@@ -2,17 +2,17 @@
 //! events one by one for the last outcomes, oldest out first.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::latency::Latencies;
-use crate::locked;
 use crate::moment::Moment;
 
 /// How many outcomes are remembered one by one, over all runs.
@@ -175,26 +175,26 @@ impl Run {
     }
 
     pub(super) fn count_event(&self) {
-        locked(&self.tally).events += 1;
+        self.tally.lock().events += 1;
     }
 
     pub(super) fn count_unmatched(&self) {
-        locked(&self.tally).unmatched += 1;
+        self.tally.lock().unmatched += 1;
     }
 
     pub(super) fn count_started(&self) {
-        locked(&self.tally).deliveries += 1;
+        self.tally.lock().deliveries += 1;
     }
 
     pub(super) fn count_attempt(&self, status: Option<u16>, latency: Duration) {
-        let mut tally = locked(&self.tally);
+        let mut tally = self.tally.lock();
         tally.attempts += 1;
         *tally.statuses.entry(status).or_default() += 1;
         tally.latencies.add(latency);
     }
 
     fn count_outcome(&self, record: &EventRecord) {
-        let mut tally = locked(&self.tally);
+        let mut tally = self.tally.lock();
         *tally.outcomes.entry(record.outcome).or_default() += 1;
         let event_type = record.event_type.as_deref().unwrap_or_default();
         match tally.event_types.get_mut(event_type) {
@@ -206,7 +206,7 @@ impl Run {
     }
 
     pub(super) fn finish(&self, state: RunState) {
-        locked(&self.tally).finished = Some(Moment::now());
+        self.tally.lock().finished = Some(Moment::now());
         self.state.send_replace(state);
     }
 
@@ -221,7 +221,7 @@ impl Run {
 
     pub(super) fn summary(&self) -> DeliverySummary {
         let state = *self.state.borrow();
-        let tally = locked(&self.tally);
+        let tally = self.tally.lock();
         let every = [Outcome::Delivered, Outcome::Dropped, Outcome::Exhausted, Outcome::Abandoned];
         let count = |outcome: &Outcome| tally.outcomes.get(outcome).copied().unwrap_or_default();
         let outcomes: BTreeMap<_, _> = every.into_iter().map(|outcome| (outcome, count(&outcome))).collect();

@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use super::ledger::{Attempt, EventRecord, Outcome, Run, milliseconds};
 use crate::config::Config;
-use crate::locked;
 use crate::moment::Moment;
 use crate::{Simulator, StartError};
 
@@ -122,7 +121,7 @@ pub(super) async fn deliver(
         attempts,
         outcome,
     };
-    locked(&simulator.inner.ledger).record(&run, record);
+    simulator.inner.ledger.lock().record(&run, record);
     drop(room);
 }
 

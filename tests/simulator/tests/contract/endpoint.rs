@@ -1,10 +1,11 @@
 //! An endpoint that answers by a script and keeps what it got.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
 use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -39,7 +40,7 @@ impl Endpoint {
         let answer = {
             let (received, arrival) = (Arc::clone(&received), Arc::clone(&arrival));
             async move |headers: HeaderMap, body: Bytes| {
-                let mut received = received.lock().unwrap();
+                let mut received = received.lock();
                 received.push(Received { headers, body });
                 arrival.notify_waiters();
                 let status = statuses[(received.len() - 1).min(statuses.len() - 1)];
@@ -52,14 +53,14 @@ impl Endpoint {
     }
 
     pub(crate) fn received(&self) -> Vec<Received> {
-        self.received.lock().unwrap().clone()
+        self.received.lock().clone()
     }
 
     /// Waits until so many deliveries have come.
     pub(crate) async fn has_received(&self, count: usize) {
         loop {
             let arrival = self.arrival.notified();
-            if self.received.lock().unwrap().len() >= count {
+            if self.received.lock().len() >= count {
                 return;
             }
             arrival.await;

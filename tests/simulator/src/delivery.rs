@@ -31,7 +31,6 @@ pub(crate) use ledger::Ledger;
 use crate::Simulator;
 use crate::event::Generator;
 use crate::eventbridges::Registration;
-use crate::locked;
 use crate::moment::Moment;
 use crate::signature;
 use ledger::Run;
@@ -78,7 +77,7 @@ impl Delivery {
     /// The events whose outcome is known and still remembered, in the order of their outcomes.
     #[must_use]
     pub fn events(&self) -> Vec<Arc<EventRecord>> {
-        locked(&self.simulator.inner.ledger).events(self.run.id)
+        self.simulator.inner.ledger.lock().events(self.run.id)
     }
 }
 
@@ -94,7 +93,7 @@ impl Simulator {
             return Err(PlanError::NoRegistration);
         }
         let run = Arc::new(Run::new(plan.seed));
-        locked(&self.inner.ledger).add(Arc::clone(&run));
+        self.inner.ledger.lock().add(Arc::clone(&run));
         tracing::info!(delivery = %run.id, seed = plan.seed, "delivering");
         tokio::spawn(drive(self.clone(), Arc::clone(&run), plan));
         Ok(Delivery { run, simulator: self.clone() })
@@ -103,14 +102,14 @@ impl Simulator {
     /// The run of that id, while it is remembered.
     #[must_use]
     pub fn delivery(&self, id: Uuid) -> Option<Delivery> {
-        let run = locked(&self.inner.ledger).run(id)?;
+        let run = self.inner.ledger.lock().run(id)?;
         Some(Delivery { run, simulator: self.clone() })
     }
 
     /// All remembered runs, oldest first.
     #[must_use]
     pub fn deliveries(&self) -> Vec<Delivery> {
-        let runs = locked(&self.inner.ledger).runs();
+        let runs = self.inner.ledger.lock().runs();
         runs.into_iter().map(|run| Delivery { run, simulator: self.clone() }).collect()
     }
 
@@ -118,7 +117,7 @@ impl Simulator {
     /// 4096 events behind loses the oldest and is told how many.
     #[must_use]
     pub fn outcomes(&self) -> broadcast::Receiver<Arc<EventRecord>> {
-        locked(&self.inner.ledger).outcomes.subscribe()
+        self.inner.ledger.lock().outcomes.subscribe()
     }
 
     /// The enabled registrations that the plan is about, whatever event types they want.
@@ -128,7 +127,9 @@ impl Simulator {
                 .as_ref()
                 .is_none_or(|wanted| *wanted == registration.name || *wanted == registration.id.to_string())
         };
-        locked(&self.inner.registrations)
+        self.inner
+            .registrations
+            .lock()
             .all()
             .filter(|registration| registration.enabled && named(registration))
             .cloned()
@@ -297,6 +298,6 @@ fn outgoing(simulator: &Simulator, plan: &CheckedPlan, event: &Made, target: &Re
 /// Stops every run.
 pub(crate) fn stop_all(simulator: &Simulator) {
     let stops: Vec<CancellationToken> =
-        locked(&simulator.inner.ledger).runs().iter().map(|run| run.stop.clone()).collect();
+        simulator.inner.ledger.lock().runs().iter().map(|run| run.stop.clone()).collect();
     stops.iter().for_each(CancellationToken::cancel);
 }

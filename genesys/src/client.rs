@@ -1,0 +1,386 @@
+//! What all routes share, and the authenticated request.
+//!
+//! [`Genesys`] keeps what must hold for all routes together: one token for each OAuth client, one budget of requests,
+//! connections that are used again. [`Client`] is one OAuth client of one organisation: it sends a request with a
+//! token, and once more with a new token after a 401. Which requests there are is left to the modules of the
+//! resources, such as [`crate::event_bridges`], which build on [`Client::call`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use presenceroute_core::genesys_api::TokenRequest;
+use presenceroute_runtime::oauth_token::{self, ClientCredentials, Encoding, Grant};
+use reqwest::StatusCode;
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+use crate::auth::{self, Token, Tokens};
+use crate::cache::Cache;
+use crate::error::{GenesysError, LimitedBy, Operation, RequestInfo};
+use crate::rate_limit::Budget;
+use crate::transport::{self, Body, Request, Response, exchange};
+
+/// How long the other requests of a client are held back after a 429 that does not say how long.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+const JSON: &str = "application/json";
+
+/// The bounds of all requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests a minute that all routes with the same OAuth client make together, token requests included.
+    pub calls_per_minute: u32,
+    /// How long a request may take from the connection to the end of the response.
+    pub timeout: Duration,
+    /// How long a request waits for its turn; where its turn is further away, it fails with the time to wait.
+    pub longest_wait: Duration,
+}
+
+impl Default for Limits {
+    /// 300 requests a minute, 15 s a request, 2 s for its turn.
+    fn default() -> Self {
+        Self { calls_per_minute: 300, timeout: Duration::from_secs(15), longest_wait: Duration::from_secs(2) }
+    }
+}
+
+/// Where the API is and as which OAuth client to call it.
+#[derive(Clone)]
+pub struct Access {
+    /// The API's base URL: http or https, without user, query and fragment.
+    pub api_url: String,
+    /// The path of the OAuth token endpoint, below the base URL.
+    pub token_path: String,
+    /// The path of the event bridges' collection, below the base URL.
+    pub event_bridges_path: String,
+    /// How the token is requested.
+    pub token_request: TokenRequest,
+    /// The OAuth client's id.
+    pub client_id: String,
+    /// The OAuth client's secret.
+    pub client_secret: SecretString,
+    /// The certificates, in PEM, that alone are trusted for the API; the system's where there are none.
+    pub ca_pem: Option<Vec<u8>>,
+}
+
+impl Access {
+    /// Whether both are the same, secrets and certificates too.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self { api_url, token_path, event_bridges_path, token_request, client_id, client_secret, ca_pem } =
+            self;
+        *api_url == other.api_url
+            && *token_path == other.token_path
+            && *event_bridges_path == other.event_bridges_path
+            && *token_request == other.token_request
+            && *client_id == other.client_id
+            && client_secret.expose_secret() == other.client_secret.expose_secret()
+            && *ca_pem == other.ca_pem
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Access")
+            .field("api_url", &self.api_url)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What all routes share: connections, tokens and budgets. Clones share it too.
+#[derive(Clone)]
+pub struct Genesys {
+    limits: Limits,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// By the authorities trusted, and whether TLS is used at all.
+    connections: Cache<(Option<Fingerprint>, bool), reqwest::Client>,
+    /// By API and client.
+    budgets: Cache<(Url, String), Budget>,
+    /// By token endpoint, client, and secret: a new secret gets a new token, and so is seen to work.
+    tokens: Cache<(Url, String, Fingerprint), Tokens>,
+}
+
+type Fingerprint = [u8; 32];
+
+impl Default for Genesys {
+    fn default() -> Self {
+        Self::with_limits(Limits::default())
+    }
+}
+
+impl fmt::Debug for Genesys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Genesys").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Genesys {
+    /// With the limits of the contract. The proxies that the environment names are used.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With other limits.
+    #[must_use]
+    pub fn with_limits(limits: Limits) -> Self {
+        Self { limits, shared: Arc::default() }
+    }
+
+    /// The client that `access` describes. No request is sent yet.
+    ///
+    /// # Errors
+    /// [`GenesysError::InvalidAccess`] where no request can ever be sent with it.
+    pub fn client(&self, access: Access) -> Result<Client, GenesysError> {
+        let api = base_url(&access.api_url)?;
+        if access.client_id.is_empty() || access.client_secret.expose_secret().is_empty() {
+            let problem = "the OAuth client's id or secret is empty; fill both in the Secret of \
+                           spec.genesys.credentialsSecretRef";
+            return Err(GenesysError::InvalidAccess { problem: problem.to_owned() });
+        }
+        let token_url = below(&api, &access.token_path);
+        let ca = access.ca_pem.as_deref();
+        let plain = api.scheme() == "http";
+        let connections =
+            self.shared.connections.get((ca.map(fingerprint), plain), || transport::client(ca, plain))?;
+        let Limits { calls_per_minute, longest_wait, .. } = self.limits;
+        let budget = self.shared.budgets.get((api.clone(), access.client_id.clone()), || {
+            Ok::<_, GenesysError>(Budget::new(calls_per_minute, longest_wait))
+        })?;
+        let secret = fingerprint(access.client_secret.expose_secret().as_bytes());
+        let tokens = self.shared.tokens.get((token_url.clone(), access.client_id.clone(), secret), || {
+            Ok::<_, GenesysError>(Tokens::default())
+        })?;
+        Ok(Client {
+            connections,
+            budget,
+            tokens,
+            timeout: self.limits.timeout,
+            api,
+            token_url,
+            event_bridges_path: access.event_bridges_path,
+            token_request: access.token_request,
+            client_id: access.client_id,
+            client_secret: access.client_secret,
+        })
+    }
+}
+
+fn fingerprint(bytes: &[u8]) -> Fingerprint {
+    Sha256::digest(bytes).into()
+}
+
+/// The API's base URL without a slash at its end.
+pub(crate) fn base_url(text: &str) -> Result<Url, GenesysError> {
+    let invalid = || GenesysError::InvalidAccess {
+        problem: "spec.genesys.apiUrl is not an http or https URL without user, query and fragment"
+            .to_owned(),
+    };
+    let mut url = Url::parse(text.trim()).map_err(|_| invalid())?;
+    let is_plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !is_plain {
+        return Err(invalid());
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+/// The URL of a path below the base URL.
+pub(crate) fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{}", base.path().trim_end_matches('/'), path.trim_matches('/')));
+    url
+}
+
+/// An OAuth client of one organisation.
+#[derive(Clone)]
+pub struct Client {
+    connections: Arc<reqwest::Client>,
+    budget: Arc<Budget>,
+    tokens: Arc<Tokens>,
+    timeout: Duration,
+    api: Url,
+    token_url: Url,
+    event_bridges_path: String,
+    token_request: TokenRequest,
+    client_id: String,
+    client_secret: SecretString,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Client")
+            .field("api", &self.api.as_str())
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a request sends.
+#[derive(Clone, Copy)]
+pub(crate) struct Payload<'a> {
+    pub(crate) json: &'a [u8],
+    /// A secret in it that no error's text may hold, even if the server repeats it.
+    pub(crate) secret: &'a str,
+}
+
+impl Client {
+    /// The URL of a path of the API.
+    pub(crate) fn url(&self, path: &str) -> Url {
+        below(&self.api, path)
+    }
+
+    pub(crate) fn event_bridges_path(&self) -> &str {
+        &self.event_bridges_path
+    }
+
+    /// One request with a token, and once more with a new one after a 401. The response is a success, or a 404 to the
+    /// URL of a single object.
+    pub(crate) async fn call(
+        &self,
+        info: &RequestInfo,
+        url: Url,
+        payload: Option<Payload<'_>>,
+    ) -> Result<Response, GenesysError> {
+        let mut rejected: Option<Arc<Token>> = None;
+        loop {
+            let token = self.tokens.get(rejected.as_deref(), self.fetch_token()).await?;
+            let mut secrets = vec![token.secret.expose_secret(), self.client_secret.expose_secret()];
+            secrets.extend(payload.map(|payload| payload.secret));
+            let request = Request {
+                info,
+                url: url.clone(),
+                authorization: Some(&token.authorization),
+                body: payload.map(|payload| Body { media_type: JSON, content: payload.json }),
+                secrets: &secrets,
+            };
+            let response = self.send(request).await?;
+            if response.status == StatusCode::UNAUTHORIZED && rejected.is_none() {
+                rejected = Some(token);
+                continue;
+            }
+            let is_gone = response.is_not_found() && info.operation.is_on_one_object();
+            return if response.status.is_success() || is_gone {
+                Ok(response)
+            } else {
+                Err(response.error(info, &secrets))
+            };
+        }
+    }
+
+    /// One exchange within the budget. A 429 holds back the other requests of the client.
+    async fn send(&self, request: Request<'_>) -> Result<Response, GenesysError> {
+        let info = request.info;
+        self.budget.take().await.map_err(|refused| GenesysError::RateLimited {
+            request: info.clone(),
+            cause: if refused.by_server {
+                LimitedBy::Earlier
+            } else {
+                LimitedBy::Budget(self.budget.calls_per_minute())
+            },
+            retry_after: Some(refused.retry_after),
+        })?;
+        let response = exchange(&self.connections, request, self.timeout).await?;
+        if response.status == StatusCode::TOO_MANY_REQUESTS {
+            self.budget.be_silent(response.retry_after().unwrap_or(DEFAULT_RETRY_AFTER));
+        }
+        Ok(response)
+    }
+
+    async fn fetch_token(&self) -> Result<Grant, GenesysError> {
+        let info = RequestInfo::new(Operation::Token, &auth::TOKEN, &self.token_url);
+        let credentials = ClientCredentials { id: &self.client_id, secret: &self.client_secret, scope: None };
+        let encoding = match self.token_request {
+            TokenRequest::Json => Encoding::Json,
+            TokenRequest::Form => Encoding::Form,
+        };
+        let oauth_token::TokenRequest { content_type, authorization, body } =
+            credentials.token_request(encoding);
+        let mut secrets = vec![self.client_secret.expose_secret()];
+        let basic = authorization.as_ref().and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
+        secrets.extend(basic);
+        let request = Request {
+            info: &info,
+            url: self.token_url.clone(),
+            authorization: authorization.as_ref(),
+            body: Some(Body { media_type: content_type, content: body.expose_secret().as_bytes() }),
+            secrets: &secrets,
+        };
+        let response = self.send(request).await?;
+        if !response.status.is_success() {
+            return Err(response.error(&info, &secrets));
+        }
+        Grant::parse(response.body()).map_err(|error| {
+            info.unexpected(format!(
+                "the answer (status {}) grants no token: {error}",
+                response.status.as_u16()
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(api_url: &str) -> Access {
+        Access {
+            api_url: api_url.to_owned(),
+            token_path: "/api/v2/oauth/token".to_owned(),
+            event_bridges_path: "/api/v2/analytics/events/eventbridges".to_owned(),
+            token_request: TokenRequest::Json,
+            client_id: "id".to_owned(),
+            client_secret: SecretString::from("secret"),
+            ca_pem: None,
+        }
+    }
+
+    #[test]
+    fn paths_are_below_the_base_url() {
+        for api_url in ["http://gateway/genesys", "http://gateway/genesys/"] {
+            let client = Genesys::new().client(access(api_url)).unwrap();
+            assert_eq!(client.token_url.as_str(), "http://gateway/genesys/api/v2/oauth/token");
+            assert_eq!(client.url("/api/v2/users").as_str(), "http://gateway/genesys/api/v2/users");
+        }
+    }
+
+    #[test]
+    fn an_api_url_that_cannot_be_one_is_refused() {
+        for api_url in ["", "api.example.com", "ftp://x", "http://user:word@x", "http://x?y", "http://x#y"] {
+            let error = Genesys::new().client(access(api_url)).unwrap_err();
+            assert_eq!(error.reason(), "InvalidAccess", "{api_url}");
+        }
+    }
+
+    #[test]
+    fn empty_credentials_are_refused_before_any_request() {
+        let genesys = Genesys::new();
+        let empty_id = Access { client_id: String::new(), ..access("http://api") };
+        let empty_secret = Access { client_secret: SecretString::from(""), ..access("http://api") };
+        for access in [empty_id, empty_secret] {
+            assert_eq!(genesys.client(access).unwrap_err().reason(), "InvalidAccess");
+        }
+    }
+
+    #[test]
+    fn routes_of_one_client_share_token_and_budget() {
+        let genesys = Genesys::new();
+        let [one, other] = [(); 2].map(|()| genesys.clone().client(access("http://api")).unwrap());
+        assert!(Arc::ptr_eq(&one.tokens, &other.tokens) && Arc::ptr_eq(&one.budget, &other.budget));
+        let rotated = Access { client_secret: SecretString::from("new"), ..access("http://api/") };
+        let rotated = genesys.client(rotated).unwrap();
+        assert!(!Arc::ptr_eq(&one.tokens, &rotated.tokens) && Arc::ptr_eq(&one.budget, &rotated.budget));
+    }
+}
