@@ -22,16 +22,15 @@ use tokio::sync::Semaphore;
 use crate::admin::Readiness;
 use crate::api_server::ApiServerError;
 use crate::apply::{self, ApplyError, FIELD_MANAGER};
-use crate::children::{Children, RouteKey};
-use crate::leader::Mandate;
+use crate::cache::ready::{Stopped, unless_stopped};
+use crate::cache::{OwnedObjects, RouteIndex, RouteKey, SecretCache};
+use crate::leader::LeaderGuard;
 use crate::ledger::{Awaited, Ledger};
 use crate::metrics::Metrics;
 use crate::register::{self, Answer, Failure, Questions, Registrar};
-use crate::relays::{RelayReader, Relays, Wanted};
-use crate::route_index::Neighbours;
-use crate::secret_cache::SecretCache;
+use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusClient};
 use crate::status::{self, Change, DeploymentFacts, Observed, Parts, RegistrationFacts, RoutingFacts};
-use crate::watches::{self, Guarded, Scope, reference, secrets_of};
+use crate::watches::{self, RouteOrInvalid, WatchScope, reference, secrets_of};
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{self, BuildError, Installation, signing_secret};
 use presenceroute_manifest::conflicts::{self, Rival};
@@ -99,13 +98,13 @@ pub(crate) fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> Reco
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) settings: Settings,
-    routes: Store<Guarded>,
-    pub(crate) neighbours: Neighbours,
+    routes: Store<RouteOrInvalid>,
+    pub(crate) neighbours: RouteIndex,
     pub(crate) secrets: Arc<SecretCache>,
-    pub(crate) children: Arc<Children>,
-    /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
-    caches_ready: SharedFuture<BoxFuture<'static, ()>>,
-    pub(crate) relays: RelayReader,
+    pub(crate) children: Arc<OwnedObjects>,
+    /// Resolves when the caches are filled, or when the process is to stop before they are.
+    caches_ready: SharedFuture<BoxFuture<'static, Result<(), Stopped>>>,
+    pub(crate) relays: RelayStatusClient,
     pub(crate) registrar: Arc<Registrar>,
     pub(crate) questions: Questions<Answer>,
     pub(crate) ledger: Ledger,
@@ -138,9 +137,9 @@ pub struct Shared {
     /// Genesys Cloud, with one budget of calls for each OAuth client.
     pub genesys: Genesys,
     /// The routes of all namespaces, so that no two of them claim the same.
-    pub neighbours: Neighbours,
+    pub neighbours: RouteIndex,
     /// Under which reconciles, and calls to Genesys Cloud, are carried out.
-    pub mandate: Mandate,
+    pub mandate: LeaderGuard,
     /// The operator's name in the events that it writes.
     pub identity: String,
     /// The operator's own metrics.
@@ -161,20 +160,24 @@ pub async fn run(
         namespace.as_ref().map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
     let all_objects = format!("all objects of {served} to be listed");
     readiness.waits_for(&all_objects);
-    let scope = Scope { client: client.clone(), namespace };
-    let (routes, edited) = watches::routes(&scope, &neighbours);
+    let stop = stop.shared();
+    let discovery = unless_stopped(apply::has_gateway_api(&client), stop.clone()).await;
+    let Ok(has_gateway_api) = discovery else { return Ok(()) };
+    let has_gateway_api = has_gateway_api.map_err(ControllerError::Discovery)?;
+    let scope = WatchScope { client: client.clone(), namespace };
+    let watched = watches::routes(&scope, &neighbours);
+    let (caches, mut wakers) = watches::caches(&scope, &watched, &neighbours, has_gateway_api);
+    let watches::Routes { store: routes, edited, .. } = watched;
     metrics.show_routes(routes.clone());
-    let has_gateway_api = apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)?;
-    let (caches, mut wakers) = watches::caches(&scope, &routes, has_gateway_api);
     let (questions, answered) = Questions::new(mandate.clone());
     wakers.push(answered.map(reference).boxed());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
-        caches_ready: caches.ready().shared(),
-        relays: RelayReader::new(caches.pods).map_err(ControllerError::Http)?,
+        caches_ready: unless_stopped(caches.ready(), stop.clone()).boxed().shared(),
+        relays: RelayStatusClient::new(caches.pods).map_err(ControllerError::Http)?,
         secrets: caches.secrets,
-        children: caches.children,
+        children: caches.owned_objects,
         registrar: Arc::new(Registrar::new(genesys).with_late_creation(settings.late_creation)),
         questions,
         ledger: Ledger::default(),
@@ -185,14 +188,13 @@ pub async fn run(
         metrics,
         work: Semaphore::new(AT_WORK),
     });
-    let stop = stop.shared();
-    let controller = Controller::for_stream(edited, routes)
+    let controller = Controller::for_shared_stream(edited, routes)
         .reconcile_on(futures::stream::select_all(wakers))
         .graceful_shutdown_on(stop.clone())
         .run(
             move |route, context| {
                 let mandate = mandate.clone();
-                async move { mandate.carry_out(reconcile(route, context)).await }
+                async move { mandate.run_while_leading(reconcile(route, context)).await }
             },
             error_policy,
             Arc::clone(&context),
@@ -203,7 +205,10 @@ pub async fn run(
             Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
         });
     let keep_house = async {
-        context.caches_ready.clone().await;
+        // No reconcile has begun before, and none will: what it waits for is filled by the watches that end now.
+        if context.caches_ready.clone().await.is_err() {
+            return;
+        }
         readiness.has(&all_objects);
         forget_what_is_gone(&context).await;
     };
@@ -219,7 +224,7 @@ pub async fn run(
 }
 
 /// One reconcile of a route that is there, or on its way out.
-async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+async fn reconcile(guarded: Arc<RouteOrInvalid>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let route = match &guarded.0 {
         Ok(route) => route,
         Err(invalid) => {
@@ -227,8 +232,9 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
             return Ok(Action::await_change());
         }
     };
-    context.caches_ready.clone().await;
-    context.neighbours.listed().await;
+    if context.caches_ready.clone().await.is_err() {
+        return Ok(Action::await_change());
+    }
     let started = std::time::Instant::now();
     let result = if route.metadata.deletion_timestamp.is_none() {
         bring_in_line(route, &context).await
@@ -264,7 +270,7 @@ async fn forget_what_is_gone(context: &Context) {
 
 /// The API server would not take such an object today; it was stored under another definition. What it had made goes
 /// on as it is.
-async fn tell_unreadable(guarded: &Guarded, error: &str, context: &Context) {
+async fn tell_unreadable(guarded: &RouteOrInvalid, error: &str, context: &Context) {
     let is_held = guarded.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
     let stays = match guarded.meta().deletion_timestamp {
         Some(_) if is_held => {
@@ -283,10 +289,10 @@ async fn tell_unreadable(guarded: &Guarded, error: &str, context: &Context) {
     let name = guarded.name_any();
     let namespace = guarded.namespace().unwrap_or_default();
     tracing::warn!(%namespace, %name, error, "a PresenceRoute cannot be read");
-    publish(guarded, context, EventType::Warning, "Unreadable", &note).await;
+    publish(guarded, context, EventType::Warning, "InvalidObject", &note).await;
 }
 
-fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>) -> Action {
+fn error_policy(guarded: Arc<RouteOrInvalid>, _: &ReconcileError, context: Arc<Context>) -> Action {
     Action::requeue(context.ledger.failed(&guarded.uid().unwrap_or_default()))
 }
 
@@ -323,7 +329,7 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
         Ok(secret) => signing.advance(secret, Timestamp::now()),
         Err(_) => signing,
     };
-    let wanted = Wanted {
+    let wanted = DesiredRevisions {
         routing: model.table.revision().to_owned(),
         signing: signing.revision(),
         log_level: model.relay.log_level.as_str(),
@@ -361,7 +367,7 @@ pub(crate) fn rival(route: &PresenceRoute, context: &Context) -> Option<Rival> {
 pub(crate) struct Scene {
     pub(crate) model: Arc<Model>,
     pub(crate) signing: CredentialRotation,
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: DesiredRevisions,
     apply_error: Option<String>,
     /// Why its registration goes by another name than the spec's.
     waits_for_name: Option<String>,
@@ -384,7 +390,7 @@ async fn settle(
     route: &PresenceRoute,
     scene: &Scene,
     context: &Context,
-) -> Result<Option<Relays>, ReconcileError> {
+) -> Result<Option<RelayPods>, ReconcileError> {
     let Model { namespace, name, uid, .. } = scene.model.as_ref();
     let relays = context.relays.read(namespace, name).await;
     let none_is_ready = relays.ready().next().is_none();
@@ -414,7 +420,7 @@ async fn settle(
 }
 
 /// When to look again although nothing wakes the route.
-fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -> Action {
+fn next_look(scene: &Scene, relays: &RelayPods, registration: &RegistrationFacts) -> Action {
     // Without the secret that is wanted, nothing is retired, however late it is.
     let retire_at = scene.signing.retire_at().filter(|_| scene.model.signing_secret.is_ok());
     let retire = retire_at.map(|time| {
@@ -440,7 +446,7 @@ fn next_look(scene: &Scene, relays: &Relays, registration: &RegistrationFacts) -
 }
 
 impl Scene {
-    fn observed(&self, context: &Context, relays: &Relays, registration: RegistrationFacts) -> Observed {
+    fn observed(&self, context: &Context, relays: &RelayPods, registration: RegistrationFacts) -> Observed {
         let model = &self.model;
         let distributed = relays.all_accept(&self.wanted.signing);
         let phase = match &model.signing_secret {

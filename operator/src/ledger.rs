@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kube::ResourceExt;
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 
-use crate::children::version;
+use crate::cache::version;
 
 /// The first wait after a failed reconcile, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));

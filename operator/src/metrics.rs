@@ -179,7 +179,7 @@ impl Collector for Routes {
         }
         // It has no status that could be read.
         for route in unreadable {
-            let (condition, reason) = ("Accepted".to_owned(), "Unreadable".to_owned());
+            let (condition, reason) = ("Accepted".to_owned(), "InvalidObject".to_owned());
             let labels = ConditionLabels { route: labels(route.as_ref()), condition, reason };
             ConstGauge::new(0_i64).encode(family.encode_family(&labels)?)?;
         }
@@ -277,7 +277,7 @@ status:
         let unreadable: DeserializeGuard<PresenceRoute> =
             serde_saphyr::from_str("metadata: {name: old, namespace: presence}\nspec: {}\n").unwrap();
         writer.apply_watcher_event(&Event::Apply(unreadable));
-        let line = r#"route_condition{namespace="presence",presenceroute="old",condition="Accepted",reason="Unreadable"} 0"#;
+        let line = r#"route_condition{namespace="presence",presenceroute="old",condition="Accepted",reason="InvalidObject"} 0"#;
         assert!(metrics.text().contains(line), "{}", metrics.text());
         writer.apply_watcher_event(&Event::Delete(route));
         assert!(!metrics.text().contains("contact-centre"), "{}", metrics.text());

@@ -29,13 +29,13 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use crate::apply::{self, FIELD_MANAGER};
-use crate::children::RouteKey;
+use crate::cache::RouteKey;
 use crate::controller::{
     Context, FINALIZER, LIVE_POLL, PROGRESSING, ReconcileError, Scene, kubernetes, publish, rival,
     write_status,
 };
 use crate::ledger::Awaited;
-use crate::relays::Relays;
+use crate::relay_pods::RelayPods;
 use crate::status::{self, RegistrationFacts};
 use presenceroute_genesys::Access;
 use presenceroute_manifest::build;
@@ -82,7 +82,7 @@ pub(crate) struct Asked {
 pub(crate) async fn register(
     route: &PresenceRoute,
     scene: &mut Scene,
-    relays: &Relays,
+    relays: &RelayPods,
     context: &Context,
 ) -> Result<RegistrationFacts, ReconcileError> {
     let key = key_of(route);
@@ -160,7 +160,7 @@ pub(crate) async fn register(
 /// What has to come before Genesys Cloud is asked for a registration with the newest secret, if anything.
 fn must_come_first(
     scene: &Scene,
-    relays: &Relays,
+    relays: &RelayPods,
     registered: bool,
     is_first: bool,
     context: &Context,
@@ -187,7 +187,7 @@ fn waiting(what: &'static str, look_in: Option<Duration>) -> RegistrationFacts {
 
 /// Whether Genesys Cloud may sign with the newest secret: every relay accepts it. A rotation also waits, for a while,
 /// for those that are starting with the files of before.
-fn may_sign(scene: &Scene, relays: &Relays, is_first: bool, context: &Context) -> bool {
+fn may_sign(scene: &Scene, relays: &RelayPods, is_first: bool, context: &Context) -> bool {
     let uid = &scene.model.uid;
     if is_first || !relays.are_starting() {
         context.ledger.came(uid, Awaited::Started);
@@ -312,7 +312,7 @@ struct Drift {
 }
 
 impl Drift {
-    fn observe(scene: &Scene, relays: &Relays, registered: bool, context: &Context) -> Self {
+    fn observe(scene: &Scene, relays: &RelayPods, registered: bool, context: &Context) -> Self {
         let pods = relays
             .pods
             .iter()

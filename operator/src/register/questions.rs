@@ -12,8 +12,8 @@ use futures::FutureExt;
 use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
-use crate::children::RouteKey;
-use crate::leader::Mandate;
+use crate::cache::RouteKey;
+use crate::leader::LeaderGuard;
 
 /// How long a reconcile stays for an answer. Most come sooner, and then the route need not be woken for it.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -23,7 +23,7 @@ pub struct Questions<A> {
     open: Arc<Mutex<HashMap<RouteKey, Open<A>>>>,
     answered: UnboundedSender<RouteKey>,
     waiting: Mutex<JoinSet<()>>,
-    mandate: Mandate,
+    mandate: LeaderGuard,
 }
 
 struct Open<A> {
@@ -35,7 +35,7 @@ struct Open<A> {
 
 impl<A: Send + 'static> Questions<A> {
     /// Without any, and the routes that late answers wake. What is asked is asked under this mandate.
-    pub fn new(mandate: Mandate) -> (Self, UnboundedReceiver<RouteKey>) {
+    pub fn new(mandate: LeaderGuard) -> (Self, UnboundedReceiver<RouteKey>) {
         let (answered, woken) = mpsc::unbounded();
         (Self { open: Arc::default(), answered, waiting: Mutex::default(), mandate }, woken)
     }
@@ -61,7 +61,7 @@ impl<A: Send + 'static> Questions<A> {
         let mut waiting = lock(&self.waiting);
         while waiting.try_join_next().is_some() {}
         waiting.spawn(async move {
-            let answer = mandate.carry_out(question).await;
+            let answer = mandate.run_while_leading(question).await;
             if let Some(open) = lock(&open).get_mut(&route) {
                 open.answer = Some(answer);
             }
@@ -121,7 +121,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_comes_at_once_wakes_nobody() {
-        let (questions, mut woken) = Questions::new(Mandate::without_end());
+        let (questions, mut woken) = Questions::new(LeaderGuard::without_end());
         assert_eq!(questions.ask(&route("one"), "uid", async { "yes" }).await, Some("yes"));
         assert!(!questions.is_open(&route("one")));
         assert!(woken.try_recv().is_err());
@@ -129,7 +129,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_late_answer_wakes_its_route_and_is_given_once() {
-        let (questions, mut woken) = Questions::new(Mandate::without_end());
+        let (questions, mut woken) = Questions::new(LeaderGuard::without_end());
         let (answer, question) = question();
         assert_eq!(questions.ask(&route("one"), "uid", question).await, None);
         assert_eq!(questions.late_answer(&route("one"), "uid"), None);
@@ -143,7 +143,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_route_is_asked_about_nothing_else_until_somebody_has_taken_its_answer() {
-        let (questions, mut woken) = Questions::new(Mandate::without_end());
+        let (questions, mut woken) = Questions::new(LeaderGuard::without_end());
         let (answer, first) = question();
         questions.ask(&route("one"), "uid", first).await;
         let second = || async { unreachable!("it is asked beside the first") };
@@ -161,7 +161,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_route_that_was_made_anew_is_not_given_the_answer_to_its_predecessor() {
-        let (questions, mut woken) = Questions::new(Mandate::without_end());
+        let (questions, mut woken) = Questions::new(LeaderGuard::without_end());
         let (answer, question) = question();
         questions.ask(&route("one"), "uid", question).await;
         answer.send("of the first").unwrap();
@@ -173,7 +173,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_for_a_route_that_has_gone_is_forgotten_and_a_question_is_not() {
-        let (questions, mut woken) = Questions::new(Mandate::without_end());
+        let (questions, mut woken) = Questions::new(LeaderGuard::without_end());
         let (answer, question) = question();
         questions.ask(&route("one"), "uid", question).await;
         questions.retain(|_| false);
@@ -188,7 +188,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_stops_waits_for_what_was_asked() {
-        let (questions, _woken) = Questions::new(Mandate::without_end());
+        let (questions, _woken) = Questions::new(LeaderGuard::without_end());
         let (answer, question) = question();
         questions.ask(&route("one"), "uid", question).await;
         let mut closed = questions.closed().boxed();

@@ -6,11 +6,11 @@ use kube::Config;
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{Installation, RelayImage};
 use presenceroute_operator::admin::Readiness;
+use presenceroute_operator::cache::RouteIndex;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
-use presenceroute_operator::leader::Mandate;
+use presenceroute_operator::leader::LeaderGuard;
 use presenceroute_operator::metrics::Metrics;
 use presenceroute_operator::register::LATE_CREATION;
-use presenceroute_operator::route_index::Neighbours;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -43,8 +43,8 @@ impl Operator {
                 late_creation: LATE_CREATION,
             },
             genesys: Genesys::new(),
-            neighbours: Neighbours::of(1),
-            mandate: Mandate::without_end(),
+            neighbours: RouteIndex::of(1),
+            mandate: LeaderGuard::without_end(),
             identity: "cluster-test".into(),
             metrics: metrics.clone(),
             readiness: Readiness::default(),
