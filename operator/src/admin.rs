@@ -1,35 +1,31 @@
 //! The operator's own HTTP port: `/livez`, `/readyz`, `/metrics`.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 
-/// Whether the process can do its work, leading or standing by: it can when it waits for nothing.
+/// Whether the process can do its work, leading or standing by: whether it waits for nothing.
 #[derive(Clone, Default)]
 pub struct Readiness(Arc<Mutex<BTreeSet<String>>>);
 
 impl Readiness {
-    /// Not ready until it [`has`](Self::has) this.
+    /// Not ready until [`has`](Self::has) is called for the same.
     pub fn waits_for(&self, what: &str) {
-        self.missing().insert(what.to_owned());
+        self.0.lock().insert(what.to_owned());
     }
 
     /// No longer waits for this.
     pub fn has(&self, what: &str) {
-        self.missing().remove(what);
-    }
-
-    fn missing(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        // A set is whole after every change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(what);
     }
 }
 
@@ -53,7 +49,7 @@ pub fn router(metrics: Metrics, readiness: Readiness) -> Router {
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
-    let missing = readiness.missing();
+    let missing = readiness.0.lock();
     if missing.is_empty() {
         return (StatusCode::OK, "ok\n".into());
     }

@@ -1,8 +1,8 @@
-//! The fourth step: the cluster is made to hold exactly the objects that were built.
+//! The fourth step: makes the cluster hold exactly the objects that were built.
 //!
-//! Server-side apply with one field manager; an object that already says what it should is not written. Others may add
-//! fields of their own, but not to what selects pods, nor to what relays mount ([`whole_fields`]). What carries the
-//! route's label and is not wanted any more is deleted.
+//! Server-side apply with one field manager; an object that already contains what is desired is not written. Other
+//! managers may add fields, but not to what selects pods, nor to what relays mount ([`exclusive_fields`]). An object that
+//! carries the route's label and is not desired any more is deleted. What the objects contain is left to `build`.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -15,12 +15,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api_server::ApiServerError;
-use crate::children::{Children, Leftover, RouteKey};
+use crate::cache::owned_objects::Orphan;
+use crate::cache::{OwnedObjects, RouteKey};
 use presenceroute_manifest::build::http_route;
 
 /// The field manager of everything that the operator writes.
 pub const FIELD_MANAGER: &str = "presenceroute-operator";
-/// The hash of an object as it was built. Where it differs, something was added to or taken from what we want.
+/// The hash of an object as it was built. Where it differs, another object is desired than was applied.
 const CONTENT_HASH_ANNOTATION: &str = "presenceroute.io/content-hash";
 
 /// Why the cluster could not be brought in line.
@@ -36,7 +37,7 @@ pub enum ApplyError {
         /// What the API server says.
         source: ApiServerError,
     },
-    /// An object that is not wanted any more could not be deleted.
+    /// An object that is not desired any more could not be deleted.
     #[error("{kind} {name:?} is not wanted any more and cannot be deleted: {source}")]
     Delete {
         /// The object's kind.
@@ -79,8 +80,8 @@ pub fn refusal_of(applied: Result<(), ApplyError>) -> Result<Option<String>, App
     }
 }
 
-/// The kinds of a route's children. Every cluster has them but for the last.
-pub fn child_kinds() -> Vec<ApiResource> {
+/// The kinds of the objects that belong to a route. Every cluster has them but for the last.
+pub fn owned_kinds() -> Vec<ApiResource> {
     vec![
         ApiResource::erase::<ServiceAccount>(&()),
         ApiResource::erase::<Secret>(&()),
@@ -95,7 +96,7 @@ pub fn child_kinds() -> Vec<ApiResource> {
     ]
 }
 
-/// Writes what differs, in the given order, then deletes what is left over. `keep` names kinds that are never left over.
+/// Writes what differs, in the given order, then deletes the orphans. `keep` names kinds that are never orphans.
 ///
 /// An object that is refused holds up no other, but nothing is deleted then: what it was to replace may be of use.
 ///
@@ -103,18 +104,18 @@ pub fn child_kinds() -> Vec<ApiResource> {
 /// The first refusal, or the first other error, which ends it.
 pub async fn apply(
     client: &Client,
-    children: &Children,
+    objects: &OwnedObjects,
     route: &RouteKey,
-    wanted: Vec<DynamicObject>,
+    desired: Vec<DynamicObject>,
     keep: &[&str],
 ) -> Result<(), ApplyError> {
     let mut refusal = None;
-    for object in &wanted {
+    for object in &desired {
         let (object, content_hash) = with_content_hash(object.clone());
-        if children.holds(&object, &content_hash, |live| says(live, &object)) {
+        if objects.is_up_to_date(&object, &content_hash, |live| contains(live, &object)) {
             continue;
         }
-        match apply_one(client, children, &object, content_hash).await {
+        match apply_one(client, objects, &object, content_hash).await {
             Err(error) if error.is_refusal() => refusal = refusal.or(Some(error)),
             other => other?,
         }
@@ -122,19 +123,19 @@ pub async fn apply(
     if let Some(refusal) = refusal {
         return Err(refusal);
     }
-    let is_wanted = |resource: &ApiResource, name: &str| {
-        keep.contains(&resource.kind.as_str()) || wanted.iter().any(|object| is(object, resource, name))
+    let is_desired = |resource: &ApiResource, name: &str| {
+        keep.contains(&resource.kind.as_str()) || desired.iter().any(|object| is(object, resource, name))
     };
-    for leftover in children.leftovers(route, is_wanted) {
-        delete_one(client, &route.namespace, &leftover).await?;
+    for orphan in objects.orphans(route, is_desired) {
+        delete_one(client, &route.namespace, &orphan).await?;
     }
     Ok(())
 }
 
-/// Writes one object, whatever is known of it.
-pub async fn write(client: &Client, children: &Children, object: DynamicObject) -> Result<(), ApplyError> {
+/// Writes one object without comparing it first.
+pub async fn write(client: &Client, objects: &OwnedObjects, object: DynamicObject) -> Result<(), ApplyError> {
     let (object, content_hash) = with_content_hash(object);
-    apply_one(client, children, &object, content_hash).await
+    apply_one(client, objects, &object, content_hash).await
 }
 
 fn is(object: &DynamicObject, resource: &ApiResource, name: &str) -> bool {
@@ -143,11 +144,11 @@ fn is(object: &DynamicObject, resource: &ApiResource, name: &str) -> bool {
 
 async fn apply_one(
     client: &Client,
-    children: &Children,
+    objects: &OwnedObjects,
     object: &DynamicObject,
     content_hash: String,
 ) -> Result<(), ApplyError> {
-    let Some(resource) = children.resource_of(object) else { return Err(ApplyError::NoGatewayApi) };
+    let Some(resource) = objects.resource_of(object) else { return Err(ApplyError::NoGatewayApi) };
     let name = object.name_any();
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
@@ -162,21 +163,21 @@ async fn apply_one(
     let parameters = PatchParams::apply(FIELD_MANAGER);
     let mut answer = api.patch(&name, &parameters.force(), &Patch::Apply(object)).await.map_err(refused)?;
     if let Some(removal) = removal_of_added_data(&answer, object) {
-        tracing::warn!(kind = resource.kind, %namespace, %name, "removing the data that somebody has added");
+        tracing::warn!(kind = resource.kind, %namespace, %name, "removing data that another manager has added");
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         answer = api.patch(&name, &parameters, &Patch::Merge(removal)).await.map_err(refused)?;
     }
-    children.wrote(answer, content_hash);
+    objects.applied(answer, content_hash);
     Ok(())
 }
 
-/// A patch that removes what somebody has added to the data that relays mount. Server-side apply leaves the keys of
-/// others in a map; the other fields that are ours whole are atomic, and it replaces them.
-fn removal_of_added_data(live: &DynamicObject, wanted: &DynamicObject) -> Option<Value> {
+/// A patch that removes what other managers have added to the data that relays mount. Server-side apply leaves their
+/// keys in a map; the other exclusive fields are atomic, and it replaces them.
+fn removal_of_added_data(live: &DynamicObject, desired: &DynamicObject) -> Option<Value> {
     let mut removal = serde_json::Map::new();
-    for field in data_fields(wanted) {
+    for field in data_fields(desired) {
         let Some(Value::Object(data)) = live.data.get(field) else { continue };
-        let is_ours = |key: &str| wanted.data.get(field).is_some_and(|data| data.get(key).is_some());
+        let is_ours = |key: &str| desired.data.get(field).is_some_and(|data| data.get(key).is_some());
         let added = data.keys().filter(|key| !is_ours(key));
         let added: serde_json::Map<_, _> = added.map(|key| (key.clone(), Value::Null)).collect();
         if !added.is_empty() {
@@ -186,16 +187,16 @@ fn removal_of_added_data(live: &DynamicObject, wanted: &DynamicObject) -> Option
     (!removal.is_empty()).then(|| removal.into())
 }
 
-async fn delete_one(client: &Client, namespace: &str, leftover: &Leftover<'_>) -> Result<(), ApplyError> {
-    let Leftover { resource, name, uid } = leftover;
+async fn delete_one(client: &Client, namespace: &str, orphan: &Orphan<'_>) -> Result<(), ApplyError> {
+    let Orphan { resource, name, uid } = orphan;
     let resource: &ApiResource = resource;
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
-    // Only what we have looked at: another object of that name may have come since.
+    // Only the object that was seen: another object may have its name by now.
     let parameters = DeleteParams {
         preconditions: Some(Preconditions { uid: uid.clone(), resource_version: None }),
         ..DeleteParams::background()
     };
-    tracing::info!(kind = resource.kind, %namespace, %name, "deleting what is not wanted any more");
+    tracing::info!(kind = resource.kind, %namespace, %name, "deleting an orphan");
     match api.delete(name, &parameters).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
@@ -223,8 +224,8 @@ fn data_fields(object: &DynamicObject) -> &'static [&'static str] {
     }
 }
 
-/// The fields that nobody may add anything to.
-fn whole_fields(object: &DynamicObject) -> &'static [&'static str] {
+/// The fields to which no other manager may add anything.
+fn exclusive_fields(object: &DynamicObject) -> &'static [&'static str] {
     match kind(object) {
         "Service" | "PodDisruptionBudget" => &["spec/selector"],
         "NetworkPolicy" => &["spec"],
@@ -236,57 +237,57 @@ fn kind(object: &DynamicObject) -> &str {
     object.types.as_ref().map(|types| types.kind.as_str()).unwrap_or_default()
 }
 
-/// Whether the live object says everything that the wanted one says. It may say more, defaults and other managers'
-/// fields, but for the fields that are ours whole.
-fn says(live: &DynamicObject, wanted: &DynamicObject) -> bool {
+/// Whether the live object contains everything that the desired one does. The live object may have more, defaults and
+/// other managers' fields, but not in the exclusive fields.
+fn contains(live: &DynamicObject, desired: &DynamicObject) -> bool {
     let metadata = &live.metadata;
-    let wanted_metadata = &wanted.metadata;
-    let contains = |live: &Option<std::collections::BTreeMap<String, String>>,
-                    wanted: &Option<std::collections::BTreeMap<String, String>>| {
-        wanted.iter().flatten().all(|(key, value)| {
+    let desired_metadata = &desired.metadata;
+    let has_all = |live: &Option<std::collections::BTreeMap<String, String>>,
+                   desired: &Option<std::collections::BTreeMap<String, String>>| {
+        desired.iter().flatten().all(|(key, value)| {
             live.as_ref().and_then(|live| live.get(key)).is_some_and(|found| found == value)
         })
     };
-    contains(&metadata.labels, &wanted_metadata.labels)
-        && contains(&metadata.annotations, &wanted_metadata.annotations)
-        && metadata.owner_references == wanted_metadata.owner_references
-        && includes(&live.data, &wanted.data)
-        && whole_fields(wanted).iter().all(|field| {
+    has_all(&metadata.labels, &desired_metadata.labels)
+        && has_all(&metadata.annotations, &desired_metadata.annotations)
+        && metadata.owner_references == desired_metadata.owner_references
+        && includes(&live.data, &desired.data)
+        && exclusive_fields(desired).iter().all(|field| {
             let place = format!("/{field}");
-            adds_nothing(live.data.pointer(&place), wanted.data.pointer(&place))
+            adds_nothing(live.data.pointer(&place), desired.data.pointer(&place))
         })
 }
 
-fn includes(live: &Value, wanted: &Value) -> bool {
-    match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, value)| match live.get(key) {
+fn includes(live: &Value, desired: &Value) -> bool {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => {
+            desired.iter().all(|(key, value)| match live.get(key) {
                 Some(found) => includes(found, value),
                 // An empty value is left out by the server.
                 None => is_empty(value),
             })
         }
         // One more peer in a NetworkPolicy is as much of a difference as one less.
-        (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len()
-                && wanted.iter().all(|value| live.iter().any(|found| includes(found, value)))
+        (Value::Array(live), Value::Array(desired)) => {
+            live.len() == desired.len()
+                && desired.iter().all(|value| live.iter().any(|found| includes(found, value)))
         }
-        (live, wanted) => live == wanted,
+        (live, desired) => live == desired,
     }
 }
 
-/// Whether the live value, which [`includes`] the wanted one, has no field that it lacks. An empty one counts, too: to a
+/// Whether the live value, which [`includes`] the desired one, has no field besides. An empty field counts, too: to a
 /// NetworkPolicy, every namespace is something else than no namespace.
-fn adds_nothing(live: Option<&Value>, wanted: Option<&Value>) -> bool {
-    match (live, wanted) {
+fn adds_nothing(live: Option<&Value>, desired: Option<&Value>) -> bool {
+    match (live, desired) {
         (None, _) => true,
-        (Some(Value::Object(live)), Some(Value::Object(wanted))) => {
-            live.iter().all(|(key, value)| adds_nothing(Some(value), wanted.get(key)))
+        (Some(Value::Object(live)), Some(Value::Object(desired))) => {
+            live.iter().all(|(key, value)| adds_nothing(Some(value), desired.get(key)))
         }
-        (Some(Value::Array(live)), Some(Value::Array(wanted))) => live.iter().all(|value| {
-            wanted.iter().any(|item| includes(value, item) && adds_nothing(Some(value), Some(item)))
+        (Some(Value::Array(live)), Some(Value::Array(desired))) => live.iter().all(|value| {
+            desired.iter().any(|item| includes(value, item) && adds_nothing(Some(value), Some(item)))
         }),
-        (Some(_), wanted) => wanted.is_some(),
+        (Some(_), desired) => desired.is_some(),
     }
 }
 
@@ -343,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_somebody_adds_to_what_is_ours_whole_is_a_difference() {
+    fn an_added_key_in_an_exclusive_field_is_a_difference() {
         let policy =
             |peer: Value| json!({"spec": {"ingress": [{"from": [peer]}], "policyTypes": ["Ingress"]}});
         let table = [
@@ -369,30 +370,30 @@ mod tests {
                 policy(json!({"podSelector": {"matchLabels": {"a": "x"}}, "namespaceSelector": {}})),
             ),
         ];
-        for (kind, wanted, added) in table {
-            let (wanted, added) = (object(kind, &wanted), object(kind, &added));
-            assert!(says(&wanted, &wanted), "{kind}");
-            assert!(!says(&added, &wanted), "{kind}");
+        for (kind, desired, added) in table {
+            let (desired, added) = (object(kind, &desired), object(kind, &added));
+            assert!(contains(&desired, &desired), "{kind}");
+            assert!(!contains(&added, &desired), "{kind}");
         }
     }
 
     #[test]
-    fn defaults_beside_what_is_ours_whole_and_empty_values_that_the_server_leaves_out_are_no_difference() {
-        let wanted = object("Service", &json!({"spec": {"selector": {"a": "x"}}}));
+    fn defaults_and_empty_values_are_no_difference() {
+        let desired = object("Service", &json!({"spec": {"selector": {"a": "x"}}}));
         let live = object("Service", &json!({"spec": {"selector": {"a": "x"}, "clusterIP": "10.0.0.1"}}));
-        assert!(says(&live, &wanted));
-        let wanted =
+        assert!(contains(&live, &desired));
+        let desired =
             object("NetworkPolicy", &json!({"spec": {"ingress": [{"from": [], "ports": [{"port": 1}]}]}}));
         let live = object("NetworkPolicy", &json!({"spec": {"ingress": [{"ports": [{"port": 1}]}]}}));
-        assert!(says(&live, &wanted));
+        assert!(contains(&live, &desired));
     }
 
     #[test]
-    fn data_that_somebody_has_added_is_removed_key_by_key_and_nothing_else() {
-        let wanted = object("ConfigMap", &json!({"data": {"a": "x"}}));
+    fn added_data_is_removed_key_by_key() {
+        let desired = object("ConfigMap", &json!({"data": {"a": "x"}}));
         let live = object("ConfigMap", &json!({"data": {"a": "x", "b": "y"}, "binaryData": {"c": "eQ=="}}));
         let removal = json!({"data": {"b": null}, "binaryData": {"c": null}});
-        assert_eq!(removal_of_added_data(&live, &wanted), Some(removal));
-        assert_eq!(removal_of_added_data(&wanted, &wanted), None);
+        assert_eq!(removal_of_added_data(&live, &desired), Some(removal));
+        assert_eq!(removal_of_added_data(&desired, &desired), None);
     }
 }

@@ -9,16 +9,13 @@ use kube::runtime::reflector::Store;
 use presenceroute_manifest::build::Installation;
 use tokio::sync::Semaphore;
 
-use crate::children::Children;
+use crate::cache::{OwnedObjects, RouteOrInvalid, SecretCache, Stopped};
 use crate::events::EventRecorder;
 use crate::metrics::Metrics;
 use crate::registration::Registrations;
-use crate::relays::RelayReader;
-use crate::route_index::Neighbours;
+use crate::relay_pods::RelayStatusClient;
 use crate::route_state::RouteStates;
-use crate::secret_cache::SecretCache;
 use crate::status::write::StatusWriter;
-use crate::watches::Guarded;
 
 /// How the operator was configured.
 #[derive(Clone, Debug)]
@@ -35,13 +32,12 @@ pub struct Settings {
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) settings: Settings,
-    pub(crate) routes: Store<Guarded>,
-    pub(crate) index: Neighbours,
+    pub(crate) routes: Store<RouteOrInvalid>,
     pub(crate) secrets: Arc<SecretCache>,
-    pub(crate) owned: Arc<Children>,
-    /// Resolves when the caches are filled. Shared, because a `Store` wakes only the last of those that wait for it.
-    pub(crate) caches_ready: Shared<BoxFuture<'static, ()>>,
-    pub(crate) relay_status: RelayReader,
+    pub(crate) owned: Arc<OwnedObjects>,
+    /// Resolves when the caches are filled, or when the process is to stop before they are.
+    pub(crate) caches_ready: Shared<BoxFuture<'static, Result<(), Stopped>>>,
+    pub(crate) relay_status: RelayStatusClient,
     pub(crate) registrations: Registrations,
     pub(crate) states: Arc<RouteStates>,
     pub(crate) events: Arc<EventRecorder>,

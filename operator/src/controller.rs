@@ -23,24 +23,24 @@ use tokio::sync::Semaphore;
 
 use crate::admin::Readiness;
 use crate::apply;
-use crate::children::RouteKey;
+use crate::cache::ready::unless_stopped;
+use crate::cache::{RouteIndex, RouteKey, RouteOrInvalid};
 use crate::context::Context;
 pub use crate::context::Settings;
 use crate::error::{ReconcileError, kubernetes};
 use crate::events::EventRecorder;
 use crate::finalizer::has_finalizer;
-use crate::leader::Mandate;
+use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
 use crate::reconcile_state::{ReconcileState, deployment};
 use crate::registration::execute::Executor;
 use crate::registration::failure::Failure;
 use crate::registration::in_flight::InFlightCalls;
 use crate::registration::{Deletion, RegistrationInput, RegistrationState, Registrations};
-use crate::relays::{RelayReader, Relays, Wanted};
-use crate::route_index::Neighbours;
+use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusClient};
 use crate::route_state::{RouteStates, WaitReason};
 use crate::status::conditions::{Observed, is_progressing};
-use crate::watches::{self, Guarded, Scope, reference, secrets_of};
+use crate::watches::{self, WatchScope, reference, secrets_of};
 
 /// How often a route that is as it should be is reconciled although no watch triggers it.
 const STEADY: Duration = Duration::from_secs(300);
@@ -85,9 +85,9 @@ pub struct Shared {
     /// Genesys Cloud, with one budget of calls for each OAuth client.
     pub genesys: Genesys,
     /// The routes of all namespaces, so that no two of them own the same.
-    pub neighbours: Neighbours,
+    pub neighbours: RouteIndex,
     /// Under which reconciles, and calls to Genesys Cloud, are carried out.
-    pub mandate: Mandate,
+    pub mandate: LeaderGuard,
     /// The operator's name in the events that it writes.
     pub identity: String,
     /// The operator's own metrics.
@@ -112,15 +112,19 @@ pub async fn run(
         namespace.as_ref().map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
     let all_objects = format!("all objects of {served} to be listed");
     readiness.waits_for(&all_objects);
-    let scope = Scope { client: client.clone(), namespace };
-    let (routes, edited) = watches::routes(&scope, &index);
+    let stop = stop.shared();
+    let discovery = unless_stopped(apply::has_gateway_api(&client), stop.clone()).await;
+    let Ok(has_gateway_api) = discovery else { return Ok(()) };
+    let has_gateway_api = has_gateway_api.map_err(ControllerError::Discovery)?;
+    let scope = WatchScope { client: client.clone(), namespace };
+    let watched = watches::routes(&scope, &index);
+    let (caches, mut triggers) = watches::caches(&scope, &watched, &index, has_gateway_api);
+    let watches::Routes { store: routes, edited, .. } = watched;
     metrics.show_routes(routes.clone());
-    let has_gateway_api = apply::has_gateway_api(&client).await.map_err(ControllerError::Discovery)?;
-    let (caches, mut triggers) = watches::caches(&scope, &routes, has_gateway_api);
-    let caches_ready = caches.ready().shared();
+    let caches_ready = unless_stopped(caches.ready(), stop.clone()).boxed().shared();
     let (calls, ended) = InFlightCalls::new(mandate.clone());
     triggers.push(ended.map(reference).boxed());
-    let relay_status = RelayReader::new(caches.pods).map_err(ControllerError::Http)?;
+    let relay_status = RelayStatusClient::new(caches.pods).map_err(ControllerError::Http)?;
     let states = Arc::new(RouteStates::new(client.clone()));
     let events = Arc::new(EventRecorder::new(client.clone(), identity));
     let registrations = Registrations {
@@ -130,7 +134,7 @@ pub async fn run(
         states: Arc::clone(&states),
         events: Arc::clone(&events),
         secrets: Arc::clone(&caches.secrets),
-        owned: Arc::clone(&caches.children),
+        owned: Arc::clone(&caches.owned_objects),
         index: index.clone(),
         relay_status: relay_status.clone(),
         secret_grace: settings.secret_grace,
@@ -139,9 +143,8 @@ pub async fn run(
         client,
         settings,
         routes: routes.clone(),
-        index,
         secrets: caches.secrets,
-        owned: caches.children,
+        owned: caches.owned_objects,
         caches_ready,
         relay_status,
         registrations,
@@ -150,14 +153,13 @@ pub async fn run(
         metrics,
         workers: Semaphore::new(WORKERS),
     });
-    let stop = stop.shared();
-    let controller = Controller::for_stream(edited, routes)
+    let controller = Controller::for_shared_stream(edited, routes)
         .reconcile_on(futures::stream::select_all(triggers))
         .graceful_shutdown_on(stop.clone())
         .run(
             move |route, context| {
                 let mandate = mandate.clone();
-                async move { mandate.carry_out(reconcile(route, context)).await }
+                async move { mandate.run_while_leading(reconcile(route, context)).await }
             },
             error_policy,
             Arc::clone(&context),
@@ -168,7 +170,10 @@ pub async fn run(
             Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
         });
     let housekeeping = async {
-        context.caches_ready.clone().await;
+        // No reconcile has begun before, and none will: the watches that would fill the caches end now.
+        if context.caches_ready.clone().await.is_err() {
+            return;
+        }
         readiness.has(&all_objects);
         housekeeping(&context).await;
     };
@@ -184,16 +189,17 @@ pub async fn run(
 }
 
 /// One reconcile of a route that is there, or being deleted.
-async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let route = match &guarded.0 {
+async fn reconcile(object: Arc<RouteOrInvalid>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let route = match &object.0 {
         Ok(route) => route,
         Err(invalid) => {
-            report_invalid_object(&guarded, &invalid.error, &context).await;
+            report_invalid_object(&object, &invalid.error, &context).await;
             return Ok(Action::await_change());
         }
     };
-    context.caches_ready.clone().await;
-    context.index.listed().await;
+    if context.caches_ready.clone().await.is_err() {
+        return Ok(Action::await_change());
+    }
     let started = std::time::Instant::now();
     let result = if route.metadata.deletion_timestamp.is_none() {
         reconcile_route(route, &context).await
@@ -239,7 +245,7 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     };
 
     let rotation = rotation(&model, context);
-    let revisions = Wanted {
+    let revisions = DesiredRevisions {
         routing: model.table.revision().to_owned(),
         signing: rotation.revision(),
         log_level: model.relay.log_level.as_str(),
@@ -294,7 +300,7 @@ async fn sync_relays(
     route: &PresenceRoute,
     state: &ReconcileState,
     context: &Context,
-) -> Result<Option<Relays>, ReconcileError> {
+) -> Result<Option<RelayPods>, ReconcileError> {
     let Model { namespace, name, uid, .. } = &state.model;
     let relays = context.relay_status.read(namespace, name).await;
     let none_is_ready = relays.ready().next().is_none();
@@ -324,7 +330,7 @@ async fn sync_relays(
 }
 
 /// When to reconcile again although no watch triggers it.
-fn requeue_after(state: &ReconcileState, relays: &Relays, registration: &RegistrationState) -> Action {
+fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &RegistrationState) -> Action {
     let SourceModel::Webhook(webhook) = &state.model.source;
     // Without the secret that is wanted, none is retired, however late it is.
     let retire_at = state.rotation.retire_at().filter(|_| webhook.signing_secret.is_ok());
@@ -363,9 +369,9 @@ async fn report_invalid(
 }
 
 /// The API server would not take such an object today: it was stored under another CRD. What it had made is kept.
-async fn report_invalid_object(guarded: &Guarded, error: &str, context: &Context) {
-    let fate = match guarded.meta().deletion_timestamp {
-        Some(_) if has_finalizer(guarded) => {
+async fn report_invalid_object(object: &RouteOrInvalid, error: &str, context: &Context) {
+    let fate = match object.meta().deletion_timestamp {
+        Some(_) if has_finalizer(object) => {
             "stays, although it is being deleted, because its registration cannot be found"
         }
         Some(_) => return,
@@ -375,16 +381,16 @@ async fn report_invalid_object(guarded: &Guarded, error: &str, context: &Context
         "it cannot be read and {fate}: {error}; it was stored under another CRD: write it in the current schema with \
          kubectl replace"
     );
-    if !context.states.changed(&guarded.uid().unwrap_or_default(), &note) {
+    if !context.states.changed(&object.uid().unwrap_or_default(), &note) {
         return;
     }
-    let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     tracing::warn!(%namespace, %name, error, "cannot read a PresenceRoute");
-    context.events.warning(guarded, "InvalidObject", &note).await;
+    context.events.warning(object, "InvalidObject", &note).await;
 }
 
-fn error_policy(guarded: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>) -> Action {
-    Action::requeue(context.states.failed(&guarded.uid().unwrap_or_default()))
+fn error_policy(object: Arc<RouteOrInvalid>, _: &ReconcileError, context: Arc<Context>) -> Action {
+    Action::requeue(context.states.failed(&object.uid().unwrap_or_default()))
 }
 
 /// Drops the state of routes that are gone, and the content of Secrets that no route names, for as long as it is polled.

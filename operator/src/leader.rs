@@ -1,25 +1,26 @@
 //! Leader election by a coordination.k8s.io/v1 Lease: of several replicas at most one leads.
 //!
-//! The promise rests on two clocks that need not agree. Who leads stops by its own clock [`Timings::renew_deadline`]
-//! after it *sent* its last successful renewal; who waits takes over, by its own clock, no sooner than
+//! The promise rests on two clocks that need not agree. The leader stops by its own clock [`Timings::renew_deadline`]
+//! after it *sent* its last successful renewal; a standby takes over, by its own clock, no sooner than
 //! [`Timings::lease`] after it *saw* that renewal, hence later. Times written into the Lease are for people and decide
 //! nothing. Every write carries the resourceVersion that was read, so of two replicas that try at once one fails.
 //!
 //! The Lease belongs to the pod that holds it (an owner reference) and is collected with it. A pod that was deleted and
-//! could not give its Lease back, because its rights went first or because it was killed, keeps nobody who comes
-//! afterwards waiting.
+//! could not give its Lease back, because its rights were removed first or because it was killed, keeps no later replica
+//! waiting.
 //!
-//! A process that was frozen for longer than that goes on where it stopped, in the middle of anything. So whatever acts
-//! is carried out under a [`Mandate`], which looks at the clock before each of its steps.
+//! A process that was frozen for longer than that continues where it stopped, in the middle of anything. So all work of
+//! a leader runs under a [`LeaderGuard`], which checks the clock before each of its steps.
 //!
-//! What is to be done while leading, and in which order it stops, is left to the caller.
+//! What a leader does, and in which order it stops, is left to the caller.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::TryStreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
 use k8s_openapi::Resource as _;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Pod;
@@ -38,6 +39,9 @@ pub const LEASE_NAME: &str = "presenceroute-operator";
 
 const CONFLICT: u16 = 409;
 const NOT_FOUND: u16 = 404;
+
+/// How long a replica that stops waits for what it sent to the API server, and then for the release of the Lease.
+const STOP_PATIENCE: Duration = Duration::from_millis(800);
 
 /// How often a release is tried where the Lease changes under it.
 const RELEASE_ATTEMPTS: u32 = 3;
@@ -138,40 +142,79 @@ impl LeaderElection {
         &self.identity
     }
 
-    /// Waits until this replica leads, for as long as it takes; failures are logged and tried again. A Lease that is
-    /// released is taken at once, one whose holder fell silent when its time is over.
-    pub async fn acquire(&self) -> Leadership {
-        let mut candidate = Candidate::new(self.identity.clone(), self.timings.lease());
+    /// Waits until this replica leads, for as long as it takes; failures are logged and tried again. A released Lease is
+    /// taken at once, and a Lease whose holder fell silent when its time is over.
+    ///
+    /// When `stop` resolves, the wait ends with `None`, and this replica does not keep the Lease: an attempt in flight is
+    /// awaited for a moment, because its write may take the Lease after the process has ended.
+    pub async fn acquire(&self, stop: impl Future<Output = ()> + Clone) -> Option<Leadership> {
+        let mut observer = Observer::new(self.identity.clone(), self.timings.lease());
         loop {
             let asked = Instant::now();
-            match timeout(self.timings.retry(), self.attempt(&mut candidate)).await {
+            let patience = async {
+                stop.clone().await;
+                sleep(STOP_PATIENCE).await;
+            };
+            let outcome = tokio::select! {
+                biased;
+                outcome = timeout(self.timings.retry(), self.attempt(&mut observer)) => outcome,
+                () = patience => {
+                    self.clear_within(STOP_PATIENCE).await;
+                    return None;
+                }
+            };
+            let (next_attempt, may_have_written) = match outcome {
                 Ok(Ok(Attempt::Leads(lease))) => {
                     info!(lease = %self, identity = self.identity, "leading");
-                    return Leadership::begin(self.clone(), *lease, asked);
+                    return Some(Leadership::begin(self.clone(), *lease, asked));
                 }
-                Ok(Ok(Attempt::Waits { seen, at_most })) => self.change_after(seen, at_most).await,
-                Ok(Err(error)) => self.tried_in_vain(&error).await,
-                Err(elapsed) => self.tried_in_vain(&elapsed).await,
+                Ok(Ok(Attempt::Waits { seen, at_most })) => (self.change_after(seen, at_most).boxed(), false),
+                Ok(Err(error)) => (self.retry_after(&error), true),
+                Err(elapsed) => (self.retry_after(&elapsed), true),
+            };
+            tokio::select! {
+                biased;
+                () = stop.clone() => {
+                    if may_have_written {
+                        self.clear_within(STOP_PATIENCE).await;
+                    }
+                    return None;
+                }
+                () = next_attempt => {}
             }
         }
     }
 
-    async fn tried_in_vain(&self, error: &(dyn std::error::Error + Sync)) {
+    fn retry_after(&self, error: &(dyn std::error::Error + Sync)) -> BoxFuture<'static, ()> {
         warn!(lease = %self, %error, "cannot take part in the leader election; trying again");
-        sleep(self.timings.retry()).await;
+        sleep(self.timings.retry()).boxed()
+    }
+
+    /// Gives the Lease back if this candidate holds it. Where the API server does not answer, the Lease runs out.
+    async fn clear_within(&self, limit: Duration) {
+        match timeout(limit, self.clear()).await {
+            Ok(Ok(true)) => info!(lease = %self, "released the leadership"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
+                warn!(lease = %self, %error, "cannot release the leadership; it runs out by itself")
+            }
+            Err(_) => {
+                warn!(lease = %self, "the API server did not answer the release; it runs out by itself")
+            }
+        }
     }
 
     /// Looks at the Lease once and takes it if it may be taken.
-    async fn attempt(&self, candidate: &mut Candidate) -> kube::Result<Attempt> {
+    async fn attempt(&self, observer: &mut Observer) -> kube::Result<Attempt> {
         let lease = self.leases.get_opt(&self.name).await?;
-        let taken = match candidate.look(lease.as_ref().and_then(|lease| lease.spec.as_ref()), Instant::now())
-        {
-            Action::Take => self.write(lease.as_ref()).await?,
-            Action::Wait { at_most } => {
-                let seen = lease.and_then(|lease| lease.metadata.resource_version);
-                return Ok(Attempt::Waits { seen, at_most });
-            }
-        };
+        let taken =
+            match observer.decide(lease.as_ref().and_then(|lease| lease.spec.as_ref()), Instant::now()) {
+                Action::Take => self.write(lease.as_ref()).await?,
+                Action::Wait { at_most } => {
+                    let seen = lease.and_then(|lease| lease.metadata.resource_version);
+                    return Ok(Attempt::Waits { seen, at_most });
+                }
+            };
         Ok(match taken {
             Some(lease) => Attempt::Leads(Box::new(lease)),
             // Another was faster; what it wrote is looked at next.
@@ -228,20 +271,20 @@ impl LeaderElection {
     }
 
     /// Renews before every deadline, until one is missed or another holds the Lease.
-    async fn renew(self, mut lease: Lease, mut tenure: Tenure, valid_until: watch::Sender<Instant>) {
+    async fn renew(self, mut lease: Lease, mut term: LeaderTerm, valid_until: watch::Sender<Instant>) {
         loop {
-            sleep_until(tenure.next_attempt).await;
+            sleep_until(term.next_attempt).await;
             let asked = Instant::now();
-            if asked >= tenure.valid_until() {
+            if asked >= term.valid_until() {
                 warn!(lease = %self, "no longer leading: no renewal succeeded in time");
                 return;
             }
-            let at_latest = tenure.valid_until().min(asked + self.timings.retry());
+            let at_latest = term.valid_until().min(asked + self.timings.retry());
             match timeout_at(at_latest, self.renew_once(&lease)).await {
                 Ok(Ok(Renewal::Renewed(renewed))) => {
                     lease = *renewed;
-                    tenure.renewed(asked);
-                    valid_until.send_replace(tenure.valid_until());
+                    term.renewed(asked);
+                    valid_until.send_replace(term.valid_until());
                 }
                 Ok(Ok(Renewal::Lost { holder })) => {
                     warn!(lease = %self, holder, "no longer leading: another holds the Lease");
@@ -250,18 +293,18 @@ impl LeaderElection {
                 }
                 Ok(Err(error)) => {
                     warn!(lease = %self, %error, "cannot renew the Lease; trying again");
-                    tenure.failed(asked);
+                    term.failed(asked);
                 }
                 Err(_) => {
                     warn!(lease = %self, "the API server did not answer a renewal in time; trying again");
-                    tenure.failed(asked);
+                    term.failed(asked);
                 }
             }
         }
     }
 
     /// One renewal. A Lease that changed is read again: it may have been our own write whose answer was lost, or
-    /// somebody's annotation; and one that was deleted is made again.
+    /// an annotation of another client's; and a deleted Lease is created again.
     async fn renew_once(&self, lease: &Lease) -> kube::Result<Renewal> {
         if let Some(renewed) = self.write(Some(lease)).await? {
             return Ok(Renewal::Renewed(Box::new(renewed)));
@@ -277,12 +320,12 @@ impl LeaderElection {
         })
     }
 
-    /// Takes this candidate's name out of the Lease, if it is in there.
-    async fn clear(&self) -> kube::Result<()> {
+    /// Takes this candidate's name out of the Lease. Returns whether the Lease had it.
+    async fn clear(&self) -> kube::Result<bool> {
         for _ in 0..RELEASE_ATTEMPTS {
-            let Some(mut lease) = self.leases.get_opt(&self.name).await? else { return Ok(()) };
+            let Some(mut lease) = self.leases.get_opt(&self.name).await? else { return Ok(false) };
             if holder(lease.spec.as_ref()) != Some(self.identity.as_str()) {
-                return Ok(());
+                return Ok(false);
             }
             lease.spec = lease.spec.map(|spec| released(spec, Timestamp::now()));
             lease.metadata = owned_by(lease.metadata, None);
@@ -290,10 +333,10 @@ impl LeaderElection {
                 // A renewal that was on its way came first.
                 Err(kube::Error::Api(status)) if status.code == CONFLICT => {}
                 Err(error) => return Err(error),
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(true),
             }
         }
-        Ok(())
+        Ok(false)
     }
 }
 
@@ -315,16 +358,16 @@ pub struct Leadership {
 
 impl Leadership {
     fn begin(election: LeaderElection, lease: Lease, asked: Instant) -> Self {
-        let tenure = Tenure::begin(asked, election.timings);
-        let (sender, valid_until) = watch::channel(tenure.valid_until());
-        let renewals = tokio::spawn(election.clone().renew(lease, tenure, sender));
+        let term = LeaderTerm::begin(asked, election.timings);
+        let (sender, valid_until) = watch::channel(term.valid_until());
+        let renewals = tokio::spawn(election.clone().renew(lease, term, sender));
         Self { election, valid_until, renewals }
     }
 
     /// The right to act, for the tasks that do.
     #[must_use]
-    pub fn mandate(&self) -> Mandate {
-        Mandate { valid_until: Some(self.valid_until.clone()) }
+    pub fn guard(&self) -> LeaderGuard {
+        LeaderGuard { valid_until: Some(self.valid_until.clone()) }
     }
 
     /// Returns when this replica must not act any longer, in time before another can. May be called again, and may be
@@ -339,16 +382,7 @@ impl Leadership {
         self.renewals.abort();
         // A renewal that was sent already carries an older resourceVersion than the release, or comes before it.
         let _ = (&mut self.renewals).await;
-        let election = &self.election;
-        match timeout(election.timings.renew_every(), election.clear()).await {
-            Ok(Ok(())) => info!(lease = %election, "released the leadership"),
-            Ok(Err(error)) => {
-                warn!(lease = %election, %error, "cannot release the leadership; it runs out by itself")
-            }
-            Err(_) => {
-                warn!(lease = %election, "the API server did not answer the release; it runs out by itself")
-            }
-        }
+        self.election.clear_within(self.election.timings.renew_every()).await;
     }
 }
 
@@ -360,33 +394,33 @@ impl Drop for Leadership {
 
 /// The right to act as long as a [`Leadership`] lasts. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Mandate {
-    /// `None` for who needs no leadership to act.
+pub struct LeaderGuard {
+    /// `None` where no leadership is needed to act.
     valid_until: Option<watch::Receiver<Instant>>,
 }
 
-impl Mandate {
-    /// Of a process that nobody competes with.
+impl LeaderGuard {
+    /// Of a process that has no competitor.
     #[must_use]
     pub fn without_end() -> Self {
         Self { valid_until: None }
     }
 
-    /// Carries out `work` step by step while the mandate lasts. Afterwards nothing more of it is carried out and the
-    /// future never resolves: [`Leadership::lost`] is what ends the process. A step that begins a request is followed by
+    /// Runs `work` step by step while this process leads. Afterwards no further step of it runs and the future never
+    /// resolves: [`Leadership::lost`] is what ends the process. A step that begins a request is followed by
     /// the next only when there is an answer, so that what was frozen in between sends nothing more.
-    pub async fn carry_out<T>(&self, work: impl Future<Output = T>) -> T {
+    pub async fn run_while_leading<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
-        poll_fn(|context| if self.lasts() { work.as_mut().poll(context) } else { Poll::Pending }).await
+        poll_fn(|context| if self.is_leading() { work.as_mut().poll(context) } else { Poll::Pending }).await
     }
 
     /// By the clock, because the timers of a process that was frozen fire in any order with what else wakes it.
-    fn lasts(&self) -> bool {
+    fn is_leading(&self) -> bool {
         self.valid_until.as_ref().is_none_or(|moment| Instant::now() < *moment.borrow())
     }
 }
 
-/// Returns when the moment that the channel names has passed, or nobody is left to move it.
+/// Returns when the moment that the channel names has passed, or the sender that moves it is gone.
 async fn passed(valid_until: &mut watch::Receiver<Instant>) {
     loop {
         let moment = *valid_until.borrow_and_update();
@@ -414,7 +448,7 @@ enum Renewal {
     Lost { holder: String },
 }
 
-/// What a candidate does about a Lease.
+/// What a candidate decides about a Lease.
 #[derive(Debug, PartialEq, Eq)]
 enum Action {
     /// Write itself into it, or create it.
@@ -423,8 +457,8 @@ enum Action {
     Wait { at_most: Duration },
 }
 
-/// What one candidate has seen of a Lease that another holds.
-struct Candidate {
+/// What a candidate has observed of a Lease that another replica holds.
+struct Observer {
     identity: String,
     own_lease: Duration,
     observed: Option<Observed>,
@@ -435,13 +469,13 @@ struct Observed {
     first_seen: Instant,
 }
 
-impl Candidate {
+impl Observer {
     fn new(identity: String, own_lease: Duration) -> Self {
         Self { identity, own_lease, observed: None }
     }
 
     /// Decides about the Lease as it was read just now; `None` where there is none.
-    fn look(&mut self, spec: Option<&LeaseSpec>, now: Instant) -> Action {
+    fn decide(&mut self, spec: Option<&LeaseSpec>, now: Instant) -> Action {
         if let Some(spec) = spec {
             if holder(Some(spec)).is_none_or(|holder| holder == self.identity) {
                 // Ours already means a write whose answer was lost.
@@ -467,14 +501,14 @@ impl Candidate {
 
 /// One leadership by the leader's own clock.
 #[derive(Debug)]
-struct Tenure {
+struct LeaderTerm {
     timings: Timings,
     /// When the last successful renewal was sent.
     renewed: Instant,
     next_attempt: Instant,
 }
 
-impl Tenure {
+impl LeaderTerm {
     fn begin(asked: Instant, timings: Timings) -> Self {
         Self { timings, renewed: asked, next_attempt: asked + timings.renew_every() }
     }
@@ -492,7 +526,7 @@ impl Tenure {
     }
 }
 
-/// Who holds the Lease; a released one names nobody, or an empty name.
+/// The holder of the Lease; a released Lease has none, or an empty name.
 fn holder(spec: Option<&LeaseSpec>) -> Option<&str> {
     spec?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
@@ -524,7 +558,7 @@ fn held(before: Option<&LeaseSpec>, identity: &str, timings: Timings, now: Times
     }
 }
 
-/// The Lease's metadata while this pod holds it, or none does. Owners of another kind are somebody else's business.
+/// The Lease's metadata while this pod holds it, or none does. Owners of another kind are left alone.
 fn owned_by(mut metadata: ObjectMeta, pod: Option<&OwnerReference>) -> ObjectMeta {
     let owners = metadata.owner_references.take().unwrap_or_default().into_iter();
     let owners: Vec<_> = owners.filter(|owner| owner.kind != Pod::KIND).chain(pod.cloned()).collect();
@@ -532,7 +566,7 @@ fn owned_by(mut metadata: ObjectMeta, pod: Option<&OwnerReference>) -> ObjectMet
     metadata
 }
 
-/// The Lease's content once nobody holds it, with the shortest duration for a reader that ignores the empty name.
+/// The Lease's content once it is released, with the shortest duration for a reader that ignores the empty name.
 fn released(held: LeaseSpec, now: Timestamp) -> LeaseSpec {
     LeaseSpec {
         holder_identity: None,
@@ -552,8 +586,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn candidate() -> Candidate {
-        Candidate::new("me".to_owned(), LEASE)
+    fn observer() -> Observer {
+        Observer::new("me".to_owned(), LEASE)
     }
 
     fn held_by(identity: &str, renewed_at: i64) -> LeaseSpec {
@@ -570,45 +604,45 @@ mod tests {
 
     #[test]
     fn a_lease_that_does_not_exist_is_taken() {
-        assert_eq!(candidate().look(None, Instant::now()), Action::Take);
+        assert_eq!(observer().decide(None, Instant::now()), Action::Take);
     }
 
     #[test]
     fn a_released_lease_is_taken_at_once() {
-        let mut candidate = candidate();
+        let mut observer = observer();
         let now = Instant::now();
-        candidate.look(Some(&held_by("other", 0)), now);
+        observer.decide(Some(&held_by("other", 0)), now);
         assert_eq!(
-            candidate.look(Some(&released(held_by("other", 0), Timestamp::UNIX_EPOCH)), now),
+            observer.decide(Some(&released(held_by("other", 0), Timestamp::UNIX_EPOCH)), now),
             Action::Take
         );
         let empty = LeaseSpec { holder_identity: Some(String::new()), ..held_by("other", 0) };
-        assert_eq!(candidate.look(Some(&empty), now), Action::Take);
+        assert_eq!(observer.decide(Some(&empty), now), Action::Take);
     }
 
     #[test]
     fn a_lease_that_already_names_us_is_taken() {
-        assert_eq!(candidate().look(Some(&held_by("me", 0)), Instant::now()), Action::Take);
+        assert_eq!(observer().decide(Some(&held_by("me", 0)), Instant::now()), Action::Take);
     }
 
     #[test]
-    fn a_lease_of_another_is_taken_when_it_did_not_change_for_its_duration() {
-        let mut candidate = candidate();
+    fn an_unchanged_lease_is_taken_after_its_duration() {
+        let mut observer = observer();
         let start = Instant::now();
         let spec = held_by("other", 0);
-        assert_eq!(candidate.look(Some(&spec), start), Action::Wait { at_most: seconds(15) });
-        assert_eq!(candidate.look(Some(&spec), start + seconds(14)), Action::Wait { at_most: seconds(1) });
-        assert_eq!(candidate.look(Some(&spec), start + seconds(15)), Action::Take);
+        assert_eq!(observer.decide(Some(&spec), start), Action::Wait { at_most: seconds(15) });
+        assert_eq!(observer.decide(Some(&spec), start + seconds(14)), Action::Wait { at_most: seconds(1) });
+        assert_eq!(observer.decide(Some(&spec), start + seconds(15)), Action::Take);
     }
 
     #[test]
     fn a_renewal_begins_the_wait_anew() {
-        let mut candidate = candidate();
+        let mut observer = observer();
         let start = Instant::now();
-        candidate.look(Some(&held_by("other", 0)), start);
+        observer.decide(Some(&held_by("other", 0)), start);
         let renewed = held_by("other", 5);
         assert_eq!(
-            candidate.look(Some(&renewed), start + seconds(14)),
+            observer.decide(Some(&renewed), start + seconds(14)),
             Action::Wait { at_most: seconds(15) }
         );
     }
@@ -618,43 +652,43 @@ mod tests {
         let long_ago = held_by("other", 0);
         let far_ahead = held_by("other", 9_000_000_000);
         for spec in [long_ago, far_ahead] {
-            assert_eq!(candidate().look(Some(&spec), Instant::now()), Action::Wait { at_most: LEASE });
+            assert_eq!(observer().decide(Some(&spec), Instant::now()), Action::Wait { at_most: LEASE });
         }
     }
 
     #[test]
     fn a_holder_with_a_longer_lease_is_waited_for_longer() {
         let spec = LeaseSpec { lease_duration_seconds: Some(40), ..held_by("other", 0) };
-        assert_eq!(candidate().look(Some(&spec), Instant::now()), Action::Wait { at_most: seconds(40) });
+        assert_eq!(observer().decide(Some(&spec), Instant::now()), Action::Wait { at_most: seconds(40) });
     }
 
     #[test]
     fn a_senseless_duration_counts_as_our_own() {
         for duration in [None, Some(0), Some(-1)] {
             let spec = LeaseSpec { lease_duration_seconds: duration, ..held_by("other", 0) };
-            assert_eq!(candidate().look(Some(&spec), Instant::now()), Action::Wait { at_most: LEASE });
+            assert_eq!(observer().decide(Some(&spec), Instant::now()), Action::Wait { at_most: LEASE });
         }
     }
 
     #[test]
-    fn deleting_the_lease_does_not_shorten_its_holders_time() {
-        let mut candidate = candidate();
+    fn deleting_the_lease_does_not_shorten_its_time() {
+        let mut observer = observer();
         let start = Instant::now();
-        candidate.look(Some(&held_by("other", 0)), start);
-        assert_eq!(candidate.look(None, start + seconds(5)), Action::Wait { at_most: seconds(10) });
-        assert_eq!(candidate.look(None, start + seconds(15)), Action::Take);
+        observer.decide(Some(&held_by("other", 0)), start);
+        assert_eq!(observer.decide(None, start + seconds(5)), Action::Wait { at_most: seconds(10) });
+        assert_eq!(observer.decide(None, start + seconds(15)), Action::Take);
     }
 
     #[test]
-    fn a_leader_stops_before_anyone_can_have_waited_for_the_lease() {
+    fn a_leader_stops_before_a_standby_may_take_over() {
         for lease in 1..=60 {
             let timings = Timings::of(seconds(lease));
             let sent = Instant::now();
             // The candidate sees the renewal in the very moment in which it was sent: the earliest there is.
-            let mut candidate = Candidate::new("me".to_owned(), timings.lease());
-            candidate.look(Some(&held(None, "other", timings, Timestamp::UNIX_EPOCH)), sent);
-            let stops = Tenure::begin(sent, timings).valid_until();
-            let action = candidate.look(Some(&held(None, "other", timings, Timestamp::UNIX_EPOCH)), stops);
+            let mut observer = Observer::new("me".to_owned(), timings.lease());
+            observer.decide(Some(&held(None, "other", timings, Timestamp::UNIX_EPOCH)), sent);
+            let stops = LeaderTerm::begin(sent, timings).valid_until();
+            let action = observer.decide(Some(&held(None, "other", timings, Timestamp::UNIX_EPOCH)), stops);
             assert_eq!(action, Action::Wait { at_most: timings.lease() - timings.renew_deadline() });
         }
     }
@@ -662,23 +696,23 @@ mod tests {
     #[test]
     fn a_renewal_has_three_tries_before_the_deadline() {
         let start = Instant::now();
-        let mut tenure = Tenure::begin(start, Timings::default());
+        let mut term = LeaderTerm::begin(start, Timings::default());
         let mut tries = Vec::new();
-        while tenure.next_attempt < tenure.valid_until() {
-            tries.push(tenure.next_attempt - start);
-            tenure.failed(tenure.next_attempt);
+        while term.next_attempt < term.valid_until() {
+            tries.push(term.next_attempt - start);
+            term.failed(term.next_attempt);
         }
         assert_eq!(tries, [seconds(5), seconds(7), seconds(9)]);
-        assert_eq!(tenure.valid_until() - start, seconds(10));
+        assert_eq!(term.valid_until() - start, seconds(10));
     }
 
     #[test]
     fn a_renewal_prolongs_from_when_it_was_sent() {
         let start = Instant::now();
-        let mut tenure = Tenure::begin(start, Timings::default());
-        tenure.renewed(start + seconds(5));
-        assert_eq!(tenure.valid_until() - start, seconds(15));
-        assert_eq!(tenure.next_attempt - start, seconds(10));
+        let mut term = LeaderTerm::begin(start, Timings::default());
+        term.renewed(start + seconds(5));
+        assert_eq!(term.valid_until() - start, seconds(15));
+        assert_eq!(term.next_attempt - start, seconds(10));
     }
 
     #[test]
@@ -705,7 +739,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lease_belongs_to_the_pod_that_holds_it_and_to_none_when_it_is_given_back() {
+    fn the_lease_belongs_to_the_pod_that_holds_it() {
         let owner = |kind: &str, uid: &str| OwnerReference {
             kind: kind.to_owned(),
             uid: uid.to_owned(),
@@ -725,7 +759,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn leadership_ends_at_its_deadline_even_if_the_renewals_hang() {
+    async fn leadership_ends_at_its_deadline_if_renewals_hang() {
         let start = Instant::now();
         let (_renewals, mut valid_until) = watch::channel(start + seconds(10));
         passed(&mut valid_until).await;
@@ -754,11 +788,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn under_a_mandate_that_is_over_nothing_goes_on() {
+    async fn after_the_leadership_no_step_of_the_work_runs() {
         let (sender, valid_until) = watch::channel(Instant::now() + seconds(3600));
-        let mandate = Mandate { valid_until: Some(valid_until) };
+        let guard = LeaderGuard { valid_until: Some(valid_until) };
         let steps = std::cell::Cell::new(0);
-        let mut work = pin!(mandate.carry_out(async {
+        let mut work = pin!(guard.run_while_leading(async {
             loop {
                 steps.set(steps.get() + 1);
                 tokio::task::yield_now().await;

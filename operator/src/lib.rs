@@ -1,4 +1,4 @@
-//! The operator: it makes the cluster and Genesys Cloud hold what a `PresenceRoute` asks for, and says what is true.
+//! The operator: makes the cluster and Genesys Cloud hold what a `PresenceRoute` asks for, and reports the state.
 //!
 //! [`controller`] is the list of a reconcile's steps, each a module of its own. What a manifest means, without a cluster,
 //! is the crate `presenceroute_manifest`; the client of Genesys Cloud is `presenceroute_genesys`.
@@ -6,7 +6,7 @@
 pub mod admin;
 pub mod api_server;
 pub mod apply;
-pub mod children;
+pub mod cache;
 pub mod cli;
 mod context;
 pub mod controller;
@@ -17,9 +17,8 @@ pub mod leader;
 pub mod metrics;
 pub mod reconcile_state;
 pub mod registration;
-pub mod relays;
-pub mod route_index;
+pub mod relay_pods;
 pub mod route_state;
-pub mod secret_cache;
+mod run;
 pub mod status;
 mod watches;

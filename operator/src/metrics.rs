@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt;
-use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
+use parking_lot::Mutex;
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::status::RelayPodsStatus;
 use prometheus_client::collector::Collector;
@@ -21,6 +21,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::api_server::{CountRequests, Requests};
+use crate::cache::RouteOrInvalid;
 use presenceroute_core::certificate_expiry::Certificate;
 
 /// What is counted. Cheap to clone.
@@ -39,13 +40,13 @@ struct Outcome {
     outcome: &'static str,
 }
 
-/// What is known of every route, read from the caches when somebody asks: a route that is gone leaves nothing behind.
+/// The state of every route, read from the caches for each scrape: a route that is gone leaves nothing behind.
 #[derive(Clone, Default)]
 struct Routes(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
-    caches: Vec<Store<DeserializeGuard<PresenceRoute>>>,
+    caches: Vec<Store<RouteOrInvalid>>,
     /// By the uid of the route whose Secrets have them.
     certificates: HashMap<String, Vec<Certificate>>,
 }
@@ -96,13 +97,13 @@ impl Metrics {
     }
 
     /// Shows the routes in this cache, too.
-    pub fn show_routes(&self, routes: Store<DeserializeGuard<PresenceRoute>>) {
-        self.routes.known().caches.push(routes);
+    pub fn show_routes(&self, routes: Store<RouteOrInvalid>) {
+        self.routes.0.lock().caches.push(routes);
     }
 
     /// The certificates in the Secrets of a route are these now.
     pub fn certificates(&self, route: &PresenceRoute, certificates: Vec<Certificate>) {
-        let (mut known, uid) = (self.routes.known(), route.uid().unwrap_or_default());
+        let (mut known, uid) = (self.routes.0.lock(), route.uid().unwrap_or_default());
         if certificates.is_empty() {
             known.certificates.remove(&uid);
         } else {
@@ -136,15 +137,8 @@ impl Metrics {
     }
 }
 
-impl Routes {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // Nobody leaves it half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Known {
-    fn routes(&self) -> Vec<Arc<DeserializeGuard<PresenceRoute>>> {
+    fn routes(&self) -> Vec<Arc<RouteOrInvalid>> {
         self.caches.iter().flat_map(Store::state).collect()
     }
 }
@@ -157,7 +151,7 @@ impl fmt::Debug for Routes {
 
 impl Collector for Routes {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut known = self.known();
+        let mut known = self.0.lock();
         let all = known.routes();
         let (routes, unreadable): (Vec<_>, Vec<_>) = all.iter().partition(|route| route.0.is_ok());
         let routes: Vec<&PresenceRoute> = routes.iter().filter_map(|route| route.0.as_ref().ok()).collect();
@@ -179,7 +173,7 @@ impl Collector for Routes {
         }
         // It has no status that could be read.
         for route in unreadable {
-            let (condition, reason) = ("Accepted".to_owned(), "Unreadable".to_owned());
+            let (condition, reason) = ("Accepted".to_owned(), "InvalidObject".to_owned());
             let labels = ConditionLabels { route: labels(route.as_ref()), condition, reason };
             ConstGauge::new(0_i64).encode(family.encode_family(&labels)?)?;
         }
@@ -237,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_route_shows_while_it_is_there() {
-        let route: DeserializeGuard<PresenceRoute> = serde_saphyr::from_str(
+        let route: RouteOrInvalid = serde_saphyr::from_str(
             r#"
 apiVersion: presenceroute.io/v1alpha1
 kind: PresenceRoute
@@ -275,13 +269,13 @@ status:
         ] {
             assert!(text.contains(&format!("\npresenceroute_operator_{line}\n")), "{line} is not in\n{text}");
         }
-        let unreadable: DeserializeGuard<PresenceRoute> =
+        let unreadable: RouteOrInvalid =
             serde_saphyr::from_str("metadata: {name: old, namespace: presence}\nspec: {}\n").unwrap();
         writer.apply_watcher_event(&Event::Apply(unreadable));
-        let line = r#"route_condition{namespace="presence",presenceroute="old",condition="Accepted",reason="Unreadable"} 0"#;
+        let line = r#"route_condition{namespace="presence",presenceroute="old",condition="Accepted",reason="InvalidObject"} 0"#;
         assert!(metrics.text().contains(line), "{}", metrics.text());
         writer.apply_watcher_event(&Event::Delete(route));
         assert!(!metrics.text().contains("contact-centre"), "{}", metrics.text());
-        assert!(metrics.routes.known().certificates.is_empty());
+        assert!(metrics.routes.0.lock().certificates.is_empty());
     }
 }

@@ -6,9 +6,9 @@ use presenceroute_manifest::build;
 use presenceroute_manifest::rotation::CredentialRotation;
 use presenceroute_manifest::validate::{Model, SourceModel};
 
-use crate::children::Children;
+use crate::cache::OwnedObjects;
 use crate::registration::RegistrationState;
-use crate::relays::{Relays, Wanted};
+use crate::relay_pods::{DesiredRevisions, RelayPods};
 use crate::status::conditions::{self, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
 
 /// One valid route, built and applied.
@@ -18,7 +18,7 @@ pub struct ReconcileState {
     /// The signing secrets, and where a rotation stands.
     pub rotation: CredentialRotation,
     /// What the relay pods are to serve.
-    pub revisions: Wanted,
+    pub revisions: DesiredRevisions,
     /// Why an object was refused by Kubernetes.
     pub apply_error: Option<String>,
     /// Why its registration goes by another name than the spec's.
@@ -27,7 +27,12 @@ pub struct ReconcileState {
 
 impl ReconcileState {
     /// What has been observed of it.
-    pub fn facts(&self, owned: &Children, relays: &Relays, registration: RegistrationState) -> Observed {
+    pub fn facts(
+        &self,
+        owned: &OwnedObjects,
+        relays: &RelayPods,
+        registration: RegistrationState,
+    ) -> Observed {
         let Self { model, rotation, revisions, apply_error, name_pending } = self;
         let distributed = relays.all_accept(&revisions.signing);
         let SourceModel::Webhook(webhook) = &model.source;
@@ -60,7 +65,7 @@ impl ReconcileState {
 }
 
 /// The numbers of a route's Deployment, once there is one.
-pub fn deployment(owned: &Children, namespace: &str, route: &str) -> Option<DeploymentFacts> {
+pub fn deployment(owned: &OwnedObjects, namespace: &str, route: &str) -> Option<DeploymentFacts> {
     let live = owned.get("Deployment", namespace, &build::relay_name(route))?;
     let deployment: Deployment = live.try_parse().ok()?;
     let status = deployment.status.unwrap_or_default();

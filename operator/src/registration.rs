@@ -33,14 +33,14 @@ use presenceroute_manifest::rotation::CredentialRotation;
 use presenceroute_manifest::validate::{Model, SourceModel};
 
 use crate::apply;
-use crate::children::{Children, RouteKey};
+use crate::cache::RouteIndex;
+use crate::cache::SecretCache;
+use crate::cache::{OwnedObjects, RouteKey};
 use crate::error::{ReconcileError, kubernetes};
 use crate::events::EventRecorder;
 use crate::finalizer::add_finalizer;
-use crate::relays::{RelayReader, Relays, Wanted};
-use crate::route_index::Neighbours;
+use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusClient};
 use crate::route_state::{RouteStates, WaitReason};
-use crate::secret_cache::SecretCache;
 
 pub use deletion::Deletion;
 use desired::Desired;
@@ -104,9 +104,9 @@ pub struct RegistrationInput<'i> {
     /// The valid model.
     pub model: &'i Model,
     /// The relay pods.
-    pub relays: &'i Relays,
+    pub relays: &'i RelayPods,
     /// What the relay pods are to serve.
-    pub revisions: &'i Wanted,
+    pub revisions: &'i DesiredRevisions,
 }
 
 /// What the registrations of all routes share.
@@ -117,9 +117,9 @@ pub struct Registrations {
     pub(crate) states: Arc<RouteStates>,
     pub(crate) events: Arc<EventRecorder>,
     pub(crate) secrets: Arc<SecretCache>,
-    pub(crate) owned: Arc<Children>,
-    pub(crate) index: Neighbours,
-    pub(crate) relay_status: RelayReader,
+    pub(crate) owned: Arc<OwnedObjects>,
+    pub(crate) index: RouteIndex,
+    pub(crate) relay_status: RelayStatusClient,
     pub(crate) secret_grace: Duration,
 }
 

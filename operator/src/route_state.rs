@@ -11,7 +11,7 @@ use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 use serde_json::json;
 
 use crate::apply::FIELD_MANAGER;
-use crate::children::version;
+use crate::cache::version;
 
 /// The first wait after a failed reconcile, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));

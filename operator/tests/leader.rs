@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+use std::future::pending;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -49,7 +50,7 @@ impl Election {
 /// Leads, or does not within so long.
 async fn leads_within(candidate: &LeaderElection, limit: Duration) -> Option<(Leadership, Duration)> {
     let start = Instant::now();
-    let leadership = tokio::time::timeout(limit, candidate.acquire()).await.ok()?;
+    let leadership = tokio::time::timeout(limit, candidate.acquire(pending())).await.ok()??;
     Some((leadership, start.elapsed()))
 }
 
@@ -68,12 +69,12 @@ async fn one_of_many_leads_and_a_clean_stop_hands_over_at_once() {
     assert!(leads_within(&second, seconds(6)).await.is_none(), "the first renews");
     let waiting = {
         let second = second.clone();
-        tokio::spawn(async move { second.acquire().await })
+        tokio::spawn(async move { second.acquire(pending()).await })
     };
     tokio::time::sleep(seconds(1)).await;
     let released = Instant::now();
     leadership.release().await;
-    let leadership = waiting.await.unwrap();
+    let leadership = waiting.await.unwrap().unwrap();
     println!("handed over within {:?}", released.elapsed());
     assert!(released.elapsed() < seconds(1), "{:?}", released.elapsed());
     assert_eq!(election.holder().await.as_deref(), Some(second.identity()));
@@ -87,12 +88,12 @@ async fn a_leader_that_falls_silent_is_succeeded_within_20_seconds_and_not_befor
     let election = Election::new(Timings::default()).await;
     let (dead, _) = leads_within(&election.candidate("dead"), seconds(5)).await.unwrap();
     let heir = election.candidate("heir");
-    let waiting = tokio::spawn(async move { heir.acquire().await });
+    let waiting = tokio::spawn(async move { heir.acquire(pending()).await });
     tokio::time::sleep(seconds(7)).await;
     // As kill -9 does: no more renewals, and no release.
     drop(dead);
     let died = Instant::now();
-    let leadership = waiting.await.unwrap();
+    let leadership = waiting.await.unwrap().unwrap();
     println!("taken over after {:?}", died.elapsed());
     assert!(died.elapsed() < seconds(20) && died.elapsed() > seconds(10), "{:?}", died.elapsed());
     leadership.release().await;
@@ -139,7 +140,7 @@ async fn ten_candidates_never_lead_together() {
         let candidate = election.candidate(&format!("pod-{number}"));
         let (leaders, terms) = (Arc::clone(&leaders), Arc::clone(&terms));
         tokio::spawn(async move {
-            let mut leadership = candidate.acquire().await;
+            let mut leadership = candidate.acquire(pending()).await.unwrap();
             assert_eq!(leaders.fetch_add(1, Ordering::SeqCst), 0, "another leads");
             assert!(tokio::time::timeout(Duration::from_millis(300), leadership.lost()).await.is_err());
             terms.fetch_add(1, Ordering::SeqCst);

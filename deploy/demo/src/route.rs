@@ -8,7 +8,7 @@ use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec};
 use presenceroute_core::relay_config::RelayConfig;
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::spec::BootstrapServer;
-use presenceroute_genesys::{Access, Account, DesiredRegistration, Genesys};
+use presenceroute_genesys::{Access, DesiredRegistration, EventBridges, Genesys};
 use presenceroute_manifest::admission::admit_route;
 use presenceroute_manifest::build::{Installation, RelayImage, RouteObjects, build, config_maps};
 use presenceroute_manifest::dereference::dereference;
@@ -89,7 +89,7 @@ impl Demo {
 
     /// Deregisters, then stops the relay: the order of the operator.
     pub(crate) async fn end(self) -> Result<(), Failure> {
-        account(&self.genesys, &self.model)?.delete(&self.id).await?;
+        event_bridges(&self.genesys, &self.model)?.delete(&self.id).await?;
         self.relay.shutdown().await;
         Ok(())
     }
@@ -208,23 +208,23 @@ async fn register(genesys: &Genesys, model: &Model, id: Option<&str>) -> Result<
     let RegistrationSpec { name, url, enabled, event_types, retry_policy } = webhook.registration.clone();
     let secret = webhook.signing_secret.clone()?;
     let desired = DesiredRegistration { name, url, enabled, event_types, retry_policy, secret };
-    let account = account(genesys, model)?;
+    let registrations = event_bridges(genesys, model)?;
     let updated = match id {
-        Some(id) => account.update(id, &desired).await?,
+        Some(id) => registrations.update(id, &desired).await?,
         None => None,
     };
     Ok(match updated {
         Some(registration) => registration.id,
-        None => account.create(&desired).await?.id,
+        None => registrations.create(&desired).await?.id,
     })
 }
 
-fn account(genesys: &Genesys, model: &Model) -> Result<Account, Failure> {
+fn event_bridges(genesys: &Genesys, model: &Model) -> Result<EventBridges, Failure> {
     let SourceModel::Webhook(webhook) = &model.source;
     let client = model.genesys.oauth_client.clone()?;
     let ApiEndpoint { api_url, token_path, event_bridges_path, token_request } =
         model.genesys.api_endpoint(&webhook.event_bridges_path);
-    Ok(genesys.account(Access {
+    let access = Access {
         api_url,
         token_path,
         event_bridges_path,
@@ -232,5 +232,6 @@ fn account(genesys: &Genesys, model: &Model) -> Result<Account, Failure> {
         client_id: client.id,
         client_secret: client.secret,
         ca_pem: None,
-    })?)
+    };
+    Ok(genesys.client(access)?.event_bridges())
 }

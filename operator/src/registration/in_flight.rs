@@ -13,8 +13,8 @@ use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use crate::children::RouteKey;
-use crate::leader::Mandate;
+use crate::cache::RouteKey;
+use crate::leader::LeaderGuard;
 
 /// How long a reconcile waits for the result. Most calls end sooner, and then no further reconcile is needed.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ pub struct InFlightCalls<R> {
     calls: Arc<Mutex<HashMap<RouteKey, InFlight<R>>>>,
     ended: UnboundedSender<RouteKey>,
     tasks: Mutex<JoinSet<()>>,
-    guard: Mandate,
+    guard: LeaderGuard,
 }
 
 struct InFlight<R> {
@@ -37,7 +37,7 @@ struct InFlight<R> {
 impl<R: Send + 'static> InFlightCalls<R> {
     /// Without any, and the routes whose calls have ended. Calls go on for as long as the guard says that this process
     /// leads.
-    pub fn new(guard: Mandate) -> (Self, UnboundedReceiver<RouteKey>) {
+    pub fn new(guard: LeaderGuard) -> (Self, UnboundedReceiver<RouteKey>) {
         let (ended, triggers) = mpsc::unbounded();
         (Self { calls: Arc::default(), ended, tasks: Mutex::default(), guard }, triggers)
     }
@@ -63,7 +63,7 @@ impl<R: Send + 'static> InFlightCalls<R> {
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            let result = guard.carry_out(call).await;
+            let result = guard.run_while_leading(call).await;
             if let Some(call) = calls.lock().get_mut(&route) {
                 call.result = Some(result);
             }
@@ -118,7 +118,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_result_in_time_triggers_nothing() {
-        let (calls, mut triggers) = InFlightCalls::new(Mandate::without_end());
+        let (calls, mut triggers) = InFlightCalls::new(LeaderGuard::without_end());
         assert_eq!(calls.start(&route("one"), "uid", async { "yes" }).await, Some("yes"));
         assert!(!calls.is_running(&route("one")));
         assert!(triggers.try_recv().is_err());
@@ -126,7 +126,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_late_result_triggers_its_route_and_is_taken_once() {
-        let (calls, mut triggers) = InFlightCalls::new(Mandate::without_end());
+        let (calls, mut triggers) = InFlightCalls::new(LeaderGuard::without_end());
         let (end, running) = call();
         assert_eq!(calls.start(&route("one"), "uid", running).await, None);
         assert_eq!(calls.take_result(&route("one"), "uid"), None);
@@ -140,7 +140,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_second_call_starts_before_the_result_is_taken() {
-        let (calls, mut triggers) = InFlightCalls::new(Mandate::without_end());
+        let (calls, mut triggers) = InFlightCalls::new(LeaderGuard::without_end());
         let (end, first) = call();
         calls.start(&route("one"), "uid", first).await;
         let second = || async { unreachable!("it is started beside the first") };
@@ -158,7 +158,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_route_made_anew_does_not_get_its_predecessors_result() {
-        let (calls, mut triggers) = InFlightCalls::new(Mandate::without_end());
+        let (calls, mut triggers) = InFlightCalls::new(LeaderGuard::without_end());
         let (end, running) = call();
         calls.start(&route("one"), "uid", running).await;
         end.send("of the first").unwrap();
@@ -170,7 +170,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_result_of_a_gone_route_is_dropped_and_a_call_is_not() {
-        let (calls, mut triggers) = InFlightCalls::new(Mandate::without_end());
+        let (calls, mut triggers) = InFlightCalls::new(LeaderGuard::without_end());
         let (end, running) = call();
         calls.start(&route("one"), "uid", running).await;
         calls.retain(|_| false);
@@ -185,7 +185,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn drain_waits_for_running_calls() {
-        let (calls, _triggers) = InFlightCalls::new(Mandate::without_end());
+        let (calls, _triggers) = InFlightCalls::new(LeaderGuard::without_end());
         let (end, running) = call();
         calls.start(&route("one"), "uid", running).await;
         let mut drained = calls.drain().boxed();

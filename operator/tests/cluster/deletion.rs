@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
-use presenceroute_operator::controller::FINALIZER;
+use presenceroute_operator::finalizer::FINALIZER;
 use serde_json::json;
 
 use crate::stage::{Stage, until};

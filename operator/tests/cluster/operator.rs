@@ -6,11 +6,11 @@ use kube::Config;
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{Installation, RelayImage};
 use presenceroute_operator::admin::Readiness;
+use presenceroute_operator::cache::RouteIndex;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
-use presenceroute_operator::leader::Mandate;
+use presenceroute_operator::leader::LeaderGuard;
 use presenceroute_operator::metrics::Metrics;
-use presenceroute_operator::register::LATE_CREATION;
-use presenceroute_operator::route_index::Neighbours;
+use presenceroute_operator::registration::execute::CREATE_TIMEOUT;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -40,11 +40,11 @@ impl Operator {
                     namespace: "presenceroute-system".into(),
                 },
                 secret_grace: Duration::from_secs(1),
-                late_creation: LATE_CREATION,
+                create_timeout: CREATE_TIMEOUT,
             },
             genesys: Genesys::new(),
-            neighbours: Neighbours::of(1),
-            mandate: Mandate::without_end(),
+            neighbours: RouteIndex::of(1),
+            mandate: LeaderGuard::without_end(),
             identity: "cluster-test".into(),
             metrics: metrics.clone(),
             readiness: Readiness::default(),

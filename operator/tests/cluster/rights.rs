@@ -95,7 +95,7 @@ async fn leads_and_gives_the_lease_back(stage: &Stage, config: Config) {
         "rights",
         Timings::of(Duration::from_secs(3)),
     );
-    let mut leadership = election.acquire().await;
+    let mut leadership = election.acquire(std::future::pending()).await.unwrap();
     // It is renewed in this time.
     assert!(tokio::time::timeout(Duration::from_secs(4), leadership.lost()).await.is_err());
     leadership.release().await;

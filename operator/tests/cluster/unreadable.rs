@@ -7,7 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::api::DynamicObject;
 use kube::{Api, ResourceExt};
-use presenceroute_operator::controller::FINALIZER;
+use presenceroute_operator::finalizer::FINALIZER;
 use serde_json::{Value, json};
 
 use crate::stage::{DEFINITION, Stage, definition, is_established, until};
@@ -72,7 +72,7 @@ async fn a_route_of_an_older_definition_stops_nothing_else() {
     })
     .await;
     assert_eq!(events.len(), 1);
-    assert_eq!(events[0].reason.as_deref(), Some("Unreadable"));
+    assert_eq!(events[0].reason.as_deref(), Some("InvalidObject"));
     assert!(events[0].message.as_deref().unwrap().contains("kubectl replace"), "{:?}", events[0].message);
     for kind in ["Deployment", "ConfigMap", "Service"] {
         let names = stage.list(kind).await.into_iter().filter_map(|object| object.metadata.name);
@@ -87,7 +87,7 @@ async fn a_route_of_an_older_definition_stops_nothing_else() {
             .events("broken")
             .await
             .iter()
-            .filter(|event| event.reason.as_deref() == Some("Unreadable"))
+            .filter(|event| event.reason.as_deref() == Some("InvalidObject"))
             .count(),
         1
     );

@@ -38,8 +38,9 @@ const OAUTH_SECRET: &str = "oauth";
 const EVENT_TYPES: [&str; 2] = ["presence:state:changed", "presence:status:changed"];
 /// How long an old signing secret is accepted, in seconds: longer than a delivery takes.
 const GRACE_SECONDS: &str = "2";
-/// How long a creation may be under way, in seconds: longer than it takes to start an operator and let it come late.
-const LATE_CREATION_SECONDS: &str = "10";
+/// How long a create request may take effect, in seconds: longer than it takes to start an operator and delay the
+/// request.
+const CREATE_TIMEOUT_SECONDS: &str = "10";
 
 /// A route as a person wants it.
 #[derive(Clone, Debug)]
@@ -141,7 +142,7 @@ impl Stage {
             .args(["run", "--relay-image", &image, "--relay-image-pull-policy", "IfNotPresent"])
             .args(["--watch-namespaces", &self.namespace, "--pod-namespace", &self.namespace])
             .args(["--secret-grace-seconds", GRACE_SECONDS, "--listen", "127.0.0.1:0"])
-            .args(["--late-creation-seconds", LATE_CREATION_SECONDS])
+            .args(["--create-timeout-seconds", CREATE_TIMEOUT_SECONDS])
             .env("KUBECONFIG", self.directory.path().join("kubeconfig"))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())

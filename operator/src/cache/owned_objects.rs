@@ -1,0 +1,329 @@
+//! The objects that belong to routes: found by route, and kept in few bytes.
+//!
+//! An object is kept as JSON text, because as a tree it takes ten times as much. An object that the operator writes
+//! counts from the API server's answer on: a reconcile never acts on what was just replaced, and the watch's echo wakes
+//! no route. Which objects a route should have is left to [`apply`](crate::apply).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kube::ResourceExt;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::watcher::Event;
+use parking_lot::Mutex;
+
+use presenceroute_manifest::build::ROUTE_LABEL;
+
+use super::key::{ObjectKey, RouteKey, version};
+use super::listing::{Entry, Listing};
+use super::ready::Outstanding;
+
+/// The objects that belong to the routes in the scope of one controller.
+pub struct OwnedObjects {
+    kinds: Vec<Kind>,
+    outstanding: Outstanding,
+}
+
+struct Kind {
+    resource: ApiResource,
+    /// Whether the API server has the kind.
+    is_served: AtomicBool,
+    objects: Mutex<Listing<OwnedObject>>,
+}
+
+/// An object that is not desired any more, with what its deletion takes.
+pub struct Orphan<'o> {
+    /// Its kind.
+    pub resource: &'o ApiResource,
+    /// Its name.
+    pub name: String,
+    /// The uid of the object that was seen; another object may have its name by now.
+    pub uid: Option<String>,
+}
+
+struct OwnedObject {
+    route: Box<str>,
+    uid: Option<Box<str>>,
+    is_terminating: bool,
+    json: Box<[u8]>,
+    /// The content hash of the desired object that this version was last found to contain.
+    contains: Option<Box<str>>,
+}
+
+impl Entry for OwnedObject {
+    fn owner(&self) -> Option<&str> {
+        Some(&self.route)
+    }
+}
+
+impl OwnedObjects {
+    /// Without any object yet. No two kinds may have one name.
+    pub fn new(kinds: Vec<ApiResource>) -> Self {
+        let kind = |resource| Kind { resource, is_served: AtomicBool::new(true), objects: Mutex::default() };
+        let kinds: Vec<_> = kinds.into_iter().map(kind).collect();
+        Self { outstanding: Outstanding::listings(kinds.len()), kinds }
+    }
+
+    /// A handler for the watch of each kind.
+    pub fn watch_handlers(self: &Arc<Self>) -> impl Iterator<Item = WatchHandler> {
+        (0..self.kinds.len()).map(|kind| WatchHandler { objects: Arc::clone(self), kind })
+    }
+
+    /// Resolves when every kind has been listed, so that no object is taken for missing.
+    pub async fn ready(&self) {
+        self.outstanding.all_complete().await;
+    }
+
+    /// The resource of an object, where the API server has its kind.
+    pub fn resource_of(&self, object: &DynamicObject) -> Option<&ApiResource> {
+        let types = object.types.as_ref()?;
+        let kind = self.kind(&types.kind)?;
+        let is_same = kind.resource.api_version == types.api_version;
+        (is_same && kind.is_served.load(Ordering::Relaxed)).then_some(&kind.resource)
+    }
+
+    /// An object in its newest known version.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<DynamicObject> {
+        let key = ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.kind(kind)?.objects.lock().get(&key)?.object()
+    }
+
+    /// Whether an object is there and `contains` what is desired. The result is remembered for this version of the
+    /// object and this content hash of the desired one.
+    pub fn is_up_to_date(
+        &self,
+        desired: &DynamicObject,
+        content_hash: &str,
+        contains: impl FnOnce(&DynamicObject) -> bool,
+    ) -> bool {
+        let kind = desired.types.as_ref().and_then(|types| self.kind(&types.kind));
+        let Some(kind) = kind else { return false };
+        let mut objects = kind.objects.lock();
+        let Some(known) = objects.get_mut(&ObjectKey::of(desired)) else { return false };
+        if known.contains.as_deref() == Some(content_hash) {
+            return true;
+        }
+        let is_up_to_date = known.object().is_some_and(|object| contains(&object));
+        known.contains = is_up_to_date.then(|| content_hash.into());
+        is_up_to_date
+    }
+
+    /// The objects of a route that `keep` does not name and that are not being deleted yet.
+    pub fn orphans(&self, route: &RouteKey, keep: impl Fn(&ApiResource, &str) -> bool) -> Vec<Orphan<'_>> {
+        let orphans_of = |Kind { resource, objects, .. }: &Kind| -> Vec<_> {
+            let objects = objects.lock();
+            let left = objects.owned_by(route).filter(|(_, object)| !object.is_terminating);
+            let left = left.filter(|(name, _)| !keep(resource, name));
+            left.map(|(name, object)| (name.to_owned(), object.uid.as_deref().map(str::to_owned))).collect()
+        };
+        let kinds = self.kinds.iter();
+        kinds
+            .flat_map(|kind| orphans_of(kind).into_iter().map(move |(name, uid)| (&kind.resource, name, uid)))
+            .map(|(resource, name, uid)| Orphan { resource, name, uid })
+            .collect()
+    }
+
+    /// Takes an object as the API server answered after it was applied, and marks this resourceVersion as containing the
+    /// applied object; extra fields belong to other managers.
+    pub fn applied(&self, answer: DynamicObject, content_hash: String) {
+        let resource = self.resource_of(&answer);
+        let Some(kind) = resource.and_then(|resource| self.kind(&resource.kind)) else { return };
+        let (key, version) = (ObjectKey::of(&answer), version(&answer));
+        let mut objects = kind.objects.lock();
+        objects.insert(answer, OwnedObject::of);
+        if objects.version_of(&key) == version
+            && let Some(known) = objects.get_mut(&key)
+        {
+            known.contains = Some(content_hash.into());
+        }
+    }
+
+    fn kind(&self, name: &str) -> Option<&Kind> {
+        self.kinds.iter().find(|kind| kind.resource.kind == name)
+    }
+}
+
+/// Takes the events of the watch of one kind into [`OwnedObjects`].
+pub struct WatchHandler {
+    objects: Arc<OwnedObjects>,
+    kind: usize,
+}
+
+impl WatchHandler {
+    /// The kind that is watched.
+    pub fn resource(&self) -> &ApiResource {
+        &self.kind().resource
+    }
+
+    /// Notes whether the API server has the kind. A kind that it does not have counts as listed, without any object.
+    pub fn set_served(&self, is_served: bool) {
+        self.kind().is_served.store(is_served, Ordering::Relaxed);
+        if !is_served {
+            self.complete_by(|objects| objects.complete_without_objects());
+        }
+    }
+
+    /// Takes one event and returns the routes with an object that changed.
+    pub fn handle(&self, event: Event<DynamicObject>) -> Vec<RouteKey> {
+        self.complete_by(|objects| objects.apply(event, OwnedObject::of))
+    }
+
+    fn complete_by<T>(&self, change: impl FnOnce(&mut Listing<OwnedObject>) -> T) -> T {
+        let mut objects = self.kind().objects.lock();
+        let was_complete = objects.is_complete();
+        let result = change(&mut objects);
+        if objects.is_complete() && !was_complete {
+            self.objects.outstanding.complete_one();
+        }
+        result
+    }
+
+    fn kind(&self) -> &Kind {
+        &self.objects.kinds[self.kind]
+    }
+}
+
+impl OwnedObject {
+    /// `None` for an object that belongs to no route.
+    fn of(mut object: DynamicObject) -> Option<Self> {
+        let route = object.labels().get(ROUTE_LABEL)?.as_str().into();
+        object.managed_fields_mut().clear();
+        Some(Self {
+            route,
+            uid: object.metadata.uid.as_deref().map(Into::into),
+            is_terminating: object.metadata.deletion_timestamp.is_some(),
+            // What came as JSON can be written as JSON.
+            json: serde_json::to_vec(&object).unwrap_or_default().into(),
+            contains: None,
+        })
+    }
+
+    fn object(&self) -> Option<DynamicObject> {
+        serde_json::from_slice(&self.json).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    use super::*;
+
+    fn config_map(name: &str, version: u64, route: &str) -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": name, "namespace": "presence", "uid": format!("uid of {name}"),
+                "resourceVersion": version.to_string(), "labels": {ROUTE_LABEL: route},
+                "managedFields": [{"manager": "another"}],
+            },
+            "data": {"version": version.to_string()},
+        }))
+        .unwrap()
+    }
+
+    fn route(name: &str) -> RouteKey {
+        RouteKey { namespace: "presence".into(), name: name.into() }
+    }
+
+    fn unlisted() -> (Arc<OwnedObjects>, WatchHandler) {
+        let objects = Arc::new(OwnedObjects::new(vec![ApiResource::erase::<ConfigMap>(&())]));
+        let handler = objects.watch_handlers().next().unwrap();
+        (objects, handler)
+    }
+
+    fn watched() -> (Arc<OwnedObjects>, WatchHandler) {
+        let (objects, handler) = unlisted();
+        handler.handle(Event::Init);
+        handler.handle(Event::InitDone);
+        (objects, handler)
+    }
+
+    fn data_version(objects: &OwnedObjects, name: &str) -> Option<String> {
+        Some(objects.get("ConfigMap", "presence", name)?.data["data"]["version"].as_str()?.to_owned())
+    }
+
+    #[test]
+    fn an_object_is_found_by_its_name_without_its_managed_fields() {
+        let (objects, handler) = watched();
+        assert_eq!(handler.handle(Event::Apply(config_map("a", 5, "one"))), [route("one")]);
+        assert_eq!(data_version(&objects, "a").as_deref(), Some("5"));
+        let kept = objects.get("ConfigMap", "presence", "a").unwrap();
+        assert!(kept.managed_fields().is_empty());
+        assert!(objects.get("ConfigMap", "other", "a").is_none());
+        assert!(objects.get("Secret", "presence", "a").is_none());
+    }
+
+    #[test]
+    fn the_answer_to_a_write_counts_before_its_echo() {
+        let (objects, handler) = watched();
+        handler.handle(Event::Apply(config_map("a", 5, "one")));
+        objects.applied(config_map("a", 6, "one"), "hash".into());
+        assert_eq!(data_version(&objects, "a").as_deref(), Some("6"));
+        assert_eq!(handler.handle(Event::Apply(config_map("a", 6, "one"))), []);
+        assert_eq!(handler.handle(Event::Apply(config_map("a", 7, "one"))), [route("one")]);
+    }
+
+    #[test]
+    fn orphans_are_the_objects_of_the_route_that_are_not_kept() {
+        let (objects, handler) = watched();
+        for (name, version) in [("a", 5), ("b", 6), ("c", 7)] {
+            handler.handle(Event::Apply(config_map(name, version, "one")));
+        }
+        let mut terminating = config_map("c", 8, "one");
+        terminating.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        handler.handle(Event::Apply(terminating));
+        let keep = |_: &ApiResource, name: &str| name == "b";
+        let orphans = objects.orphans(&route("one"), keep);
+        let [Orphan { resource, name, uid }] = orphans.as_slice() else { panic!("{}", orphans.len()) };
+        assert_eq!((resource.kind.as_str(), name.as_str()), ("ConfigMap", "a"));
+        assert_eq!(uid.as_deref(), Some("uid of a"));
+        assert!(objects.orphans(&route("two"), keep).is_empty());
+    }
+
+    #[test]
+    fn a_comparison_is_remembered_for_its_version_and_hash() {
+        let (objects, handler) = watched();
+        let desired = config_map("a", 5, "one");
+        handler.handle(Event::Apply(desired.clone()));
+        assert!(objects.is_up_to_date(&desired, "hash", |live| live.data == desired.data));
+        assert!(objects.is_up_to_date(&desired, "hash", |_| unreachable!("it is compared again")));
+        assert!(!objects.is_up_to_date(&desired, "other hash", |_| false));
+        handler.handle(Event::Apply(config_map("a", 6, "one")));
+        assert!(!objects.is_up_to_date(&desired, "hash", |live| live.data == desired.data));
+        // The fields that others have added stay, and are not written against again and again.
+        objects.applied(config_map("a", 6, "one"), "hash".into());
+        assert!(objects.is_up_to_date(&desired, "hash", |_| unreachable!("it is compared again")));
+    }
+
+    #[test]
+    fn a_kind_that_is_not_served_counts_as_listed() {
+        let (objects, handler) = unlisted();
+        let object = config_map("a", 5, "one");
+        handler.set_served(false);
+        assert!(objects.ready().now_or_never().is_some());
+        assert_eq!(objects.resource_of(&object), None);
+        handler.set_served(true);
+        assert_eq!(objects.resource_of(&object), Some(handler.resource()));
+        handler.handle(Event::Init);
+        handler.handle(Event::InitApply(object));
+        assert_eq!(handler.handle(Event::InitDone), [route("one")]);
+    }
+
+    #[test]
+    fn the_cache_is_ready_when_every_kind_has_been_listed_once() {
+        let (objects, handler) = unlisted();
+        for event in [Event::Init, Event::InitApply(config_map("a", 5, "one"))] {
+            assert_eq!(handler.handle(event), []);
+            assert!(objects.ready().now_or_never().is_none());
+        }
+        assert_eq!(handler.handle(Event::InitDone), [], "every reader has waited for it");
+        assert!(objects.ready().now_or_never().is_some());
+        handler.handle(Event::Init);
+        assert!(objects.ready().now_or_never().is_some(), "a later listing is not waited for");
+    }
+}

@@ -1,0 +1,192 @@
+//! The relay pods of a route at one moment: which are ready, what each reports, and what that means for the route.
+//!
+//! A pod's report is what the pod says of itself, within the bounds that [`client`] keeps. Which pods are asked is
+//! decided by the [pod cache](crate::cache::pods).
+
+pub mod client;
+mod report;
+
+use std::collections::BTreeSet;
+
+use futures::future::join_all;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use presenceroute_core::relay_status::RelayStatus;
+use serde_json::json;
+
+use crate::cache::pods::SYNC_ANNOTATION;
+use k8s_openapi::api::core::v1::Pod;
+
+pub use client::RelayStatusClient;
+
+/// How many lagging pods are named, so that a condition holds their reasons (at most 32 KiB).
+const MAX_LAGGING: usize = 20;
+/// How many versions are shown: a rollout has two at a time.
+const MAX_VERSIONS: usize = 8;
+
+/// The relay pods of one route at one moment.
+pub struct RelayPods {
+    /// The pods that are not being deleted, sorted by name.
+    pub pods: Vec<RelayPod>,
+}
+
+/// One relay pod.
+pub struct RelayPod {
+    /// The pod's name.
+    pub name: String,
+    /// Whether its readiness probe succeeds.
+    pub ready: bool,
+    /// What it reports, or why there is no report.
+    pub report: Result<RelayStatus, String>,
+    synced: Option<Box<str>>,
+}
+
+/// The revisions that a relay should serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredRevisions {
+    /// Of the routing table.
+    pub routing: String,
+    /// Of the signing secrets.
+    pub signing: String,
+    /// The level of the log. A relay that has another one is no less live.
+    pub log_level: &'static str,
+}
+
+impl RelayPods {
+    /// The number of ready pods that serve what is desired.
+    pub fn live(&self, desired: &DesiredRevisions) -> usize {
+        self.ready().filter(|pod| pod.not_live_reason(desired).is_none()).count()
+    }
+
+    /// The ready pods.
+    pub fn ready(&self) -> impl Iterator<Item = &RelayPod> {
+        self.pods.iter().filter(|pod| pod.ready)
+    }
+
+    /// Whether every ready pod serves what is desired, and there is one.
+    pub fn all_live(&self, desired: &DesiredRevisions) -> bool {
+        let ready = self.ready().count();
+        ready > 0 && self.live(desired) == ready
+    }
+
+    /// Each ready pod that does not serve what is desired, and why; of very many the first, and the number of the rest.
+    pub fn lagging(&self, desired: &DesiredRevisions) -> Vec<String> {
+        let mut lagging = self.ready().filter_map(|pod| Some((&pod.name, pod.not_live_reason(desired)?)));
+        let named = lagging.by_ref().take(MAX_LAGGING).map(|(name, reason)| format!("pod {name} {reason}"));
+        let mut named: Vec<_> = named.collect();
+        match lagging.count() {
+            0 => {}
+            rest => named.push(format!("{rest} more pods")),
+        }
+        named
+    }
+
+    /// Whether every pod that can be asked, or is ready, accepts this set of signing secrets, and there is one.
+    pub fn all_accept(&self, signing_revision: &str) -> bool {
+        let accepts = |pod: &RelayPod| {
+            pod.report
+                .as_ref()
+                .is_ok_and(|report| report.secrets.revision.as_deref() == Some(signing_revision))
+        };
+        self.pods.iter().any(accepts) && self.pods.iter().filter(|pod| !pod.is_starting()).all(accepts)
+    }
+
+    /// Whether there are pods that cannot be asked yet. Such a pod may have mounted its files before they were what they
+    /// are now, and become ready with them.
+    pub fn are_starting(&self) -> bool {
+        self.pods.iter().any(RelayPod::is_starting)
+    }
+
+    /// The topics that at least one pod misses, sorted.
+    pub fn missing_topics(&self) -> Vec<String> {
+        self.topics(|report| &report.missing_topics)
+    }
+
+    /// The topics that at least one pod may not write to, sorted.
+    pub fn forbidden_topics(&self) -> Vec<String> {
+        self.topics(|report| &report.forbidden_topics)
+    }
+
+    fn topics(&self, of: impl Fn(&RelayStatus) -> &Vec<String>) -> Vec<String> {
+        let topics: BTreeSet<_> = self.reports().flat_map(|report| of(report).iter().cloned()).collect();
+        topics.into_iter().take(report::MAX_TOPICS).collect()
+    }
+
+    /// The failures to reach Kafka that pods report, each once, sorted.
+    pub fn kafka_errors(&self) -> Vec<String> {
+        let errors: BTreeSet<_> = self.reports().filter_map(|report| report.kafka.error.clone()).collect();
+        errors.into_iter().collect()
+    }
+
+    /// The versions that the pods report, joined by a comma.
+    pub fn version(&self) -> Option<String> {
+        let versions: BTreeSet<_> = self.reports().map(|report| report.version.as_str()).collect();
+        let versions: Vec<_> = versions.into_iter().take(MAX_VERSIONS).collect();
+        (!versions.is_empty()).then(|| versions.join(","))
+    }
+
+    fn reports(&self) -> impl Iterator<Item = &RelayStatus> {
+        self.pods.iter().filter_map(|pod| pod.report.as_ref().ok())
+    }
+
+    /// Has the kubelets sync the files of every pod that lags or logs at another level, once for each revision.
+    pub async fn sync_files(
+        &self,
+        client: &Client,
+        namespace: &str,
+        desired: &DesiredRevisions,
+    ) -> Result<(), kube::Error> {
+        let mark = format!("{}/{}/{}", desired.routing, desired.signing, desired.log_level);
+        let lagging = self.pods.iter().filter(|pod| {
+            pod.synced.as_deref() != Some(mark.as_str())
+                && pod.report.is_ok()
+                && (pod.not_live_reason(desired).is_some() || pod.logs_at_another_level(desired))
+        });
+        let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {SYNC_ANNOTATION: mark}}}));
+        for result in
+            join_all(lagging.map(async |pod| {
+                api.patch_metadata(&pod.name, &PatchParams::default(), &patch).await.map(drop)
+            }))
+            .await
+        {
+            match result {
+                // A pod that was deleted meanwhile does not lag.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RelayPod {
+    fn is_starting(&self) -> bool {
+        !self.ready && self.report.is_err()
+    }
+
+    /// What this pod still lacks.
+    fn not_live_reason(&self, desired: &DesiredRevisions) -> Option<String> {
+        let report = match &self.report {
+            Ok(report) => report,
+            Err(cause) => return Some(format!("cannot be asked: {cause}")),
+        };
+        if report.routing.revision != desired.routing {
+            let cause =
+                report.routing.error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
+            return Some(format!("serves revision {:?} of the routes{cause}", report.routing.revision));
+        }
+        if report.secrets.revision.as_deref() != Some(desired.signing.as_str()) {
+            let cause =
+                report.secrets.error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
+            return Some(format!("does not accept the newest signing secrets yet{cause}"));
+        }
+        None
+    }
+
+    fn logs_at_another_level(&self, desired: &DesiredRevisions) -> bool {
+        self.report
+            .as_ref()
+            .is_ok_and(|report| report.log_level.as_deref().is_some_and(|level| level != desired.log_level))
+    }
+}

@@ -1,0 +1,191 @@
+//! The command `run`: waits for the CRD, takes part in the leader election, and serves the routes while it leads.
+//!
+//! SIGTERM ends each of these steps at once. A leader finishes the reconciles in progress and releases its Lease. What a
+//! reconcile does is left to the [`controller`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared as SharedFuture};
+use kube::Client;
+use kube::client::ClientBuilder;
+use presenceroute_genesys::Genesys;
+use presenceroute_manifest::build::{Installation, RelayImage};
+use presenceroute_runtime::listen::listen;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::{self, Readiness};
+use crate::cache::RouteIndex;
+use crate::cache::ready::unless_stopped;
+use crate::cli::RunArguments;
+use crate::controller::{self, Settings, Shared};
+use crate::leader::{LEASE_NAME, LeaderElection, Timings};
+use crate::metrics::Metrics;
+
+/// How soon the API server is asked again for a CRD that it does not have yet.
+const CRD_POLL: Duration = Duration::from_secs(2);
+/// What /readyz says meanwhile.
+const CRD: &str = "the definition of PresenceRoutes on the API server";
+/// How long a client of the health port may take to finish its request when the process stops.
+const HEALTH_PORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why the operator could not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error("no way to the API server: {0}; run in a pod, or set KUBECONFIG")]
+    Config(kube::config::InferConfigError),
+    #[error("no client for the API server: {0}")]
+    Client(kube::Error),
+    #[error("cannot listen on {address}: {source}; choose another address by --listen")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("SIGTERM cannot be caught: {0}")]
+    Signals(std::io::Error),
+    #[error("the health port failed: {0}")]
+    Serve(std::io::Error),
+    #[error(transparent)]
+    Controller(#[from] controller::ControllerError),
+    #[error("a task of the operator panicked: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    #[error("another replica leads now; this one starts again as a stand-by")]
+    LostLeadership,
+}
+
+/// Resolves when the process is to stop.
+type Stop = SharedFuture<BoxFuture<'static, ()>>;
+
+/// Runs the operator until SIGTERM, or until it cannot go on.
+pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
+    // First of all, so that a signal that arrives from here on is not lost: process 1 of a container ignores the signals
+    // that it does not catch.
+    let terminated = termination().map_err(RunError::Signals)?;
+    presenceroute_runtime::tls_provider::install_crypto_provider();
+    let config = kube::Config::infer().await.map_err(RunError::Config)?;
+    let metrics = Metrics::new();
+    let client = ClientBuilder::try_from(config).map_err(RunError::Client)?;
+    let client = client.with_layer(&metrics.api_requests()).build();
+    let readiness = Readiness::default();
+    readiness.waits_for(CRD);
+    let listener =
+        listen(arguments.listen).map_err(|source| RunError::Listen { address: arguments.listen, source })?;
+    let (stop, stopped) = watch::channel(false);
+    let stopped = flagged(stopped).boxed().shared();
+    let mut admin = tokio::spawn(admin::serve(listener, metrics.clone(), readiness.clone(), stopped.clone()));
+    let mut work = tokio::spawn(lead(arguments, client, metrics, readiness, stopped));
+    // The first of the two that ends takes the other with it, so that no process only seems to be alive.
+    tokio::select! {
+        () = terminated => tracing::info!("SIGTERM received, shutting down"),
+        ended = &mut work => return ended?,
+        ended = &mut admin => return ended?.map_err(RunError::Serve),
+    }
+    stop.send_replace(true);
+    work.await??;
+    match tokio::time::timeout(HEALTH_PORT_PATIENCE, admin).await {
+        Ok(ended) => ended?.map_err(RunError::Serve),
+        // A client that does not finish its request is cut off.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Waits for the CRD and for the leadership, then serves the routes.
+async fn lead(
+    arguments: RunArguments,
+    client: Client,
+    metrics: Metrics,
+    readiness: Readiness,
+    stop: Stop,
+) -> Result<(), RunError> {
+    if unless_stopped(wait_for_crd(&client), stop.clone()).await.is_err() {
+        return Ok(());
+    }
+    readiness.has(CRD);
+    let election = LeaderElection::new(
+        client.clone(),
+        &arguments.pod_namespace,
+        LEASE_NAME,
+        &arguments.pod_name,
+        Timings::default(),
+    )
+    .of_pod(&arguments.pod_name, arguments.pod_uid.as_deref());
+    let Some(mut leadership) = election.acquire(stop.clone()).await else { return Ok(()) };
+    metrics.leads(true);
+    let named = arguments.watch_namespaces.iter().filter(|name| !name.is_empty());
+    let mut namespaces: Vec<_> = named.cloned().map(Some).collect();
+    if namespaces.is_empty() {
+        namespaces.push(None);
+    }
+    let shared = Shared {
+        client,
+        settings: Settings {
+            installation: Installation {
+                relay_image: RelayImage {
+                    reference: arguments.relay_image,
+                    pull_policy: arguments.relay_image_pull_policy,
+                },
+                namespace: arguments.pod_namespace,
+            },
+            secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
+            create_timeout: Duration::from_secs(arguments.create_timeout_seconds),
+        },
+        genesys: Genesys::new(),
+        neighbours: RouteIndex::of(namespaces.len()),
+        mandate: leadership.guard(),
+        identity: arguments.pod_name,
+        metrics: metrics.clone(),
+        readiness,
+    };
+    let controllers =
+        namespaces.into_iter().map(|namespace| controller::run(shared.clone(), namespace, stop.clone()));
+    let result = tokio::select! {
+        // First, so that a process that was frozen, and lost its Lease meanwhile, does not act on what the watches bring.
+        biased;
+        // Reconciles in progress are dropped: the next leader does them again when the Lease has run out. The Lease is
+        // not released, because requests to Genesys Cloud may still be in flight.
+        () = leadership.lost() => {
+            metrics.leads(false);
+            return Err(RunError::LostLeadership);
+        }
+        served = futures::future::try_join_all(controllers) => served.map(drop).map_err(RunError::from),
+    };
+    metrics.leads(false);
+    leadership.release().await;
+    result
+}
+
+async fn wait_for_crd(client: &Client) {
+    let mut has_warned = false;
+    loop {
+        match controller::definition_exists(client).await {
+            Ok(true) => return,
+            Ok(false) if has_warned => {}
+            Ok(false) => {
+                tracing::warn!(
+                    "the API server does not know PresenceRoutes yet; waiting for crds/presenceroutes.yaml"
+                );
+                has_warned = true;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the API server cannot be asked for PresenceRoutes; trying again")
+            }
+        }
+        tokio::time::sleep(CRD_POLL).await;
+    }
+}
+
+async fn flagged(mut flag: watch::Receiver<bool>) {
+    // The sender lives as long as the process; were it gone, stopping would be right, too.
+    let _ = flag.wait_for(|set| *set).await;
+}
+
+/// Catches SIGTERM, which Kubernetes sends, and SIGINT from now on, and resolves on the first of them.
+fn termination() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
