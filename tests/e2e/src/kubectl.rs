@@ -40,6 +40,11 @@ pub fn try_out_strictly(manifest: &str) -> Outcome {
     with_input(&arguments, Some(manifest)).map(drop)
 }
 
+/// Has the API server look at a new object as if that user made it, and keeps nothing of it.
+pub fn try_out_as(user: &str, manifest: &str) -> Outcome {
+    with_input(&["create", "--dry-run=server", "--as", user, "-f", "-"], Some(manifest)).map(drop)
+}
+
 /// Whether a ServiceAccount may do what `kubectl auth can-i` is asked with these arguments.
 pub fn may(namespace: &str, account: &str, arguments: &[&str]) -> Outcome<bool> {
     let output = command::new("kubectl")

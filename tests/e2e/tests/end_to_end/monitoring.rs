@@ -10,7 +10,7 @@ use presenceroute_e2e::route::Route;
 use presenceroute_e2e::simulator::ensure_all_accepted;
 use presenceroute_e2e::steps::{Steps, Stopped, measured};
 use presenceroute_e2e::wait::{seconds, until};
-use presenceroute_e2e::{Failure, Outcome, command, ensure, ensure_same, tree};
+use presenceroute_e2e::{Failure, Outcome, command, ensure, ensure_same, markdown, tree};
 use serde_json::{Value, json};
 
 use crate::manifests::{self, EVENT_TYPES};
@@ -227,8 +227,8 @@ fn runbooks() -> Outcome<Vec<String>> {
 
 /// The fenced blocks of a language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
-    let fence = format!("```{language}\n");
-    page.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
+    let of_language = markdown::blocks(page).into_iter().filter(|block| block.language == language);
+    of_language.map(|block| block.text).collect()
 }
 
 // ------------------------------------------------------------------------------------------------------ what is there
