@@ -1,6 +1,6 @@
 {{/*
 What the operator does in every namespace that it serves, for a ClusterRole or for Roles.
-Nothing is granted that the operator does not use, and every rule says what it uses it for. charts/rights proves both.
+Nothing is granted that the operator does not use, and every rule says what it uses it for. `tests/run --only rights` proves both.
 Objects are watched and written by server-side apply, so that only Secrets are ever read one by one.
 */}}
 {{- define "presenceroute.rules" -}}

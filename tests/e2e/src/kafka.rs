@@ -1,6 +1,7 @@
 //! The broker: topics, and what is in them.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use sha2::{Digest, Sha256};
 
 use crate::wait::{seconds, until};
-use crate::{Failure, Outcome, ensure};
+use crate::{Failure, Outcome, ensure, harness};
 
 const PARTITIONS: i32 = 3;
 const PATIENCE: Duration = seconds(20);
@@ -63,6 +64,15 @@ fn kafka(what: impl Into<String>) -> impl FnOnce(KafkaError) -> Failure {
 }
 
 impl Kafka {
+    /// The one that `KAFKA_BROKERS` names.
+    pub fn of_environment() -> Outcome<Self> {
+        let brokers = env::var("KAFKA_BROKERS").map_err(|_| {
+            Failure(format!("KAFKA_BROKERS names no broker; to get one: {}", harness::how_to_get("kafka")))
+        })?;
+        let brokers_from_pods = env::var("KAFKA_BROKERS_FROM_PODS").unwrap_or_else(|_| brokers.clone());
+        Ok(Self { brokers, brokers_from_pods })
+    }
+
     fn client<C: FromClientConfig>(&self) -> Outcome<C> {
         ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
@@ -91,20 +101,21 @@ impl Kafka {
     }
 
     /// Deletes all topics whose names begin so.
-    pub fn delete_topics(&self, prefix: &str) -> Outcome {
+    pub fn delete_topics_of(&self, prefix: &str) -> Outcome {
         let admin: AdminClient<DefaultClientContext> = self.client()?;
         let metadata =
             admin.inner().fetch_metadata(None, PATIENCE).map_err(kafka("the broker does not answer"))?;
-        let names: Vec<_> = metadata
-            .topics()
-            .iter()
-            .map(|topic| topic.name())
-            .filter(|name| name.starts_with(prefix))
-            .collect();
+        let names = metadata.topics().iter().map(|topic| topic.name());
+        self.delete_topics(&names.filter(|name| name.starts_with(prefix)).collect::<Vec<_>>())
+    }
+
+    /// Deletes these topics, those of them that exist.
+    pub fn delete_topics(&self, names: &[&str]) -> Outcome {
         if names.is_empty() {
             return Ok(());
         }
-        let results = block_on(admin.delete_topics(&names, &AdminOptions::new()))
+        let admin: AdminClient<DefaultClientContext> = self.client()?;
+        let results = block_on(admin.delete_topics(names, &AdminOptions::new()))
             .map_err(kafka("topics cannot be deleted"))?;
         for result in results {
             match result {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::BufReader;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +26,38 @@ fn with_input(arguments: &[&str], input: Option<&str>) -> Outcome<String> {
 /// Applies a manifest as a person does.
 pub fn apply(manifest: &str) -> Outcome {
     with_input(&["apply", "-f", "-"], Some(manifest)).map(drop)
+}
+
+/// Applies a manifest that is too long for `kubectl apply` to remember.
+pub fn apply_on_server(manifest: &str) -> Outcome {
+    with_input(&["apply", "--server-side", "-f", "-"], Some(manifest)).map(drop)
+}
+
+/// Has the API server look at a manifest, which it must take without any warning, and keeps nothing of it.
+pub fn try_out_strictly(manifest: &str) -> Outcome {
+    let options = ["--server-side", "--dry-run=server", "--force-conflicts", "--warnings-as-errors"];
+    let arguments = [&["apply", "--field-manager=e2e", "-f", "-"], &options[..]].concat();
+    with_input(&arguments, Some(manifest)).map(drop)
+}
+
+/// Has the API server look at a new object as if that user made it, and keeps nothing of it.
+pub fn try_out_as(user: &str, manifest: &str) -> Outcome {
+    with_input(&["create", "--dry-run=server", "--as", user, "-f", "-"], Some(manifest)).map(drop)
+}
+
+/// Whether a ServiceAccount may do what `kubectl auth can-i` is asked with these arguments.
+pub fn may(namespace: &str, account: &str, arguments: &[&str]) -> Outcome<bool> {
+    let output = command::new("kubectl")
+        .args(["auth", "can-i"])
+        .args(arguments)
+        .arg(format!("--as=system:serviceaccount:{namespace}:{account}"))
+        .output()
+        .map_err(|error| Failure(format!("cannot run kubectl: {error}")))?;
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(Failure(String::from_utf8_lossy(&output.stderr).into_owned())),
+    }
 }
 
 /// Has the API server look at a manifest, and keeps nothing of it.
@@ -176,7 +208,7 @@ impl Watch {
     }
 
     fn of(namespace: &str, objects: &[&str]) -> Outcome<Self> {
-        let mut kubectl = Command::new("kubectl")
+        let mut kubectl = command::new("kubectl")
             .args(["-n", namespace, "get"])
             .args(objects)
             .args(["--watch", "-o", "json"])

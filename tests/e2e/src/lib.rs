@@ -1,16 +1,22 @@
-//! What the end-to-end test works with: a real cluster through `kubectl` and `helm`, a real broker, and the Genesys
-//! simulator through its control API. Nothing here knows what is to be proven; that stands in `tests/end_to_end`.
+//! What the tests on a cluster work with: a real cluster through `kubectl` and `helm`, a real broker, and the Genesys
+//! simulator through its control API. Nothing here knows what is to be proven; that stands in `tests`.
 
+pub mod audit;
 pub mod command;
+pub mod harness;
 pub mod helm;
 pub mod kafka;
 pub mod kubectl;
+pub mod markdown;
 pub mod plugin;
 pub mod prometheus;
 pub mod promql;
 pub mod route;
+pub mod scratch;
 pub mod simulator;
 pub mod steps;
+pub mod suite;
+pub mod tree;
 pub mod wait;
 
 use std::fmt;

@@ -5,14 +5,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 
-use crate::{Failure, Outcome, ensure};
+use crate::{Failure, Outcome, command, ensure};
 
 /// kubectl with the plugin on its path.
 pub struct Plugin {
     path: OsString,
-    directory: PathBuf,
 }
 
 /// How a run ended, and what it printed.
@@ -26,39 +24,30 @@ pub struct Ran {
 }
 
 impl Plugin {
-    /// Finds the plugin where cargo puts it, and gives kubectl a way to it and to its completions.
+    /// Finds the plugin where cargo puts it, and puts it and its completions on kubectl's path.
     pub fn built() -> Outcome<Self> {
-        let failed = |error: std::io::Error| Failure(format!("no way to the plugin: {error}"));
-        let this = env::current_exe().map_err(failed)?;
-        let built = this.ancestors().nth(2).map(PathBuf::from).unwrap_or_default();
-        ensure(built.join("kubectl-presenceroute").is_file(), || {
-            format!(
-                "{} has no kubectl-presenceroute; build it: cargo build -p kubectl-presenceroute",
-                built.display()
-            )
-        })?;
-        let directory = env::temp_dir().join(format!("presenceroute-e2e-{}", std::process::id()));
-        fs::create_dir_all(&directory).map_err(failed)?;
+        let built = command::built("kubectl-presenceroute")?;
+        let completions = command::own_directory().join("plugin");
         let before = env::var_os("PATH").unwrap_or_default();
-        let places = [directory.clone(), built].into_iter().chain(env::split_paths(&before));
+        let places = [Some(completions), built.parent().map(PathBuf::from)];
+        let places = places.into_iter().flatten().chain(env::split_paths(&before));
         let path = env::join_paths(places).map_err(|error| Failure(error.to_string()))?;
-        let plugin = Self { path, directory };
+        let plugin = Self { path };
         let script = plugin.run(&["presenceroute", "completion", "kubectl"])?;
         let file = plugin.file("kubectl_complete-presenceroute", &script.output)?;
-        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
+            .map_err(|error| Failure(format!("{file}: {error}")))?;
         Ok(plugin)
     }
 
     /// A file for it to read.
     pub fn file(&self, name: &str, content: &str) -> Outcome<String> {
-        let file = self.directory.join(name);
-        fs::write(&file, content).map_err(|error| Failure(format!("{}: {error}", file.display())))?;
-        Ok(file.display().to_string())
+        Ok(command::file(&format!("plugin/{name}"), content)?.display().to_string())
     }
 
     /// Runs kubectl with these arguments.
     pub fn run(&self, arguments: &[&str]) -> Outcome<Ran> {
-        let output = Command::new("kubectl")
+        let output = command::new("kubectl")
             .args(arguments)
             .env("PATH", &self.path)
             .output()
@@ -76,11 +65,5 @@ impl Ran {
     pub fn well(self) -> Outcome<String> {
         ensure(self.succeeded, || format!("{}{}", self.output, self.complaint))?;
         Ok(self.output)
-    }
-}
-
-impl Drop for Plugin {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }

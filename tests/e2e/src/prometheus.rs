@@ -2,11 +2,11 @@
 //! operator would give it, and through `kubectl proxy`: that works from wherever `kubectl` works.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::{env, fs, process};
+use std::process::{Child, Stdio};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -42,7 +42,7 @@ impl Series {
 impl Prometheus {
     /// Starts one with these rules for what these monitors (PodMonitor, ServiceMonitor) select.
     pub fn start(monitors: &[Value], rules: &Path) -> Outcome<Self> {
-        let directory = env::temp_dir().join(format!("presenceroute-e2e-prometheus-{}", process::id()));
+        let directory = command::own_directory().join("prometheus");
         fs::create_dir_all(&directory).map_err(io(&directory))?;
         let (proxy, proxy_address) = kubectl_proxy()?;
         let scrape_configs: Vec<Value> =
@@ -56,7 +56,7 @@ impl Prometheus {
         fs::write(&file, configuration.to_string()).map_err(io(&file))?;
         let address = free_address()?;
         let log = directory.join("log");
-        let server = Command::new("prometheus")
+        let server = command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
             .arg(format!("--web.listen-address={address}"))
@@ -119,7 +119,7 @@ impl Drop for Prometheus {
 }
 
 fn kubectl_proxy() -> Outcome<(Child, String)> {
-    let mut proxy = Command::new("kubectl")
+    let mut proxy = command::new("kubectl")
         .args(["proxy", "--port=0"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

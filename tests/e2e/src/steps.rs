@@ -1,38 +1,36 @@
-//! Tells what is being proven while it is proven, and counts.
+//! A scenario: steps, each of which builds on those before it. Every step is reported while the scenario runs. For the
+//! runner a scenario is one test, because none of its steps can be run by itself.
 
 use std::io::Write;
 use std::time::Instant;
 
+use libtest_mimic::Failed;
+
 use crate::Outcome;
 
-/// A step failed, and it was told why. What builds on it is left out.
+/// A step failed, and the reason has been reported. What builds on it is left out.
 #[derive(Debug)]
 pub struct Stopped;
 
-/// All that is proven in one run.
+/// The steps of one scenario.
 pub struct Steps<'d> {
-    passed: u32,
-    failed: u32,
-    only: Option<String>,
-    began: Instant,
+    failed: Vec<String>,
     diagnose: Box<dyn Fn() + 'd>,
 }
 
 impl<'d> Steps<'d> {
-    /// Proves all scenarios, or those with `only` in their names. `diagnose` shows the scene of a failure.
-    pub fn new(only: Option<String>, diagnose: impl Fn() + 'd) -> Self {
-        Self { passed: 0, failed: 0, only, began: Instant::now(), diagnose: Box::new(diagnose) }
-    }
-
-    /// A story of several steps, each of which builds on those before it.
-    pub fn scenario(&mut self, name: &str, story: impl FnOnce(&mut Self) -> Result<(), Stopped>) {
-        if self.only.as_ref().is_some_and(|only| !name.contains(only)) {
-            return;
-        }
-        say(&format!("\n{name}"));
-        if story(self).is_err() {
+    /// Runs a scenario. It fails with the steps of it that failed. `diagnose` shows the state of things after a failure.
+    pub fn run(
+        diagnose: impl Fn() + 'd,
+        story: impl FnOnce(&mut Self) -> Result<(), Stopped>,
+    ) -> Result<(), Failed> {
+        let mut steps = Self { failed: Vec::new(), diagnose: Box::new(diagnose) };
+        // The runner has begun a line with the test's name.
+        say("");
+        if story(&mut steps).is_err() {
             say("      the rest of this scenario builds on it, and is left out");
         }
+        if steps.failed.is_empty() { Ok(()) } else { Err(steps.failed.join("\n").into()) }
     }
 
     /// One step, named by the sentence that it proves.
@@ -42,41 +40,28 @@ impl<'d> Steps<'d> {
         let took = began.elapsed().as_secs_f64();
         match result {
             Ok(value) => {
-                self.passed += 1;
-                say(&format!("ok    {sentence} ({took:.1} s)"));
+                say(&format!("  ok    {sentence} ({took:.1} s)"));
                 Ok(value)
             }
             Err(failure) => {
-                self.failed += 1;
-                say(&format!("FAIL  {sentence} ({took:.1} s)\n      {failure}"));
+                say(&format!("  FAIL  {sentence} ({took:.1} s)\n      {failure}"));
+                self.failed.push(format!("{sentence}: {failure}"));
                 (self.diagnose)();
                 Err(Stopped)
             }
         }
     }
-
-    /// The count, in the words of cargo's own test runner, and whether all is well.
-    pub fn finish(self) -> bool {
-        let well = self.failed == 0 && self.passed > 0;
-        let verdict = if well { "ok" } else { "FAILED" };
-        let Self { passed, failed, .. } = self;
-        let took = self.began.elapsed().as_secs_f64();
-        say(&format!(
-            "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out; finished in {took:.2}s"
-        ));
-        well
-    }
 }
 
-/// Tells the person who watches.
+/// Prints a line at once.
 pub fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    // Nobody watches any more, perhaps; the test goes on.
+    // Nothing reads it any more, perhaps; the test goes on.
     let _ = writeln!(out, "{line}");
     let _ = out.flush();
 }
 
-/// Tells a number that was measured.
+/// Prints a number that was measured.
 pub fn measured(what: &str) {
     say(&format!("      {what}"));
 }

@@ -2,18 +2,18 @@
 
 use presenceroute_e2e::helm::Release;
 use presenceroute_e2e::kubectl;
-use presenceroute_e2e::steps::{Steps, Stopped, say};
+use presenceroute_e2e::scratch::DEFINITION;
+use presenceroute_e2e::steps::{Steps, Stopped};
 use presenceroute_e2e::wait::{seconds, until};
 use presenceroute_e2e::{Failure, ensure, ensure_same};
 
 use crate::manifests;
-use crate::stage::{DEFINITION, RELEASE, Stage};
+use crate::stage::{RELEASE, Stage};
 
 const OPERATOR: &str = "app.kubernetes.io/component=operator";
 
 /// What every other scenario stands on.
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
-    say("installation");
     let Release { name, namespace } = RELEASE;
     steps.prove(
         &format!("helm installs the chart as {name} in {namespace}, and its two operator pods are ready"),

@@ -19,36 +19,49 @@ mod ten_relays;
 mod upgrade;
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
-use presenceroute_e2e::steps::{Steps, say};
+use libtest_mimic::{Failed, Trial};
+use presenceroute_e2e::steps::{Steps, Stopped};
+use presenceroute_e2e::{Outcome, suite};
 
 use crate::stage::Stage;
 
+type Story = fn(&Stage, &mut Steps<'_>) -> Result<(), Stopped>;
+
+/// Each can be run by itself, after the installation. The last one leaves no operator.
+const SCENARIOS: [(&str, Story); 11] = [
+    ("installation", |_, _| Ok(())),
+    ("main path", main_path::story),
+    ("plugin", plugin::story),
+    ("refusals", refusals::story),
+    ("healing", healing::story),
+    ("ten relays", ten_relays::story),
+    ("monitoring", monitoring::story),
+    ("outage", outage::story),
+    ("rollout", rollout::story),
+    ("upgrade", upgrade::story),
+    ("removal", removal::story),
+];
+
+static STAGE: OnceLock<Outcome<Stage>> = OnceLock::new();
+static INSTALLED: OnceLock<Result<(), Failed>> = OnceLock::new();
+
 fn main() -> ExitCode {
-    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let stage = match Stage::prepare() {
-        Ok(stage) => stage,
-        Err(failure) => {
-            say(&format!("FAIL  the stage cannot be set: {failure}"));
-            say("\ntest result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out");
-            return ExitCode::FAILURE;
+    let tests = SCENARIOS.map(|(name, story)| Trial::test(name, move || play(story)));
+    suite::run(Ok(tests.into()), || {
+        if let Some(Ok(stage)) = STAGE.get() {
+            stage.clear();
         }
-    };
-    let mut steps = Steps::new(only, || stage.show());
-    let installed = installation::story(&stage, &mut steps).is_ok();
-    if installed {
-        steps.scenario("main path", |steps| main_path::story(&stage, steps));
-        steps.scenario("plugin", |steps| plugin::story(&stage, steps));
-        steps.scenario("refusals", |steps| refusals::story(&stage, steps));
-        steps.scenario("healing", |steps| healing::story(&stage, steps));
-        steps.scenario("ten relays", |steps| ten_relays::story(&stage, steps));
-        steps.scenario("monitoring", |steps| monitoring::story(&stage, steps));
-        steps.scenario("outage", |steps| outage::story(&stage, steps));
-        steps.scenario("rollout", |steps| rollout::story(&stage, steps));
-        steps.scenario("upgrade", |steps| upgrade::story(&stage, steps));
-        steps.scenario("removal", |steps| removal::story(&stage, steps));
-    }
-    let well = steps.finish();
-    stage.clear();
-    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    })
+}
+
+fn play(story: Story) -> Result<(), Failed> {
+    let stage = STAGE.get_or_init(Stage::prepare).as_ref()?;
+    let play = |story: Story| Steps::run(|| stage.show(), |steps| story(stage, steps));
+    INSTALLED
+        .get_or_init(|| play(installation::story))
+        .clone()
+        .map_err(|failed| format!("the chart is not installed: {}", failed.message().unwrap_or_default()))?;
+    play(story)
 }

@@ -1,10 +1,7 @@
 //! The manifests that a person would write.
 
-use std::fs;
-use std::path::Path;
-
 use presenceroute_e2e::route::Route;
-use presenceroute_e2e::{Failure, Outcome, ensure};
+use presenceroute_e2e::{Outcome, ensure, tree};
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
@@ -15,9 +12,7 @@ pub(crate) const EVENT_TYPES: [&str; 3] =
 
 /// An example of this tree, at home in this run's namespace, with its topics and its broker.
 pub(crate) fn example(stage: &Stage, file: &str) -> Outcome<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples").join(file);
-    let text = fs::read_to_string(&path).map_err(|error| Failure(format!("{}: {error}", path.display())))?;
-    let here = text
+    let here = tree::read(&format!("deploy/examples/{file}"))?
         // As deploy/images names them.
         .replace("ghcr.io/presenceroute/", "presenceroute/")
         .replace("namespace: presence\n", &format!("namespace: {}\n", stage.namespace))

@@ -2,8 +2,6 @@
 //! that an alert, a panel of the dashboard or a runbook names. Every command of a runbook runs.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use presenceroute_e2e::kubectl::{self, text};
 use presenceroute_e2e::prometheus::{Prometheus, Series};
@@ -12,7 +10,7 @@ use presenceroute_e2e::route::Route;
 use presenceroute_e2e::simulator::ensure_all_accepted;
 use presenceroute_e2e::steps::{Steps, Stopped, measured};
 use presenceroute_e2e::wait::{seconds, until};
-use presenceroute_e2e::{Failure, Outcome, command, ensure, ensure_same};
+use presenceroute_e2e::{Failure, Outcome, command, ensure, ensure_same, markdown, tree};
 use serde_json::{Value, json};
 
 use crate::manifests::{self, EVENT_TYPES};
@@ -50,7 +48,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         let mut values = stage.values();
         values
             .extend(["metrics.podMonitor.enabled=true".into(), "metrics.serviceMonitor.enabled=true".into()]);
-        let prometheus = Prometheus::start(&RELEASE.render(&values, &MONITORS)?, &tree(ALERTS))?;
+        let prometheus = Prometheus::start(&RELEASE.render(&values, &MONITORS)?, &tree::path(ALERTS))?;
         until("every target is up", seconds(30), || {
             let targets = prometheus.targets()?;
             // Two relays of this route, two operators; more where others' routes are in the cluster.
@@ -165,14 +163,6 @@ struct Query {
     shown: BTreeSet<String>,
 }
 
-fn tree(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
-}
-
-fn file(path: &str) -> Outcome<String> {
-    fs::read_to_string(tree(path)).map_err(|error| Failure(format!("{path}: {error}")))
-}
-
 fn queries() -> Outcome<Vec<Query>> {
     let mut queries = queries_of_alerts()?;
     queries.extend(queries_of_the_dashboard()?);
@@ -181,8 +171,8 @@ fn queries() -> Outcome<Vec<Query>> {
 }
 
 fn queries_of_alerts() -> Outcome<Vec<Query>> {
-    let rules: Value =
-        serde_saphyr::from_str(&file(ALERTS)?).map_err(|error| Failure(format!("{ALERTS}: {error}")))?;
+    let rules: Value = serde_saphyr::from_str(&tree::read(ALERTS)?)
+        .map_err(|error| Failure(format!("{ALERTS}: {error}")))?;
     let groups = rules["groups"].as_array().into_iter().flatten();
     let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
     Ok(rules
@@ -195,8 +185,8 @@ fn queries_of_alerts() -> Outcome<Vec<Query>> {
 }
 
 fn queries_of_the_dashboard() -> Outcome<Vec<Query>> {
-    let dashboard: Value =
-        serde_json::from_str(&file(DASHBOARD)?).map_err(|error| Failure(format!("{DASHBOARD}: {error}")))?;
+    let dashboard: Value = serde_json::from_str(&tree::read(DASHBOARD)?)
+        .map_err(|error| Failure(format!("{DASHBOARD}: {error}")))?;
     let panels = dashboard["panels"].as_array().into_iter().flatten();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
     Ok(targets
@@ -231,21 +221,14 @@ fn between(text: &str, mark: &str, ends: impl Fn(char) -> bool + Copy) -> BTreeS
 
 /// The text of every page but the list of them.
 fn runbooks() -> Outcome<Vec<String>> {
-    let cannot = |error: std::io::Error| Failure(format!("{RUNBOOKS}: {error}"));
-    let mut pages = Vec::new();
-    for entry in fs::read_dir(tree(RUNBOOKS)).map_err(cannot)? {
-        let path = entry.map_err(cannot)?.path();
-        if path.file_name().is_some_and(|name| name != "README.md") {
-            pages.push(fs::read_to_string(path).map_err(cannot)?);
-        }
-    }
-    Ok(pages)
+    let pages = tree::files(RUNBOOKS, ".md")?;
+    pages.iter().filter(|page| !page.ends_with("/README.md")).map(|page| tree::read(page)).collect()
 }
 
 /// The fenced blocks of a language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
-    let fence = format!("```{language}\n");
-    page.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
+    let of_language = markdown::blocks(page).into_iter().filter(|block| block.language == language);
+    of_language.map(|block| block.text).collect()
 }
 
 // ------------------------------------------------------------------------------------------------------ what is there
@@ -283,7 +266,7 @@ fn ensure_value(selector: &Selector, series: &[Series], label: &str, value: &str
     let is_reason = selector.metric.ends_with("_route_condition") && label == "reason";
     let quoted = format!("\"{value}\"");
     ensure(
-        is_reason && REASONS.iter().any(|source| file(source).is_ok_and(|text| text.contains(&quoted))),
+        is_reason && REASONS.iter().any(|source| tree::read(source).is_ok_and(|text| text.contains(&quoted))),
         || format!("{} has no {label}={quoted}", selector.metric),
     )
 }

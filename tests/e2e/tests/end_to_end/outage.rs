@@ -1,8 +1,6 @@
 //! Kafka is away for a while, and no event is lost: the relay promises nothing that it cannot keep, and Genesys tries again.
 
-use std::path::Path;
-
-use presenceroute_e2e::command;
+use presenceroute_e2e::harness;
 use presenceroute_e2e::kafka::Kafka;
 use presenceroute_e2e::kubectl;
 use presenceroute_e2e::route::Route;
@@ -69,7 +67,7 @@ fn can_be_paused(kafka: &Kafka) -> bool {
 
 /// A run that was killed at the wrong moment left the broker hanging.
 pub(crate) fn end_an_earlier_one(kafka: &Kafka) -> Outcome {
-    if can_be_paused(kafka) { harness("resume") } else { Ok(()) }
+    if can_be_paused(kafka) { harness::run("kafka", &["resume"]).map(drop) } else { Ok(()) }
 }
 
 /// A broker that hangs until this is dropped.
@@ -77,19 +75,14 @@ struct Paused;
 
 impl Paused {
     fn now() -> Outcome<Self> {
-        harness("pause").map(|()| Self)
+        harness::run("kafka", &["pause"]).map(|_| Self)
     }
 }
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        if let Err(failure) = harness("resume") {
+        if let Err(failure) = harness::run("kafka", &["resume"]).map(drop) {
             say(&format!("      Kafka still hangs: {failure}"));
         }
     }
-}
-
-fn harness(action: &str) -> Outcome {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../harness/kafka");
-    command::run(&script.display().to_string(), &[action], None).map(drop)
 }

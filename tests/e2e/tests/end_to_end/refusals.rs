@@ -12,7 +12,7 @@ use crate::stage::Stage;
 /// What is wrong, where it is written and what there, and what the message must contain.
 type Wrong = (&'static str, &'static str, fn() -> Value, [&'static str; 2]);
 
-const WRONG: [Wrong; 19] = [
+const WRONG: [Wrong; 20] = [
     (
         "a region beside an apiUrl",
         "/spec/genesys/region",
@@ -104,6 +104,12 @@ const WRONG: [Wrong; 19] = [
         "/spec/kafka/bootstrapServers/0",
         || json!("kafka://broker:9092"),
         ["spec.kafka.bootstrapServers", "must be HOST:PORT, without a scheme"],
+    ),
+    (
+        "OAUTHBEARER without a token endpoint",
+        "/spec/kafka/sasl",
+        || json!({"mechanism": "OAUTHBEARER", "credentialsSecretRef": {"name": "kafka-user"}}),
+        ["spec.kafka.sasl", "oauth must be set when mechanism is OAUTHBEARER"],
     ),
     (
         "a negative number of replicas",

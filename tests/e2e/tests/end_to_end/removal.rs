@@ -3,6 +3,7 @@
 use presenceroute_e2e::helm::Release;
 use presenceroute_e2e::kubectl;
 use presenceroute_e2e::route::Route;
+use presenceroute_e2e::scratch::DEFINITION;
 use presenceroute_e2e::simulator::ensure_all_accepted;
 use presenceroute_e2e::steps::{Steps, Stopped};
 use presenceroute_e2e::wait::seconds;
@@ -10,7 +11,7 @@ use presenceroute_e2e::{ensure, ensure_same};
 use serde_json::json;
 
 use crate::manifests;
-use crate::stage::{DEFINITION, RELEASE, Stage};
+use crate::stage::{RELEASE, Stage};
 
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
     let Release { namespace, .. } = RELEASE;

@@ -1,7 +1,4 @@
 //! Where all of it happens: names of this run's own, and the sweeping before and after.
-//!
-//! A run that was killed leaves things behind. They are known by a label, so that the next run takes them away, and
-//! nothing else.
 
 use std::env;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,22 +6,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use presenceroute_e2e::helm::Release;
 use presenceroute_e2e::kafka::Kafka;
 use presenceroute_e2e::kubectl::{self, text};
+use presenceroute_e2e::scratch::{DEFINITION, Scratch};
 use presenceroute_e2e::simulator::Simulator;
 use presenceroute_e2e::steps::say;
-use presenceroute_e2e::{Failure, Outcome, ensure};
-use serde_json::{Value, json};
+use presenceroute_e2e::{Failure, Outcome, ensure, harness};
+use serde_json::Value;
 
 use crate::outage;
 
-/// The label of everything that this suite makes.
-const LABEL: &str = "presenceroute.io/made-by";
-const LABEL_VALUE: &str = "e2e";
+/// What this suite makes.
+const SCRATCH: Scratch = Scratch("e2e");
 
 /// The beginning of the names of this suite's namespaces and topics.
 const PREFIX: &str = "presenceroute-e2e";
-
-/// The definition of PresenceRoutes.
-pub(crate) const DEFINITION: &str = "crd/presenceroutes.presenceroute.io";
 
 /// The release under test.
 pub(crate) const RELEASE: Release = Release { name: "presenceroute", namespace: "presenceroute-e2e-system" };
@@ -47,11 +41,10 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Takes away what an earlier run left, and makes namespaces and names for this one.
+    /// Removes what an earlier run left, and makes namespaces and names for this one.
     pub(crate) fn prepare() -> Outcome<Self> {
-        let kafka = kafka_of_environment()?;
-        kubectl::run(&["get", "--raw", "/readyz"])
-            .map_err(|failure| Failure(format!("{failure}\n      to get a cluster: {}", how("cluster"))))?;
+        let kafka = Kafka::of_environment()?;
+        harness::ensure_cluster()?;
         outage::end_an_earlier_one(&kafka)?;
         sweep(&kafka)?;
         let shared = match kubectl::find("", DEFINITION)? {
@@ -66,8 +59,8 @@ impl Stage {
             .map_err(|error| Failure(error.to_string()))?
             .as_secs();
         let namespace = format!("{PREFIX}-{run}");
-        make_namespace(&namespace)?;
-        make_namespace(RELEASE.namespace)?;
+        SCRATCH.make_namespace(&namespace, &[])?;
+        SCRATCH.make_namespace(RELEASE.namespace, &[])?;
         let topic_prefix = format!("{namespace}.");
         Ok(Self { simulator: Simulator::new(&namespace), namespace, kafka, topic_prefix, shared })
     }
@@ -81,7 +74,7 @@ impl Stage {
     pub(crate) fn values(&self) -> Vec<String> {
         let version = env!("CARGO_PKG_VERSION");
         let mut values = vec![
-            format!("commonLabels.{}={LABEL_VALUE}", LABEL.replace('.', "\\.")),
+            SCRATCH.chart_value(),
             "operator.replicas=2".into(),
             format!("operator.secretGraceSeconds={GRACE_SECONDS}"),
             "operator.image.repository=presenceroute/operator".into(),
@@ -120,7 +113,7 @@ impl Stage {
         }
     }
 
-    /// Takes away all that this run made, unless KEEP says that somebody wants to look at it.
+    /// Removes all that this run made, unless KEEP is set.
     pub(crate) fn clear(&self) {
         if env::var_os("KEEP").is_some() {
             say(&format!(
@@ -128,33 +121,9 @@ impl Stage {
                 self.namespace, RELEASE.namespace
             ));
         } else if let Err(failure) = sweep(&self.kafka) {
-            say(&format!("not everything could be taken away: {failure}"));
+            say(&format!("not everything could be removed: {failure}"));
         }
     }
-}
-
-fn how(part: &str) -> String {
-    format!("tests/harness/{part} up && eval \"$(tests/harness/{part} env)\"")
-}
-
-fn kafka_of_environment() -> Outcome<Kafka> {
-    let brokers = env::var("KAFKA_BROKERS")
-        .map_err(|_| Failure(format!("KAFKA_BROKERS names no broker; to get one: {}", how("kafka"))))?;
-    let brokers_from_pods = env::var("KAFKA_BROKERS_FROM_PODS").unwrap_or_else(|_| brokers.clone());
-    Ok(Kafka { brokers, brokers_from_pods })
-}
-
-fn make_namespace(name: &str) -> Outcome {
-    let manifest = json!({
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": name, "labels": {LABEL: LABEL_VALUE}},
-    });
-    kubectl::apply(&manifest.to_string())
-}
-
-fn is_ours(object: &Value) -> bool {
-    kubectl::labels(object).get(LABEL).is_some_and(|value| value == LABEL_VALUE)
 }
 
 /// Two releases would fight over the definition, and two operators over the routes.
@@ -169,28 +138,9 @@ fn ensure_not_of_another_release(definition: &Value) -> Outcome {
     })
 }
 
-/// Takes away what this run or an earlier one made: the release, routes, namespaces, definition, topics.
+/// Removes what this run or an earlier one made.
 fn sweep(kafka: &Kafka) -> Outcome {
-    let selector = format!("{LABEL}={LABEL_VALUE}");
     RELEASE.uninstall()?;
-    let namespaces = kubectl::list_everywhere("namespaces", &selector)?;
-    let namespaces: Vec<_> = namespaces.iter().map(|namespace| text(namespace, "/metadata/name")).collect();
-    if let Some(definition) = kubectl::find("", DEFINITION)? {
-        let routes = kubectl::list_everywhere("presenceroutes", "")?;
-        let (ours, theirs): (Vec<_>, Vec<_>) =
-            routes.iter().partition(|route| namespaces.contains(&text(route, "/metadata/namespace")));
-        for route in ours {
-            // The operator that would have taken the finalizer away is gone, and so will the simulator be.
-            let patch = json!({"metadata": {"finalizers": null}});
-            let namespace = text(route, "/metadata/namespace");
-            kubectl::patch(namespace, &format!("presenceroute/{}", text(route, "/metadata/name")), &patch)?;
-        }
-        if is_ours(&definition) && theirs.is_empty() {
-            kubectl::run(&["delete", DEFINITION, "--timeout=60s"])?;
-        }
-    }
-    if !namespaces.is_empty() {
-        kubectl::run(&["delete", "namespaces", "-l", &selector, "--timeout=120s"])?;
-    }
-    kafka.delete_topics(PREFIX)
+    SCRATCH.sweep()?;
+    kafka.delete_topics_of(PREFIX)
 }

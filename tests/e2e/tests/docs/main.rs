@@ -1,0 +1,81 @@
+//! The commands of the documentation, as a new user runs them: every block marked `sh`, page after page, from the root
+//! of the tree, in a home directory of its own. The lines of a block marked `text` right after it must be in what it
+//! prints.
+//!
+//! `cargo test -p presenceroute-e2e --test docs`, with a cluster that knows no PresenceRoutes yet, a broker, and the
+//! programs built by `deploy/images`, because no block may take minutes. A page builds on those before it, which run
+//! first where it is run by itself.
+
+mod page;
+mod scene;
+mod shell;
+
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+use libtest_mimic::{Failed, Trial};
+use presenceroute_e2e::steps::Steps;
+use presenceroute_e2e::{Outcome, ensure, markdown, suite, tree};
+
+use crate::page::{FirstEvent, Page};
+
+/// In the order in which a new user reads them.
+const PAGES: [&str; 7] = [
+    "docs/install.md",
+    "docs/first-route.md",
+    "docs/kubectl-plugin.md",
+    "docs/troubleshooting.md",
+    "docs/rotating-secrets.md",
+    "docs/upgrading.md",
+    "docs/uninstalling.md",
+];
+
+/// How far the pages have been run.
+struct Progress {
+    done: usize,
+    failed: Option<&'static str>,
+    first_event: FirstEvent,
+}
+
+static PROGRESS: Mutex<Progress> =
+    Mutex::new(Progress { done: 0, failed: None, first_event: FirstEvent::new() });
+
+fn main() -> ExitCode {
+    let mut tests = vec![suite::test("every page with commands is run", every_page_is_run)];
+    tests
+        .extend(PAGES.iter().enumerate().map(|(index, name)| Trial::test(*name, move || run_through(index))));
+    suite::run(Ok(tests), scene::clear)
+}
+
+fn every_page_is_run() -> Outcome {
+    for page in tree::files("docs", ".md")? {
+        let blocks = markdown::blocks(&tree::read(&page)?);
+        let has_commands = blocks.iter().any(|block| block.language == "sh");
+        let is_run = PAGES.contains(&page.as_str());
+        ensure(has_commands == is_run, || {
+            format!("{page}: has commands: {has_commands}, is among the pages of this test: {is_run}")
+        })?;
+    }
+    Ok(())
+}
+
+/// Runs the pages up to this one that have not been run.
+fn run_through(index: usize) -> Result<(), Failed> {
+    scene::prepared()?;
+    let mut progress = PROGRESS.lock().unwrap_or_else(PoisonError::into_inner);
+    while progress.done <= index {
+        if let Some(failed) = progress.failed {
+            return Err(format!("it builds on {failed}, which failed").into());
+        }
+        let name = PAGES[progress.done];
+        let page = Page::read(name)?;
+        let first_event = &mut progress.first_event;
+        let result = Steps::run(scene::show, |steps| page.run(steps, first_event));
+        progress.done += 1;
+        if result.is_err() {
+            progress.failed = Some(name);
+            return result;
+        }
+    }
+    Ok(())
+}

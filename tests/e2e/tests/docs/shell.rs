@@ -1,0 +1,68 @@
+//! The shell of a new user.
+
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use presenceroute_e2e::{Failure, Outcome, command, ensure, harness, tree};
+
+/// No block may take longer.
+const MOST_SECONDS: &str = "300";
+
+/// Runs a script, and gives what it printed.
+///
+/// What it installs by cargo is built without the minutes that optimising takes.
+pub(crate) fn run(script: &str) -> Outcome<String> {
+    let mut changed = String::new();
+    for line in script.lines() {
+        let line = line
+            .strip_prefix("cargo install ")
+            .map_or(line.to_owned(), |rest| format!("cargo install --debug {rest}"));
+        changed.push_str(&line);
+        changed.push('\n');
+    }
+    let file = command::file("block", &changed)?;
+    let printed = command::own_directory().join("printed");
+    let failed = |error: std::io::Error| Failure(format!("{}: {error}", printed.display()));
+    let output = File::create(&printed).map_err(failed)?;
+    let home = home()?;
+    let status = command::new("timeout")
+        .args([MOST_SECONDS, "bash", "-euo", "pipefail", &file.display().to_string()])
+        .current_dir(tree::path(""))
+        .env("PRESENCEROUTE_CACHE", harness::path("CACHE")?)
+        .env("CARGO_HOME", of_user("CARGO_HOME", ".cargo"))
+        .env("RUSTUP_HOME", of_user("RUSTUP_HOME", ".rustup"))
+        .env("CARGO_INSTALL_ROOT", home.join(".cargo"))
+        .env("PATH", path(&home)?)
+        .env("HOME", home)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().map_err(failed)?)
+        .stderr(output)
+        .status()
+        .map_err(failed)?;
+    let printed = String::from_utf8_lossy(&fs::read(&printed).map_err(failed)?).into_owned();
+    ensure(status.success(), || format!("{status}\n{printed}"))?;
+    Ok(printed)
+}
+
+/// A home directory of its own, so that nothing is left in the user's.
+fn home() -> Outcome<PathBuf> {
+    let home = command::own_directory().join("home");
+    fs::create_dir_all(home.join(".local/bin"))
+        .map_err(|error| Failure(format!("{}: {error}", home.display())))?;
+    Ok(home)
+}
+
+/// The tools and caches are the user's.
+fn of_user(variable: &str, folder: &str) -> PathBuf {
+    let home = env::var_os("HOME").unwrap_or_default();
+    env::var_os(variable).map_or_else(|| Path::new(&home).join(folder), PathBuf::from)
+}
+
+fn path(home: &Path) -> Outcome<std::ffi::OsString> {
+    let user = env::var_os("PATH").unwrap_or_default();
+    let own = [home.join(".local/bin"), home.join(".cargo/bin")];
+    let all = own.into_iter().chain(env::split_paths(&user));
+    env::join_paths(all).map_err(|error| Failure(error.to_string()))
+}
