@@ -23,8 +23,8 @@ fn main() -> ExitCode {
 }
 
 // One thread serves all connections, and another of the Kafka library's sends: a second one of the runtime's would cost
-// each event a third more at usual rates (docs/performance.md) for a tenth more of events at the utmost. Relays grow by
-// the number of pods.
+// each event a third more at usual rates (docs/performance-notes.md) for a tenth more of events at the utmost. Relays
+// grow by the number of pods.
 #[tokio::main(flavor = "current_thread")]
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let level = presenceroute_runtime::log::start(&arguments.log_level, arguments.log_format)?;

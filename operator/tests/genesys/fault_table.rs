@@ -162,26 +162,26 @@ fn as_in_production(failure: &Failure, organisation: &Organisation) -> String {
 }
 
 const HEAD: &str = "\
-# What each fault of Genesys Cloud becomes
+# Faults of Genesys Cloud
 
-Every cell is played by a test (`cargo test -p presenceroute-operator --test genesys fault_table`), which also proves \
-that, once the fault is over, Genesys Cloud holds exactly one registration with the newest secret, or none after a \
-deletion. This page is written by that test, and the test fails where the page differs.
+Each cell shows the reason of the condition `Registered` (and of `Ready`) and the wait before the next attempt. A \
+wait of 1 s doubles with every failure, up to 120 s; a wait of 60 s marks a fault that only a person can fix. Each \
+wait is up to a tenth longer at random, and never shorter than `Retry-After`; a changed Secret or spec is tried at \
+once. Waits are per route; only a 429 also holds back the other routes of its OAuth client, for its `Retry-After`.
 
-A cell has the reason of the condition `Registered` (and of `Ready`) and the wait before the next try. A wait of 1 s \
-grows with every failure, 2 s, 4 s, up to 120 s; one of 60 s stands where only a person can help. Each is up to a tenth \
-longer by chance, none is shorter than `Retry-After`, and a changed Secret or spec is tried at once. The waits are each \
-route's own; only a 429 holds back the other routes of its OAuth client, as long as it says.
+Every cell is tested (`cargo test -p presenceroute-operator --test genesys fault_table`). The test also proves that, \
+after the fault, Genesys Cloud holds exactly one registration with the newest secret, or none after a deletion. The \
+test writes this page, and fails if the page differs.
 
 | fault | getting a token | looking it up by its name | creating it | updating it | deleting it |
 |---|---|---|---|---|---|
 ";
 
 const MIDDLE: &str = "
-– : no failure. `created anew`: a 404 or 405 to an update means that what was there is gone, or cannot be changed; a \
-second registration that is left by this is removed at the next look. `RegisteredUnverified`: a server that cannot list \
-is lived with, and asked again five minutes later. A 401 counts when a new token was refused, too. A deletion counts \
-when the server lists none any more.
+– : no failure. `created anew`: a 404 or 405 to an update means that the registration is gone, or cannot be changed; \
+a duplicate left by this is deleted at the next verification. `RegisteredUnverified`: the server cannot list \
+registrations; the route works, and the operator tries again five minutes later. A 401 counts only after a new token \
+was rejected too. A deletion counts once the server no longer lists the registration.
 
 | reason | an example of its message |
 |---|---|
