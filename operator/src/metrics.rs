@@ -21,7 +21,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::api_server::{CountRequests, Requests};
-use presenceroute_core::certificate_expiry::Certificate;
+use presenceroute_manifest::dereference::Certificate;
 
 /// What is counted. Cheap to clone.
 #[derive(Clone)]

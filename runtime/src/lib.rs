@@ -1,6 +1,11 @@
-//! What the operator and the relay need of their process: a [`log`] whose level changes while they run, and ports
-//! that take IPv4 and IPv6 alike ([`listen`]).
+//! What the programs need of their process: a [`log`] whose level changes while they run, ports that take IPv4 and IPv6
+//! alike ([`listen`]), and files that change while they run ([`follow`], [`mounted`]). Nothing here knows an event, a
+//! route or a cluster.
 
+pub mod follow;
 pub mod listen;
 pub mod log;
+pub mod mounted;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tls_provider;

@@ -1,0 +1,312 @@
+//! Tokens for SASL OAUTHBEARER, by the client-credentials grant of OAuth 2.0 (RFC 6749, section 4.4).
+//!
+//! librdkafka fetches tokens itself only with libcurl, which would be a second HTTP client and one more TLS configuration
+//! in the process. The relay uses the HTTP client that it has, sets each token on its producer and gets the next one
+//! before it expires.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use presenceroute_runtime::tls_provider::install_crypto_provider;
+use rdkafka::producer::Producer as _;
+use reqwest::header::ACCEPT;
+use reqwest::{Certificate, StatusCode, redirect};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use super::callbacks::Callbacks;
+use super::librdkafka::{self, Client};
+use crate::outcome::escaped;
+
+/// How long the token endpoint may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How soon it is asked again after a failure, at first and at last.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// The largest answer that is read.
+const LARGEST_ANSWER: usize = 256 << 10;
+
+/// What a token lives where the server does not say; RFC 6749 lets it leave that out.
+const UNSAID_LIFE: Duration = Duration::from_secs(300);
+
+/// The shortest and the longest life that is believed, in seconds.
+const BELIEVED_LIFE: (f64, f64) = (1.0, 172_800.0);
+
+/// An OAuth client and where it gets its tokens. It cannot be printed.
+#[derive(Clone)]
+pub(super) struct OauthClient {
+    pub(super) id: String,
+    pub(super) secret: SecretString,
+    pub(super) token_endpoint: String,
+    pub(super) scope: Option<String>,
+    /// The CA of the token endpoint, in PEM. Default: the system's.
+    pub(super) ca_pem: Option<String>,
+}
+
+impl PartialEq for OauthClient {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+            && self.secret.expose_secret() == other.secret.expose_secret()
+            && self.token_endpoint == other.token_endpoint
+            && self.scope == other.scope
+            && self.ca_pem == other.ca_pem
+    }
+}
+
+/// Why there is no token. It never holds the client's secret or a token.
+#[derive(Debug, thiserror::Error)]
+enum TokenError {
+    #[error("no HTTP client for the token endpoint {endpoint}: {cause}; check the CA that is trusted for it")]
+    Client { endpoint: String, cause: String },
+    #[error("the token endpoint {endpoint} cannot be reached: {cause}")]
+    Unreachable { endpoint: String, cause: String },
+    #[error(
+        "the token endpoint {endpoint} gives client {id} no token: status {status}, {said}; check the client's id, secret and scope"
+    )]
+    Refused { endpoint: String, id: String, status: u16, said: String },
+    #[error("the answer of the token endpoint {endpoint} is not that of an OAuth server: {problem}")]
+    Answer { endpoint: String, problem: String },
+    #[error("the Kafka client does not take the token of {endpoint}: {problem}")]
+    NotTaken { endpoint: String, problem: String },
+}
+
+/// A token and when it expires.
+pub(super) struct Token {
+    pub(super) value: SecretString,
+    /// In milliseconds since 1970.
+    pub(super) expires: i64,
+    life: Duration,
+}
+
+/// Keeps a producer supplied with tokens, for as long as it is polled.
+pub(super) async fn supply(producer: Client<Callbacks>, client: OauthClient) {
+    let endpoint = &client.token_endpoint;
+    let mut retry = FIRST_RETRY;
+    let http = loop {
+        match client.http_client() {
+            Ok(http) => break http,
+            Err(error) => report(&producer, &error),
+        }
+        tokio::time::sleep(LAST_RETRY).await;
+    };
+    loop {
+        let supplied = client.fetch(&http).await.and_then(|token| {
+            librdkafka::set_token(&producer, &client.id, token.value.expose_secret(), token.expires)
+                .map_err(|problem| TokenError::NotTaken { endpoint: endpoint.clone(), problem })?;
+            Ok(token.life)
+        });
+        match supplied {
+            Ok(life) => {
+                producer.client().context().set_token_error(None);
+                retry = FIRST_RETRY;
+                tokio::time::sleep(life.mul_f64(0.8)).await;
+            }
+            Err(error) => {
+                report(&producer, &error);
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(LAST_RETRY);
+            }
+        }
+    }
+}
+
+fn report(producer: &Client<Callbacks>, error: &TokenError) {
+    let error = error.to_string();
+    // In the library's own words.
+    producer
+        .client()
+        .context()
+        .set_token_error(Some(format!("Failed to acquire SASL OAUTHBEARER token: {error}")));
+    librdkafka::set_token_failure(producer, &error);
+}
+
+impl OauthClient {
+    fn http_client(&self) -> Result<reqwest::Client, TokenError> {
+        install_crypto_provider();
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("presenceroute-relay/", env!("CARGO_PKG_VERSION")))
+            .timeout(TIMEOUT)
+            // A redirect would carry the client's secret elsewhere.
+            .redirect(redirect::Policy::none());
+        let builder = match &self.ca_pem {
+            Some(pem) => {
+                builder.tls_certs_only(Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default())
+            }
+            None if self.token_endpoint.starts_with("http:") => builder.tls_certs_only([]),
+            None => builder,
+        };
+        builder.build().map_err(|error| TokenError::Client {
+            endpoint: self.token_endpoint.clone(),
+            cause: cause(&error),
+        })
+    }
+
+    async fn fetch(&self, http: &reqwest::Client) -> Result<Token, TokenError> {
+        let asked = SystemTime::now();
+        let (status, body) = self.ask(http).await.map_err(|error| TokenError::Unreachable {
+            endpoint: self.token_endpoint.clone(),
+            cause: cause(&error),
+        })?;
+        if status != StatusCode::OK {
+            let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+            return Err(TokenError::Refused {
+                endpoint: self.token_endpoint.clone(),
+                id: self.id.clone(),
+                status: status.as_u16(),
+                said: refusal.error.map_or_else(|| "without a reason".to_owned(), |error| escaped(&error)),
+            });
+        }
+        let grant: Grant = serde_json::from_slice(&body).map_err(|error| TokenError::Answer {
+            endpoint: self.token_endpoint.clone(),
+            problem: format!(
+                "no access_token, or not JSON (line {}, column {})",
+                error.line(),
+                error.column()
+            ),
+        })?;
+        Ok(grant.token(asked))
+    }
+
+    /// The status and the body of the answer, as far as it is read.
+    async fn ask(&self, http: &reqwest::Client) -> Result<(StatusCode, Vec<u8>), reqwest::Error> {
+        let mut form = vec![("grant_type", "client_credentials")];
+        form.extend(self.scope.as_deref().map(|scope| ("scope", scope)));
+        // Inside Basic, id and secret are form-encoded (RFC 6749, section 2.3.1).
+        let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let mut response = http
+            .post(&self.token_endpoint)
+            .basic_auth(encoded(&self.id), Some(encoded(self.secret.expose_secret())))
+            .header(ACCEPT, "application/json")
+            .form(&form)
+            .send()
+            .await?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while body.len() < LARGEST_ANSWER
+            && let Some(chunk) = response.chunk().await?
+        {
+            body.extend_from_slice(&chunk);
+        }
+        Ok((status, body))
+    }
+}
+
+/// The answer of a token endpoint (RFC 6749, section 5.1). No `Debug`, because of the token.
+#[derive(Deserialize)]
+struct Grant {
+    access_token: String,
+    /// Seconds.
+    expires_in: Option<f64>,
+}
+
+/// Its answer when it refuses (RFC 6749, section 5.2).
+#[derive(Default, Deserialize)]
+struct Refusal {
+    error: Option<String>,
+}
+
+impl Grant {
+    fn token(self, asked: SystemTime) -> Token {
+        let (shortest, longest) = BELIEVED_LIFE;
+        let life = self
+            .expires_in
+            .map_or(UNSAID_LIFE, |seconds| Duration::from_secs_f64(seconds.clamp(shortest, longest)));
+        let expires = (asked + life).duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Token { value: self.access_token.into(), expires: i64::try_from(expires).unwrap_or(i64::MAX), life }
+    }
+}
+
+/// The innermost cause; those around it say which URL it was, and that is said already.
+fn cause(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    if error.is_timeout() { "it does not answer in time".into() } else { innermost.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    fn client(token_endpoint: String) -> OauthClient {
+        OauthClient {
+            id: "relay:1".into(),
+            secret: "s p".into(),
+            token_endpoint,
+            scope: Some("kafka".into()),
+            ca_pem: None,
+        }
+    }
+
+    /// What a token endpoint that answers so is asked, and what comes of it.
+    async fn exchange(status: &str, body: &str) -> (String, Result<Token, TokenError>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(format!("http://{}/token", listener.local_addr().unwrap()));
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let served = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = String::new();
+            while !asked.ends_with("scope=kafka") {
+                let mut bytes = [0; 1024];
+                let count = stream.read(&mut bytes).await.unwrap();
+                asked.push_str(str::from_utf8(&bytes[..count]).unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            asked
+        };
+        let http = client.http_client().unwrap();
+        tokio::join!(served, client.fetch(&http))
+    }
+
+    #[tokio::test]
+    async fn a_token_is_requested_by_client_credentials() {
+        let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+        let (asked, token) = exchange("200 OK", r#"{"access_token":"t","expires_in":60}"#).await;
+        let token = token.unwrap();
+        assert!(asked.starts_with("POST /token HTTP/1.1\r\n"), "{asked}");
+        // Id and secret, each encoded: relay%3A1:s+p
+        assert!(asked.contains("authorization: Basic cmVsYXklM0ExOnMrcA==\r\n"), "{asked}");
+        assert!(asked.contains("content-type: application/x-www-form-urlencoded\r\n"), "{asked}");
+        assert!(asked.ends_with("\r\n\r\ngrant_type=client_credentials&scope=kafka"), "{asked}");
+        assert_eq!((token.value.expose_secret(), token.life), ("t", Duration::from_secs(60)));
+        assert!((60_000..70_000).contains(&(token.expires - before)), "{}", token.expires - before);
+    }
+
+    #[tokio::test]
+    async fn a_missing_or_absurd_lifetime_is_replaced() {
+        for (body, seconds) in [
+            (r#"{"access_token":"t"}"#, 300),
+            (r#"{"access_token":"t","expires_in":-5}"#, 1),
+            (r#"{"access_token":"t","expires_in":1e12}"#, 172_800),
+        ] {
+            let (_, token) = exchange("200 OK", body).await;
+            assert_eq!(token.unwrap().life, Duration::from_secs(seconds), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_names_endpoint_client_and_reason_not_the_secret() {
+        for (status, body, expected) in [
+            (
+                "401 Unauthorized",
+                r#"{"error":"invalid_client"}"#,
+                r#"client relay:1 no token: status 401, "invalid_client""#,
+            ),
+            ("503 Service Unavailable", "s p", "status 503, without a reason"),
+            ("302 Found", "", "status 302"),
+            ("200 OK", r#"{"token":"s p"}"#, "no access_token"),
+        ] {
+            let (_, token) = exchange(status, body).await;
+            let error = token.err().unwrap().to_string();
+            assert!(error.contains(expected) && error.contains("http://127.0.0.1:"), "{error}");
+            assert!(!error.contains("s p"), "{error}");
+        }
+        let absent = client("http://127.0.0.1:1/token".into());
+        let error = absent.fetch(&absent.http_client().unwrap()).await.err().unwrap().to_string();
+        assert!(error.contains("http://127.0.0.1:1/token cannot be reached: Connection refused"), "{error}");
+    }
+}
