@@ -1,43 +1,31 @@
-//! When the certificates in a route's Secrets expire, so that somebody hears of it before a broker refuses them.
+//! When certificates expire: that of the relay's listener, and those in a route's Secrets. Who is told, and how long
+//! before, is the callers' decision.
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use x509_cert::Certificate as X509;
+use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-/// Certificates under one key of a Secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
-    /// The Secret's name.
-    pub secret: String,
-    /// The key.
-    pub key: String,
-    /// When the first of them expires, in seconds since 1970.
-    pub expires: i64,
+/// When a certificate expires, in seconds since 1970. `None` where it cannot be read.
+pub fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let end = certificate.tbs_certificate().validity().not_after;
+    i64::try_from(end.to_unix_duration().as_secs()).ok()
 }
 
-impl Certificate {
-    /// The certificates in `pem`; `None` where it has none that can be read, which whoever uses it will say.
-    ///
-    /// Of a chain or a bundle the one that expires first counts: a chain breaks with it, and one that a bundle no
-    /// longer needs is better taken out than waited for.
-    pub fn read(secret: &str, key: &str, pem: &[u8]) -> Option<Self> {
-        let expires = CertificateDer::pem_slice_iter(pem)
-            .filter_map(|der| X509::from_der(&der.ok()?).ok())
-            .filter_map(|certificate| {
-                let end = certificate.tbs_certificate().validity().not_after;
-                i64::try_from(end.to_unix_duration().as_secs()).ok()
-            })
-            .min()?;
-        Some(Self { secret: secret.to_owned(), key: key.to_owned(), expires })
-    }
+/// When the first of the certificates in `pem` expires. `None` where there is none that can be read.
+///
+/// A chain breaks with the first of its certificates. In a bundle, one that is no longer needed is better removed than
+/// left to expire.
+pub fn first_expiry(pem: &[u8]) -> Option<i64> {
+    CertificateDer::pem_slice_iter(pem).filter_map(|certificate| expiry(&certificate.ok()?)).min()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // Two that were made for this test and expire when 2030 and 2040 begin; nobody has their keys any more.
+    // Made for this test; they expire when 2030 and 2040 begin. Their keys are not kept.
     const YEAR_2030: &str = "\
 -----BEGIN CERTIFICATE-----
 MIHKMH6gAwIBAgICB+4wBQYDK2VwMA8xDTALBgNVBAMMBDIwMzAwHhcNMjYwMTAx
@@ -59,7 +47,7 @@ fzX/VqmSmUgqvHNvAw==
 
     #[test]
     fn of_several_certificates_the_first_to_expire_counts() {
-        let expires = |pem: &str| Certificate::read("s", "k", pem.as_bytes()).map(|found| found.expires);
+        let expires = |pem: &str| first_expiry(pem.as_bytes());
         assert_eq!(expires(YEAR_2040), Some(2_208_988_800));
         assert_eq!(expires(&format!("a comment\n{YEAR_2040}{YEAR_2030}")), Some(1_893_456_000));
         assert_eq!(expires("no certificate"), None);

@@ -40,7 +40,7 @@ pub fn signature_header() -> String {
     "X-Genesys-Event-Signature".into()
 }
 
-/// How the relay finds Kafka and is let in. Secrets stay in files, which may change while the relay runs.
+/// How the relay finds Kafka and authenticates. Secrets stay in files, which may change while the relay runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KafkaConfig {
@@ -160,10 +160,10 @@ pub struct Limits {
     pub max_in_flight: usize,
     /// How many bytes of events are held at once; beyond, 503.
     pub max_in_flight_bytes: usize,
-    /// How many acknowledged ids are remembered, so that a repetition is not published again.
-    pub remembered_ids: usize,
-    /// For how long they are remembered.
-    pub remember_ms: u64,
+    /// How many acknowledged events the dedupe window holds at most.
+    pub dedupe_max_ids: usize,
+    /// How long the dedupe window is: a repetition of an event that was acknowledged within it is not published again.
+    pub dedupe_window_ms: u64,
     /// How long the relay goes on answering after SIGTERM, so that every proxy has heard that it is leaving.
     pub drain_ms: u64,
 }
@@ -177,8 +177,8 @@ impl Default for Limits {
             delivery_timeout_ms: 120_000,
             max_in_flight: 4_096,
             max_in_flight_bytes: 64 << 20,
-            remembered_ids: 100_000,
-            remember_ms: 600_000,
+            dedupe_max_ids: 100_000,
+            dedupe_window_ms: 600_000,
             drain_ms: 5_000,
         }
     }

@@ -22,7 +22,7 @@ use prometheus_client::registry::Registry;
 
 use crate::api_server::{CountRequests, Requests};
 use crate::cache::RouteOrInvalid;
-use presenceroute_core::certificate_expiry::Certificate;
+use presenceroute_manifest::dereference::Certificate;
 
 /// What is counted. Cheap to clone.
 #[derive(Clone)]

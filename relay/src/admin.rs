@@ -1,5 +1,4 @@
-//! The admin port: whether the relay lives and is ready, what it counts, and its own account of itself. It never
-//! shows a secret or a part of an event.
+//! The admin port: liveness, readiness, metrics and status. It never shows a secret or a part of an event.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,36 +10,37 @@ use http_body_util::Full;
 use presenceroute_core::relay_status::{
     RelayStatus, RoutingReport, SecretsReport, SignaturesReport, TlsReport,
 };
+use presenceroute_runtime::follow::Reloaded;
 use tokio::sync::watch;
 
-use crate::metrics::{CertificateLabel, Metrics, Reason, RevisionLabel};
-use crate::problem::Kind;
-use crate::publish::{ClusterReport, Publisher};
-use crate::reload::Loaded;
+use crate::http::certificate::Certificate;
+use crate::kafka::{ClusterReport, Publisher};
+use crate::observe::labels::{CertificateLabel, RevisionLabel};
+use crate::observe::metrics::Metrics;
+use crate::outcome::{Outcome, ProblemKind};
 use crate::routing::Router;
-use crate::secrets::Secrets;
-use crate::tls::Certificate;
+use crate::source::webhook::secrets::Secrets;
 
 /// The certificate of the port that events are posted to, in the metrics.
 const LISTENER: CertificateLabel = CertificateLabel { certificate: "listener" };
 
-/// What is known of a relay from outside.
+/// Answers the requests of the admin port.
 pub struct Admin {
-    routing: watch::Receiver<Loaded<Router>>,
-    secrets: watch::Receiver<Loaded<Secrets>>,
-    /// Where events are received by TLS.
-    certificate: Option<watch::Receiver<Loaded<Certificate>>>,
+    routing: watch::Receiver<Reloaded<Router>>,
+    secrets: watch::Receiver<Reloaded<Secrets>>,
+    /// With TLS.
+    certificate: Option<watch::Receiver<Reloaded<Certificate>>>,
     publisher: Arc<Publisher>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
 }
 
 impl Admin {
-    /// An account of these parts.
+    /// An admin port for these parts.
     pub fn new(
-        routing: watch::Receiver<Loaded<Router>>,
-        secrets: watch::Receiver<Loaded<Secrets>>,
-        certificate: Option<watch::Receiver<Loaded<Certificate>>>,
+        routing: watch::Receiver<Reloaded<Router>>,
+        secrets: watch::Receiver<Reloaded<Secrets>>,
+        certificate: Option<watch::Receiver<Reloaded<Certificate>>>,
         publisher: Arc<Publisher>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -52,7 +52,7 @@ impl Admin {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// The answer to one request.
+    /// The response to one request.
     pub fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
@@ -66,7 +66,7 @@ impl Admin {
         }
     }
 
-    /// The relay's own account of itself.
+    /// What `/status` shows.
     pub fn status(&self) -> RelayStatus {
         let routing = self.routing.borrow();
         let secrets = self.secrets.borrow();
@@ -96,7 +96,7 @@ impl Admin {
             }),
             signatures: SignaturesReport {
                 accepted: self.metrics.authenticated.get(),
-                refused: self.metrics.answers(Reason::Refused(Kind::SignatureMismatch)),
+                refused: self.metrics.answers(Outcome::Rejected(ProblemKind::SignatureMismatch)),
             },
             kafka,
             missing_topics,
@@ -156,7 +156,7 @@ impl Admin {
         }
     }
 
-    /// Sets what is a state rather than a count.
+    /// Sets the gauges of states that are not kept up to date otherwise.
     fn refresh_metrics(&self) {
         let status = self.status();
         let metrics = &self.metrics;

@@ -1,29 +1,22 @@
 //! The relay: receives signed events over HTTP, verifies and routes them, and publishes them to Kafka.
 //!
-//! One direction, one module each: [`server`] (connections) → [`intake`] (path, method, size) → [`signature`] →
-//! [`event`] → [`routing`] → [`publish`] → the answer, or a [`problem`]. A 200 is a promise: every topic has
-//! acknowledged the event with all its in-sync replicas.
+//! Arrows run down only: [`http`] (connections, a request) → [`source`] (how an event proves its origin) → [`pipeline`]
+//! (route, publish, log) → [`kafka`] (acknowledged by all in-sync replicas). [`outcome`] and [`observe`] are below all of
+//! them. A 200 is a promise: every topic has acknowledged the event.
 
 pub mod admin;
-pub mod descriptors;
-pub mod intake;
-pub mod log;
-mod memory;
-pub mod metrics;
-mod mounted;
-pub mod preference;
-pub mod problem;
-pub mod publish;
+pub mod http;
+pub mod kafka;
+pub mod observe;
+pub mod outcome;
+pub mod pipeline;
 pub mod relay;
-pub mod reload;
-pub mod secrets;
-pub mod server;
 pub mod settings;
-pub mod signature;
-pub mod spans;
-pub mod tls;
+pub mod source;
 
+pub use observe::spans::Spans;
 /// What an event is and where it goes: pure, and shared with what explains a table without a relay.
 pub use presenceroute_core::{event, routing};
 pub use relay::{Relay, RunningRelay, StartError};
 pub use settings::{Arguments, RoutingSource, SecretSource, Settings, SettingsError};
+pub use source::webhook::secrets::Secrets;

@@ -1,12 +1,11 @@
-//! `presenceroute-relay`: reads its arguments and runs a relay until it is told to end.
+//! `presenceroute-relay`: reads its arguments and runs a relay until SIGTERM or SIGINT.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use presenceroute_relay::settings::SECRET_VARIABLE;
-use presenceroute_relay::spans::Spans;
-use presenceroute_relay::{Arguments, Relay, Settings};
+use presenceroute_relay::{Arguments, Relay, Settings, Spans, http};
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,7 +30,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(path) = &arguments.log_level_file {
         tokio::spawn(level.follow(path.clone()));
     }
-    presenceroute_relay::descriptors::raise_limit();
+    http::limits::raise_open_files();
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let secret = std::env::var(SECRET_VARIABLE).ok().map(SecretString::from);
@@ -42,7 +41,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
-    // Further signals are taken and change nothing: an event in flight is not given up for impatience.
+    // Further signals change nothing: an event in flight is not given up.
     relay.shutdown().await;
     Ok(())
 }

@@ -1,33 +1,34 @@
-//! One running relay: its parts put together, started and ended in the right order.
+//! One running relay: its parts put together, started and ended in the right order. What the parts do is their own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use presenceroute_core::relay_config::CertificateFiles;
 use presenceroute_core::relay_status::RelayStatus;
+use presenceroute_runtime::follow;
 use presenceroute_runtime::listen::listen;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
-use crate::intake::Intake;
-use crate::metrics::Metrics;
-use crate::publish::{Publisher, PublisherError};
-use crate::reload::{Loaded, follow_certificate, follow_routing, follow_secrets};
+use crate::http::handler::Handler;
+use crate::http::server::{Closing, serve};
+use crate::http::tls::Handshakes;
+use crate::http::{certificate, limits};
+use crate::kafka::{self, Publisher, PublisherError};
+use crate::observe::metrics::Metrics;
+use crate::observe::request_log::RequestLog;
+use crate::observe::spans::Spans;
+use crate::pipeline::{Pipeline, table};
 use crate::routing::Router;
-use crate::server::{Closing, serve};
 use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check};
-use crate::spans::Spans;
-use crate::tls::{Certificate, Handshakes};
-use crate::{descriptors, memory};
+use crate::source::webhook::{Webhook, secrets};
 
 /// The most connections of the admin port at once: the kubelet, Prometheus, the operator, and a few people.
-const MOST_OBSERVERS: usize = 128;
+const MAX_ADMIN_CONNECTIONS: usize = 128;
 
 /// A relay. Several may run in one process.
 pub struct Relay;
@@ -36,14 +37,14 @@ pub struct Relay;
 pub struct RunningRelay {
     address: SocketAddr,
     admin_address: SocketAddr,
-    intake: Arc<Intake>,
+    pipeline: Arc<Pipeline>,
     admin: Arc<Admin>,
     publisher: Arc<Publisher>,
     spans: Option<Arc<Spans>>,
     drain: Duration,
     events: Listening,
     observed: Listening,
-    /// Ends what follows files and the cluster.
+    /// Ends the tasks that follow files and the cluster.
     stop: CancellationToken,
 }
 
@@ -55,7 +56,7 @@ struct Listening {
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// What it was told is not usable.
+    /// The settings are not valid.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// No producer can be made.
@@ -83,57 +84,66 @@ impl Relay {
         let metrics = Arc::new(Metrics::new());
         metrics.in_flight_limits.set(&config.limits);
         let (publisher, supervisor) =
-            Publisher::new(config.kafka.clone(), config.limits.clone(), Arc::clone(&metrics)).await?;
+            kafka::start(config.kafka.clone(), config.limits.clone(), Arc::clone(&metrics)).await?;
         let listener = bind(listen)?;
         let admin_listener = bind(admin_listen)?;
 
         let stop = CancellationToken::new();
-        let routing = follow_table(routing, &stop).await;
-        let secrets = follow_signing(secrets, &stop).await;
+        let routing = match routing {
+            RoutingSource::Fixed(table) => follow::fixed(Router::new(table)),
+            RoutingSource::File(path) => table::follow(path, stop.clone()).await,
+        };
+        let secrets = match secrets {
+            SecretSource::Fixed(secrets) => follow::fixed(secrets),
+            SecretSource::Directory(directory) => secrets::follow(directory, stop.clone()).await,
+        };
         let certificate = match config.tls.clone() {
-            Some(files) => Some(follow_pair(files, &stop).await),
+            Some(files) => Some(certificate::follow(files, stop.clone()).await),
             None => None,
         };
         tokio::spawn(supervisor.run(routing.clone(), stop.clone()));
 
-        let intake = Arc::new(Intake::new(
-            &config,
-            signature_header,
+        let log = Arc::new(RequestLog::new(config.route.clone()));
+        tokio::spawn(Arc::clone(&log).summarise(stop.clone()));
+        let pipeline = Arc::new(Pipeline::new(
             routing.clone(),
-            secrets.clone(),
             Arc::clone(&publisher),
             Arc::clone(&metrics),
+            Arc::clone(&log),
             spans.clone(),
         ));
-        tokio::spawn(intake.outcomes().sum_up(stop.clone()));
+        let webhook = Webhook::new(signature_header, secrets.clone(), metrics.authenticated.clone());
+        let handler = Arc::new(Handler::new(
+            config.path.clone(),
+            webhook,
+            &config.limits,
+            Arc::clone(&pipeline),
+            log,
+            Arc::clone(&metrics),
+        ));
         let tls = certificate
             .clone()
             .map(|certificate| Handshakes::new(certificate, metrics.tls_handshake_failures.clone()));
-        let (published, counted) = (Arc::clone(&publisher), Arc::clone(&metrics));
-        let admin = Arc::new(Admin::new(routing, secrets, certificate, published, counted));
         let (address, admin_address) = (listener.local, admin_listener.local);
-        let fitting = memory::most_connections(&config.limits, config.tls.is_some()).unwrap_or(usize::MAX);
-        let most_connections = descriptors::most_connections().min(fitting);
-        let events = {
-            let intake = Arc::clone(&intake);
-            listener.serve(tls, metrics.connections.clone(), most_connections, move |request| {
-                Arc::clone(&intake).answer(request)
-            })
-        };
+        let max_connections = limits::max_connections(&config.limits, config.tls.is_some());
+        let events = listener.serve(tls, metrics.connections.clone(), max_connections, move |request| {
+            Arc::clone(&handler).answer(request)
+        });
+        let admin = Arc::new(Admin::new(routing, secrets, certificate, Arc::clone(&publisher), metrics));
         let observed = {
             let admin = Arc::clone(&admin);
-            admin_listener.serve(None, Default::default(), MOST_OBSERVERS, move |request| {
+            admin_listener.serve(None, Default::default(), MAX_ADMIN_CONNECTIONS, move |request| {
                 std::future::ready(admin.answer(&request))
             })
         };
         tracing::info!(
-            %address, %admin_address, path = config.path, route = config.route, most_connections, "listening"
+            %address, %admin_address, path = config.path, route = config.route, max_connections, "listening"
         );
         let drain = Duration::from_millis(config.limits.drain_ms);
         Ok(RunningRelay {
             address,
             admin_address,
-            intake,
+            pipeline,
             admin,
             publisher,
             spans,
@@ -168,12 +178,12 @@ impl RunningRelay {
         self.admin.drain();
         self.events.closing.drain.cancel();
         tokio::time::sleep(self.drain).await;
-        // What is on its way to the relay still comes in: a body that is half here, too.
+        // What is on its way to the relay is still received, also a body that has arrived in part.
         self.events.end().await;
-        self.intake.close();
+        self.pipeline.close();
         self.publisher.flush().await;
         if let Some(spans) = self.spans {
-            // It fails only when sending them panicked, and there is nothing to be done for them.
+            // It fails only when sending them panicked, and then they are lost.
             let _ = tokio::task::spawn_blocking(move || spans.shutdown()).await;
         }
         self.stop.cancel();
@@ -185,7 +195,7 @@ impl RunningRelay {
 impl Listening {
     async fn end(self) {
         self.closing.stop.cancel();
-        // It fails only when serving panicked, and then there is nothing left to wait for.
+        // It fails only when serving panicked, and then nothing is left to wait for.
         let _ = self.served.await;
     }
 }
@@ -212,47 +222,4 @@ impl Bound {
         let served = tokio::spawn(serve(self.listener, tls, closing.clone(), connections, most, handle));
         Listening { closing, served }
     }
-}
-
-/// The table, read once when this returns.
-async fn follow_table(source: RoutingSource, stop: &CancellationToken) -> watch::Receiver<Loaded<Router>> {
-    match source {
-        RoutingSource::Fixed(table) => watch::Sender::new(Loaded::fixed(Router::new(table))).subscribe(),
-        RoutingSource::File(path) => {
-            let into = watch::Sender::new(Loaded::nothing("it has not been read yet"));
-            let mut table = into.subscribe();
-            tokio::spawn(follow_routing(path, into, stop.clone()));
-            let _ = table.changed().await;
-            table
-        }
-    }
-}
-
-/// The secrets, read once when this returns.
-async fn follow_signing(
-    source: SecretSource,
-    stop: &CancellationToken,
-) -> watch::Receiver<Loaded<crate::secrets::Secrets>> {
-    match source {
-        SecretSource::Fixed(secrets) => watch::Sender::new(Loaded::fixed(secrets)).subscribe(),
-        SecretSource::Directory(directory) => {
-            let into = watch::Sender::new(Loaded::nothing("they have not been read yet"));
-            let mut secrets = into.subscribe();
-            tokio::spawn(follow_secrets(directory, into, stop.clone()));
-            let _ = secrets.changed().await;
-            secrets
-        }
-    }
-}
-
-/// The certificate, read once when this returns.
-async fn follow_pair(
-    files: CertificateFiles,
-    stop: &CancellationToken,
-) -> watch::Receiver<Loaded<Certificate>> {
-    let into = watch::Sender::new(Loaded::nothing("it has not been read yet"));
-    let mut certificate = into.subscribe();
-    tokio::spawn(follow_certificate(files, into, stop.clone()));
-    let _ = certificate.changed().await;
-    certificate
 }

@@ -1,4 +1,4 @@
-//! What the relay is told when it starts, from flags, variables and `relay.yaml`, as one checked [`Settings`].
+//! The relay's settings, from flags, variables and `relay.yaml`, as one checked [`Settings`].
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use presenceroute_core::routing::{RoutingError, RoutingTable};
 use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
 
-use crate::secrets::{Secrets, SecretsError};
-use crate::spans::Spans;
+use crate::observe::spans::Spans;
+use crate::source::webhook::secrets::{Secrets, SecretsError};
 
 /// The variable with the signing secret, for a relay that runs alone. It is not a flag: the arguments of a process
 /// are there for everyone to read.

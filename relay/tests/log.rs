@@ -77,7 +77,7 @@ async fn the_level_changes_while_events_flow_and_no_line_holds_a_body_or_a_secre
 
     assert_eq!(send("quiet", SECRET).await, 200);
     assert_eq!(send("forged", "a guess").await, 403);
-    let (refused, before) = relay.next("refused");
+    let (refused, before) = relay.next("request rejected");
     assert_eq!((&refused["level"], &refused["outcome"]), (&"WARN".into(), &"signature-mismatch".into()));
     assert_eq!(refused["trace_id"], "0af7651916cd43dd8448eb211c80319c");
     // Nothing that is not verified is repeated.
@@ -85,7 +85,7 @@ async fn the_level_changes_while_events_flow_and_no_line_holds_a_body_or_a_secre
     assert!(!before.iter().any(|line| line["message"] == "answered"), "{before:?}");
 
     std::fs::write(level.path(), "debug\n").unwrap();
-    assert_eq!(relay.next("the log has another level").0["log_level"], "debug");
+    assert_eq!(relay.next("log level changed").0["log_level"], "debug");
     assert_eq!(send("loud", SECRET).await, 200);
     let (answered, before) = relay.next("answered");
     assert_eq!((&answered["event_id"], &answered["outcome"]), (&"loud".into(), &"processed".into()));

@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use presenceroute_relay::spans::Spans;
+use presenceroute_relay::Spans;
 use prost::Message;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

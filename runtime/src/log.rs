@@ -2,10 +2,10 @@
 //! while the program runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use parking_lot::Mutex;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -78,11 +78,11 @@ pub fn start(level: &str, format: LogFormat) -> Result<Level, LogError> {
 
 /// The level of this process's log, where it has one.
 pub fn level() -> Option<String> {
-    CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    CURRENT.lock().clone()
 }
 
 fn remember(level: &str) {
-    *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(level.to_owned());
+    *CURRENT.lock() = Some(level.to_owned());
 }
 
 impl Level {
@@ -110,9 +110,9 @@ impl Level {
 
     fn take(&self, read: &Result<String, String>) {
         match read.as_ref().map(|level| (level, self.set(level))) {
-            Ok((level, Ok(()))) => tracing::info!(log_level = level, "the log has another level"),
-            Ok((_, Err(error))) => tracing::error!(%error, "the log keeps its level"),
-            Err(error) => tracing::error!(error, "the log keeps its level"),
+            Ok((level, Ok(()))) => tracing::info!(log_level = level, "log level changed"),
+            Ok((_, Err(error))) => tracing::error!(%error, "invalid log level, keeping the current one"),
+            Err(error) => tracing::error!(error, "cannot read the log level, keeping the current one"),
         }
     }
 }

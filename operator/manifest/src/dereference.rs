@@ -7,7 +7,7 @@ use presenceroute_crds::PresenceRouteSpec;
 use presenceroute_crds::references::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef, TlsSecretRef};
 use secrecy::SecretString;
 
-use presenceroute_core::certificate_expiry::Certificate;
+use presenceroute_core::certificate_expiry::first_expiry;
 
 /// What the spec points at, as it was found.
 pub struct References {
@@ -21,6 +21,25 @@ pub struct References {
     pub mounted: Vec<SecretProblem>,
     /// The certificates among all this.
     pub certificates: Vec<Certificate>,
+}
+
+/// Certificates under one key of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The Secret's name.
+    pub secret: String,
+    /// The key.
+    pub key: String,
+    /// When the first of them expires, in seconds since 1970.
+    pub expires: i64,
+}
+
+impl Certificate {
+    /// The certificates in `pem`; `None` where none can be read, which its user reports.
+    fn read(secret: &str, key: &str, pem: &[u8]) -> Option<Self> {
+        let expires = first_expiry(pem)?;
+        Some(Self { secret: secret.to_owned(), key: key.to_owned(), expires })
+    }
 }
 
 /// The id and the secret of an OAuth client.

@@ -1,0 +1,266 @@
+//! One request of a push source, from its head to its response: path, method, size, proof, body, event, delivery.
+//!
+//! [`Handler::answer`] is the HTTP contract as one function, generic over the source and the body, so that it can be
+//! driven without a connection. The source is a type parameter: no request pays for a choice between sources.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::Full;
+use hyper::body::Body;
+use presenceroute_core::receipt::{PREFERENCE, Receipt};
+use presenceroute_core::relay_config::Limits;
+
+use super::body::{BodyReader, is_over};
+use super::memory_budget::{MemoryBudget, REQUEST_BYTES};
+use super::problem;
+use crate::observe::metrics::Metrics;
+use crate::observe::request_log::RequestLog;
+use crate::observe::trace_context::TraceHeaders;
+use crate::outcome::{Delivered, Outcome, Problem, ProblemKind, escaped};
+use crate::pipeline::{Incoming, Pipeline};
+use crate::source::PushSource;
+
+/// The body of a 200.
+const PROCESSED: &[u8] = br#"{"status":"processed"}"#;
+
+/// Names the preference that was followed (RFC 7240).
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// Answers the requests of one source. All connections share one.
+pub struct Handler<S> {
+    path: String,
+    source: S,
+    body: BodyReader,
+    memory: MemoryBudget,
+    pipeline: Arc<Pipeline>,
+    log: Arc<RequestLog>,
+    metrics: Arc<Metrics>,
+}
+
+/// What is kept of a request's head. The head itself is dropped, because it keeps the memory that it was read into.
+struct CheckedHead<P> {
+    proof: P,
+    /// The length that the sender announced.
+    length: Option<usize>,
+    wants_receipt: bool,
+}
+
+/// An event that is answered 200.
+struct Accepted {
+    delivered: Delivered,
+    /// The positions of its records, for a sender that asked.
+    receipt: Option<Receipt>,
+}
+
+impl<S: PushSource> Handler<S> {
+    /// A handler of `source`, which is posted to at `path`.
+    pub fn new(
+        path: String,
+        source: S,
+        limits: &Limits,
+        pipeline: Arc<Pipeline>,
+        log: Arc<RequestLog>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            path,
+            source,
+            body: BodyReader::new(limits),
+            memory: MemoryBudget::new(limits.max_in_flight_bytes, metrics.in_flight_bytes.clone()),
+            pipeline,
+            log,
+            metrics,
+        }
+    }
+
+    /// The response to one request. Its head is checked at once, and is no part of what waits for the body and for Kafka:
+    /// a connection keeps room for that from its first request on.
+    pub fn answer<B>(
+        self: Arc<Self>,
+        request: Request<B>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + use<S, B>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let (head, body) = request.into_parts();
+        let trace = TraceHeaders::of(&head.headers);
+        let expects_continue = head.headers.contains_key(EXPECT);
+        let checked = self.check_head(head);
+        async move { self.respond(checked, body, expects_continue, &trace).await }
+    }
+
+    async fn respond<B>(
+        &self,
+        checked: Result<CheckedHead<S::Proof>, Problem>,
+        body: B,
+        expects_continue: bool,
+        trace: &TraceHeaders,
+    ) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let mut body = pin!(body);
+        let result = match checked {
+            Ok(head) => self.process(head, body.as_mut(), trace).await,
+            Err(problem) => Err(self.rejected(problem, trace)),
+        };
+        let (outcome, response) = match result {
+            Ok(Accepted { delivered, receipt: None }) => (Outcome::Delivered(delivered), processed()),
+            Ok(Accepted { delivered, receipt: Some(receipt) }) => {
+                (Outcome::Delivered(delivered), processed_with(&receipt))
+            }
+            Err(problem) => {
+                let kind = problem.kind;
+                let mut response = problem::response(&problem);
+                // A sender that expects a 100 has its answer, and reading its body would ask for the body.
+                if problem::may_leave_body(kind) && (expects_continue || !is_over(body).await) {
+                    // HTTP/1.1 has no other way past the rest of the body. Without this, a sender would send its next
+                    // event into a connection that is being closed.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                (Outcome::Rejected(kind), response)
+            }
+        };
+        self.metrics.answered(outcome);
+        response
+    }
+
+    async fn process<B>(
+        &self,
+        head: CheckedHead<S::Proof>,
+        body: Pin<&mut B>,
+        trace: &TraceHeaders,
+    ) -> Result<Accepted, Problem>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let span_start = self.pipeline.span_start();
+        let mut reservation = self.memory.reserve();
+        reservation.grow(REQUEST_BYTES).map_err(|problem| self.rejected(problem, trace))?;
+        let body = self.body.read(body, head.length, &mut reservation).await;
+        let body = body.map_err(|problem| self.rejected(problem, trace))?;
+        let received = Instant::now();
+        self.source.verify(&head.proof, &body).map_err(|problem| self.rejected(problem, trace))?;
+        let (event, value) = self.source.decode(&body).map_err(|error| {
+            self.rejected(Problem::new(ProblemKind::EventInvalid, error.to_string()), trace)
+        })?;
+        let mut receipt = head.wants_receipt.then(Receipt::default);
+        let trace = trace.as_trace();
+        let incoming = Incoming { event: &event, value: &value, trace, received, span_start };
+        let delivered = self.pipeline.deliver(&incoming, receipt.as_mut()).await?;
+        Ok(Accepted { delivered, receipt })
+    }
+
+    fn check_head(&self, head: Parts) -> Result<CheckedHead<S::Proof>, Problem> {
+        if head.uri.path() != self.path {
+            let detail =
+                format!("{} is not served here; post events to {}", escaped(head.uri.path()), self.path);
+            return Err(Problem::new(ProblemKind::UnknownPath, detail));
+        }
+        if head.method != Method::POST {
+            return Err(Problem::new(ProblemKind::MethodNotAllowed, "post the event"));
+        }
+        let length = announced_length(&head.headers);
+        self.body.check_length(length)?;
+        let proof = self.source.check_head(&head)?;
+        Ok(CheckedHead { proof, length, wants_receipt: self.source.wants_receipt(&head) })
+    }
+
+    /// Logs a request that is rejected before the pipeline has its event, which logs all later ones.
+    fn rejected(&self, problem: Problem, trace: &TraceHeaders) -> Problem {
+        self.log.rejected(&problem, trace.as_trace());
+        problem
+    }
+}
+
+fn processed() -> Response<Full<Bytes>> {
+    json(Bytes::from_static(PROCESSED))
+}
+
+fn processed_with(receipt: &Receipt) -> Response<Full<Bytes>> {
+    // A receipt always serialises; if it did not, the event would be in Kafka all the same.
+    let Ok(body) = serde_json::to_vec(receipt) else { return processed() };
+    let mut response = json(body.into());
+    response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static(PREFERENCE));
+    response
+}
+
+fn json(body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn announced_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka;
+    use crate::routing::Router;
+    use crate::source::webhook::Webhook;
+    use crate::source::webhook::secrets::Secrets;
+    use hmac::{Hmac, KeyInit, Mac};
+    use http_body_util::BodyExt;
+    use presenceroute_core::relay_config::KafkaConfig;
+    use presenceroute_core::routing::RoutingTable;
+    use presenceroute_runtime::follow;
+    use sha2::Sha256;
+
+    const SIGNATURE: HeaderName = HeaderName::from_static("x-genesys-event-signature");
+
+    /// A handler of a webhook whose Kafka cannot be reached.
+    async fn handler() -> Handler<Webhook> {
+        let kafka = KafkaConfig { bootstrap_servers: vec!["127.0.0.1:1".into()], ..KafkaConfig::default() };
+        let limits = Limits::default();
+        let metrics = Arc::new(Metrics::new());
+        let (publisher, _) = kafka::start(kafka, limits.clone(), Arc::clone(&metrics)).await.unwrap();
+        let routing = follow::fixed(Router::new(RoutingTable::parse("{t: topic}").unwrap()));
+        let secrets = follow::fixed(Secrets::single("test", &"Jefe".into()).unwrap());
+        let log = Arc::new(RequestLog::new(None));
+        let pipeline = Pipeline::new(routing, publisher, Arc::clone(&metrics), Arc::clone(&log), None);
+        let webhook = Webhook::new(SIGNATURE, secrets, metrics.authenticated.clone());
+        Handler::new("/events".into(), webhook, &limits, Arc::new(pipeline), log, metrics)
+    }
+
+    #[tokio::test]
+    async fn an_event_after_the_end_is_503_and_for_another_relay() {
+        let handler = Arc::new(handler().await);
+        handler.pipeline.close();
+        let body = r#"{"id":"1","eventType":"t"}"#;
+        let mac = Hmac::<Sha256>::new_from_slice(b"Jefe").unwrap().chain_update(body);
+        let request = Request::post("/events")
+            .header(SIGNATURE, hex::encode(mac.finalize().into_bytes()))
+            .body(Full::<Bytes>::from(body))
+            .unwrap();
+        let answer = handler.answer(request).await;
+        assert_eq!(
+            (answer.status(), answer.headers()["retry-after"].as_bytes()),
+            (503.try_into().unwrap(), &b"1"[..])
+        );
+        let problem = answer.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&problem).unwrap();
+        assert_eq!(problem["type"], "urn:presenceroute:problem:shutting-down");
+    }
+
+    fn future_bytes<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every connection keeps room for this future from its first request on, so its size is memory of each sender. It had
+    /// 1968 bytes when this was written.
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        let bytes = future_bytes(Handler::<Webhook>::answer::<hyper::body::Incoming>);
+        println!("FUTURE {bytes}");
+        assert!(bytes <= 1968, "{bytes}");
+    }
+}

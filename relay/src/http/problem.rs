@@ -1,0 +1,94 @@
+//! A [`Problem`] as an HTTP response: `application/problem+json` (RFC 9457), with a stable `type` for each kind.
+
+use bytes::Bytes;
+use http::Response;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http_body_util::Full;
+use serde::Serialize;
+
+use crate::outcome::{Problem, ProblemKind};
+
+/// How long a sender waits before it tries again, in seconds.
+const RETRY_AFTER_SECONDS: u16 = 1;
+
+/// The problem as an HTTP response.
+pub(super) fn response(problem: &Problem) -> Response<Full<Bytes>> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        r#type: String,
+        title: &'a str,
+        status: u16,
+        detail: &'a str,
+    }
+    let kind = problem.kind;
+    let status = kind.status();
+    let body = Body {
+        r#type: format!("urn:presenceroute:problem:{}", kind.name()),
+        title: title(kind),
+        status: status.as_u16(),
+        detail: &problem.detail,
+    };
+    // Strings and a number always serialise; an empty body would still carry the status.
+    let json = serde_json::to_vec(&body).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(json)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if kind == ProblemKind::MethodNotAllowed {
+        headers.insert(ALLOW, HeaderValue::from_static("POST"));
+    }
+    if kind.is_transient() {
+        headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+    }
+    if kind == ProblemKind::KafkaUnavailable {
+        // A kept connection stays with this relay, ready or not; another relay may reach Kafka.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn title(kind: ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::UnknownPath => "This path is not served",
+        ProblemKind::MethodNotAllowed => "Only POST is allowed",
+        ProblemKind::BodyTooLarge => "The body is too large",
+        ProblemKind::SignatureMissing => "The request is not signed",
+        ProblemKind::BodyTimeout => "The body took too long",
+        ProblemKind::BodyIncomplete => "The body is not whole",
+        ProblemKind::SignatureMismatch => "The signature does not match",
+        ProblemKind::EventInvalid => "The body is not an event",
+        ProblemKind::Unrouted | ProblemKind::UnroutedRetry => "No route matches the event",
+        ProblemKind::KafkaRefused => "Kafka refuses the event",
+        ProblemKind::KafkaUnavailable => "Kafka did not acknowledge the event in time",
+        ProblemKind::Overloaded => "Too many events are in flight",
+        ProblemKind::NotConfigured => "The relay is not configured yet",
+        ProblemKind::ShuttingDown => "The relay is shutting down",
+    }
+}
+
+/// Whether a request may be answered so before its body was read to the end.
+pub(super) fn may_leave_body(kind: ProblemKind) -> bool {
+    matches!(
+        kind,
+        ProblemKind::UnknownPath
+            | ProblemKind::MethodNotAllowed
+            | ProblemKind::BodyTooLarge
+            | ProblemKind::SignatureMissing
+            | ProblemKind::BodyTimeout
+            | ProblemKind::BodyIncomplete
+            | ProblemKind::Overloaded
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_sent_only_where_a_retry_helps() {
+        let retry_after =
+            |kind| response(&Problem::new(kind, "")).headers().get(RETRY_AFTER).map(HeaderValue::len);
+        assert_eq!(retry_after(ProblemKind::KafkaUnavailable), Some(1));
+        assert_eq!(retry_after(ProblemKind::SignatureMismatch), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! The label sets of the metrics.
+
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RequestLabels {
+    pub(super) code: u16,
+    pub(super) reason: &'static str,
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TopicLabel {
+    /// Its name.
+    pub topic: String,
+}
+
+/// A failed delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KafkaErrorLabels {
+    /// The topic, or nothing when the failure is the cluster's.
+    pub topic: String,
+    /// The library's name of the failure.
+    pub kind: String,
+}
+
+/// How a duplicate was recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RepeatLabel {
+    /// The way.
+    pub outcome: Repeat,
+}
+
+impl EncodeLabelValue for Repeat {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        let name = match self {
+            Self::Joined => "joined",
+            Self::Remembered => "remembered",
+        };
+        name.encode(encoder)
+    }
+}
+
+/// How a duplicate was recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Repeat {
+    /// The first one is still in flight.
+    Joined,
+    /// It was acknowledged within the dedupe window.
+    Remembered,
+}
+
+/// A revision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RevisionLabel {
+    /// Its name.
+    pub revision: String,
+}
+
+/// What a certificate is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CertificateLabel {
+    /// Its purpose.
+    pub certificate: &'static str,
+}
+
+/// A cause.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CauseLabel {
+    /// Its name.
+    pub cause: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct StageLabel {
+    pub(super) stage: &'static str,
+}

@@ -1,0 +1,240 @@
+//! An event's way from a source to Kafka: routed by the table in force, published to every topic, its outcome logged and
+//! traced.
+//!
+//! Every source uses it alike, pushed or pulled, and it knows nothing of how they receive or acknowledge.
+
+pub mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use presenceroute_core::receipt::Receipt;
+use presenceroute_core::routing::RejectStatus;
+use presenceroute_runtime::follow::Reloaded;
+use tokio::sync::watch;
+
+use crate::event::Event;
+use crate::kafka::{Publisher, Record};
+use crate::observe::metrics::{Metrics, seconds};
+use crate::observe::request_log::RequestLog;
+use crate::observe::spans::{EventSpan, Spans};
+use crate::observe::trace_context::Trace;
+use crate::outcome::{Delivered, Outcome, Problem, ProblemKind, escaped};
+use crate::routing::{Decision, Router};
+
+/// Delivers events. All sources of a relay share one.
+pub struct Pipeline {
+    routing: watch::Receiver<Reloaded<Router>>,
+    publisher: Arc<Publisher>,
+    metrics: Arc<Metrics>,
+    log: Arc<RequestLog>,
+    spans: Option<Arc<Spans>>,
+    closed: AtomicBool,
+}
+
+/// An event that was verified, as a source received it.
+#[derive(Clone, Copy)]
+pub struct Incoming<'a> {
+    /// The event.
+    pub event: &'a Event<'a>,
+    /// What becomes the record's value.
+    pub value: &'a Bytes,
+    /// The trace that the source names.
+    pub trace: Trace<'a>,
+    /// When it had been received completely.
+    pub received: Instant,
+    /// When its span begins; see [`Pipeline::span_start`].
+    pub span_start: Option<SystemTime>,
+}
+
+impl Pipeline {
+    /// A pipeline of these parts.
+    pub fn new(
+        routing: watch::Receiver<Reloaded<Router>>,
+        publisher: Arc<Publisher>,
+        metrics: Arc<Metrics>,
+        log: Arc<RequestLog>,
+        spans: Option<Arc<Spans>>,
+    ) -> Self {
+        Self { routing, publisher, metrics, log, spans, closed: AtomicBool::new(false) }
+    }
+
+    /// The time at which an event's span begins, where there are spans. A source calls this when it begins to receive.
+    pub fn span_start(&self) -> Option<SystemTime> {
+        self.spans.as_ref().map(|_| SystemTime::now())
+    }
+
+    /// Routes an event, and returns when every topic has acknowledged it or one cannot. The records' positions are added
+    /// to `receipt`, when there is one.
+    ///
+    /// A problem that [is transient](ProblemKind::is_transient) is worth delivering the event again for.
+    pub async fn deliver(
+        &self,
+        incoming: &Incoming<'_>,
+        receipt: Option<&mut Receipt>,
+    ) -> Result<Delivered, Problem> {
+        let span = self.begin_span(incoming);
+        let trace = span.as_ref().map_or(incoming.trace, |span| span.trace(incoming.trace));
+        let record = Record { event: incoming.event, body: incoming.value, trace, unrouted_by: None };
+        let result = self.route_and_publish(&record, receipt, incoming.received).await;
+        if let Ok(delivered) = result {
+            self.log.accepted(delivered, &incoming.event.id, record.trace);
+        }
+        if let Some(span) = span {
+            span.end(Outcome::from(&result));
+        }
+        result.map_err(|problem| {
+            let problem = problem.about(&incoming.event.id);
+            self.log.rejected(&problem, incoming.trace);
+            problem
+        })
+    }
+
+    /// Rejects what still comes: the relay is about to end, and waits for what Kafka has.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    async fn route_and_publish(
+        &self,
+        record: &Record<'_>,
+        receipt: Option<&mut Receipt>,
+        received: Instant,
+    ) -> Result<Delivered, Problem> {
+        let router = self.router()?;
+        let routed = router.route(record.event);
+        if routed.failed_conditions > 0 {
+            self.metrics.failed_conditions.inc_by(routed.failed_conditions);
+        }
+        let routed_at = Instant::now();
+        self.metrics.stages.verify.observe(seconds(routed_at.duration_since(received)));
+        match routed.decision {
+            Decision::Publish(targets) => {
+                self.check_open()?;
+                self.publisher.publish(record, &targets, routed_at, receipt).await?;
+                Ok(Delivered::Published)
+            }
+            Decision::DeadLetter(target) => {
+                self.check_open()?;
+                let record = Record { unrouted_by: Some(router.table().revision()), ..*record };
+                self.publisher.publish(&record, &[target], routed_at, receipt).await?;
+                Ok(Delivered::DeadLettered)
+            }
+            Decision::Drop => Ok(Delivered::Dropped),
+            Decision::Reject(status) => Err(unrouted(status, record.event)),
+        }
+    }
+
+    fn begin_span(&self, incoming: &Incoming<'_>) -> Option<Box<EventSpan>> {
+        let start = incoming.span_start?;
+        Some(self.spans.as_ref()?.begin(incoming.event, incoming.trace, start))
+    }
+
+    fn router(&self) -> Result<Arc<Router>, Problem> {
+        let current = self.routing.borrow().current.clone();
+        current.ok_or_else(|| {
+            Problem::new(ProblemKind::NotConfigured, "no routing table has been loaded; see /status")
+        })
+    }
+
+    fn check_open(&self) -> Result<(), Problem> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Problem::new(
+                ProblemKind::ShuttingDown,
+                "send the event again; another relay takes it",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn unrouted(status: RejectStatus, event: &Event<'_>) -> Problem {
+    let kind = match status {
+        RejectStatus::NotFound => ProblemKind::Unrouted,
+        RejectStatus::BadRequest => ProblemKind::UnroutedRetry,
+    };
+    Problem::new(
+        kind,
+        format!("no route matches the event type {}; add one to the table", escaped(&event.event_type)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka;
+    use presenceroute_core::relay_config::{KafkaConfig, Limits};
+    use presenceroute_core::routing::RoutingTable;
+    use presenceroute_runtime::follow;
+    use rdkafka::mocking::MockCluster;
+    use std::time::Duration;
+
+    /// A pipeline to these brokers, with the table `{t: topic}`.
+    async fn pipeline(brokers: &str) -> Pipeline {
+        let kafka = KafkaConfig { bootstrap_servers: vec![brokers.into()], ..KafkaConfig::default() };
+        let metrics = Arc::new(Metrics::new());
+        let (publisher, _) = kafka::start(kafka, Limits::default(), Arc::clone(&metrics)).await.unwrap();
+        let routing = follow::fixed(Router::new(RoutingTable::parse("{t: topic}").unwrap()));
+        Pipeline::new(routing, publisher, metrics, Arc::new(RequestLog::new(None)), None)
+    }
+
+    async fn deliver(
+        pipeline: &Pipeline,
+        event_type: &str,
+        id: &str,
+    ) -> (Result<Delivered, Problem>, Receipt) {
+        let value = Bytes::from(format!(r#"{{"id":"{id}","eventType":"{event_type}"}}"#));
+        let event = Event::parse(&value).unwrap();
+        let incoming = Incoming {
+            event: &event,
+            value: &value,
+            trace: Trace::default(),
+            received: Instant::now(),
+            span_start: pipeline.span_start(),
+        };
+        let mut receipt = Receipt::default();
+        (pipeline.deliver(&incoming, Some(&mut receipt)).await, receipt)
+    }
+
+    /// What a source that pulls its events needs, which has no HTTP: it delivers, and acknowledges what was delivered.
+    #[tokio::test]
+    async fn a_pulled_event_is_delivered_without_http() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        let pipeline = pipeline(&kafka.bootstrap_servers()).await;
+        let queue = ["1", "2", "1"];
+        let mut acknowledged = Vec::new();
+        for id in queue {
+            let (result, receipt) = deliver(&pipeline, "t", id).await;
+            assert_eq!(result.unwrap(), Delivered::Published);
+            acknowledged.push((receipt.records[0].topic.clone(), receipt.records[0].offset));
+        }
+        let offsets = acknowledged.iter().map(|(_, offset)| *offset).collect::<Vec<_>>();
+        // The third is a duplicate, and makes no record.
+        assert_eq!(offsets, [Some(0), Some(1), None]);
+        let (result, receipt) = deliver(&pipeline, "other", "3").await;
+        assert_eq!((result.unwrap_err().kind, receipt.records.len()), (ProblemKind::Unrouted, 0));
+    }
+
+    #[tokio::test]
+    async fn a_pulled_event_that_kafka_lacks_is_to_be_pulled_again() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("topic", 1, 1).unwrap();
+        kafka.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
+        let pipeline = pipeline(&kafka.bootstrap_servers()).await;
+        let (result, _) = deliver(&pipeline, "t", "1").await;
+        let problem = result.unwrap_err();
+        assert!(problem.kind.is_transient(), "{problem:?}");
+    }
+
+    #[tokio::test]
+    async fn a_closed_pipeline_hands_nothing_to_kafka() {
+        let pipeline = pipeline("127.0.0.1:1").await;
+        pipeline.close();
+        let (result, _) = deliver(&pipeline, "t", "1").await;
+        assert_eq!(result.unwrap_err().kind, ProblemKind::ShuttingDown);
+        assert_eq!(pipeline.publisher.in_flight(), 0);
+    }
+}

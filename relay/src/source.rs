@@ -1,0 +1,32 @@
+//! Sources: how events come to the relay.
+//!
+//! A source that is pushed to implements [`PushSource`] and is served by `http::handler`. A source that pulls has no
+//! trait: it runs as a task of its own, and needs nothing but
+//! [`Pipeline::deliver`](crate::pipeline::Pipeline::deliver).
+
+pub mod webhook;
+
+use bytes::Bytes;
+use http::request::Parts;
+
+use crate::event::{Event, EventError};
+use crate::outcome::Problem;
+
+/// A source whose events are posted to the relay: how a request proves its origin and becomes an event. Path, method and
+/// size are checked before; what becomes of the event is the pipeline's part.
+pub trait PushSource: Send + Sync + 'static {
+    /// What a request's head says of its origin, to be verified with the body.
+    type Proof;
+
+    /// Takes the proof from the head. Rejects a request that cannot be valid, before its body is read.
+    fn check_head(&self, head: &Parts) -> Result<Self::Proof, Problem>;
+
+    /// Whether the sender asks where Kafka has its event.
+    fn wants_receipt(&self, head: &Parts) -> bool;
+
+    /// Verifies the origin of the whole body.
+    fn verify(&self, proof: &Self::Proof, body: &[u8]) -> Result<(), Problem>;
+
+    /// Reads the event, and what becomes the value of its record.
+    fn decode<'b>(&self, body: &'b Bytes) -> Result<(Event<'b>, Bytes), EventError>;
+}
