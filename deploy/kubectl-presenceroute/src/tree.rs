@@ -272,7 +272,7 @@ mod tests {
                 "id": "r-1", "name": "presence/contact-centre",
                 "access": {
                     "apiUrl": "https://api.mypurecloud.ie", "tokenPath": "/t", "eventBridgesPath": "/e",
-                    "tokenRequest": "Json", "clientId": "c", "credentialsSecretRef": {"name": "oauth"},
+                    "tokenRequest": "Json", "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"},
                 },
                 "url": "https://presence.example.com/events", "enabled": true, "eventTypes": ["a", "b"],
                 "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},

@@ -304,7 +304,7 @@ async fn make_registered(stage: &Stage, token: &str, index: usize) {
         "access": {
             "apiUrl": stage.genesys_url(), "tokenPath": "/api/v2/oauth/token",
             "eventBridgesPath": "/api/v2/analytics/events/eventbridges", "tokenRequest": "Json",
-            "clientId": "client", "credentialsSecretRef": {"name": "oauth"},
+            "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"},
         },
         "url": url, "enabled": true, "eventTypes": ["presence:state:changed"],
         "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
