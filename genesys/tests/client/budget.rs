@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use genesys_simulator::Config;
 use presenceroute_genesys::error::LimitedBy;
-use presenceroute_genesys::{GenesysError, Limits};
+use presenceroute_genesys::{Access, EventBridges, GenesysError, Limits};
+use secrecy::SecretString;
 use serde_json::json;
 
 use crate::organisation::{LISTINGS, NAME, Organisation};
@@ -64,4 +65,76 @@ async fn requests_go_on_after_retry_after() {
     let start = Instant::now();
     event_bridges.find_by_name(NAME).await.unwrap();
     assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
+}
+
+/// The organisation's OAuth client with another secret.
+fn with_secret(organisation: &Organisation, secret: &str) -> EventBridges {
+    let access = Access { client_secret: SecretString::from(secret), ..organisation.access() };
+    organisation.genesys.client(access).unwrap().event_bridges()
+}
+
+#[tokio::test]
+async fn wrong_secrets_in_a_loop_do_not_slow_the_right_one() {
+    for is_first in [true, false] {
+        let limits = Limits { calls_per_minute: 20, longest_wait: Duration::ZERO, ..Limits::default() };
+        let organisation = Organisation::with(Config::default(), limits).await;
+        if is_first {
+            organisation.event_bridges().find_by_name(NAME).await.unwrap();
+        }
+        // One wrong secret again and again, and many different ones.
+        let mut refused = 0;
+        for number in 0..60 {
+            let secret = format!("wrong-{}", if number < 30 { 0 } else { number });
+            match with_secret(&organisation, &secret).find_by_name(NAME).await.unwrap_err() {
+                GenesysError::CredentialsRejected { .. } => {}
+                GenesysError::RateLimited { cause: LimitedBy::TokenBudget(20), .. } => refused += 1,
+                error => panic!("{error}"),
+            }
+        }
+        assert_eq!(refused, 10, "the one wrong secret has a budget, too");
+        let start = Instant::now();
+        let left = if is_first { 18 } else { 19 };
+        for _ in 0..left {
+            organisation.event_bridges().find_by_name(NAME).await.unwrap();
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        let error = organisation.event_bridges().find_by_name(NAME).await.unwrap_err();
+        assert!(matches!(error, GenesysError::RateLimited { cause: LimitedBy::Budget(20), .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_429_to_a_wrong_secret_holds_back_no_other() {
+    for is_first in [true, false] {
+        let organisation = Organisation::new().await;
+        if is_first {
+            organisation.event_bridges().find_by_name(NAME).await.unwrap();
+        }
+        organisation.set_faults(
+            json!([{"match": {"path": "/api/v2/oauth", "nth": 1}, "do": {"status": 429, "retryAfter": 50}}]),
+        );
+        let wrong = with_secret(&organisation, "wrong");
+        for cause in ["fewer calls", "leave it alone"] {
+            let error = wrong.find_by_name(NAME).await.unwrap_err();
+            assert!(error.to_string().contains(cause), "{error}");
+        }
+        organisation.event_bridges().find_by_name(NAME).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_token_path_of_ones_own_opens_no_budget_of_others() {
+    let limits = Limits { calls_per_minute: 5, longest_wait: Duration::ZERO, ..Limits::default() };
+    let organisation = Organisation::with(Config::default(), limits).await;
+    organisation.set_faults(json!([
+        {"match": {"path": "/own"}, "do": {"status": 200, "body": {"access_token": "made up", "expires_in": 3600}}},
+    ]));
+    let access = Access { token_path: "/own".to_owned(), ..organisation.access() };
+    let own = organisation.genesys.client(access).unwrap().event_bridges();
+    for _ in 0..20 {
+        own.find_by_name(NAME).await.unwrap_err();
+    }
+    for _ in 0..4 {
+        organisation.event_bridges().find_by_name(NAME).await.unwrap();
+    }
 }

@@ -8,9 +8,11 @@
 )]
 
 mod authority;
+mod bounds;
 mod budget;
 mod event_bridges;
 mod faults;
+mod host_policy;
 mod network;
 mod organisation;
 mod secrecy;
