@@ -1,6 +1,8 @@
 //! The access token of one OAuth client: requested once, shared by all routes, renewed before it expires.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use presenceroute_runtime::oauth_token::Grant;
 use reqwest::header::HeaderValue;
@@ -9,6 +11,10 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::error::{GenesysError, Resource};
+use crate::rate_limit::Budget;
+
+/// How many token requests a secret may cost in a minute that has not got one yet.
+const UNPROVEN_PER_MINUTE: u32 = 60;
 
 /// The token endpoint, which has one operation.
 pub(crate) const TOKEN: Resource = Resource {
@@ -29,10 +35,13 @@ pub(crate) struct Token {
     fresh_until: Instant,
 }
 
-/// The token of one OAuth client.
-#[derive(Default)]
+/// The token of one OAuth client with one secret, and what it takes to get it.
 pub(crate) struct Tokens {
     state: Mutex<State>,
+    is_proven: AtomicBool,
+    /// What token requests count in until a token proves the secret: a wrong secret uses up nothing of the budget that
+    /// the routes with the right one share.
+    unproven_budget: Budget,
 }
 
 #[derive(Default)]
@@ -43,6 +52,21 @@ struct State {
 }
 
 impl Tokens {
+    pub(crate) fn new(calls_per_minute: u32, longest_wait: Duration) -> Self {
+        let unproven_budget = Budget::new(calls_per_minute.min(UNPROVEN_PER_MINUTE), longest_wait);
+        Self { state: Mutex::default(), is_proven: AtomicBool::default(), unproven_budget }
+    }
+
+    /// The budget for token requests, while no token has proven the secret.
+    pub(crate) fn unproven_budget(&self) -> Option<&Budget> {
+        (!self.is_proven.load(Ordering::Relaxed)).then_some(&self.unproven_budget)
+    }
+
+    /// Whether the server has accepted the secret, as of now. True is returned where this is news.
+    pub(crate) fn prove(&self, is_proven: bool) -> bool {
+        self.is_proven.swap(is_proven, Ordering::Relaxed) != is_proven
+    }
+
     /// A token that is fresh, and not the one that the server has just rejected. Of callers at the same time one
     /// fetches, and all get its result.
     pub(crate) async fn get(
@@ -86,8 +110,7 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Duration;
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 
@@ -104,7 +127,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_callers_at_once_cost_one_request() {
-        let (tokens, calls) = (Tokens::default(), AtomicU32::new(0));
+        let (tokens, calls) = (Tokens::new(300, Duration::ZERO), AtomicU32::new(0));
         let asked = (0..50).map(|_| tokens.get(None, fetch(&calls)));
         for token in futures::future::join_all(asked).await {
             token.unwrap();
@@ -114,7 +137,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_shared_by_waiting_callers_and_not_by_later_ones() {
-        let (tokens, calls) = (Tokens::default(), AtomicU32::new(0));
+        let (tokens, calls) = (Tokens::new(300, Duration::ZERO), AtomicU32::new(0));
         let fail = async || {
             calls.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_secs(15)).await;
@@ -132,7 +155,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_renewed_at_four_fifths_of_its_lifetime() {
-        let (tokens, calls) = (Tokens::default(), AtomicU32::new(0));
+        let (tokens, calls) = (Tokens::new(300, Duration::ZERO), AtomicU32::new(0));
         tokens.get(None, fetch(&calls)).await.unwrap();
         // The fetch took a second, and the lifetime is counted from its beginning.
         tokio::time::sleep(Duration::from_secs(798)).await;
@@ -145,7 +168,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rejected_token_is_replaced_once_for_all_callers() {
-        let (tokens, calls) = (Tokens::default(), AtomicU32::new(0));
+        let (tokens, calls) = (Tokens::new(300, Duration::ZERO), AtomicU32::new(0));
         let old = tokens.get(None, fetch(&calls)).await.unwrap();
         let asked = (0..50).map(|_| tokens.get(Some(&old), fetch(&calls)));
         for token in futures::future::join_all(asked).await {

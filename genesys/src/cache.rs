@@ -1,14 +1,19 @@
-//! Things that all routes share, found by a key and forgotten when nobody asked for them for a while.
+//! Values that all routes share, found by a key. Those in use are kept; others are forgotten after a while, and the oldest
+//! of them as soon as there are many.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Longer than any two calls of a route that is cared for are apart.
+/// Longer than any two requests of a route that is reconciled are apart.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
+
+/// The most values that are kept while they are not in use: a secret that is edited in a loop makes one each time.
+const MAX_UNUSED: usize = 1024;
 
 pub(crate) struct Cache<K, V> {
     entries: Mutex<HashMap<K, Entry<V>>>,
@@ -21,6 +26,12 @@ struct Entry<V> {
 
 impl<K: Eq + Hash, V> Cache<K, V> {
     /// The value for the key, made now if there is none.
+    pub(crate) fn get_or_insert(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+        let Ok(value) = self.get(key, || Ok::<_, Infallible>(make()));
+        value
+    }
+
+    /// The value for the key, made now if there is none and it can be made.
     pub(crate) fn get<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<Arc<V>, E> {
         let mut entries = self.entries.lock();
         let now = Instant::now();
@@ -28,8 +39,18 @@ impl<K: Eq + Hash, V> Cache<K, V> {
             entry.asked = now;
             return Ok(Arc::clone(&entry.value));
         }
-        // What is in use elsewhere stays: a second one beside it would share nothing with it.
-        entries.retain(|_, entry| Arc::strong_count(&entry.value) > 1 || now - entry.asked < FORGET_AFTER);
+        // A value in use stays: a second one beside it would share nothing with it.
+        let is_unused = |entry: &Entry<V>| Arc::strong_count(&entry.value) == 1;
+        entries.retain(|_, entry| !is_unused(entry) || now - entry.asked < FORGET_AFTER);
+        if entries.len() >= MAX_UNUSED {
+            let mut unused: Vec<_> =
+                entries.values().filter(|entry| is_unused(entry)).map(|entry| entry.asked).collect();
+            if unused.len() >= MAX_UNUSED {
+                let (_, median, _) = unused.select_nth_unstable(MAX_UNUSED / 2);
+                let oldest_kept = *median;
+                entries.retain(|_, entry| !is_unused(entry) || entry.asked > oldest_kept);
+            }
+        }
         let value = Arc::new(make()?);
         entries.insert(key, Entry { value: Arc::clone(&value), asked: now });
         Ok(value)
@@ -39,5 +60,34 @@ impl<K: Eq + Hash, V> Cache<K, V> {
 impl<K, V> Default for Cache<K, V> {
     fn default() -> Self {
         Self { entries: Mutex::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(cache: &Cache<usize, usize>, key: usize) -> Arc<usize> {
+        cache.get_or_insert(key, || key)
+    }
+
+    #[test]
+    fn a_value_is_shared_by_its_key() {
+        let cache = Cache::default();
+        assert!(Arc::ptr_eq(&get(&cache, 1), &get(&cache, 1)));
+        assert!(!Arc::ptr_eq(&get(&cache, 1), &get(&cache, 2)));
+    }
+
+    #[test]
+    fn many_unused_values_are_forgotten_and_those_in_use_are_not() {
+        let cache = Cache::default();
+        let in_use: Vec<_> = (0..2 * MAX_UNUSED).map(|key| get(&cache, key)).collect();
+        for key in 0..10 * MAX_UNUSED {
+            get(&cache, in_use.len() + key);
+        }
+        assert!(cache.entries.lock().len() <= in_use.len() + MAX_UNUSED);
+        for (key, value) in in_use.iter().enumerate() {
+            assert!(Arc::ptr_eq(value, &get(&cache, key)), "{key}");
+        }
     }
 }

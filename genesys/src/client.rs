@@ -19,11 +19,20 @@ use url::Url;
 use crate::auth::{self, Token, Tokens};
 use crate::cache::Cache;
 use crate::error::{GenesysError, LimitedBy, Operation, RequestInfo};
+use crate::host_policy::HostPolicy;
+use crate::memory::ResponseMemory;
 use crate::rate_limit::Budget;
-use crate::transport::{self, Body, Request, Response, exchange};
+use crate::transport::{self, Body, Request, Response, Transport};
 
 /// How long the other requests of a client are held back after a 429 that does not say how long.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The longest that a 429 holds back the other requests of a client: Genesys Cloud counts by the minute. The request
+/// that got the 429 keeps the server's own time.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
+
+/// The most bytes of responses that are read at the same time, for the process.
+const MAX_RESPONSE_MEMORY: usize = 32 << 20;
 
 const JSON: &str = "application/json";
 
@@ -90,28 +99,29 @@ impl fmt::Debug for Access {
     }
 }
 
-/// What all routes share: connections, tokens and budgets. Clones share it too.
+/// What all routes share: connections, tokens, budgets, and memory for responses. Clones share it too.
 #[derive(Clone)]
 pub struct Genesys {
     limits: Limits,
+    host_policy: HostPolicy,
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
     /// By the authorities trusted, and whether TLS is used at all.
     connections: Cache<(Option<Fingerprint>, bool), reqwest::Client>,
-    /// By API and client.
-    budgets: Cache<(Url, String), Budget>,
+    /// By API, token endpoint and client: a token of another endpoint proves nothing.
+    budgets: Cache<(Url, Url, String), Budget>,
     /// By token endpoint, client, and secret: a new secret gets a new token, and so is seen to work.
     tokens: Cache<(Url, String, Fingerprint), Tokens>,
+    memory: Arc<ResponseMemory>,
 }
 
 type Fingerprint = [u8; 32];
 
 impl Default for Genesys {
     fn default() -> Self {
-        Self::with_limits(Limits::default())
+        Builder::default().build()
     }
 }
 
@@ -121,23 +131,63 @@ impl fmt::Debug for Genesys {
     }
 }
 
+/// What a [`Genesys`] can be given.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    limits: Limits,
+    host_policy: HostPolicy,
+}
+
+impl Builder {
+    /// Other limits than those of the contract.
+    #[must_use]
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Which hosts requests may go to; by default, all.
+    #[must_use]
+    pub fn host_policy(self, host_policy: HostPolicy) -> Self {
+        Self { host_policy, ..self }
+    }
+
+    /// The proxies that the environment names are used.
+    #[must_use]
+    pub fn build(self) -> Genesys {
+        let Self { limits, host_policy } = self;
+        let shared = Shared {
+            connections: Cache::default(),
+            budgets: Cache::default(),
+            tokens: Cache::default(),
+            memory: ResponseMemory::new(MAX_RESPONSE_MEMORY),
+        };
+        Genesys { limits, host_policy, shared: Arc::new(shared) }
+    }
+}
+
 impl Genesys {
-    /// With the limits of the contract. The proxies that the environment names are used.
+    /// With the limits of the contract, and every host allowed.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With other limits.
+    /// With other limits, and every host allowed.
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
-        Self { limits, shared: Arc::default() }
+        Self::builder().limits(limits).build()
+    }
+
+    /// For a choice of limits and hosts.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 
     /// The client that `access` describes. No request is sent yet.
     ///
     /// # Errors
-    /// [`GenesysError::InvalidAccess`] where no request can ever be sent with it.
+    /// [`GenesysError::InvalidAccess`] and [`GenesysError::HostNotAllowed`] where no request can ever be sent with it.
     pub fn client(&self, access: Access) -> Result<Client, GenesysError> {
         let api = base_url(&access.api_url)?;
         if access.client_id.is_empty() || access.client_secret.expose_secret().is_empty() {
@@ -145,24 +195,24 @@ impl Genesys {
                            spec.genesys.credentialsSecretRef";
             return Err(GenesysError::InvalidAccess { problem: problem.to_owned() });
         }
+        self.host_policy.check(&api)?;
         let token_url = below(&api, &access.token_path);
+        let Shared { connections, budgets, tokens, memory } = self.shared.as_ref();
+        let Limits { calls_per_minute, timeout, longest_wait } = self.limits;
         let ca = access.ca_pem.as_deref();
         let plain = api.scheme() == "http";
-        let connections =
-            self.shared.connections.get((ca.map(fingerprint), plain), || transport::client(ca, plain))?;
-        let Limits { calls_per_minute, longest_wait, .. } = self.limits;
-        let budget = self.shared.budgets.get((api.clone(), access.client_id.clone()), || {
-            Ok::<_, GenesysError>(Budget::new(calls_per_minute, longest_wait))
-        })?;
+        let http = connections
+            .get((ca.map(fingerprint), plain), || transport::http_client(ca, plain, &self.host_policy))?;
+        let budget_key = (api.clone(), token_url.clone(), access.client_id.clone());
+        let budget = budgets.get_or_insert(budget_key, || Budget::new(calls_per_minute, longest_wait));
         let secret = fingerprint(access.client_secret.expose_secret().as_bytes());
-        let tokens = self.shared.tokens.get((token_url.clone(), access.client_id.clone(), secret), || {
-            Ok::<_, GenesysError>(Tokens::default())
-        })?;
+        let tokens = tokens.get_or_insert((token_url.clone(), access.client_id.clone(), secret), || {
+            Tokens::new(calls_per_minute, longest_wait)
+        });
         Ok(Client {
-            connections,
+            transport: Transport { http, timeout, memory: Arc::clone(memory) },
             budget,
             tokens,
-            timeout: self.limits.timeout,
             api,
             token_url,
             event_bridges_path: access.event_bridges_path,
@@ -206,10 +256,9 @@ pub(crate) fn below(base: &Url, path: &str) -> Url {
 /// An OAuth client of one organisation.
 #[derive(Clone)]
 pub struct Client {
-    connections: Arc<reqwest::Client>,
+    transport: Transport,
     budget: Arc<Budget>,
     tokens: Arc<Tokens>,
-    timeout: Duration,
     api: Url,
     token_url: Url,
     event_bridges_path: String,
@@ -266,7 +315,7 @@ impl Client {
                 body: payload.map(|payload| Body { media_type: JSON, content: payload.json }),
                 secrets: &secrets,
             };
-            let response = self.send(request).await?;
+            let response = self.send(request, &self.budget, LimitedBy::Budget).await?;
             if response.status == StatusCode::UNAUTHORIZED && rejected.is_none() {
                 rejected = Some(token);
                 continue;
@@ -280,21 +329,21 @@ impl Client {
         }
     }
 
-    /// One exchange within the budget. A 429 holds back the other requests of the client.
-    async fn send(&self, request: Request<'_>) -> Result<Response, GenesysError> {
-        let info = request.info;
-        self.budget.take().await.map_err(|refused| GenesysError::RateLimited {
-            request: info.clone(),
-            cause: if refused.by_server {
-                LimitedBy::Earlier
-            } else {
-                LimitedBy::Budget(self.budget.calls_per_minute())
-            },
+    /// One exchange within a budget, which a 429 holds back.
+    async fn send(
+        &self,
+        request: Request<'_>,
+        budget: &Budget,
+        limit: impl FnOnce(u32) -> LimitedBy,
+    ) -> Result<Response, GenesysError> {
+        budget.take().await.map_err(|refused| GenesysError::RateLimited {
+            request: request.info.clone(),
+            cause: if refused.by_server { LimitedBy::Earlier } else { limit(budget.calls_per_minute()) },
             retry_after: Some(refused.retry_after),
         })?;
-        let response = exchange(&self.connections, request, self.timeout).await?;
+        let response = self.transport.exchange(request).await?;
         if response.status == StatusCode::TOO_MANY_REQUESTS {
-            self.budget.be_silent(response.retry_after().unwrap_or(DEFAULT_RETRY_AFTER));
+            budget.be_silent(response.retry_after().unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_SILENCE));
         }
         Ok(response)
     }
@@ -318,16 +367,27 @@ impl Client {
             body: Some(Body { media_type: content_type, content: body.expose_secret().as_bytes() }),
             secrets: &secrets,
         };
-        let response = self.send(request).await?;
+        let response = match self.tokens.unproven_budget() {
+            Some(budget) => self.send(request, budget, LimitedBy::TokenBudget).await?,
+            None => self.send(request, &self.budget, LimitedBy::Budget).await?,
+        };
         if !response.status.is_success() {
-            return Err(response.error(&info, &secrets));
+            let error = response.error(&info, &secrets);
+            if matches!(error, GenesysError::CredentialsRejected { .. }) {
+                self.tokens.prove(false);
+            }
+            return Err(error);
         }
-        Grant::parse(response.body()).map_err(|error| {
+        let grant = Grant::parse(response.body()).map_err(|error| {
             info.unexpected(format!(
                 "the answer (status {}) grants no token: {error}",
                 response.status.as_u16()
             ))
-        })
+        })?;
+        if self.tokens.prove(true) {
+            self.budget.charge();
+        }
+        Ok(grant)
     }
 }
 

@@ -131,6 +131,17 @@ pub enum GenesysError {
         /// The request that failed.
         request: RequestInfo,
     },
+    /// The [`crate::HostPolicy`] allows no requests to the host.
+    #[error(
+        "this installation sends no requests to host {host:?}: {cause}; let spec.genesys name another host, or ask the \
+         cluster's administrators to allow this one for Genesys Cloud"
+    )]
+    HostNotAllowed {
+        /// The host.
+        host: String,
+        /// Why not.
+        cause: String,
+    },
     /// The [`crate::Access`] cannot be used for any request.
     #[error("{problem}")]
     InvalidAccess {
@@ -156,6 +167,7 @@ impl GenesysError {
             Self::Timeout { .. } => "Timeout",
             Self::UnexpectedAnswer { .. } => "UnexpectedAnswer",
             Self::NoId { .. } => "NoId",
+            Self::HostNotAllowed { .. } => "HostNotAllowed",
             Self::InvalidAccess { .. } => "InvalidAccess",
         }
     }
@@ -179,6 +191,7 @@ impl GenesysError {
             | Self::Unsupported { .. }
             | Self::WrongPath { .. }
             | Self::InvalidRequest { .. }
+            | Self::HostNotAllowed { .. }
             | Self::InvalidAccess { .. } => true,
             Self::RateLimited { .. }
             | Self::Conflict { .. }
@@ -223,6 +236,8 @@ pub enum LimitedBy {
     Earlier,
     /// Our own budget for the client: so many a minute.
     Budget(u32),
+    /// Our own budget for token requests with a secret that has not got a token yet: so many a minute.
+    TokenBudget(u32),
 }
 
 impl fmt::Display for LimitedBy {
@@ -235,6 +250,10 @@ impl fmt::Display for LimitedBy {
             Self::Budget(calls) => write!(
                 formatter,
                 "the {calls} calls a minute that all routes with this OAuth client share are used up"
+            ),
+            Self::TokenBudget(calls) => write!(
+                formatter,
+                "the {calls} token requests a minute with a secret that Genesys Cloud has not accepted yet are used up"
             ),
         }
     }

@@ -1,21 +1,25 @@
 //! The client of the Genesys Cloud API.
 //!
 //! [`Genesys`] is what all routes share, [`Client`] one OAuth client of one organisation, and [`EventBridges`] the
-//! requests on its registrations. Every request is bounded in time and in what it reads, is sent once (but for one
-//! repetition with a new token after a 401), and fails with a [`GenesysError`] that says what to do about it. What to
-//! ask for, when, and when to try again is left to the caller.
+//! requests on its registrations. Every request is bounded in time and in the memory of its response, follows no
+//! redirect, goes only where the [`HostPolicy`] allows, is sent once (but for one repetition with a new token after a
+//! 401), and fails with a [`GenesysError`] that says what to do about it. What to ask for, when, and when to try again
+//! is left to the caller.
 
 pub mod client;
 pub mod error;
 pub mod event_bridges;
+pub mod host_policy;
 pub mod paging;
 
 mod auth;
 mod cache;
+mod memory;
 mod rate_limit;
 mod transport;
 
-pub use client::{Access, Client, Genesys, Limits};
+pub use client::{Access, Builder, Client, Genesys, Limits};
 pub use error::GenesysError;
 pub use event_bridges::{DesiredRegistration, Difference, EventBridges, ObservedRetryPolicy, Registration};
+pub use host_policy::HostPolicy;
 pub use paging::Listing;

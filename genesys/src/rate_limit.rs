@@ -1,5 +1,5 @@
-//! How many calls an OAuth client may make: so many a minute for all routes together, and none while Genesys Cloud has
-//! asked for silence. First come, first served.
+//! How many requests an OAuth client may send: so many a minute for all routes together, and none while Genesys Cloud
+//! asks for silence. First come, first served.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,7 +23,7 @@ struct State {
     /// When each of the last calls was or will be made, oldest first; at most a window's calls.
     calls: VecDeque<Instant>,
     silent_until: Option<Instant>,
-    /// Until when those who were sent away have been told to stay away, one after the other.
+    /// The latest time that a refused request was told to come back at; each gets its own.
     promised_until: Option<Instant>,
 }
 
@@ -65,6 +65,17 @@ impl Budget {
         state.silent_until = state.silent_until.max(Some(until));
     }
 
+    /// Counts a request that another budget has let through.
+    pub(crate) fn charge(&self) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if state.calls.len() >= self.calls_per_window as usize {
+            state.calls.pop_front();
+        }
+        let at = state.calls.back().map_or(now, |last| now.max(*last));
+        state.calls.push_back(at);
+    }
+
     /// When the call may be made, at most `longest_wait` from now.
     fn reserve(&self, now: Instant) -> Result<Instant, Refused> {
         let mut state = self.state.lock();
@@ -81,9 +92,11 @@ impl Budget {
             state.calls.push_back(at);
             return Ok(at);
         }
-        // Those who are sent away come back one by one, in the order in which they came, not all at once.
+        // Refused requests come back one by one, in the order in which they came, not all at once; those beyond what a
+        // window has room for begin anew, so that no wait grows without end.
         let apart = WINDOW / self.calls_per_window;
-        let back_at = state.promised_until.map_or(at, |promised| at.max(promised + apart));
+        let next = state.promised_until.map_or(at, |promised| at.max(promised + apart));
+        let back_at = if next > at + WINDOW { at } else { next };
         state.promised_until = Some(back_at);
         Err(Refused { retry_after: back_at - now, by_server: silent_until == Some(at) })
     }
@@ -138,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_wait_are_served_in_the_order_in_which_they_came() {
+    async fn waiting_requests_are_served_in_their_order() {
         let budget = std::sync::Arc::new(Budget::new(5, WINDOW * 3));
         let order = std::sync::Arc::new(Mutex::new(Vec::new()));
         let calls = (0..15).map(|number| {
@@ -167,7 +180,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_calls_while_the_server_wants_silence() {
+    async fn no_wait_is_longer_than_two_windows_however_many_are_refused() {
+        let budget = Budget::new(60, Duration::ZERO);
+        for _ in 0..60 {
+            budget.take().await.unwrap();
+        }
+        for _ in 0..10_000 {
+            assert!(budget.take().await.unwrap_err().retry_after <= WINDOW * 2);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_another_budget_let_through_counts() {
+        let budget = Budget::new(2, Duration::ZERO);
+        budget.charge();
+        budget.take().await.unwrap();
+        budget.take().await.unwrap_err();
+        // One more than there is room for holds back the next ones for its window.
+        budget.charge();
+        tokio::time::sleep(WINDOW).await;
+        budget.take().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_request_is_sent_while_the_server_wants_silence() {
         let budget = Budget::new(300, seconds(2));
         budget.be_silent(seconds(30));
         budget.be_silent(seconds(10));
@@ -178,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_holds_back_those_who_already_wait_for_their_turn() {
+    async fn silence_holds_back_requests_that_wait_for_their_turn() {
         let budget = Budget::new(1, WINDOW);
         budget.take().await.unwrap();
         let late_wish = async {

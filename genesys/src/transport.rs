@@ -1,16 +1,20 @@
 //! One HTTP exchange with Genesys Cloud: sent once, in bounded time and size, and read for what it says.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::fmt::rfc2822;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use presenceroute_runtime::oauth_token;
+use presenceroute_runtime::tls_provider::install_crypto_provider;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Certificate, Client, StatusCode, redirect, retry};
 use serde::Deserialize;
 use url::Url;
 
 use crate::error::{ErrorBody, ErrorResponse, GenesysError, LimitedBy, Operation, RequestInfo, quote};
-use presenceroute_runtime::tls_provider::install_crypto_provider;
+use crate::host_policy::{self, HostPolicy};
+use crate::memory::{Evicted, Lease, ResponseMemory};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -18,8 +22,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// whether it arrived cannot be known.
 const KEEP_IDLE: Duration = Duration::from_secs(20);
 
-/// The largest answer that is read: a page of 100 registrations with a thousand event types each.
-const LARGEST_ANSWER: usize = 32 << 20;
+/// The longest response to a listing: a page of 100 registrations with a thousand event types each.
+const MAX_PAGE_BYTES: usize = 8 << 20;
+
+/// The longest response with one object.
+const MAX_OBJECT_BYTES: usize = 1 << 20;
+
+/// How much of an error's response is read; the rest is left.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+
+/// What a server may send on one HTTP/2 stream, and on all of a connection, before it is read. It counts in no
+/// response's memory yet.
+const HTTP2_WINDOWS: (u32, u32) = (64 << 10, 1 << 20);
 
 /// The longest wait that is taken from a Retry-After.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -29,15 +43,24 @@ const DATE: rfc2822::DateTimeParser = rfc2822::DateTimeParser::new().relaxed_wee
 
 /// An HTTP client that trusts the given authorities alone, or those of the system where none are given. `plain` is
 /// for a server without TLS, for which it does not matter whether the system has any.
-pub(crate) fn client(ca_pem: Option<&[u8]>, plain: bool) -> Result<Client, GenesysError> {
+pub(crate) fn http_client(
+    ca_pem: Option<&[u8]>,
+    plain: bool,
+    host_policy: &HostPolicy,
+) -> Result<Client, GenesysError> {
     install_crypto_provider();
-    let builder = Client::builder()
+    let mut builder = Client::builder()
         .user_agent(concat!("presenceroute-operator/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(KEEP_IDLE)
+        .http2_initial_stream_window_size(HTTP2_WINDOWS.0)
+        .http2_initial_connection_window_size(HTTP2_WINDOWS.1)
         // A redirect of the token endpoint would carry the client's secret elsewhere.
         .redirect(redirect::Policy::none())
         .retry(retry::never());
+    if let Some(resolver) = host_policy.resolver() {
+        builder = builder.dns_resolver(resolver);
+    }
     let builder = match ca_pem {
         Some(pem) => builder.tls_certs_only(certificates(pem)?),
         None if plain => builder.tls_certs_only([]),
@@ -82,45 +105,126 @@ pub(crate) struct Body<'a> {
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
     retry_after: Option<Duration>,
+    /// Where a redirect leads.
+    redirect_host: Option<String>,
     body: Vec<u8>,
+    /// Room for the body.
+    _lease: Lease,
 }
 
-/// Sends the request once and reads the whole answer within `timeout`, whatever its status.
-pub(crate) async fn exchange(
-    client: &Client,
-    request: Request<'_>,
-    timeout: Duration,
-) -> Result<Response, GenesysError> {
-    let Request { info, url, authorization, body, secrets } = request;
-    let mut builder =
-        client.request(info.operation.method(), url).timeout(timeout).header(ACCEPT, "application/json");
-    if let Some(authorization) = authorization {
-        builder = builder.header(AUTHORIZATION, authorization);
+/// How requests are sent and responses read.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    pub(crate) http: Arc<Client>,
+    pub(crate) timeout: Duration,
+    pub(crate) memory: Arc<ResponseMemory>,
+}
+
+impl Transport {
+    /// Sends the request once and reads the response, whatever its status, in bounded time and memory.
+    pub(crate) async fn exchange(&self, request: Request<'_>) -> Result<Response, GenesysError> {
+        let (info, timeout) = (request.info, self.timeout);
+        tokio::time::timeout(timeout, self.exchange_untimed(request))
+            .await
+            .unwrap_or_else(|_| Err(GenesysError::Timeout { request: info.clone(), after: timeout }))
     }
-    if let Some(Body { media_type, content }) = body {
-        builder = builder.header(CONTENT_TYPE, media_type).body(content.to_vec());
-    }
-    let failed = |error: reqwest::Error| failure(info, &error, timeout, secrets);
-    let mut response = builder.send().await.map_err(failed)?;
-    let status = response.status();
-    let retry_after =
-        response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(info.unexpected(format!("the answer has more than {LARGEST_ANSWER} bytes")));
+
+    async fn exchange_untimed(&self, request: Request<'_>) -> Result<Response, GenesysError> {
+        let Request { info, url, authorization, body, secrets } = request;
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let mut builder = self.http.request(info.operation.method(), url).header(ACCEPT, "application/json");
+        if let Some(authorization) = authorization {
+            builder = builder.header(AUTHORIZATION, authorization);
         }
-        body.extend_from_slice(&chunk);
+        if let Some(Body { media_type, content }) = body {
+            builder = builder.header(CONTENT_TYPE, media_type).body(content.to_vec());
+        }
+        let failed = |error: reqwest::Error| failure(info, &host, &error, secrets);
+        let mut response = builder.send().await.map_err(failed)?;
+        let status = response.status();
+        let most = most_bytes(status, info.operation);
+        let lease = self.memory.lease();
+        let (body, end) = read(&mut response, most, &lease).await.map_err(failed)?;
+        match end {
+            End::TooLong if status.is_success() => {
+                return Err(info.unexpected(format!("the answer has more than {most} bytes")));
+            }
+            End::Evicted if status.is_success() => {
+                return Err(info.unexpected(format!(
+                    "the answer was given up after {} bytes, as the largest of those that are read at the same time, for \
+                     which there is no room",
+                    body.len()
+                )));
+            }
+            // Of a failure, the beginning is enough.
+            End::Whole | End::TooLong | End::Evicted => {}
+        }
+        let headers = response.headers();
+        let retry_after = headers.get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
+        let redirect_host = if status.is_redirection() { redirect_host(&response) } else { None };
+        tracing::debug!(request = %info, status = status.as_u16(), "called Genesys Cloud");
+        Ok(Response { status, retry_after, redirect_host, body, _lease: lease })
     }
-    tracing::debug!(request = %info, status = status.as_u16(), "called Genesys Cloud");
-    Ok(Response { status, retry_after, body })
 }
 
-fn failure(info: &RequestInfo, error: &reqwest::Error, timeout: Duration, secrets: &[&str]) -> GenesysError {
-    let request = info.clone();
-    if error.is_timeout() && !error.is_connect() {
-        return GenesysError::Timeout { request, after: timeout };
+fn most_bytes(status: StatusCode, operation: Operation) -> usize {
+    match operation {
+        _ if !status.is_success() => MAX_ERROR_BYTES,
+        Operation::Token => oauth_token::MAX_RESPONSE_BYTES,
+        Operation::List => MAX_PAGE_BYTES,
+        _ => MAX_OBJECT_BYTES,
     }
+}
+
+/// How the reading of a body ended.
+enum End {
+    Whole,
+    TooLong,
+    /// Other bodies need the room.
+    Evicted,
+}
+
+/// At most so many bytes of the body, in the room of the lease.
+async fn read(
+    response: &mut reqwest::Response,
+    most: usize,
+    lease: &Lease,
+) -> Result<(Vec<u8>, End), reqwest::Error> {
+    let mut body = Vec::new();
+    loop {
+        let chunk = tokio::select! {
+            chunk = response.chunk() => chunk?,
+            () = lease.evicted() => return Ok((body, End::Evicted)),
+        };
+        let Some(chunk) = chunk else { return Ok((body, End::Whole)) };
+        let kept = chunk.len().min(most - body.len());
+        let needed = body.len() + kept;
+        if needed > body.capacity() {
+            let capacity = needed.max(2 * body.capacity()).min(most);
+            if lease.grow(capacity - body.capacity()).await == Err(Evicted) {
+                return Ok((body, End::Evicted));
+            }
+            body.reserve_exact(capacity - body.len());
+        }
+        body.extend_from_slice(&chunk[..kept]);
+        if kept < chunk.len() {
+            return Ok((body, End::TooLong));
+        }
+    }
+}
+
+/// The host that a redirect leads to.
+fn redirect_host(response: &reqwest::Response) -> Option<String> {
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let url = response.url().join(location).ok()?;
+    Some(url.host_str()?.to_owned())
+}
+
+fn failure(info: &RequestInfo, host: &str, error: &reqwest::Error, secrets: &[&str]) -> GenesysError {
+    if let Some(refusal) = host_policy::refusal(host, error) {
+        return refusal;
+    }
+    let request = info.clone();
     let sent = !error.is_connect() && !error.is_builder();
     GenesysError::Unreachable { request, cause: causes(error, secrets), sent }
 }
@@ -220,7 +324,9 @@ impl Response {
             (408 | 425 | 500..=599, _) => GenesysError::ServerError { request, response, retry_after },
             (400..=499, _) => GenesysError::InvalidRequest { request, response },
             (300..=399, _) => {
-                info.unexpected(format!("the server redirects elsewhere ({response}), which is not followed"))
+                let host = self.redirect_host.as_deref().map(|host| quote(host, secrets));
+                let target = host.map_or_else(|| "elsewhere".to_owned(), |host| format!("to host {host:?}"));
+                info.unexpected(format!("the server redirects {target} ({response}), which is not followed"))
             }
             _ => info.unexpected(format!("the answer has {response}")),
         }
@@ -269,12 +375,18 @@ mod tests {
         assert_eq!(waits("Sun, 06 Nov 2094 08:00:00 GMT"), Some(3600));
     }
 
-    fn reason(status: u16, operation: Operation, body: &str) -> &'static str {
-        let response = Response {
+    fn response(status: u16, body: &str) -> Response {
+        Response {
             status: StatusCode::from_u16(status).unwrap(),
             retry_after: None,
+            redirect_host: None,
             body: body.as_bytes().to_vec(),
-        };
+            _lease: ResponseMemory::new(0).lease(),
+        }
+    }
+
+    fn reason(status: u16, operation: Operation, body: &str) -> &'static str {
+        let response = response(status, body);
         let url = Url::parse("https://api.example.com/x").unwrap();
         response.error(&RequestInfo::new(operation, &REGISTRATION, &url), &[]).reason()
     }
@@ -314,19 +426,18 @@ mod tests {
     #[test]
     fn an_error_repeats_nothing_of_a_body_but_the_servers_own_words() {
         let body = r#"{"message": "no such thing", "code": "x.y", "contextId": "c-1", "secret": "hush"}"#;
-        let response =
-            Response { status: StatusCode::CONFLICT, retry_after: None, body: body.as_bytes().to_vec() };
-        assert_eq!(response.error_response(&[]).to_string(), "status 409, x.y: no such thing, contextId c-1");
-        let html =
-            Response { status: StatusCode::BAD_GATEWAY, retry_after: None, body: b"<html>hush".to_vec() };
-        assert_eq!(html.error_response(&[]).to_string(), "status 502");
+        assert_eq!(
+            response(409, body).error_response(&[]).to_string(),
+            "status 409, x.y: no such thing, contextId c-1"
+        );
+        assert_eq!(response(502, "<html>hush").error_response(&[]).to_string(), "status 502");
     }
 
     #[test]
     fn a_certificate_authority_that_is_none_is_refused() {
         for pem in ["", "not a certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
         {
-            let error = client(Some(pem.as_bytes()), false).unwrap_err();
+            let error = http_client(Some(pem.as_bytes()), false, &HostPolicy::default()).unwrap_err();
             assert_eq!(error.reason(), "InvalidAccess");
             assert!(error.to_string().contains("caSecretRef"), "{error}");
         }

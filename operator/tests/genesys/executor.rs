@@ -143,7 +143,7 @@ async fn a_look_for_which_no_call_is_left_says_nothing_against_a_route_that_was_
     let mut route = Route::new(&organisation, "one");
     route.register(&executor).await.unwrap();
     later(UNTIL_THE_NEXT_ONE).await;
-    while organisation.account().find_by_name("others").await.is_ok() {}
+    while organisation.event_bridges().find_by_name("others").await.is_ok() {}
     let Outcome::Postponed(wait) = route.register_in_order(&executor).await else {
         panic!("it was asked for")
     };
@@ -185,15 +185,15 @@ async fn every_drift_is_repaired_at_the_next_look() {
     ];
     let id = route.register(&executor).await.unwrap().registration.id;
     for (what, drifted) in table {
-        organisation.account().update(&id, &drifted).await.unwrap().unwrap();
+        organisation.event_bridges().update(&id, &drifted).await.unwrap().unwrap();
         later(UNTIL_THE_NEXT_ONE).await;
         let repaired = route.register(&executor).await.unwrap();
         assert_eq!(repaired.change, Some(Change::Repaired(what.to_owned())));
-        let now = organisation.account().get(&id).await.unwrap().unwrap();
+        let now = organisation.event_bridges().get(&id).await.unwrap().unwrap();
         assert_eq!(now.differences(&as_desired), [], "{what}");
         assert_eq!(ids(&organisation), [id.as_str()]);
     }
-    organisation.account().delete(&id).await.unwrap();
+    organisation.event_bridges().delete(&id).await.unwrap();
     later(UNTIL_THE_NEXT_ONE).await;
     assert_eq!(route.register(&executor).await.unwrap().change, Some(Change::Created));
     assert_eq!(ids(&organisation).len(), 1);
@@ -263,7 +263,7 @@ async fn another_owners_registration_of_the_same_name_is_reported_and_left() {
     let (mut route, executor) = (Route::new(&organisation, "one"), executor(&organisation));
     let id = route.register(&executor).await.unwrap().registration.id;
     let theirs = DesiredRegistration { url: THEIRS.to_owned(), ..of_route_one() };
-    let other = organisation.account().create(&theirs).await.unwrap();
+    let other = organisation.event_bridges().create(&theirs).await.unwrap();
 
     // Neither a verification, nor an edit, nor the removal of a former registration deletes it.
     later(UNTIL_THE_NEXT_ONE).await;
@@ -299,7 +299,7 @@ async fn a_url_that_somebody_changes_now_and_then_is_repaired_each_time() {
     let id = route.register(&executor).await.unwrap().registration.id;
     let drifted = DesiredRegistration { url: "https://else.example.com/".to_owned(), ..of_route_one() };
     for _ in 0..3 {
-        organisation.account().update(&id, &drifted).await.unwrap().unwrap();
+        organisation.event_bridges().update(&id, &drifted).await.unwrap().unwrap();
         later(UNTIL_THE_NEXT_ONE).await;
         assert_eq!(route.register(&executor).await.unwrap().change, Some(Change::Repaired("url".to_owned())));
         later(UNTIL_THE_NEXT_ONE).await;
@@ -314,7 +314,7 @@ async fn a_secret_that_the_relays_do_not_know_is_sent_again() {
     let mut route = Route::new(&organisation, "one");
     let id = route.register(&executor).await.unwrap().registration.id;
     let other = DesiredRegistration { secret: SecretString::from("by-somebody"), ..named("presence/one") };
-    organisation.account().update(&id, &other).await.unwrap();
+    organisation.event_bridges().update(&id, &other).await.unwrap();
     later(Duration::from_secs(10)).await;
     assert!(route.register_with(&executor, true).await.unwrap().change.is_some());
     let held = organisation.simulator.registrations()[0].secret_fingerprint();
@@ -328,7 +328,7 @@ async fn a_second_registration_that_appears_late_is_removed_and_the_known_one_ke
     let mut route = Route::new(&organisation, "one");
     let id = route.register(&executor).await.unwrap().registration.id;
     // As a creation that was given up after 15 s, and is carried out all the same.
-    organisation.account().create(&of_route_one()).await.unwrap();
+    organisation.event_bridges().create(&of_route_one()).await.unwrap();
     later(UNTIL_THE_NEXT_ONE).await;
     route.register(&executor).await.unwrap();
     assert_eq!(ids(&organisation), [id]);
@@ -347,7 +347,7 @@ async fn a_creation_that_was_not_answered_is_looked_for_until_it_cannot_come_any
     assert_eq!(failure.reason, "CreationUnanswered");
     assert!(failure.retry_in <= Duration::from_secs(60), "{failure:?}");
     // What the server was still at.
-    organisation.account().create(&of_route_one()).await.unwrap();
+    organisation.event_bridges().create(&of_route_one()).await.unwrap();
     later(failure.retry_in + Duration::from_secs(1)).await;
     route.deregister(&executor).await.unwrap();
     assert_eq!(ids(&organisation).len(), 0);
@@ -374,7 +374,7 @@ async fn what_an_operator_before_this_one_asked_for_and_comes_late_is_found_with
     // That what is known is found meanwhile accounts for nothing.
     route.webhook().event_types = serde_json::from_value(json!(["presence:new"])).unwrap();
     route.register(&restarted).await.unwrap();
-    organisation.account().create(&of_route_one()).await.unwrap();
+    organisation.event_bridges().create(&of_route_one()).await.unwrap();
     later(trusted_for + Duration::from_secs(1)).await;
     let Registered { trusted_for, .. } = route.register(&restarted).await.unwrap();
     assert_eq!(ids(&organisation), [registration.id]);
@@ -390,7 +390,7 @@ async fn it_is_found_too_where_a_listing_is_dear() {
     organisation.set_faults(json!([{"match": {"method": "GET"}, "do": page}]));
     let id = route.register(&restarted).await.unwrap().registration.id;
     organisation.set_faults(json!([]));
-    organisation.account().create(&of_route_one()).await.unwrap();
+    organisation.event_bridges().create(&of_route_one()).await.unwrap();
     later(Duration::from_secs(61)).await;
     route.register(&restarted).await.unwrap();
     assert_eq!(ids(&organisation), [id]);
@@ -403,7 +403,7 @@ async fn a_deletion_waits_for_what_an_operator_before_this_one_may_have_asked_fo
     let restarted = executor(&organisation);
     let failure = route.deregister(&restarted).await.unwrap_err();
     assert_eq!(failure.reason, "CreationUnanswered");
-    organisation.account().create(&of_route_one()).await.unwrap();
+    organisation.event_bridges().create(&of_route_one()).await.unwrap();
     later(failure.retry_in + Duration::from_secs(1)).await;
     route.deregister(&restarted).await.unwrap();
     assert_eq!(ids(&organisation).len(), 0);
@@ -421,7 +421,7 @@ async fn a_deletion_waits_for_nothing_where_every_creation_was_answered_or_found
     route.deregister(&executor).await.unwrap();
 
     let route = creation_under_way(&organisation).await;
-    organisation.account().create(&of_route_one()).await.unwrap();
+    organisation.event_bridges().create(&of_route_one()).await.unwrap();
     route.deregister(&self::executor(&organisation)).await.unwrap();
     assert_eq!(ids(&organisation).len(), 0);
 }
@@ -438,7 +438,7 @@ async fn a_restarted_operator_finds_by_its_name_what_the_last_one_did_not_hear_o
         // Two more of that name, so that the one is on the last of several pages.
         organisation.set_faults(json!([]));
         for _ in 0..2 {
-            organisation.account().create(&of_route_one()).await.unwrap();
+            organisation.event_bridges().create(&of_route_one()).await.unwrap();
         }
         let found = route.register(&executor(&organisation)).await.unwrap();
         assert_eq!(ids(&organisation), [found.registration.id], "{fault}");

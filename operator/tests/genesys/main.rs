@@ -1,4 +1,4 @@
-//! What the operator asks of Genesys Cloud and makes of the answers, against the simulator over real HTTP.
+//! Registration at Genesys Cloud, against the simulator over real HTTP.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,26 +7,13 @@
     reason = "a test that cannot go on has failed"
 )]
 
-mod client;
+#[allow(dead_code, reason = "the tests of the client use the rest")]
+#[path = "../../../genesys/tests/client/authority.rs"]
+mod authority;
 mod executor;
 mod fault_table;
 mod network;
+#[allow(dead_code, reason = "the tests of the client use the rest")]
+#[path = "../../../genesys/tests/client/organisation.rs"]
 mod organisation;
 mod route;
-
-use std::process::Command;
-
-/// Runs one ignored test in a process of its own, with this environment. What it said when it failed is the error.
-fn alone(test: &str, environment: &[(&str, &str)]) -> Result<(), String> {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .env_remove("NO_PROXY")
-        .env_remove("no_proxy")
-        .envs(environment.iter().copied())
-        .output()
-        .unwrap();
-    let text =
-        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
-    assert!(text.contains("running 1 test"), "{text}");
-    if output.status.success() { Ok(()) } else { Err(text) }
-}

@@ -2,7 +2,6 @@
 
 use genesys_simulator::{Config, OauthClient, Running, Simulator};
 use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
-use presenceroute_crds::spec::GenesysApi;
 use presenceroute_genesys::{Access, DesiredRegistration, EventBridges, Genesys, Limits};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -41,10 +40,9 @@ impl Organisation {
     }
 
     pub(crate) fn access(&self) -> Access {
-        let api = GenesysApi::default();
         Access {
             api_url: format!("http://{}", self.running.address()),
-            token_path: api.token_path,
+            token_path: "/api/v2/oauth/token".to_owned(),
             event_bridges_path: "/api/v2/analytics/events/eventbridges".to_owned(),
             token_request: TokenRequest::Json,
             client_id: "client".to_owned(),
@@ -53,7 +51,7 @@ impl Organisation {
         }
     }
 
-    pub(crate) fn account(&self) -> EventBridges {
+    pub(crate) fn event_bridges(&self) -> EventBridges {
         self.genesys.client(self.access()).unwrap().event_bridges()
     }
 
