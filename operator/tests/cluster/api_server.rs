@@ -28,7 +28,7 @@ impl HarnessApiServer {
 }
 
 impl Drop for HarnessApiServer {
-    /// A test that failed in between leaves nobody without a cluster.
+    /// A test that failed in between leaves the API server running.
     fn drop(&mut self) {
         let _ = Command::new(&self.0).arg("start").status();
     }

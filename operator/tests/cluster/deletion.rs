@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::stage::{Stage, until};
 
 #[tokio::test]
-async fn deleting_while_genesys_is_down_waits_and_says_why_until_retain_lets_go() {
+async fn a_deletion_waits_while_genesys_is_down_unless_it_retains() {
     let mut stage = Stage::new().await;
     stage.apply(stage.route("stuck")).await;
     let operator = stage.operator().await;
@@ -17,7 +17,7 @@ async fn deleting_while_genesys_is_down_waits_and_says_why_until_retain_lets_go(
     stage.stop_genesys().await;
 
     stage.delete("PresenceRoute", "stuck").await;
-    let message = until("the condition says why", Duration::from_secs(30), async || {
+    let message = until("the condition has the reason", Duration::from_secs(30), async || {
         let route = stage.routes().get("stuck").await.unwrap();
         let conditions = route.status.unwrap_or_default().conditions;
         let registered = conditions.into_iter().find(|condition| condition.type_ == "Registered").unwrap();
@@ -25,13 +25,13 @@ async fn deleting_while_genesys_is_down_waits_and_says_why_until_retain_lets_go(
     })
     .await;
     assert!(message.contains("spec.deletionPolicy to Retain"), "{message}");
-    until("an event says so, too", Duration::from_secs(10), async || {
+    until("an event reports the same", Duration::from_secs(10), async || {
         let events = stage.events("stuck").await;
-        let is_told = events.iter().any(|event| {
+        let is_reported = events.iter().any(|event| {
             event.type_.as_deref() == Some("Warning")
                 && event.message.as_deref().is_some_and(|note| note.contains("deletionPolicy"))
         });
-        if is_told { Ok(()) } else { Err(events) }
+        if is_reported { Ok(()) } else { Err(events) }
     })
     .await;
     let route = stage.routes().get("stuck").await.unwrap();
@@ -47,7 +47,7 @@ async fn deleting_while_genesys_is_down_waits_and_says_why_until_retain_lets_go(
 }
 
 #[tokio::test]
-async fn deleting_takes_the_registration_and_all_children_away() {
+async fn a_deletion_removes_the_registration_and_all_objects() {
     let stage = Stage::new().await;
     stage.apply(stage.route("short-lived")).await;
     let operator = stage.operator().await;
@@ -72,17 +72,17 @@ async fn deleting_takes_the_registration_and_all_children_away() {
 }
 
 #[tokio::test]
-async fn a_route_that_was_restored_with_its_finalizer_can_be_deleted() {
+async fn a_route_restored_with_its_finalizer_can_be_deleted() {
     let stage = Stage::new().await;
     let mut restored = stage.route("restored");
-    restored["metadata"]["finalizers"] = json!([FINALIZER, "example.com/of-somebody-else"]);
+    restored["metadata"]["finalizers"] = json!([FINALIZER, "example.com/of-another"]);
     stage.apply(restored).await;
     let operator = stage.operator().await;
     stage.is_ready("restored").await;
     stage.delete("PresenceRoute", "restored").await;
     until("its own finalizer is gone, and no other", Duration::from_secs(10), async || {
         let finalizers = stage.get("PresenceRoute", "restored").await.unwrap().finalizers().to_vec();
-        if finalizers == ["example.com/of-somebody-else"] { Ok(()) } else { Err(finalizers) }
+        if finalizers == ["example.com/of-another"] { Ok(()) } else { Err(finalizers) }
     })
     .await;
     assert!(stage.simulator.registrations().is_empty());

@@ -32,7 +32,7 @@ fn http_route_definition() -> CustomResourceDefinition {
     ours(serde_json::from_value(definition).unwrap())
 }
 
-/// Installs the Gateway API, where nobody else has.
+/// Installs the Gateway API where it is missing.
 pub(crate) async fn install(stage: &Stage) {
     let definitions: Api<CustomResourceDefinition> = Api::all(stage.client.clone());
     let http_routes = http_route_definition();
@@ -42,7 +42,7 @@ pub(crate) async fn install(stage: &Stage) {
     is_established(&stage.client, &http_routes.name_any()).await;
 }
 
-/// Takes away the Gateway API that another test has installed, and says whether there is none now.
+/// Removes the Gateway API that another test has installed. Returns whether there is none now.
 async fn uninstall(stage: &Stage) -> bool {
     let definitions: Api<CustomResourceDefinition> = Api::all(stage.client.clone());
     let name = http_route_definition().name_any();
@@ -66,7 +66,7 @@ async fn uninstall(stage: &Stage) -> bool {
 
 /// Alone, because the Gateway API comes and goes with it.
 #[tokio::test]
-async fn a_gateway_api_that_is_installed_late_is_used_without_a_restart() {
+async fn a_gateway_api_installed_late_needs_no_restart() {
     let stage = Stage::alone().await;
     if !uninstall(&stage).await {
         println!("left out: this cluster has a Gateway API of its own");

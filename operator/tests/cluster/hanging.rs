@@ -81,7 +81,7 @@ async fn an_edit_is_live_as_fast_while_genesys_hangs() {
     .await;
     println!("a deleted child is put back after {:?} while Genesys hangs", began.elapsed());
 
-    // Why it is not registered as it should be is told once, however often it is tried again.
+    // The reason of a failed registration is one event, however often it is tried again.
     stage.condition("quick", "Registered", "False", "Timeout").await;
     let before = stage.calls("GET");
     stage.asks("GET", before).await;
@@ -94,7 +94,7 @@ async fn an_edit_is_live_as_fast_while_genesys_hangs() {
             event.reason.as_deref() == Some(reason) && note.starts_with(what)
         });
         assert_eq!(events.len(), 1, "{reason}: {events:#?}");
-        assert_eq!(events[0].series, None, "{reason} was told again");
+        assert_eq!(events[0].series, None, "{reason} was reported again");
     }
     let registrations = stage.simulator.registrations();
     assert_eq!(registrations.len(), 1);
@@ -103,9 +103,9 @@ async fn an_edit_is_live_as_fast_while_genesys_hangs() {
 }
 
 #[tokio::test]
-async fn what_is_edited_while_the_creation_hangs_makes_no_second_registration() {
+async fn an_edit_during_a_hanging_create_makes_no_second_one() {
     let stage = Stage::new().await;
-    // Carried out long after it was asked: nothing can be found by its name until then.
+    // The request takes effect long after it was sent: until then no registration has its name.
     let late = Duration::from_secs(5);
     stage.delay(&json!({"method": "POST", "path": REGISTRATIONS, "nth": 1}), late, "before");
     stage.apply(stage.route("hasty")).await;
@@ -129,7 +129,7 @@ async fn what_is_edited_while_the_creation_hangs_makes_no_second_registration() 
 }
 
 #[tokio::test]
-async fn an_operator_that_stops_while_genesys_hangs_leaves_one_registration_to_the_next() {
+async fn a_stop_while_genesys_hangs_leaves_one_registration() {
     let stage = Stage::new().await;
     stage.delay(
         &json!({"method": "POST", "path": REGISTRATIONS, "nth": 1}),
@@ -140,7 +140,7 @@ async fn an_operator_that_stops_while_genesys_hangs_leaves_one_registration_to_t
     let operator = stage.operator().await;
     stage.asks("POST", 0).await;
     operator.stop().await;
-    assert_eq!(stage.simulator.registrations().len(), 1, "it waits for what it has asked");
+    assert_eq!(stage.simulator.registrations().len(), 1, "the requests in flight are awaited");
     let operator = stage.operator().await;
     stage.is_ready("handed-on").await;
     assert_eq!(stage.calls("POST"), 1);
@@ -166,7 +166,7 @@ async fn a_deletion_while_genesys_hangs_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_hangs_is_let_go_by_retain_at_once() {
+async fn retain_ends_a_deletion_that_hangs_at_once() {
     let stage = Stage::new().await;
     stage.apply(stage.route("held")).await;
     let operator = stage.operator().await;
@@ -184,7 +184,7 @@ async fn a_deletion_that_hangs_is_let_go_by_retain_at_once() {
 
 /// Every call takes longer than a reconcile stays for it.
 #[tokio::test]
-async fn a_slow_genesys_brings_a_route_through_its_whole_life() {
+async fn a_route_lives_and_ends_with_a_slow_genesys() {
     let stage = Stage::new().await;
     stage.delay(&json!({"path": "/api/v2"}), Duration::from_millis(400), "before");
     stage.apply(stage.route("slow")).await;
@@ -207,7 +207,7 @@ async fn a_slow_genesys_brings_a_route_through_its_whole_life() {
     let asked = stage.simulator.request_counts().total;
     operator.is_quiet().await;
     assert!(operator.calls.since(calls).iter().all(|call| call.is_watch()));
-    assert_eq!(stage.simulator.request_counts().total, asked, "it asks again and again");
+    assert_eq!(stage.simulator.request_counts().total, asked, "it sends the request again and again");
     stage.delete("PresenceRoute", "slow").await;
     stage.is_empty().await;
     assert!(stage.simulator.registrations().is_empty());

@@ -11,7 +11,7 @@ use crate::stage::{Stage, secret, until};
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[tokio::test]
-async fn a_missing_secret_heals_at_once_and_costs_nothing_until_then() {
+async fn a_missing_secret_costs_no_calls_and_heals_at_once() {
     let stage = Stage::new().await;
     let mut route = stage.route("late");
     route["spec"]["source"]["webhook"]["signingSecretRef"]["name"] = json!("late-webhook");
@@ -35,7 +35,7 @@ async fn a_missing_secret_heals_at_once_and_costs_nothing_until_then() {
 }
 
 #[tokio::test]
-async fn what_kubernetes_refuses_is_sent_again_until_it_is_let_in() {
+async fn an_object_that_kubernetes_rejects_is_sent_again() {
     let stage = Stage::new().await;
     let quota = json!({"hard": {"services": "0"}});
     let quota =
@@ -51,7 +51,7 @@ async fn what_kubernetes_refuses_is_sent_again_until_it_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_child_that_is_deleted_or_edited_is_put_back_at_once() {
+async fn an_owned_object_that_drifts_is_repaired_at_once() {
     let stage = Stage::new().await;
     let mut route = stage.route("hurt");
     route["spec"]["relay"]["networkPolicy"] = json!({});
@@ -177,7 +177,7 @@ async fn a_child_that_is_deleted_or_edited_is_put_back_at_once() {
 }
 
 #[tokio::test]
-async fn a_signing_secret_that_somebody_adds_is_removed_and_genesys_is_not_called_for_it() {
+async fn an_added_signing_secret_is_removed_without_a_call() {
     let stage = Stage::new().await;
     stage.apply(stage.route("guarded")).await;
     let operator = stage.operator().await;

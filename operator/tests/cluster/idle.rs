@@ -1,4 +1,4 @@
-//! Nothing is written, and nothing asked, while nothing changes.
+//! While nothing changes, nothing is written and no request is sent.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn ten_idle_minutes_of_resyncs_write_nothing() {
     let woken = operator.reconciles() - reconciles;
     assert!(woken >= 10, "{woken} reconciles only");
     let calls = operator.calls.since(calls);
-    // That what was added is somebody else's, and none of what is ours whole, is found out without a write.
+    // The operator sees without a write that the added fields are others' and in no exclusive field.
     let writes: Vec<_> = calls.iter().filter(|call| call.is_write()).collect();
     assert!(writes.is_empty(), "{writes:#?}");
     let reads: Vec<_> = calls.iter().filter(|call| !call.is_watch()).collect();

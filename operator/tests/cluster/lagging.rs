@@ -1,4 +1,4 @@
-//! RoutingLive is what every ready pod reports, compared with what was asked.
+//! RoutingLive compares what every ready pod reports with what is desired.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn with_topic(topic: &str) -> Value {
 }
 
 #[tokio::test]
-async fn ten_pods_are_live_within_two_seconds_and_the_one_that_lags_is_named() {
+async fn ten_pods_are_live_in_two_seconds_and_a_laggard_is_named() {
     let stage = Stage::new().await;
     let mut route = stage.route("wide");
     route["spec"]["relay"]["replicas"] = json!(PODS);

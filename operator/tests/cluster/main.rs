@@ -2,7 +2,7 @@
 //! `cargo test -p presenceroute-operator --test cluster`.
 //!
 //! The API server, its controllers and its garbage collector are real, Genesys Cloud is the simulator. The relay pods
-//! are real objects that no node takes; what they report is [`played`](relays) from what they would have mounted.
+//! are real objects that no node takes; what they report is [played](relays) from what they would have mounted.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,6 +20,7 @@ mod gateway;
 mod hanging;
 mod healing;
 mod idle;
+mod invalid_objects;
 mod lagging;
 mod names;
 mod objects;
@@ -30,4 +31,3 @@ mod relays;
 mod rights;
 mod scale;
 mod stage;
-mod unreadable;

@@ -70,7 +70,7 @@ async fn take_registration(stage: &Stage, url: &str) {
 }
 
 #[tokio::test]
-async fn a_route_whose_registration_another_cluster_takes_again_says_so_and_leaves_it_there() {
+async fn a_registration_that_another_cluster_takes_again_is_left() {
     const THEIRS: &str = "https://presence.example.org/eventbridge/presence";
     let stage = Stage::new().await;
     stage.apply(stage.route("contested")).await;
@@ -100,7 +100,7 @@ async fn a_route_whose_registration_another_cluster_takes_again_says_so_and_leav
 }
 
 #[tokio::test]
-async fn of_two_routes_that_claim_one_url_or_one_name_the_second_waits_until_it_is_free() {
+async fn the_second_route_with_a_url_or_name_waits_until_it_is_free() {
     let stage = Stage::new().await;
     let operator = stage.operator().await;
     let claims = [

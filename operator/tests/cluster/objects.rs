@@ -1,4 +1,4 @@
-//! Every object that a route can ask for: the API server takes it, and takes it away when it is not asked for any more.
+//! Every kind of object that a route can have: the API server accepts it, and it is deleted when the spec drops it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::stage::{Stage, until};
 
 /// Alone, because the Gateway API comes and goes with it.
 #[tokio::test]
-async fn every_object_that_a_route_can_ask_for_is_made_and_taken_away() {
+async fn every_kind_of_object_is_created_and_deleted() {
     let stage = Stage::alone().await;
     gateway::install(&stage).await;
 
@@ -42,7 +42,7 @@ async fn every_object_that_a_route_can_ask_for_is_made_and_taken_away() {
     let spread = &deployment.data["spec"]["template"]["spec"]["topologySpreadConstraints"];
     assert_eq!(spread[0]["topologyKey"], "zone");
 
-    // The namespace takes only restricted pods, and nobody gave this one a token.
+    // The namespace accepts only restricted pods, and this one has no token.
     let pods = stage.list("Pod").await;
     assert!(!pods.is_empty());
     for pod in &pods {

@@ -26,7 +26,7 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    /// Starts it for one namespace, or for all, as whom `config` says.
+    /// Starts it for one namespace, or for all, with the identity of `config`.
     pub(crate) fn start(config: Config, namespace: Option<&str>) -> Self {
         let (calls, metrics) = (ApiCalls::default(), Metrics::new());
         let shared = Shared {
@@ -50,14 +50,14 @@ impl Operator {
             readiness: Readiness::default(),
         };
         let (stop, mut stopped) = watch::channel(false);
-        let asked_to_stop = async move {
+        let stop_requested = async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
-        let task = tokio::spawn(controller::run(shared, namespace.map(str::to_owned), asked_to_stop));
+        let task = tokio::spawn(controller::run(shared, namespace.map(str::to_owned), stop_requested));
         Self { calls, metrics, stop, task }
     }
 
-    /// Stops it and says how it ended.
+    /// Stops it, and fails when it ends with an error.
     pub(crate) async fn stop(self) {
         self.stop.send_replace(true);
         self.task.await.unwrap().unwrap();

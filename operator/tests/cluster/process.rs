@@ -1,4 +1,4 @@
-//! The operator as a process: two replicas, a definition that comes late, an API server that goes and comes back.
+//! The operator as a process: two replicas, SIGTERM, a CRD that is installed late, a restart of the API server.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::api_server::HarnessApiServer;
 use crate::stage::{DEFINITION, Stage, definition, kubectl, until};
 
-/// One replica.
+/// One replica of the operator.
 pub(crate) struct Replica {
     child: Child,
     pod: String,
@@ -26,8 +26,8 @@ impl Replica {
         Self::start_for(stage, &stage.namespace, pod)
     }
 
-    /// A replica with its Lease in the stage's namespace, and nothing to do there: two operators that both lead would
-    /// each put back what the other one has written.
+    /// A replica with its Lease in the stage's namespace and no routes there: two operators that both lead would revert
+    /// each other's writes.
     fn start_without_routes(stage: &Stage, pod: &str) -> Self {
         Self::start_for(stage, &format!("{}-empty", stage.namespace), pod)
     }
@@ -147,7 +147,7 @@ async fn is_put_back(stage: &Stage, name: &str, patience: Duration) -> Duration 
 }
 
 #[tokio::test]
-async fn a_standby_takes_over_from_a_dead_leader_and_at_once_from_one_that_stops() {
+async fn a_standby_takes_over_and_at_once_after_a_clean_stop() {
     let stage = Stage::new().await;
     stage.apply(stage.route("handed-over")).await;
     let mut first = Replica::start(&stage, "first");
@@ -168,7 +168,7 @@ async fn a_standby_takes_over_from_a_dead_leader_and_at_once_from_one_that_stops
     let began = Instant::now();
     assert!(second.terminate().await);
     third.leads(Duration::from_secs(5)).await;
-    println!("handed over by one that was asked to stop within {:?}", began.elapsed());
+    println!("handed over after SIGTERM within {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     is_put_back(&stage, "handed-over-routing", Duration::from_secs(10)).await;
 
@@ -179,7 +179,7 @@ async fn a_standby_takes_over_from_a_dead_leader_and_at_once_from_one_that_stops
 }
 
 #[tokio::test]
-async fn a_leader_that_was_frozen_for_longer_than_its_lease_writes_nothing_when_it_wakes() {
+async fn a_leader_frozen_for_longer_than_its_lease_writes_nothing() {
     const ROUTES: [&str; 8] = ["one", "two", "three", "four", "five", "six", "seven", "eight"];
     let stage = Stage::new().await;
     for route in ROUTES {
@@ -193,7 +193,7 @@ async fn a_leader_that_was_frozen_for_longer_than_its_lease_writes_nothing_when_
     let second = Replica::start(&stage, "heir");
     second.is_ready().await;
 
-    // It is frozen in the middle of reconciles: each has asked a relay, and goes on by touching the pod.
+    // The process is frozen in the middle of reconciles: each has asked a relay, and would patch the pod next.
     stage.relays.fall_silent(true);
     edit(&stage, &ROUTES, "first-edit").await;
     first.signal("-STOP");
@@ -208,11 +208,14 @@ async fn a_leader_that_was_frozen_for_longer_than_its_lease_writes_nothing_when_
 
     let (before, asked) = (versions(&stage).await, stage.simulator.request_counts().total);
     first.signal("-CONT");
-    assert!(!first.ended(Duration::from_secs(10)).await, "it ends as a failure, so that it is started again");
+    assert!(
+        !first.ended(Duration::from_secs(10)).await,
+        "it exits with a failure, so that it is started again"
+    );
     let written: Vec<_> =
         versions(&stage).await.into_iter().filter(|version| !before.contains(version)).collect();
     assert!(written.is_empty(), "it has written {written:?}");
-    assert_eq!(stage.simulator.request_counts().total, asked, "it has called Genesys Cloud");
+    assert_eq!(stage.simulator.request_counts().total, asked, "Genesys Cloud was called");
     for route in ROUTES {
         stage.delete("PresenceRoute", route).await;
     }
@@ -221,7 +224,7 @@ async fn a_leader_that_was_frozen_for_longer_than_its_lease_writes_nothing_when_
     stage.leave().await;
 }
 
-/// Has these routes carry their events to another topic, and waits until their tables say so.
+/// Has these routes carry their events to another topic, and waits until their tables name it.
 async fn edit(stage: &Stage, routes: &[&str], topic: &str) {
     let edit = json!({"spec": {"routes": [{"eventType": "presence:state:changed", "topic": topic}]}});
     let edits = routes.iter().map(|route| stage.patch("PresenceRoute", route, edit.clone()));
@@ -234,7 +237,7 @@ async fn edit(stage: &Stage, routes: &[&str], topic: &str) {
     .await;
 }
 
-/// The versions of all that an operator writes but its Lease.
+/// The versions of all objects that an operator writes but its Lease.
 async fn versions(stage: &Stage) -> Vec<(String, Option<String>)> {
     let kinds = ["PresenceRoute", "Secret", "ConfigMap", "Service", "Deployment", "Pod"];
     let objects = futures::future::join_all(kinds.map(|kind| stage.list(kind))).await;
@@ -250,26 +253,56 @@ async fn versions(stage: &Stage) -> Vec<(String, Option<String>)> {
 }
 
 #[tokio::test]
-async fn a_replica_that_loses_its_lease_ends() {
+async fn sigterm_during_a_start_ends_it_within_two_seconds() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let stage = Stage::new().await;
+    for route in ["one", "two"] {
+        stage.apply(stage.route(route)).await;
+    }
+    // From before the election until some time after the first reconciles.
+    for moment in 0..12 {
+        let replica = Replica::start(&stage, &format!("stopped-{moment}"));
+        until("the process runs", Duration::from_secs(10), async || replica.get("/livez").await).await;
+        tokio::time::sleep(moment * Duration::from_millis(100)).await;
+        let began = Instant::now();
+        assert!(replica.terminate().await, "moment {moment}: it exits with a failure");
+        println!("moment {moment}: ended within {:?}", began.elapsed());
+        assert!(began.elapsed() < LIMIT, "moment {moment}: {:?}", began.elapsed());
+        let lease = stage.get("Lease", LEASE_NAME).await;
+        let holder = lease.and_then(|lease| lease.data["spec"]["holderIdentity"].as_str().map(str::to_owned));
+        assert_eq!(holder, None, "moment {moment}");
+    }
+    let replica = Replica::start(&stage, "last");
+    for route in ["one", "two"] {
+        stage.is_ready(route).await;
+        stage.delete("PresenceRoute", route).await;
+    }
+    stage.is_empty().await;
+    assert!(replica.terminate().await);
+    stage.leave().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_loses_its_lease_exits() {
     let stage = Stage::new().await;
     let mut replica = Replica::start(&stage, "robbed");
     replica.leads(Duration::from_secs(20)).await;
-    stage.patch("Lease", LEASE_NAME, json!({"spec": {"holderIdentity": "somebody-else"}})).await;
+    stage.patch("Lease", LEASE_NAME, json!({"spec": {"holderIdentity": "another"}})).await;
     assert!(
         !replica.ended(Duration::from_secs(15)).await,
-        "it ends as a failure, so that it is started again"
+        "it exits with a failure, so that it is started again"
     );
     assert!(replica.get("/readyz").await.is_err());
     stage.leave().await;
 }
 
-/// Alone, because the definition is everybody's.
+/// Alone, because all tests share the CRD.
 #[tokio::test]
-async fn it_waits_for_a_definition_that_comes_late() {
+async fn the_operator_waits_for_a_crd_that_is_installed_late() {
     let stage = Stage::alone().await;
     kubectl(&["delete", "crd", DEFINITION, "--timeout=30s"]);
     let replica = Replica::start(&stage, "early");
-    until("it says what it waits for", Duration::from_secs(10), async || {
+    until("/readyz names what is missing", Duration::from_secs(10), async || {
         match replica.get("/readyz").await {
             Ok((503, text)) if text.contains("the definition of PresenceRoutes") => Ok(()),
             other => Err(format!("{other:?}")),
@@ -293,9 +326,9 @@ async fn it_waits_for_a_definition_that_comes_late() {
     stage.leave().await;
 }
 
-/// Alone, because it stops the API server.
+/// Alone, because the test stops the API server.
 #[tokio::test]
-async fn it_survives_the_api_servers_restart_and_watches_that_are_gone() {
+async fn the_operator_survives_a_restart_of_the_api_server() {
     let Some(api_server) = HarnessApiServer::find() else {
         println!("left out: only the harness's API server may be restarted");
         return;
@@ -307,7 +340,7 @@ async fn it_survives_the_api_servers_restart_and_watches_that_are_gone() {
     replica.leads(Duration::from_secs(20)).await;
     stage.is_ready("survivor").await;
 
-    // What the watches ask for next is long gone: 410, and all is listed anew.
+    // The version that the watches ask for next is compacted: 410, and all is listed anew.
     let calls = operator.calls.count();
     operator.calls.begin_watches_in_the_past(true);
     api_server.stop();

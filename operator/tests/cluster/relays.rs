@@ -1,8 +1,8 @@
 //! Relay pods that no node takes: their objects are real, and what they report is what they would have mounted.
 //!
-//! Each gets an address of the loopback network, where `/status` answers from the route's ConfigMap and Secret as they
-//! are at that moment, as a kubelet would have brought them. One that is frozen goes on with what it last had. What they
-//! are asked while they are silent they answer afterwards, as they were before.
+//! Each has an address of the loopback network, where `/status` answers from the route's ConfigMap and Secret as they
+//! are at that moment, as a kubelet would have synced them. A frozen pod keeps answering with what it last had. A request
+//! that arrives while the pods are silent is answered afterwards, with the state of before.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -41,12 +41,12 @@ impl PlayedRelays {
         Self { frozen, silent, task: tokio::spawn(all) }
     }
 
-    /// Whether what is asked waits for its answer.
+    /// Whether requests wait for their answer.
     pub(crate) fn fall_silent(&self, yes: bool) {
         self.silent.send_replace(yes);
     }
 
-    /// The pod takes up nothing new until it thaws.
+    /// The pod syncs nothing until it thaws.
     pub(crate) fn freeze(&self, pod: &str) {
         self.frozen.lock().unwrap().insert(pod.to_owned());
     }

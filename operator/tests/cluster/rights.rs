@@ -1,4 +1,4 @@
-//! The operator with exactly the rights that the chart grants, and not one more.
+//! The operator with exactly the rights that the chart grants.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::api_calls::ApiCalls;
 use crate::operator::Operator;
 use crate::stage::{MADE_BY, Stage, secret, until};
 
-/// What `helm template` says with these settings, applied.
+/// Applies what `helm template` renders with these settings.
 fn apply_rights(stage: &Stage, settings: &[&str]) {
     let release = format!("rights-{}", stage.namespace.rsplit('-').next().unwrap());
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/presenceroute");
@@ -40,7 +40,7 @@ fn apply_rights(stage: &Stage, settings: &[&str]) {
     assert!(kubectl.wait().unwrap().success());
 }
 
-/// As whom the operator's pods would come.
+/// A client configuration with the identity of the operator's pods.
 async fn service_account(stage: &Stage) -> Config {
     let accounts: Api<ServiceAccount> = Api::namespaced(stage.client.clone(), &stage.namespace);
     let name = until("the ServiceAccount is there", Duration::from_secs(10), async || {

@@ -112,7 +112,7 @@ async fn a_thousand_routes() {
     })
     .await;
 
-    // From nothing: every child is made, every registration looked at.
+    // From nothing: every object is created, every registration verified.
     let calls = stage.simulator.request_counts().total;
     let began = Instant::now();
     let replica = Replica::start(&stage, "cold");
@@ -143,7 +143,7 @@ async fn a_thousand_routes() {
         if reconciles > number as f64 { Ok(()) } else { Err(reconciles) }
     })
     .await;
-    println!("restart: every route is looked at after {:.1} s", began.elapsed().as_secs_f64());
+    println!("restart: every route is verified after {:.1} s", began.elapsed().as_secs_f64());
     println!("restart: {}", Usage::of(replica.pid()));
     println!("restart: requests to the API server {:?}", requests(&replica).await);
     println!("restart: {} calls to Genesys Cloud until then", stage.simulator.request_counts().total - calls);

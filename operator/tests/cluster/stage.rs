@@ -57,7 +57,7 @@ impl Stage {
         Self::in_company(Company::Others(DISTURBANCE.read().await)).await
     }
 
-    /// With nobody else.
+    /// Without any other test.
     pub(crate) async fn alone() -> Self {
         Self::in_company(Company::Nobody(DISTURBANCE.write().await)).await
     }
@@ -300,7 +300,7 @@ fn sweep() {
     kubectl(&["delete", "namespace", "-l", &selector, "--ignore-not-found", "--wait=false"]);
 }
 
-/// Makes the definition, where somebody else has not. One that is on its way out is waited for.
+/// Creates the CRD where it is missing. A CRD that is being deleted is waited for.
 async fn define(client: &Client) {
     let definitions = Api::<CustomResourceDefinition>::all(client.clone());
     let live =
@@ -362,7 +362,7 @@ fn resource(kind: &str) -> ApiResource {
     ApiResource::from_gvk(&kube::api::GroupVersionKind::gvk(group, version, kind))
 }
 
-/// Asks every 20 ms until there is an answer. The last reason why there was none is told when time is up.
+/// Calls `ask` every 20 ms until it succeeds. The panic at the end of the time has the last failure.
 pub(crate) async fn until<T, E: Debug>(
     what: &str,
     patience: Duration,

@@ -73,7 +73,7 @@ async fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What was proven, told as it is.
+/// The table of what was proven.
 #[derive(Default)]
 struct Table {
     passed: u32,
@@ -127,7 +127,7 @@ async fn play(stage: &Stage, table: &mut Table, all: bool, is_wanted: impl Fn(Fl
 
     let Some(steady) = steady else { return Err("the steady route is gone".into()) };
     secret_drift(stage, &steady).await?;
-    table.proven("a secret that somebody changed at Genesys is sent again when the relays tell of it");
+    table.proven("a secret that was changed at Genesys is sent again when the relays report it");
     oauth_rotation(stage, &steady).await?;
     table.proven("another OAuth client in the Secret is used by the next call, for the same registration");
     Ok(())
@@ -144,7 +144,7 @@ async fn every_step(
 ) -> Outcome {
     // Once without a crash, to know what there is.
     let Run::Ended(steps) = run(stage, flow, subject, None, all).await? else {
-        return Err("a crash that nobody asked for".into());
+        return Err("a crash that was not planned".into());
     };
     println!("\n{}: {} steps", flow.name(), steps.len());
     if !all {
@@ -278,9 +278,9 @@ async fn deletion_of_what_comes_late(stage: &Stage) -> Outcome {
     stage.becomes(&asked, RECOVERY).await
 }
 
-/// Somebody gives the registration another secret, and says nothing.
+/// The registration is given another secret at Genesys, which no event announces.
 async fn secret_drift(stage: &Stage, steady: &Asked) -> Outcome {
-    stage.change_secret_at_genesys(steady, "by-somebody-at-genesys").await?;
+    stage.change_secret_at_genesys(steady, "changed-at-genesys").await?;
     let began = Instant::now();
     loop {
         let tried = stage.deliver(steady, json!({"count": 3})).await?.finished().await;

@@ -16,7 +16,7 @@ use crate::{Failure, Outcome};
 
 const LARGEST: usize = 16 << 20;
 
-/// In front of the API server that the client speaks to, as whoever the client is.
+/// A proxy in front of the client's API server, with the client's identity.
 pub(crate) async fn before_api_server(client: kube::Client, steps: Arc<Steps>) -> Outcome<SocketAddr> {
     serve(move |request| {
         let (client, steps) = (client.clone(), Arc::clone(&steps));
@@ -107,7 +107,7 @@ async fn pass(
             StatusCode::BAD_GATEWAY.into_response()
         }
         Verdict::Kill(Late) => {
-            // The rest of it would not come from who is dead.
+            // A dead process would not send the rest.
             let (parts, body) = request.into_parts();
             let Ok(body) = to_bytes(body, LARGEST).await else {
                 return StatusCode::BAD_REQUEST.into_response();
@@ -121,7 +121,7 @@ async fn pass(
     }
 }
 
-/// Sends a request to whose answer nobody listens. It is done when the whole answer is there.
+/// Sends a request whose answer is not read by the operator. Returns when the whole answer is there.
 async fn carry_out(request: Request, send: impl AsyncFnOnce(Request) -> Result<Response, Failure>) {
     if let Ok(answer) = send(request).await {
         let _ = to_bytes(answer.into_body(), LARGEST).await;

@@ -348,13 +348,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Does what somebody does who changes the secret in the organisation itself.
+    /// Changes the secret in the organisation itself, as a person would.
     pub(crate) async fn change_secret_at_genesys(&self, asked: &Asked, secret: &str) -> Outcome {
         let api = format!("http://{}/api/v2", self.organisations[asked.organisation].running.address());
         let http = reqwest::Client::builder().no_proxy().build()?;
         let token: Value = http
             .post(format!("{api}/oauth/token"))
-            .json(&json!({"grant_type": "client_credentials", "client_id": "somebody", "client_secret": "else"}))
+            .json(&json!({"grant_type": "client_credentials", "client_id": "another", "client_secret": "client"}))
             .send()
             .await?
             .error_for_status()?
@@ -379,14 +379,14 @@ impl Stage {
         Ok(Load(self.organisations[asked.organisation].simulator.deliver(plan)?))
     }
 
-    /// Whether the route tells of it.
+    /// Whether the route has an event with this reason.
     pub(crate) async fn has_event(&self, name: &str, reason: &str) -> Outcome {
         let events = self.api::<Event>().list(&ListParams::default()).await?;
-        let is_told = events.items.iter().any(|event| {
+        let is_reported = events.items.iter().any(|event| {
             event.reason.as_deref() == Some(reason)
                 && event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref()) == Some(name)
         });
-        ensure(is_told, || format!("no event {reason} tells of it"))
+        ensure(is_reported, || format!("there is no event {reason}"))
     }
 
     fn api<K>(&self) -> Api<K>
@@ -487,7 +487,7 @@ fn kubeconfig(server: &str) -> String {
     .to_string()
 }
 
-/// Makes the definition of PresenceRoutes, and says whether there was none before.
+/// Creates the CRD of PresenceRoutes. Returns whether there was none before.
 async fn define(client: &Client) -> Outcome<bool> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     let name = PresenceRoute::crd_name();
@@ -534,7 +534,7 @@ async fn sweep(client: &Client) -> Outcome {
     Ok(())
 }
 
-/// Makes the topic, whoever's the broker is.
+/// Creates the topic at the broker of KAFKA_BROKERS.
 fn topic() -> Outcome {
     let harness = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/harness/kafka");
     let output = Command::new(harness).args(["topic", "create", TOPIC, "1"]).output()?;

@@ -139,7 +139,7 @@ impl Steps {
         self.state().last.is_none_or(|last| last.elapsed() > QUIET)
     }
 
-    /// Fails when a flow takes longer than it may, and tells how far it came.
+    /// Fails when a flow takes longer than it may, and reports how far it came.
     pub(crate) fn ensure_in_time(&self, patience: Duration) -> Outcome {
         let state = self.state();
         if state.armed.is_none_or(|armed| armed.elapsed() < patience) {
@@ -189,7 +189,7 @@ impl Steps {
         self.late.1.notified().await;
     }
 
-    /// Kills the operator, as the kernel does when memory is short: nothing is finished, nobody is told.
+    /// Kills the operator, as the kernel does when memory is short: nothing is finished or announced.
     pub(crate) fn kill(&self) {
         let mut state = self.state();
         if let Some(mut operator) = state.operator.take() {

@@ -1,4 +1,4 @@
-//! A PresenceRoute that cannot be read stops nothing else, and no field is half applied.
+//! A PresenceRoute that does not parse affects no other, and no field is half applied.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::stage::{DEFINITION, Stage, definition, is_established, until};
 
-/// The same definition as it might have been once: anything is a spec.
+/// A CRD as an earlier version may have had it: anything is a spec.
 fn looser() -> CustomResourceDefinition {
     let mut definition = definition();
     let anything = JSONSchemaProps {
@@ -44,9 +44,9 @@ async fn replace(stage: &Stage, object: Value) {
     stage.objects("PresenceRoute").replace(&name, &Default::default(), &object).await.unwrap();
 }
 
-/// Alone, because the definition is everybody's.
+/// Alone, because all tests share the CRD.
 #[tokio::test]
-async fn a_route_of_an_older_definition_stops_nothing_else() {
+async fn a_route_of_an_older_crd_does_not_stop_the_others() {
     let stage = Stage::alone().await;
     redefine(&stage, looser()).await;
     let broken = json!({
@@ -66,7 +66,7 @@ async fn a_route_of_an_older_definition_stops_nothing_else() {
     let operator = stage.operator().await;
     stage.apply(stage.route("sound")).await;
     stage.is_ready("sound").await;
-    let events = until("an event tells of the broken one", Duration::from_secs(10), async || {
+    let events = until("an event names the broken route", Duration::from_secs(10), async || {
         let events = stage.events("broken").await;
         if events.is_empty() { Err("none") } else { Ok(events) }
     })
@@ -121,11 +121,11 @@ async fn an_unknown_field_is_pruned_or_refused_but_never_half_applied() {
 }
 
 #[tokio::test]
-async fn one_that_is_to_be_deleted_says_why_it_stays() {
+async fn an_invalid_route_reports_why_its_deletion_waits() {
     let stage = Stage::new().await;
     let mut route = stage.route("leaving");
     route["metadata"]["finalizers"] = json!([FINALIZER]);
-    // The definition has no bound for it, and the operator's number is a smaller one.
+    // The CRD has no bound for the number, and the operator's type does not hold it.
     let preference = json!({"weight": 3_000_000_000_u64, "preference": {}});
     route["spec"]["relay"]["affinity"] =
         json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preference]}});
