@@ -13,3 +13,4 @@ pub mod region;
 pub mod relay_config;
 pub mod relay_status;
 pub mod routing;
+pub mod url;

@@ -22,7 +22,7 @@ use crate::register::LATE_CREATION;
 use crate::route_index::Neighbours;
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{Installation, RelayImage};
-use presenceroute_manifest::lint::{self, CheckArguments};
+use presenceroute_manifest::lint::command::{self as lint, LintArguments};
 
 /// How long to wait before the API server is asked again for what is not there yet.
 const DEFINITION_POLL: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ enum Command {
     /// Print the custom resource definition.
     Crd,
     /// Say what the cluster would say of manifests, without one.
-    Validate(CheckArguments),
+    Validate(LintArguments),
 }
 
 #[derive(Debug, Args)]

@@ -34,7 +34,7 @@ use crate::status::{self, Change, DeploymentFacts, Observed, Parts, Registration
 use crate::watches::{self, Guarded, Scope, reference, secrets_of};
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{self, BuildError, Installation, signing_secret};
-use presenceroute_manifest::conflicts::{self, Rival};
+use presenceroute_manifest::conflicts::{self, Conflict};
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::rotation::CredentialRotation;
 use presenceroute_manifest::validate::{Model, SourceModel, validate};
@@ -308,11 +308,11 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
     };
     let waits_for_name = match rival(route, context) {
         None => None,
-        Some(Rival::Claims(why)) => {
+        Some(Conflict::Owned(why)) => {
             report(route, context, refused(route, vec![why], context)).await?;
             return Ok(Action::requeue(RIVAL));
         }
-        Some(Rival::Leaves(why)) => {
+        Some(Conflict::PendingRelease(why)) => {
             let SourceModel::Webhook(webhook) = &mut model.source;
             webhook.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
             Some(why)
@@ -353,9 +353,9 @@ async fn bring_in_line(route: &PresenceRoute, context: &Context) -> Result<Actio
 }
 
 /// Who is in the way of the route now.
-pub(crate) fn rival(route: &PresenceRoute, context: &Context) -> Option<Rival> {
+pub(crate) fn rival(route: &PresenceRoute, context: &Context) -> Option<Conflict> {
     let others = context.neighbours.routes();
-    conflicts::rival(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
+    conflicts::conflict(route, others.iter().filter_map(|other| other.0.as_ref().ok()))
 }
 
 /// What a reconcile works on between building and reporting.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use presenceroute_manifest::lint::{self, CheckArguments};
+use presenceroute_manifest::lint::command::{self as lint, LintArguments};
 
 use crate::cluster::{Cluster, ClusterError};
 use crate::completion::{self, CompletionShell};
@@ -47,7 +47,7 @@ enum Command {
     /// List the routes of a table, or explain where an event would go.
     Routes(RoutesArguments),
     /// Say what the cluster would say of manifests, without one.
-    Validate(CheckArguments),
+    Validate(LintArguments),
     /// Print a completion script.
     #[command(after_long_help = completion::HELP)]
     Completion {

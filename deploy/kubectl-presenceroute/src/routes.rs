@@ -9,7 +9,7 @@ use presenceroute_core::event::{Event, EventError};
 use presenceroute_core::routing::{Router, RoutingError, RoutingTable};
 use presenceroute_manifest::admission::admit_route;
 use presenceroute_manifest::document::{Manifest, ManifestError};
-use presenceroute_manifest::lint::Format;
+use presenceroute_manifest::lint::command::Format;
 use presenceroute_manifest::validate::routing_table;
 
 use crate::cli::CommandError;

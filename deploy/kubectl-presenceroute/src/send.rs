@@ -21,7 +21,7 @@ use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::status::SigningPhase;
 use presenceroute_manifest::build::EVENTS_PORT;
 use presenceroute_manifest::dereference::{SecretProblem, signing_secret};
-use presenceroute_manifest::lint::Format;
+use presenceroute_manifest::lint::command::Format;
 use reqwest::ClientBuilder;
 use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_shown_with_the_relays_words_and_what_may_be_behind_it() {
+    fn a_rejection_is_shown_with_the_relays_words() {
         let answer = r#"{"title":"Signature mismatch","detail":"check the secret","status":403}"#;
         let told = shown(403, answer, Some(SigningPhase::Distributing));
         assert!(told.starts_with("✗ 403 e-1  Signature mismatch: check the secret"), "{told}");
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_public_url_that_cannot_be_reached_is_told_with_the_other_way() {
+    async fn an_unreachable_public_url_suggests_port_forward() {
         presenceroute_runtime::tls_provider::install_crypto_provider();
         let closed = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
         let url = Url::parse(&format!("http://{closed}/events")).unwrap();

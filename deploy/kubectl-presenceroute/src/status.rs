@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::{PresenceRoute, PresenceRouteSpec, PresenceRouteStatus};
-use presenceroute_manifest::lint::Format;
+use presenceroute_manifest::lint::command::Format;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_has_the_topics_of_the_spec_and_those_that_had_events_with_their_rates() {
+    fn a_snapshot_has_the_topics_of_spec_and_events_with_rates() {
         let route = serde_saphyr::from_str(
             r#"
 apiVersion: presenceroute.io/v1alpha1

@@ -40,7 +40,7 @@ use crate::relays::Relays;
 use crate::status::{self, RegistrationFacts};
 use presenceroute_genesys::Access;
 use presenceroute_manifest::build;
-use presenceroute_manifest::conflicts::{self, Rival};
+use presenceroute_manifest::conflicts::{self, Conflict};
 use presenceroute_manifest::dereference::{SecretProblem, SecretSource, ca, dereference, oauth_client};
 use presenceroute_manifest::validate::{Model, SourceModel, validate};
 
@@ -124,7 +124,7 @@ pub(crate) async fn register(
     };
     if moved != record {
         // Since this reconcile began, another route may have written down that it has it.
-        if let Some(Rival::Claims(_)) = rival(route, context) {
+        if let Some(Conflict::Owned(_)) = rival(route, context) {
             return Ok(waiting("waits for another PresenceRoute that claims the same", Some(LIVE_POLL)));
         }
         remember(route, &moved, context).await?;
@@ -394,7 +394,11 @@ async fn removals(
     let mut removals = Vec::new();
     for Place { place, urls } in places {
         // Two that claimed the same registration at the same moment may both have it in their records.
-        if conflicts::is_anothers(route, &place, others.iter().filter_map(|other| other.0.as_ref().ok())) {
+        if conflicts::belongs_to_another(
+            route,
+            &place,
+            others.iter().filter_map(|other| other.0.as_ref().ok()),
+        ) {
             removals.push((place, Ok(())));
             continue;
         }
