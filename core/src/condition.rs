@@ -188,8 +188,8 @@ impl Condition {
         self.evaluate(variables).map_err(|(error, _)| error)
     }
 
-    /// Why the condition has no answer for an event, in CEL's words, which may hold parts of the event: for whoever
-    /// has the event before them, not for a log. `None` when it has one.
+    /// Why the condition cannot be evaluated for an event, in CEL's words; `None` when it can. The words may hold parts of
+    /// the event, so that they belong in an answer to its sender and in no log.
     pub fn failure(&self, variables: &Variables) -> Option<String> {
         let (error, cause) = self.evaluate(variables).err()?;
         Some(cause.map_or_else(|| error.to_string(), |cause| cause.to_string()))
@@ -458,7 +458,7 @@ mod tests {
 
     /// On a thread with as little stack as one of the operator's, and unoptimised, which takes more.
     #[test]
-    fn an_expression_that_is_as_deep_as_it_can_be_written_ends_no_thread() {
+    fn the_deepest_expression_overflows_no_stack() {
         let nested = |depth: usize, (open, inner, close): (&str, &str, &str)| {
             format!("{}{inner}{}", open.repeat(depth), close.repeat(depth))
         };

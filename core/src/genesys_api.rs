@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrationSpec {
-    /// The name that it is found by.
+    /// The name by which it is found, unique in the organisation.
     pub name: String,
     /// The URL that it calls.
     pub url: String,
@@ -33,7 +33,7 @@ pub struct ApiEndpoint {
     pub token_path: String,
     /// The path of the EventBridge collection.
     pub event_bridges_path: String,
-    /// How the token is asked for.
+    /// The form of the token request.
     pub token_request: TokenRequest,
 }
 
@@ -46,7 +46,7 @@ pub struct RetryPolicy {
     #[serde(default = "max_retries")]
     #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 10)))]
     pub max_retries: i32,
-    /// By how much each wait is longer than the one before, 1 to 10.
+    /// The factor by which each wait is longer than the one before, 1 to 10.
     #[serde(default = "backoff_multiplier")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10)))]
     pub backoff_multiplier: i32,

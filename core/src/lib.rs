@@ -14,3 +14,4 @@ pub mod relay_config;
 pub mod relay_status;
 pub mod routing;
 pub mod source;
+pub mod url;

@@ -1,4 +1,4 @@
-//! `relay.yaml`: what a relay pod is told once, at its start. What changes while it runs (routes, secrets) comes in
+//! `relay.yaml`: what a relay pod reads once, at its start. What changes while it runs (routes, secrets) comes in
 //! files of its own.
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ pub struct RelayConfig {
     pub route: Option<String>,
 }
 
-/// The path that a relay serves unless it is told another.
+/// The path that a relay serves by default.
 pub fn default_path() -> String {
     "/eventbridge/presence".into()
 }

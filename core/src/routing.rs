@@ -144,8 +144,7 @@ impl RoutingTable {
 
     /// Reads a table in YAML or JSON: the whole form, or the short one, `{EVENT_TYPE: TOPIC, ...}`.
     ///
-    /// The revision is the one that the text names, so that whoever wrote it can recognise it; else the content's
-    /// hash.
+    /// The revision is the one in the text, so that its author can recognise it, else the content's hash.
     pub fn parse(text: &str) -> Result<Self, RoutingError> {
         match from_yaml::<Form>(text)? {
             Form::Short(entries) => {
@@ -416,7 +415,7 @@ unmatched: {action: DeadLetter, topic: gen-presence-unmatched}
     }
 
     #[test]
-    fn names_that_yaml_takes_for_something_else_survive_being_written_and_read() {
+    fn names_that_yaml_reads_as_other_types_survive() {
         let route = |topic: &str| Route {
             event_type: EventTypePattern::Exact("on".into()),
             when: None,

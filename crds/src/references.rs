@@ -81,15 +81,15 @@ fn private_key_key() -> String {
     "user.key".into()
 }
 
-/// A Secret with a Kafka user's name and password. It fits a Strimzi KafkaUser's Secret as it is, which has a
-/// password but no user name: the user is then called like the Secret.
+/// A Secret with a Kafka user's name and password. The Secret of a Strimzi KafkaUser fits as it is: without a user name
+/// in it, the user has the name of the Secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaCredentialsSecretRef {
     /// The Secret's name, in the namespace of the PresenceRoute.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The key that holds the user's name. Where the Secret lacks it, the user is called like the Secret.
+    /// The key that holds the user's name. Where the Secret lacks it, the user has the name of the Secret.
     #[serde(default = "username_key")]
     pub username_key: String,
     /// The key that holds the password.

@@ -67,7 +67,7 @@ use crate::status::PresenceRouteStatus;
         priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    // The children are called after the route, and a Service's name is a DNS label of at most 63 characters.
+    // The objects of a route are named after it, and a Service's name is a DNS label of at most 63 characters.
     validation = Rule::new("size(self.metadata.name) <= 56 && !self.metadata.name.contains('.')")
         .message("metadata.name must have at most 56 characters and no dot: the relay's Service is called NAME-relay"),
 )]
@@ -85,12 +85,12 @@ use crate::status::PresenceRouteStatus;
 pub struct PresenceRouteSpec {
     /// The Genesys Cloud organisation that sends the events.
     pub genesys: Genesys,
-    /// How the events leave it.
+    /// The way in which the events leave Genesys Cloud.
     pub source: Source,
     /// The public URL that Genesys Cloud calls, and how it is exposed. Required by `source.webhook`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
-    /// Which event goes where. Every route that matches gets the event, at most once a topic.
+    /// The routing table. Every route that matches gets the event, at most once a topic.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Atomic)]
     pub routes: Vec<Route>,
@@ -105,7 +105,7 @@ pub struct PresenceRouteSpec {
     /// Disables the registration at Genesys Cloud and keeps everything else.
     #[serde(default)]
     pub suspend: bool,
-    /// What becomes of the registration when this object is deleted.
+    /// Whether the registration is deleted together with this object.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -118,12 +118,12 @@ impl PresenceRouteSpec {
     }
 }
 
-/// What becomes of the registration when the PresenceRoute is deleted.
+/// The fate of the registration when the PresenceRoute is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// It is deleted, and the PresenceRoute goes only when Genesys Cloud has confirmed that.
+    /// The registration is deleted; the PresenceRoute is removed once Genesys Cloud has confirmed that.
     #[default]
     Deregister,
-    /// It stays, and Genesys Cloud is not called.
+    /// The registration stays, and Genesys Cloud is not called.
     Retain,
 }

@@ -1,4 +1,4 @@
-//! What the operator reports: facts that it has seen, and when.
+//! The status of a `PresenceRoute`: what the operator has observed, and when.
 
 // The schema derive copies each type into a private module, where `pub` is out of reach.
 #![allow(unreachable_pub)]
@@ -16,7 +16,7 @@ use crate::references::{CaSecretRef, OAuthClientSecretRef};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PresenceRouteStatus {
-    /// The generation of the spec that everything below speaks of.
+    /// The generation of the spec that the status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Accepted, SecretsResolved, RelayAvailable, RoutingLive, Registered and Ready.
@@ -26,10 +26,10 @@ pub struct PresenceRouteStatus {
     /// The source, and what is set up for it at Genesys Cloud.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
-    /// The routing table, and who serves it.
+    /// The routing table, and the pods that serve it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<RoutingStatus>,
-    /// The signing secrets, and where a rotation stands.
+    /// The signing secrets, and the step of a rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing: Option<SigningStatus>,
     /// The relay pods.
@@ -82,18 +82,19 @@ pub struct RegistrationStatus {
     /// The id that Genesys Cloud gave it; absent until an answer has named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// What it is.
+    /// The registration.
     #[serde(flatten)]
     pub spec: RegistrationSpec,
-    /// Where it is.
+    /// The API that holds it.
     pub access: RegistrationAccess,
-    /// Since when Genesys Cloud confirms all of this. It is verified every five minutes, which is not written down.
+    /// The time since which Genesys Cloud confirms all of this. The operator verifies it every five minutes, without
+    /// writing that down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_verified_time: Option<Time>,
 }
 
 impl RegistrationStatus {
-    /// Where it is, without what it is.
+    /// The place of the registration, without its content.
     #[must_use]
     pub fn location(&self) -> RegistrationLocation {
         RegistrationLocation {
@@ -113,11 +114,11 @@ pub struct RegistrationLocation {
     pub id: Option<String>,
     /// The registration's name.
     pub name: String,
-    /// How its API is called.
+    /// The API that holds it.
     pub access: RegistrationAccess,
 }
 
-/// How a registration's API is called, and by which OAuth client. References, never credentials.
+/// The API that holds a registration, and the OAuth client to call it with. References, never credentials.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrationAccess {
@@ -133,22 +134,22 @@ pub struct RegistrationAccess {
     pub ca_secret_ref: Option<CaSecretRef>,
 }
 
-/// The routing table, and who serves it.
+/// The routing table, and the pods that serve it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RoutingStatus {
     /// The content hash of the newest table.
     pub revision: String,
-    /// How many routes it has.
+    /// The number of routes in it.
     pub routes: i32,
-    /// How many relay pods report that they serve it.
+    /// The number of relay pods that report this revision.
     pub live_replicas: i32,
     /// Topics that a route names and Kafka does not have, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_topics: Vec<String>,
 }
 
-/// Where the signing secrets stand. Revisions, never secrets.
+/// The active signing secrets and the step of a rotation. Revisions, never secrets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SigningStatus {
@@ -156,7 +157,7 @@ pub struct SigningStatus {
     pub revision: String,
     /// Stable, or the step of the rotation that is under way.
     pub phase: SigningPhase,
-    /// When the old secret goes, while it is still accepted.
+    /// The time until which the old secret is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retire_time: Option<Time>,
 }
@@ -167,9 +168,9 @@ pub enum SigningPhase {
     /// One secret, known to the relays and to Genesys Cloud.
     #[default]
     Stable,
-    /// The new secret stands beside the old one; waiting for every relay to accept both.
+    /// The new secret is added beside the old one; waiting for every relay to accept both.
     Distributing,
-    /// Every relay accepts both; Genesys Cloud is being given the new one.
+    /// Every relay accepts both; the registration is being updated with the new one.
     Registering,
     /// Genesys Cloud signs with the new one; the old one is accepted until `retireTime`.
     Retiring,
@@ -179,9 +180,9 @@ pub enum SigningPhase {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayPodsStatus {
-    /// How many pods there are.
+    /// The number of pods.
     pub replicas: i32,
-    /// How many of them are ready.
+    /// The number of ready pods.
     pub ready_replicas: i32,
     /// The label selector of the pods, as text.
     pub selector: String,

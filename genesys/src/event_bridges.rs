@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use presenceroute_core::genesys_api::RetryPolicy;
+use presenceroute_core::url::is_same_url;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
@@ -320,21 +321,12 @@ impl Registration {
     /// Whether it calls this URL, or does not say what it calls.
     #[must_use]
     pub fn calls(&self, url: &str) -> bool {
-        self.url.is_empty() || same_url(&self.url, url)
+        self.url.is_empty() || is_same_url(&self.url, url)
     }
 }
 
 fn as_set(event_types: &[String]) -> BTreeSet<&str> {
     event_types.iter().map(String::as_str).collect()
-}
-
-/// A server may write a URL in another way, such as with a slash after a bare host.
-fn same_url(one: &str, other: &str) -> bool {
-    one == other
-        || match (Url::parse(one), Url::parse(other)) {
-            (Ok(one), Ok(other)) => one == other,
-            _ => false,
-        }
 }
 
 impl ObservedRetryPolicy {

@@ -13,7 +13,7 @@ use presenceroute_runtime::log::{self, LogFormat};
 
 use crate::registration::execute::CREATE_TIMEOUT;
 use crate::run;
-use presenceroute_manifest::lint::{self, CheckArguments};
+use presenceroute_manifest::lint::command::{self as lint, LintArguments};
 
 /// Carries presence events from Genesys Cloud to Kafka: the operator.
 #[derive(Debug, Parser)]
@@ -30,7 +30,7 @@ enum Command {
     /// Print the CustomResourceDefinition.
     Crd,
     /// Validate manifests offline.
-    Validate(CheckArguments),
+    Validate(LintArguments),
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use kube::{Client, Resource, ResourceExt};
 use presenceroute_crds::{GROUP, PresenceRoute};
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{self, BuildError, signing_secret};
-use presenceroute_manifest::conflicts::Rival;
+use presenceroute_manifest::conflicts::Conflict;
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::rotation::CredentialRotation;
 use presenceroute_manifest::validate::{Model, SourceModel, validate};
@@ -233,11 +233,11 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     };
     let name_pending = match context.registrations.conflict(route) {
         None => None,
-        Some(Rival::Claims(why)) => {
+        Some(Conflict::Owned(why)) => {
             report_invalid(route, context, vec![why]).await?;
             return Ok(Action::requeue(CONFLICT));
         }
-        Some(Rival::Leaves(why)) => {
+        Some(Conflict::PendingRelease(why)) => {
             let SourceModel::Webhook(webhook) = &mut model.source;
             webhook.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
             Some(why)

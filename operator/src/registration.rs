@@ -27,7 +27,7 @@ use presenceroute_crds::status::{RegistrationAccess, RegistrationLocation};
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 use presenceroute_genesys::Access;
 use presenceroute_manifest::build;
-use presenceroute_manifest::conflicts::{self, Rival};
+use presenceroute_manifest::conflicts::{self, Conflict};
 use presenceroute_manifest::dereference::{SecretProblem, SecretSource, ca, oauth_client};
 use presenceroute_manifest::rotation::CredentialRotation;
 use presenceroute_manifest::validate::{Model, SourceModel};
@@ -258,7 +258,7 @@ impl Registrations {
         let status = desired.status();
         let intended = record.clone().intended(&status, self.is_contested(route));
         if intended != record {
-            if let Some(Rival::Claims(_)) = self.conflict(route) {
+            if let Some(Conflict::Owned(_)) = self.conflict(route) {
                 return Ok(None);
             }
             self.write_record(route, &intended).await?;
@@ -462,9 +462,9 @@ impl Registrations {
     }
 
     /// The route that owns the same with more right, or has not released it yet.
-    pub fn conflict(&self, route: &PresenceRoute) -> Option<Rival> {
+    pub fn conflict(&self, route: &PresenceRoute) -> Option<Conflict> {
         let routes = self.index.routes();
-        conflicts::rival(route, routes.iter().filter_map(|other| other.0.as_ref().ok()))
+        conflicts::conflict(route, routes.iter().filter_map(|other| other.0.as_ref().ok()))
     }
 
     /// Forgets all routes but those that are there.

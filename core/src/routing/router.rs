@@ -331,7 +331,7 @@ unmatched: {action: DeadLetter, topic: rest}
 "#;
 
     #[test]
-    fn every_route_that_matches_gets_the_event_once_a_topic_in_the_tables_order() {
+    fn every_matching_route_gets_the_event_once_a_topic() {
         let body = r#"{"id":"1","eventType":"a:b:c","source":"s","attributes":{"user":{"id":"u"},"presence":"AVAILABLE"}}"#;
         assert_eq!(targets(&router(TABLE), body), ["exact=1", "wide=s", "narrow=u", "available=1"]);
     }
@@ -344,7 +344,7 @@ unmatched: {action: DeadLetter, topic: rest}
     }
 
     #[test]
-    fn what_no_route_matches_is_refused_or_dropped_or_set_aside_as_the_table_says() {
+    fn the_table_decides_over_events_without_a_route() {
         let with = |unmatched: &str| {
             router(&format!("version: 1\nroutes: [{{eventType: a, topic: t}}]\nunmatched: {unmatched}\n"))
         };
@@ -365,7 +365,7 @@ unmatched: {action: DeadLetter, topic: rest}
     }
 
     #[test]
-    fn an_explanation_has_a_verdict_for_every_route_and_the_topics_of_the_decision() {
+    fn an_explanation_has_every_verdict_and_the_topics() {
         let router = router(TABLE);
         let verdicts = |body: &str| -> Vec<String> {
             let event = Event::parse(body.as_bytes()).unwrap();

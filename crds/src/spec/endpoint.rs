@@ -31,7 +31,7 @@ pub struct Endpoint {
     pub gateway: Option<Gateway>,
 }
 
-/// How the relay's Service is made.
+/// The Service in front of the relay pods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceTemplate {

@@ -43,7 +43,7 @@ pub struct GenesysApi {
     #[schemars(length(max = 256))]
     #[x_kube(validation = Rule::new("self.startsWith('/')").message("must begin with /"))]
     pub token_path: String,
-    /// How the token is asked for.
+    /// The form of the token request.
     #[serde(default)]
     pub token_request: TokenRequest,
     /// A Secret with the certificate of the private CA that signed the API's certificate.

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::references::{CaSecretRef, ClientCertificateSecretRef, KafkaCredentialsSecretRef};
 
-/// The Kafka cluster, and how to be let in.
+/// The Kafka cluster, and the authentication to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Kafka {
-    /// Brokers to find the cluster by, each HOST:PORT.
+    /// The brokers to bootstrap from, each HOST:PORT.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(
         merge_strategy = kube::core::ListMerge::Set,
@@ -30,7 +30,7 @@ pub struct Kafka {
     /// Authenticates the relay by SASL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sasl: Option<KafkaSasl>,
-    /// Further librdkafka producer properties by their own names. Those that the relay's promises rest on are
+    /// Further librdkafka producer properties by their own names. Properties that the delivery guarantees depend on are
     /// refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
@@ -63,21 +63,21 @@ pub struct KafkaSasl {
     pub mechanism: SaslMechanism,
     /// The Secret with the user's name and password; with OAUTHBEARER, the id and the secret of the OAuth client.
     pub credentials_secret_ref: KafkaCredentialsSecretRef,
-    /// Where the relay gets its tokens, with OAUTHBEARER.
+    /// The source of the relay's tokens, with OAUTHBEARER.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth: Option<KafkaOauth>,
 }
 
-/// A token endpoint that is asked by the client-credentials grant (RFC 6749, section 4.4).
+/// A token endpoint for the client-credentials grant (RFC 6749, section 4.4).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaOauth {
-    /// Its URL.
+    /// The endpoint's URL.
     #[schemars(length(max = 1024))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
         .message("must be an http or https URL without user, query or fragment"))]
     pub token_endpoint_url: String,
-    /// The scope to ask for. Default: whatever the server gives.
+    /// The scope to request. Default: the server's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub scope: Option<String>,

@@ -17,11 +17,11 @@ use crate::references::TlsSecretRef;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Relay {
-    /// How many pods. Ignored while `autoscaling` is set.
+    /// The number of pods. Ignored while `autoscaling` is set.
     #[serde(default = "replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
-    /// Lets a HorizontalPodAutoscaler choose how many pods.
+    /// Lets a HorizontalPodAutoscaler choose the number of pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
     /// Requests and limits of the relay's container.
@@ -33,10 +33,10 @@ pub struct Relay {
     /// Taints that the pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
-    /// Where the pods go, and near what.
+    /// The affinity of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// How the pods are spread. Default: over the nodes, as far as possible.
+    /// The spread of the pods. Default: over the nodes, as far as possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
     /// Further labels for the pods. They cannot replace the ones that select the pods.
@@ -57,11 +57,11 @@ pub struct Relay {
     /// Sends a span for each event to an OpenTelemetry collector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracing: Option<Tracing>,
-    /// Has the pods speak TLS themselves, for where no proxy in front does: the Service then listens on 443. An Ingress
-    /// or a Gateway in front must be told to speak HTTPS to the Service.
+    /// Makes the pods terminate TLS, where no proxy in front does: the Service then listens on 443. Configure an Ingress
+    /// or a Gateway in front to speak HTTPS to the Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<RelayTls>,
-    /// Restricts who talks to the pods and whom they talk to.
+    /// Restricts the traffic to and from the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
 }
@@ -115,7 +115,7 @@ pub struct Tracing {
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
         .message("must be an http or https URL without user, query or fragment"))]
     pub endpoint: String,
-    /// Of how many events in 100 a span is sent, where the sender has not decided that by its `traceparent`.
+    /// The percentage of events for which a span is sent, unless the sender's `traceparent` decides.
     #[serde(default = "sample_percentage")]
     #[schemars(range(min = 0, max = 100))]
     pub sample_percentage: i32,
@@ -129,8 +129,8 @@ fn sample_percentage() -> i32 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayTls {
-    /// The Secret of type kubernetes.io/tls with the certificate, as cert-manager makes it. The pods take up a renewed
-    /// one without a restart.
+    /// The Secret of type kubernetes.io/tls with the certificate, as cert-manager makes it. The pods reload a renewed
+    /// certificate without a restart.
     pub certificate_secret_ref: TlsSecretRef,
 }
 
@@ -147,7 +147,7 @@ pub struct Autoscaling {
     /// The most pods.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
-    /// The average CPU use that is aimed at, in percent of the request.
+    /// The target average CPU utilization, in percent of the request.
     #[serde(default = "target_cpu")]
     #[serde(rename = "targetCPUUtilizationPercentage")]
     #[schemars(range(min = 1, max = 100))]
@@ -171,28 +171,28 @@ pub struct ImagePullSecret {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicy {
-    /// Who may post events to port 8080. Default: anyone.
+    /// The peers that may post events to port 8080. Default: every peer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ingress_from: Vec<NetworkPolicyPeer>,
-    /// Who may read the metrics on port 9090 besides the operator. Default: nobody.
+    /// The peers that may read the metrics on port 9090 besides the operator. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics_from: Vec<NetworkPolicyPeer>,
 }
 
-/// How much the relay says.
+/// The level of the relay's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Failures only.
     Error,
-    /// And what may become one.
+    /// And likely causes of one.
     Warn,
-    /// And what changes: tables, secrets, connections.
+    /// And changes: tables, secrets, connections.
     #[default]
     Info,
     /// And every event's outcome.
     Debug,
-    /// And the libraries' inner life.
+    /// And the internals of the libraries.
     Trace,
 }
 

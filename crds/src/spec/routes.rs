@@ -7,18 +7,18 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One rule: events of this type, that fulfil this condition, go to this topic under this key.
+/// One rule: events of the type that satisfy the condition are published to the topic under the key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
-    /// An event type, or the beginning of one followed by `*`, which matches the rest.
+    /// An event type, or a prefix followed by `*`, which matches the rest.
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = Rule::new("self.matches('^[^* ]*[*]?$')")
         .message("must be an event type without spaces; a * can only be its last character"))]
     pub event_type: String,
-    /// A CEL expression over `id`, `eventType`, `timestamp`, `source` and `attributes` that must be true. On an event of
-    /// more than 1000 values or 64 KiB of text, one with a loop (`all`, `exists`, `map`, `filter`) has no answer, which
-    /// counts as false.
+    /// A CEL expression over `id`, `eventType`, `timestamp`, `source` and `attributes` that must be true. An expression
+    /// that cannot be evaluated counts as false; so does one with a loop (`all`, `exists`, `map`, `filter`) on an event
+    /// of more than 1000 values or 64 KiB of text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub when: Option<String>,
@@ -27,7 +27,7 @@ pub struct Route {
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'")
         .message("must be a legal Kafka topic name: letters, digits, dots, underscores and hyphens, at most 249"))]
     pub topic: String,
-    /// What becomes the record's key: `id` (the default), `source` or `attributes.PATH`.
+    /// The record key: `id` (the default), `source` or `attributes.PATH`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     #[x_kube(validation = Rule::new("self.matches('^(id|source|attributes([.][A-Za-z0-9_-]+)+)$')")
@@ -45,10 +45,10 @@ pub struct Route {
         .message("status can only be set when action is Reject")
 )]
 pub struct Unmatched {
-    /// Reject answers an error, Drop answers 200 and counts, DeadLetter publishes to `topic`.
+    /// Reject responds with an error, Drop responds with 200 and counts, DeadLetter publishes to `topic`.
     #[serde(default)]
     pub action: UnmatchedAction,
-    /// The answer of Reject: 404 (the default) or 400. Genesys Cloud drops the event on either.
+    /// The status code of Reject: 404 (the default) or 400. Genesys Cloud drops the event on either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == 404 || self == 400").message("must be 404 or 400"))]
     pub status: Option<i32>,
@@ -60,13 +60,13 @@ pub struct Unmatched {
     pub topic: Option<String>,
 }
 
-/// The three fates of an unmatched event.
+/// What the relay does with an unmatched event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum UnmatchedAction {
-    /// Answer an error.
+    /// Respond with an error.
     #[default]
     Reject,
-    /// Answer 200, count it, publish nothing.
+    /// Respond with 200, count it, publish nothing.
     Drop,
     /// Publish it to a topic of its own.
     DeadLetter,

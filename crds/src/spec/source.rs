@@ -28,7 +28,7 @@ pub struct Source {
 pub struct Webhook {
     /// The secret that events are signed with.
     pub signing_secret_ref: SigningSecretRef,
-    /// The registration's name at Genesys Cloud. Default: NAMESPACE/NAME. It must not be used by anything else.
+    /// The registration's name at Genesys Cloud, unique in the organisation. Default: NAMESPACE/NAME.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub name: Option<String>,
@@ -41,7 +41,7 @@ pub struct Webhook {
             .message("every event type must have 1 to 256 characters, no space and no wildcard")
     )]
     pub event_types: Option<Vec<EventTypeName>>,
-    /// How often Genesys Cloud tries again when the endpoint does not accept an event.
+    /// Genesys Cloud's retries of an event that the endpoint does not accept.
     #[serde(default)]
     pub retry_policy: RetryPolicy,
     /// The header that carries the HMAC-SHA256 of an event.
@@ -61,7 +61,7 @@ fn event_bridges_path() -> String {
     "/api/v2/analytics/events/eventbridges".into()
 }
 
-/// One exact event type. An alias so that the list's items get their length limit in the schema.
+/// One exact event type. A type of its own, so that the list's items have a length limit in the schema.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct EventTypeName(#[schemars(length(min = 1, max = 256))] pub String);

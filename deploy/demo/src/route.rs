@@ -127,8 +127,8 @@ async fn model(text: &str, broker: &Broker, stage: &Stage) -> Result<Model, Fail
         );
     };
     let placed = |field: &FieldPath, cause: String| format!("{}: {field}: {cause}", document.place(field));
-    let mut route = admit_route(document.value()).map_err(|refusals| {
-        listed(refusals.into_iter().map(|refusal| placed(&refusal.field, refusal.cause)))
+    let mut route = admit_route(document.value()).map_err(|violations| {
+        listed(violations.into_iter().map(|violation| placed(&violation.field, violation.cause)))
     })?;
     let references = dereference(&route.spec, &manifest).await?;
     // What the manifest says of these three is judged before it is replaced.

@@ -1,4 +1,6 @@
-//! The cluster, read as the person who asks.
+//! Read access to the cluster with the user's own kubeconfig credentials.
+//!
+//! What is read is shown by the commands; nothing is written.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +19,7 @@ use presenceroute_manifest::dereference::SecretSource;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpListener;
 
-use crate::cli::ClusterArguments;
+use crate::arguments::ClusterArguments;
 
 /// One namespace of a cluster.
 pub(crate) struct Cluster {
@@ -25,12 +27,12 @@ pub(crate) struct Cluster {
     pub(crate) namespace: String,
 }
 
-/// Why the cluster did not give what was asked for.
+/// Why the cluster could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
     #[error("the kubeconfig cannot be used: {0}")]
     Kubeconfig(#[from] KubeconfigError),
-    #[error("no way to a cluster: {0}; set KUBECONFIG, or name a file by --kubeconfig")]
+    #[error("no cluster is configured: {0}; set KUBECONFIG, or pass --kubeconfig")]
     Infer(#[from] InferConfigError),
     #[error("no client for the API server: {0}")]
     Client(kube::Error),
@@ -38,9 +40,7 @@ pub(crate) enum ClusterError {
     Missing { what: String, namespace: String },
     #[error("{what} cannot be read: {cause}")]
     Read { what: String, cause: kube::Error },
-    #[error(
-        "this cluster does not know PresenceRoutes; install the chart, or apply crds/presenceroutes.yaml"
-    )]
+    #[error("the cluster has no PresenceRoute CRD; install the chart, or apply crds/presenceroutes.yaml")]
     Unknown,
     #[error("there is no routing table in ConfigMap {0:?} yet; see the route's status")]
     NoTable(String),
@@ -85,7 +85,7 @@ impl Cluster {
         Ok(found.items.into_iter().filter_map(|route| route.metadata.name).collect())
     }
 
-    /// The relay pods of a route that are not on their way out, sorted by name.
+    /// The relay pods of a route that are not terminating, sorted by name.
     pub(crate) async fn relay_pods(&self, route: &str) -> Result<Vec<Pod>, ClusterError> {
         let (component, relay) = RELAY_COMPONENT;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -114,9 +114,9 @@ impl Cluster {
         RoutingTable::parse(text).map_err(|cause| ClusterError::Table { name, cause })
     }
 
-    /// A page of a relay pod's admin port, through the API server, so that it can be had from outside the cluster: by its
-    /// proxy, which a network policy may keep out, or by a forwarded port, for which people may lack the right. What
-    /// answers first counts.
+    /// A page of a relay pod's admin port, through the API server, so that it can be read from outside the cluster: by
+    /// the pod's proxy, which a network policy may block, or by a forwarded port, for which users may lack the right. The
+    /// first answer counts.
     pub(crate) async fn admin_page(&self, pod: &str, path: &str) -> Result<String, ClusterError> {
         let (page, _) =
             select_ok([self.proxied(pod, path).boxed(), self.forwarded(pod, path).boxed()]).await?;
@@ -144,7 +144,7 @@ impl Cluster {
     pub(crate) async fn forward(&self, pod: &str, port: u16) -> Result<SocketAddr, ClusterError> {
         let failed = |cause: &dyn fmt::Display| ClusterError::forward(pod, cause);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        // Whatever keeps the API server from it is found out before anybody connects.
+        // A failure to forward shows here, before a client connects.
         let mut first = Some(api.portforward(pod, &[port]).await.map_err(|error| failed(&error))?);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(&error))?;
         let address = listener.local_addr().map_err(|error| failed(&error))?;
@@ -155,7 +155,7 @@ impl Cluster {
                     Some(forwarder) => Ok(forwarder),
                     None => api.portforward(&pod, &[port]).await,
                 };
-                // Where there is no far end, the near one is closed, and whoever waits on it is told so.
+                // Without a far end the near one is closed, so that the client does not wait.
                 let Some(mut far) = forwarder.ok().and_then(|mut forwarder| forwarder.take_stream(port))
                 else {
                     continue;
@@ -181,7 +181,7 @@ impl Cluster {
             Ok(None) => {
                 Err(ClusterError::Missing { what: what.to_owned(), namespace: self.namespace.clone() })
             }
-            // An object that is not there is told otherwise.
+            // A missing object is `None`: here the kind is missing.
             Err(kube::Error::Api(status)) if status.code == 404 => Err(ClusterError::Unknown),
             Err(cause) => Err(ClusterError::Read { what: what.to_owned(), cause }),
         }

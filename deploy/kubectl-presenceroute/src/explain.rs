@@ -1,11 +1,10 @@
-//! What a routing table makes of an event, route by route, by the relay's own router.
+//! Where an event would go, route by route, by the relay's own router.
 
 use presenceroute_core::event::Event;
 use presenceroute_core::routing::{Decision, Key, RecordKey, RejectStatus, Route, Router, Verdict};
 use serde::Serialize;
 
-use crate::style::{FAINT, STRONG, UNSURE, paint};
-use crate::tree::verdict;
+use crate::style::{FAINT, STRONG, UNSURE, paint, verdict};
 
 /// Where an event goes, and why.
 #[derive(Debug, PartialEq, Serialize)]
@@ -45,7 +44,7 @@ enum Outcome {
     Reject { status: u16 },
 }
 
-/// Has the router look at an event.
+/// Routes an event, with the reason of each route.
 pub(crate) fn explain(router: &Router, event: &Event<'_>) -> Explanation {
     let outcome = match router.route(event).decision {
         Decision::Publish(targets) => {
@@ -68,18 +67,18 @@ pub(crate) fn explain(router: &Router, event: &Event<'_>) -> Explanation {
 
 fn explained(route: &Route, verdict: Verdict<'_>) -> ExplainedRoute {
     let (matches, reason, key) = match verdict {
-        Verdict::OtherEventType => (false, "it is for other event types".to_owned(), None),
-        Verdict::ConditionFalse => (false, "its condition is false".to_owned(), None),
+        Verdict::OtherEventType => (false, "the event type does not match".to_owned(), None),
+        Verdict::ConditionFalse => (false, "the condition is false".to_owned(), None),
         Verdict::ConditionFailed(cause) => {
-            (false, format!("its condition has no answer, which counts as false: {cause}"), None)
+            (false, format!("the condition cannot be evaluated and counts as false: {cause}"), None)
         }
-        Verdict::TopicTaken => (true, "a route before it leads to the same topic".to_owned(), None),
+        Verdict::TopicTaken => (true, "an earlier route publishes to the same topic".to_owned(), None),
         Verdict::Publish(Key { value, is_substitute }) => {
             let asked = String::from(route.key.clone());
             let reason = match (is_substitute, route.when.is_some()) {
-                (true, _) => format!("it matches; the event has no {asked}, so the key is its id"),
-                (false, true) => "its condition is true".to_owned(),
-                (false, false) => "it matches".to_owned(),
+                (true, _) => format!("matches; the event has no {asked}, so its id is the key"),
+                (false, true) => "the condition is true".to_owned(),
+                (false, false) => "matches".to_owned(),
             };
             (true, reason, Some(value.into_owned()))
         }
@@ -119,8 +118,8 @@ pub(crate) fn render(explanation: &Explanation) -> String {
                 paint(STRONG, topic)
             )
         }
-        Outcome::Drop => paint(UNSURE, "no route matches: answered 200, counted and dropped"),
-        Outcome::Reject { status } => paint(UNSURE, &format!("no route matches: answered {status}")),
+        Outcome::Drop => paint(UNSURE, "no route matches: acknowledged with 200, counted and dropped"),
+        Outcome::Reject { status } => paint(UNSURE, &format!("no route matches: rejected with {status}")),
     };
     out.push_str(&format!("→ {outcome}\n"));
     out
@@ -140,9 +139,9 @@ pub(crate) fn render_table(router: &Router) -> String {
         out.push_str(&format!("{:>5}  {} → {}{key}{when}\n", index + 1, route.event_type, route.topic));
     }
     let rest = match table.unmatched() {
-        Unmatched::Reject { status: RejectStatus::NotFound } => "answered 404".to_owned(),
-        Unmatched::Reject { status: RejectStatus::BadRequest } => "answered 400".to_owned(),
-        Unmatched::Drop {} => "answered 200, counted and dropped".to_owned(),
+        Unmatched::Reject { status: RejectStatus::NotFound } => "rejected with 404".to_owned(),
+        Unmatched::Reject { status: RejectStatus::BadRequest } => "rejected with 400".to_owned(),
+        Unmatched::Drop {} => "acknowledged with 200, counted and dropped".to_owned(),
         Unmatched::DeadLetter { topic } => format!("→ {topic}"),
     };
     out.push_str(&format!(" else  {rest}\n"));
@@ -171,47 +170,47 @@ unmatched: {action: DeadLetter, topic: rest}
         Router::new(RoutingTable::parse(TABLE).unwrap())
     }
 
-    fn told(body: &str) -> String {
+    fn explained_event(body: &str) -> String {
         let event = Event::parse(body.as_bytes()).unwrap();
         strip_str(&render(&explain(&router(), &event))).to_string()
     }
 
     #[test]
     fn every_route_is_explained_and_the_outcome_is_the_routers() {
-        let told = told(
+        let text = explained_event(
             r#"{"id":"e-1","eventType":"presence:state:changed","attributes":{"presence":"AVAILABLE"}}"#,
         );
         let expected = r#"event e-1, presence:state:changed, by routes abc
 ✓   1  presence:state:changed → states
-        it matches, key "e-1"
+        matches, key "e-1"
 ✓   2  presence:* → available  when attributes.presence == 'AVAILABLE'
-        it matches; the event has no attributes.userId, so the key is its id, key "e-1"
+        matches; the event has no attributes.userId, so its id is the key, key "e-1"
 ✗   3  presence:* → moods  when attributes.mood == 'good'
-        its condition has no answer, which counts as false: No such key: mood
+        the condition cannot be evaluated and counts as false: No such key: mood
 ✓   4  presence:* → states
-        a route before it leads to the same topic
+        an earlier route publishes to the same topic
 ✗   5  routing:* → routing
-        it is for other event types
+        the event type does not match
 → published to states, available
 "#;
-        assert_eq!(told, expected);
+        assert_eq!(text, expected);
     }
 
     #[test]
-    fn what_no_route_matches_is_told_with_what_becomes_of_it() {
-        let told = told(r#"{"id":"e-2","eventType":"other"}"#);
-        assert!(told.ends_with("published to the dead-letter topic rest under \"e-2\"\n"), "{told}");
+    fn an_unmatched_event_is_explained_by_the_tables_rule() {
+        let text = explained_event(r#"{"id":"e-2","eventType":"other"}"#);
+        assert!(text.ends_with("published to the dead-letter topic rest under \"e-2\"\n"), "{text}");
     }
 
     #[test]
-    fn the_table_is_listed_with_what_becomes_of_the_rest() {
+    fn the_table_is_listed_with_its_rule_for_the_rest() {
         let listed = strip_str(&render_table(&router())).to_string();
         assert!(listed.contains("    2  presence:* → available  key attributes.userId  when "), "{listed}");
         assert!(listed.ends_with(" else  → rest\n"), "{listed}");
     }
 
     #[test]
-    fn the_answer_in_json_says_what_the_relay_does() {
+    fn the_json_explanation_has_the_relays_action() {
         let event = Event::parse(br#"{"id":"1","eventType":"other"}"#).unwrap();
         let answer = serde_json::to_value(explain(&router(), &event)).unwrap();
         assert_eq!(answer["outcome"]["action"], "deadLetter");

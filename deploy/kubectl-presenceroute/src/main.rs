@@ -1,15 +1,18 @@
-//! `kubectl presenceroute`: how a route is doing, where an event would go, and an event of your own.
+//! `kubectl presenceroute`: the state of a route, where an event would go, and a test event.
 //!
-//! kubectl runs any program on `PATH` that is called `kubectl-presenceroute`. This one reads the cluster as the person
-//! who calls it, with the rights that they have, and changes nothing there; `send` alone has an effect, on Kafka.
+//! kubectl runs any program on `PATH` that is called `kubectl-presenceroute`. This one uses the kubeconfig's credentials
+//! and is read-only; `send` alone has an effect, on Kafka.
 
+mod arguments;
 mod cli;
 mod cluster;
 mod completion;
 mod counters;
 mod explain;
+mod route_name;
 mod routes;
 mod send;
+mod snapshot;
 mod status;
 mod style;
 mod tree;
@@ -24,7 +27,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            style::complain(&format!("no runtime: {error}"));
+            style::print_error(&format!("no runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };

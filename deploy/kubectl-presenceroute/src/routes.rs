@@ -1,34 +1,32 @@
-//! `routes`: the routes of a table, from the cluster or from a file, or what they make of an event.
+//! `routes`: the routes of a table, from the cluster or from a file, or where they lead an event.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap_complete::engine::ArgValueCompleter;
 use presenceroute_core::event::{Event, EventError};
 use presenceroute_core::routing::{Router, RoutingError, RoutingTable};
 use presenceroute_manifest::admission::admit_route;
 use presenceroute_manifest::document::{Manifest, ManifestError};
-use presenceroute_manifest::lint::Format;
+use presenceroute_manifest::lint::command::Format;
 use presenceroute_manifest::validate::routing_table;
 
-use crate::cli::CommandError;
 use crate::cluster::{Cluster, ClusterError};
-use crate::completion;
 use crate::explain::{explain, render, render_table};
+use crate::route_name;
 use crate::style;
 
 /// Which table, and which event.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RoutesArguments {
-    /// The PresenceRoute whose relays' table is meant, or a file (a name with a dot or a slash): a manifest, or a
-    /// routing table as relays read it. No cluster is needed for a file.
-    #[arg(value_name = "NAME|FILE", add = ArgValueCompleter::new(completion::route_names))]
+    /// A PresenceRoute, or a file (a name with a dot or a slash): a manifest, or a routing table as relays read it. A
+    /// file needs no cluster.
+    #[arg(value_name = "NAME|FILE", add = route_name::completer())]
     source: String,
     /// Explain where the event in this file would go; - is standard input.
     #[arg(long, value_name = "EVENT.json")]
     explain: Option<PathBuf>,
-    /// How it is written.
+    /// The output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 }
@@ -36,6 +34,10 @@ pub(crate) struct RoutesArguments {
 /// Why a table or an event cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RoutesError {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("the result cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
     #[error("{file} cannot be read: {cause}")]
     File { file: String, cause: io::Error },
     #[error("{file}: {cause}")]
@@ -44,7 +46,7 @@ pub(crate) enum RoutesError {
     Table { file: String, cause: RoutingError },
     #[error("{file}: {problems}")]
     Refused { file: String, problems: String },
-    #[error("{file} has {count} PresenceRoutes; a table is made of exactly one")]
+    #[error("{file} has {count} PresenceRoutes; keep one of them")]
     Several { file: String, count: usize },
     #[error("{file} is no event that a relay would accept: {cause}")]
     Event { file: String, cause: EventError },
@@ -54,7 +56,7 @@ pub(crate) enum RoutesError {
 pub(crate) async fn run<C>(
     arguments: &RoutesArguments,
     connect: impl FnOnce() -> C,
-) -> Result<ExitCode, CommandError>
+) -> Result<ExitCode, RoutesError>
 where
     C: Future<Output = Result<Cluster, ClusterError>>,
 {
@@ -66,7 +68,7 @@ where
         connect().await?.routing_table(source).await?
     };
     let router = Router::new(table);
-    let told = match (&arguments.explain, arguments.output) {
+    let text = match (&arguments.explain, arguments.output) {
         (None, Format::Text) => render_table(&router),
         (None, Format::Json) => serde_json::to_string_pretty(router.table())? + "\n",
         (Some(file), output) => {
@@ -80,7 +82,7 @@ where
             }
         }
     };
-    style::say(&told);
+    style::print(&text);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,7 +102,7 @@ fn table_of_file(file: &str, text: &str) -> Result<RoutingTable, RoutesError> {
         [] => RoutingTable::parse(text).map_err(|cause| RoutesError::Table { file: file.to_owned(), cause }),
         [document] => {
             let route = admit_route(document.value())
-                .map_err(|refusals| refused(refusals.iter().map(ToString::to_string).collect()))?;
+                .map_err(|violations| refused(violations.iter().map(ToString::to_string).collect()))?;
             routing_table(&route.spec)
                 .map_err(|problems| refused(problems.iter().map(ToString::to_string).collect()))
         }
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_the_cluster_would_refuse_is_refused() {
+    fn an_invalid_manifest_is_refused_with_its_field() {
         let wrong = include_str!("../../examples/quickstart.yaml").replace("topic: gen", "topic: g n");
         let error = table_of_file("wrong.yaml", &wrong).unwrap_err().to_string();
         assert!(error.contains("spec.routes[0].topic"), "{error}");

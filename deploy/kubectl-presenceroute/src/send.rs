@@ -1,8 +1,8 @@
-//! `send`: events of one's own, signed as Genesys Cloud signs them.
+//! `send`: test events, signed as Genesys Cloud signs its own.
 //!
-//! They go to the route's public URL, as Genesys Cloud's do, so that everything on the way is tried: DNS, TLS, the
-//! Ingress. When that cannot be reached from here, nothing is sent another way in silence; `--port-forward` asks for
-//! one through the API server. The secret is read from the cluster and is nowhere but in memory.
+//! They are posted to the route's public URL, as Genesys Cloud's are, so that the whole path is tested: DNS, TLS, the
+//! Ingress. Where the URL cannot be reached from here, nothing is sent another way unless `--port-forward` asks for the
+//! way through the API server. The secret is read from the cluster and kept in memory alone.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +21,7 @@ use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::status::SigningPhase;
 use presenceroute_manifest::build::EVENTS_PORT;
 use presenceroute_manifest::dereference::{SecretProblem, signing_secret};
-use presenceroute_manifest::lint::Format;
+use presenceroute_manifest::lint::command::Format;
 use reqwest::ClientBuilder;
 use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
@@ -31,10 +31,9 @@ use sha2::Sha256;
 use tokio::time::{Instant, timeout};
 use url::{Host, Url};
 
-use crate::cli::{CommandError, RouteName};
-use crate::cluster::{Cluster, is_ready};
-use crate::style::{self, FAINT, Progress, paint};
-use crate::tree::verdict;
+use crate::cluster::{Cluster, ClusterError, is_ready};
+use crate::route_name::RouteName;
+use crate::style::{self, FAINT, Progress, paint, verdict};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -46,16 +45,16 @@ pub(crate) struct SendArguments {
     /// The events' type, such as presence:state:changed.
     #[arg(long, value_name = "TYPE", required_unless_present = "data")]
     event_type: Option<String>,
-    /// How many events, one after the other, each with an id of its own.
+    /// The number of events, sent one after the other, each with an id of its own.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     count: u32,
     /// An attribute, as text. A dot leads into an object: user.id=7.
     #[arg(long = "attribute", value_name = "PATH=VALUE")]
     attributes: Vec<Attribute>,
-    /// What the events come from.
+    /// The events' source.
     #[arg(long)]
     source: Option<String>,
-    /// A file with the event as a JSON object; - is standard input. What it lacks is made up: id, timestamp, source.
+    /// A file with the event as a JSON object; - is standard input. A missing id, timestamp or source is added.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Send to a relay pod through the API server instead of to the public URL.
@@ -64,10 +63,10 @@ pub(crate) struct SendArguments {
     /// The CA, in PEM, that signed the certificate of the public URL or the relays. Default: those that this machine trusts.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// For how many seconds an answer is waited for.
+    /// The seconds to wait for a response.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     timeout: u64,
-    /// How the answers are written.
+    /// The output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 }
@@ -95,11 +94,15 @@ impl FromStr for Attribute {
 /// Why nothing could be sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("the responses cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
     #[error("{file} cannot be read: {cause}")]
     File { file: String, cause: io::Error },
     #[error("{file} is not a JSON object: {cause}")]
     Data { file: String, cause: String },
-    #[error("--attribute {0}: the event has something there already that is no object")]
+    #[error("--attribute {0}: the event has a value there that is no object")]
     Attribute(String),
     #[error("the route's signing secret cannot be read: {0}")]
     ReadSecret(kube::Error),
@@ -107,7 +110,7 @@ pub(crate) enum SendError {
     Secret(#[from] SecretProblem),
     #[error("the route's signing secret cannot be used as a key")]
     Key,
-    #[error("the route's source is no webhook: no events are posted to it")]
+    #[error("the route's source is no webhook, so that no event can be posted to it")]
     NoWebhook,
     #[error("the route's endpoint cannot be used: {0}")]
     Endpoint(String),
@@ -121,15 +124,15 @@ pub(crate) enum SendError {
         "{url} cannot be reached from here: {cause}; --port-forward goes through the API server to a relay pod"
     )]
     Unreachable { url: Url, cause: String },
-    #[error("pod {pod} does not answer through the API server: {cause}")]
+    #[error("pod {pod} does not respond through the API server: {cause}")]
     Forward { pod: String, cause: String },
-    #[error("no answer within {0} s; raise --timeout, or see the route's status")]
+    #[error("no response within {0} s; raise --timeout, or see the route's status")]
     Timeout(u64),
-    #[error("event {id}, the first that was not answered: {cause}; none was sent after it")]
+    #[error("event {id} got no response: {cause}; later events were not sent")]
     Unanswered { id: String, cause: Box<SendError> },
 }
 
-/// What became of one event.
+/// The outcome of one event.
 #[derive(Debug, PartialEq, Serialize)]
 struct Sent {
     id: String,
@@ -143,7 +146,7 @@ struct Sent {
     milliseconds: u128,
 }
 
-pub(crate) async fn run(arguments: &SendArguments, cluster: &Cluster) -> Result<ExitCode, CommandError> {
+pub(crate) async fn run(arguments: &SendArguments, cluster: &Cluster) -> Result<ExitCode, SendError> {
     let template = template(arguments)?;
     let name = &arguments.route.name;
     let route = cluster.route(name).await?;
@@ -171,27 +174,27 @@ pub(crate) async fn run(arguments: &SendArguments, cluster: &Cluster) -> Result<
         let answered = timeout(Duration::from_secs(arguments.timeout), way.post(&header, &signature, body));
         match answered.await.unwrap_or(Err(SendError::Timeout(arguments.timeout))) {
             Ok((status, answer)) => sent.push(outcome(id, status, &answer, began.elapsed())),
-            // What was sent before is in Kafka, and is told of.
+            // The earlier events are in Kafka, and are reported.
             Err(error) if !sent.is_empty() => {
                 unanswered = Some(SendError::Unanswered { id, cause: Box::new(error) });
                 break;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
     drop(progress);
     let phase = route.status.and_then(|status| status.signing).map(|signing| signing.phase);
     match arguments.output {
-        Format::Text => style::say(&render(&sent, phase)),
-        Format::Json => style::say(&(serde_json::to_string_pretty(&json!({"sent": sent}))? + "\n")),
+        Format::Text => style::print(&render(&sent, phase)),
+        Format::Json => style::print(&(serde_json::to_string_pretty(&json!({"sent": sent}))? + "\n")),
     }
     if let Some(error) = unanswered {
-        return Err(error.into());
+        return Err(error);
     }
     Ok(if sent.iter().all(|sent| sent.status == 200) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The event without what is its own: id and time.
+/// The event without its own id and time.
 fn template(arguments: &SendArguments) -> Result<Map<String, Value>, SendError> {
     let mut event = match &arguments.data {
         Some(file) => data(file)?,
@@ -254,11 +257,11 @@ fn outcome(id: String, status: u16, answer: &[u8], took: Duration) -> Sent {
             serde_json::from_slice(answer).map_or_else(|_| Vec::new(), |receipt: Receipt| receipt.records);
         return Sent { id, status, records, problem: None, milliseconds };
     }
-    let told: BTreeMap<String, Value> = serde_json::from_slice(answer).unwrap_or_default();
-    let text = |name: &str| told.get(name).and_then(Value::as_str);
+    let reported: BTreeMap<String, Value> = serde_json::from_slice(answer).unwrap_or_default();
+    let text = |name: &str| reported.get(name).and_then(Value::as_str);
     let problem = match (text("title"), text("detail")) {
         (Some(title), Some(detail)) => format!("{title}: {detail}"),
-        (Some(told), None) | (None, Some(told)) => told.to_owned(),
+        (Some(text), None) | (None, Some(text)) => text.to_owned(),
         // Not a relay's answer: something on the way to it.
         (None, None) => String::from_utf8_lossy(answer).chars().take(200).collect(),
     };
@@ -275,18 +278,18 @@ fn render(sent: &[Sent], phase: Option<SigningPhase>) -> String {
             }
             _ => format!("{} (acknowledged before)", record.topic),
         };
-        let told = match (problem, records.as_slice()) {
+        let outcome = match (problem, records.as_slice()) {
             (Some(problem), _) => problem.clone(),
-            (None, []) => "processed, and in no topic that the relay tells of".to_owned(),
+            (None, []) => "processed; the relay gave no receipt".to_owned(),
             (None, records) => records.iter().map(place).collect::<Vec<_>>().join(", "),
         };
         let took = paint(FAINT, &format!("{milliseconds} ms"));
-        out.push_str(&format!("{} {id}  {told}  {took}\n", paint(style, &format!("{mark} {status}"))));
+        out.push_str(&format!("{} {id}  {outcome}  {took}\n", paint(style, &format!("{mark} {status}"))));
     }
     let rotating = phase.filter(|phase| *phase != SigningPhase::Stable);
     if let (Some(phase), true) = (rotating, sent.iter().any(|sent| sent.status == 403)) {
         out.push_str(&format!(
-            "the signing secret is being rotated ({phase:?}); try again when the route's status says Stable\n"
+            "the signing secret is being rotated ({phase:?}); try again once the route's status shows Stable\n"
         ));
     }
     if let [_, _, ..] = sent {
@@ -300,12 +303,12 @@ fn render(sent: &[Sent], phase: Option<SigningPhase>) -> String {
 struct Way {
     client: reqwest::Client,
     url: Url,
-    /// The pod that it leads to, when it goes through the API server.
+    /// The pod, when the way leads through the API server.
     pod: Option<String>,
 }
 
 impl Way {
-    /// As Genesys Cloud goes.
+    /// By the public URL, as Genesys Cloud posts.
     fn public(route: &PresenceRoute, ca_file: Option<&Path>) -> Result<Self, SendError> {
         let client = client(ca_file)?.build().map_err(SendError::Client)?;
         Ok(Self { client, url: endpoint(route)?, pod: None })
@@ -317,7 +320,7 @@ impl Way {
         cluster: &Cluster,
         route: &PresenceRoute,
         ca_file: Option<&Path>,
-    ) -> Result<Self, CommandError> {
+    ) -> Result<Self, SendError> {
         let pods = cluster.relay_pods(&route.name_any()).await?;
         let pod = pods.iter().find(|pod| is_ready(pod)).map(ResourceExt::name_any);
         let pod = pod.ok_or_else(|| SendError::NoPod(route.name_any()))?;
@@ -454,22 +457,20 @@ mod tests {
             ),
             "✓ 200 e-1  a partition 2 offset 40, b (acknowledged before)  3 ms\n"
         );
-        assert!(
-            shown(200, r#"{"status":"processed"}"#, None).contains("in no topic that the relay tells of")
-        );
+        assert!(shown(200, r#"{"status":"processed"}"#, None).contains("the relay gave no receipt"));
     }
 
     #[test]
-    fn a_refusal_is_shown_with_the_relays_words_and_what_may_be_behind_it() {
+    fn a_rejection_is_shown_with_the_relays_words() {
         let answer = r#"{"title":"Signature mismatch","detail":"check the secret","status":403}"#;
-        let told = shown(403, answer, Some(SigningPhase::Distributing));
-        assert!(told.starts_with("✗ 403 e-1  Signature mismatch: check the secret"), "{told}");
-        assert!(told.contains("being rotated (Distributing)"), "{told}");
+        let text = shown(403, answer, Some(SigningPhase::Distributing));
+        assert!(text.starts_with("✗ 403 e-1  Signature mismatch: check the secret"), "{text}");
+        assert!(text.contains("being rotated (Distributing)"), "{text}");
         assert!(shown(502, "<html>Bad Gateway</html>", None).contains("Bad Gateway"));
     }
 
     #[tokio::test]
-    async fn a_public_url_that_cannot_be_reached_is_told_with_the_other_way() {
+    async fn an_unreachable_public_url_suggests_port_forward() {
         presenceroute_runtime::tls_provider::install_crypto_provider();
         let closed = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
         let url = Url::parse(&format!("http://{closed}/events")).unwrap();

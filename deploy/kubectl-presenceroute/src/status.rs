@@ -1,4 +1,4 @@
-//! `status`: everything that is known of a route, gathered from the API server and from each of its relays.
+//! `status`: gathers the snapshot of a route from the API server and from each of its relays.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -9,18 +9,18 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use presenceroute_core::relay_status::RelayStatus;
-use presenceroute_crds::{PresenceRoute, PresenceRouteSpec, PresenceRouteStatus};
-use presenceroute_manifest::lint::Format;
-use serde::Serialize;
+use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
+use presenceroute_manifest::lint::command::Format;
 use tokio::time::{Instant, timeout};
 
-use crate::cli::{CommandError, RouteName};
-use crate::cluster::{Cluster, is_ready};
+use crate::cluster::{Cluster, ClusterError, is_ready};
 use crate::counters::Counters;
+use crate::route_name::RouteName;
+use crate::snapshot::{RelayPod, Response, Snapshot, Topic};
 use crate::style::{self, Progress};
 use crate::tree;
 
-/// How long one relay may take to answer.
+/// How long one relay may take to respond.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What to show.
@@ -28,10 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct StatusArguments {
     #[command(flatten)]
     route: RouteName,
-    /// For how many seconds the rates are measured; 0 shows totals alone.
+    /// The seconds over which rates are measured; 0 shows totals alone.
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     rates: f64,
-    /// How it is written.
+    /// The output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 }
@@ -43,83 +43,27 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A route at one moment.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Snapshot {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) generation: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) endpoint: Option<String>,
-    pub(crate) suspended: bool,
-    pub(crate) deleting: bool,
-    /// What the operator says.
-    pub(crate) status: PresenceRouteStatus,
-    /// What the relays say.
-    pub(crate) pods: Vec<RelayPod>,
-    pub(crate) topics: Vec<Topic>,
-    pub(crate) answers: Vec<Answer>,
-    /// Over how long the rates were measured.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) measured_seconds: Option<f64>,
+/// Why a status could not be shown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StatusError {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("the status cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
 }
 
-/// A relay pod.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct RelayPod {
-    pub(crate) name: String,
-    pub(crate) ready: bool,
-    pub(crate) phase: String,
-    pub(crate) restarts: i32,
-    /// What it says of itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) report: Option<RelayStatus>,
-    /// Why it says nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) problem: Option<String>,
-}
-
-/// A topic that events of this route go to.
-#[derive(Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Topic {
-    pub(crate) name: String,
-    /// Events that it has acknowledged to the relays that run now.
-    pub(crate) published: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) per_second: Option<f64>,
-    /// Whether Kafka does not have it.
-    pub(crate) missing: bool,
-    /// Whether Kafka does not let the relays write to it.
-    pub(crate) forbidden: bool,
-}
-
-/// How requests were answered.
-#[derive(Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Answer {
-    pub(crate) code: String,
-    pub(crate) reason: String,
-    /// How often, by the relays that run now.
-    pub(crate) count: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) per_second: Option<f64>,
-}
-
-pub(crate) async fn run(arguments: &StatusArguments, cluster: &Cluster) -> Result<ExitCode, CommandError> {
+pub(crate) async fn run(arguments: &StatusArguments, cluster: &Cluster) -> Result<ExitCode, StatusError> {
     let snapshot = gather(cluster, &arguments.route.name, Duration::from_secs_f64(arguments.rates)).await?;
     match arguments.output {
-        Format::Text => style::say(&tree::render(&snapshot, Timestamp::now())),
-        Format::Json => style::say(&(serde_json::to_string_pretty(&snapshot)? + "\n")),
+        Format::Text => style::print(&tree::render(&snapshot, Timestamp::now())),
+        Format::Json => style::print(&(serde_json::to_string_pretty(&snapshot)? + "\n")),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn gather(cluster: &Cluster, name: &str, measure: Duration) -> Result<Snapshot, CommandError> {
+async fn gather(cluster: &Cluster, name: &str, measure: Duration) -> Result<Snapshot, StatusError> {
     let progress = Progress::new();
-    progress.show("asking the API server and the relays");
+    progress.show("reading from the API server and the relays");
     let route = cluster.route(name).await?;
     let pods = cluster.relay_pods(name).await?;
     let names: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
@@ -132,7 +76,7 @@ async fn gather(cluster: &Cluster, name: &str, measure: Duration) -> Result<Snap
     tokio::time::sleep(measure).await;
     let second = counters(cluster, &names).await;
     let elapsed = began.elapsed().as_secs_f64();
-    // A pod that answered only once says nothing of the time between.
+    // A pod that responded only once has no rate.
     let both = second.iter().zip(&first).filter_map(|(now, then)| Some(now.as_ref()?.since(then.as_ref()?)));
     let measured = Some((sum(both), elapsed));
     let newest = second.into_iter().zip(first).filter_map(|(now, then)| now.or(then));
@@ -148,15 +92,14 @@ fn sum(counters: impl Iterator<Item = Counters>) -> Counters {
 async fn reports(cluster: &Cluster, pods: &[String]) -> Vec<Result<RelayStatus, String>> {
     join_all(pods.iter().map(async |pod| {
         let page = timeout(PATIENCE, cluster.admin_page(pod, "/status")).await;
-        let text =
-            page.map_err(|_| format!("its /status does not answer within {} s", PATIENCE.as_secs()))?;
-        let text = text.map_err(|error| format!("its /status cannot be had: {error}"))?;
-        serde_json::from_str(&text).map_err(|error| format!("its /status cannot be read: {error}"))
+        let text = page.map_err(|_| format!("/status: no response within {} s", PATIENCE.as_secs()))?;
+        let text = text.map_err(|error| format!("/status cannot be read: {error}"))?;
+        serde_json::from_str(&text).map_err(|error| format!("/status is not valid: {error}"))
     }))
     .await
 }
 
-/// The counters of each pod that answers.
+/// The counters of each pod that responds.
 async fn counters(cluster: &Cluster, pods: &[String]) -> Vec<Option<Counters>> {
     join_all(pods.iter().map(
         async |pod| match timeout(PATIENCE, cluster.admin_page(pod, "/metrics")).await {
@@ -175,11 +118,11 @@ fn snapshot(
     measured: Option<(Counters, f64)>,
 ) -> Snapshot {
     let rate = |counted: Option<&f64>, seconds: f64| counted.copied().unwrap_or_default() / seconds;
-    let told = |of: fn(&RelayStatus) -> &Vec<String>| -> BTreeSet<&String> {
+    let reported = |of: fn(&RelayStatus) -> &Vec<String>| -> BTreeSet<&String> {
         reports.iter().flatten().flat_map(of).collect()
     };
-    let missing = told(|report| &report.missing_topics);
-    let forbidden = told(|report| &report.forbidden_topics);
+    let missing = reported(|report| &report.missing_topics);
+    let forbidden = reported(|report| &report.forbidden_topics);
     let topics = topics(&route.spec, totals).into_iter().map(|name| Topic {
         published: totals.published.get(&name).copied().unwrap_or_default(),
         per_second: measured.as_ref().map(|(since, seconds)| rate(since.published.get(&name), *seconds)),
@@ -188,13 +131,13 @@ fn snapshot(
         name,
     });
     let topics = topics.collect();
-    let answers = totals.answers.iter().map(|(answer, count)| Answer {
+    let responses = totals.answers.iter().map(|(answer, count)| Response {
         code: answer.0.clone(),
         reason: answer.1.clone(),
         count: *count,
         per_second: measured.as_ref().map(|(since, seconds)| rate(since.answers.get(answer), *seconds)),
     });
-    let answers = answers.collect();
+    let responses = responses.collect();
     Snapshot {
         namespace: route.namespace().unwrap_or_default(),
         name: route.name_any(),
@@ -205,12 +148,12 @@ fn snapshot(
         status: route.status.unwrap_or_default(),
         pods: pods.iter().zip(reports).map(|(pod, report)| relay_pod(pod, report)).collect(),
         topics,
-        answers,
+        responses,
         measured_seconds: measured.map(|(_, seconds)| seconds),
     }
 }
 
-/// Those that the spec names, in its order, and behind them those that only had events.
+/// The topics of the spec, in its order, then the topics that only had events.
 fn topics(spec: &PresenceRouteSpec, totals: &Counters) -> Vec<String> {
     let named = spec.routes.iter().map(|route| &route.topic).chain(&spec.unmatched.topic);
     let mut topics = Vec::new();
@@ -243,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_has_the_topics_of_the_spec_and_those_that_had_events_with_their_rates() {
+    fn a_snapshot_has_the_topics_of_spec_and_events_with_rates() {
         let route = serde_saphyr::from_str(
             r#"
 apiVersion: presenceroute.io/v1alpha1
@@ -284,6 +227,6 @@ spec:
                 ("before", 1.0, 0.0, false)
             ]
         );
-        assert_eq!((snapshot.answers[0].count, snapshot.answers[0].per_second), (10.0, Some(3.0)));
+        assert_eq!((snapshot.responses[0].count, snapshot.responses[0].per_second), (10.0, Some(3.0)));
     }
 }

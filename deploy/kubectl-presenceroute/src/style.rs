@@ -1,5 +1,5 @@
-//! Colours where there is a terminal that has them. `NO_COLOR` and its relatives are honoured by `anstream`, which
-//! takes the colours out again everywhere else.
+//! What is printed, in colours where the terminal has them. `anstream` honours `NO_COLOR` and its relatives, and takes the
+//! colours out everywhere else.
 
 use std::io::{IsTerminal, Write};
 
@@ -16,18 +16,23 @@ pub(crate) fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
+/// The style of something that is right or wrong.
+pub(crate) fn verdict(right: bool) -> (Style, &'static str) {
+    if right { (GOOD, "✓") } else { (BAD, "✗") }
+}
+
 /// Prints to standard output.
-pub(crate) fn say(text: &str) {
+pub(crate) fn print(text: &str) {
     // A reader that has gone away wants no more.
     let _ = anstream::stdout().lock().write_all(text.as_bytes());
 }
 
-/// Prints why something cannot be done to standard error.
-pub(crate) fn complain(text: &str) {
+/// Prints an error to standard error.
+pub(crate) fn print_error(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{} {text}", paint(BAD, "error:"));
 }
 
-/// A line that says how far something is, for a person at a terminal; for anybody else it says nothing.
+/// A line of progress on standard error, if that is a terminal.
 pub(crate) struct Progress {
     shown: bool,
 }

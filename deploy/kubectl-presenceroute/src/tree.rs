@@ -1,14 +1,13 @@
-//! A snapshot as a tree that a person reads from top to bottom: is it well, and if not, where does it end?
+//! A snapshot as a tree, to be read from top to bottom: whether the route is ready, and where it is not.
 
-use anstyle::Style;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use presenceroute_crds::status::{SigningPhase, SigningStatus};
 
-use crate::status::{Answer, RelayPod, Snapshot, Topic};
+use crate::snapshot::{RelayPod, Response, Snapshot, Topic};
 use crate::style::{BAD, FAINT, GOOD, STRONG, UNSURE, paint};
 
-/// A line, and what belongs to it.
+/// A line, and the lines below it.
 struct Branch {
     line: String,
     twigs: Vec<Branch>,
@@ -43,7 +42,7 @@ pub(crate) fn render(snapshot: &Snapshot, now: Timestamp) -> String {
                 Branch::leaf(labelled("signing", &signing(snapshot.status.signing.as_ref(), now))),
                 pods(snapshot),
                 topics(snapshot),
-                answers(&snapshot.answers),
+                responses(&snapshot.responses),
             ])
             .collect(),
     };
@@ -61,7 +60,7 @@ fn headline(snapshot: &Snapshot) -> String {
     let ready = snapshot.status.conditions.iter().find(|condition| condition.type_ == "Ready");
     let state = match ready {
         _ if snapshot.deleting => paint(UNSURE, "being deleted"),
-        None => paint(UNSURE, "the operator has not looked at it yet"),
+        None => paint(UNSURE, "not yet reconciled"),
         Some(ready) if ready.status == "True" => paint(GOOD, "Ready"),
         Some(ready) => paint(BAD, &format!("not ready: {}", ready.reason)),
     };
@@ -94,14 +93,14 @@ fn conditions(snapshot: &Snapshot) -> Branch {
 
 fn registration(snapshot: &Snapshot, now: Timestamp) -> String {
     match snapshot.status.registration() {
-        None => paint(UNSURE, "none that is known"),
+        None => paint(UNSURE, "not registered"),
         Some(registration) => {
             let types = registration.spec.event_types.len();
             let verified = match &registration.last_verified_time {
-                Some(time) => format!(", confirmed for {}", age(time, now)),
+                Some(time) => format!(", confirmed {} ago, unchanged since", age(time, now)),
                 None => String::new(),
             };
-            let id = registration.id.as_deref().unwrap_or("asked for, not confirmed yet");
+            let id = registration.id.as_deref().unwrap_or("requested, not confirmed yet");
             let disabled =
                 if registration.spec.enabled { String::new() } else { paint(UNSURE, ", disabled") };
             format!("{id}{disabled}, {}{verified}", many(types, "event type"))
@@ -110,14 +109,14 @@ fn registration(snapshot: &Snapshot, now: Timestamp) -> String {
 }
 
 fn signing(signing: Option<&SigningStatus>, now: Timestamp) -> String {
-    let Some(signing) = signing else { return paint(UNSURE, "no secret is known yet") };
+    let Some(signing) = signing else { return paint(UNSURE, "no signing secret yet") };
     let (style, text) = match signing.phase {
         SigningPhase::Stable => (GOOD, "Stable".to_owned()),
         SigningPhase::Distributing => {
-            (UNSURE, "Distributing: the relays take up the new secret beside the old one".to_owned())
+            (UNSURE, "Distributing: waiting for every relay to accept both secrets".to_owned())
         }
         SigningPhase::Registering => {
-            (UNSURE, "Registering: the relays accept both, Genesys Cloud gets the new one".to_owned())
+            (UNSURE, "Registering: updating the registration with the new secret".to_owned())
         }
         SigningPhase::Retiring => {
             let until = signing.retire_time.as_ref().map_or_else(String::new, |time| {
@@ -173,10 +172,10 @@ fn relay_pod(pod: &RelayPod, wanted: Option<&str>) -> String {
         parts.push(format!("{} in flight", report.in_flight));
         parts.push(paint(FAINT, &report.version));
         if report.draining {
-            parts.push(paint(UNSURE, "on its way out"));
+            parts.push(paint(UNSURE, "draining"));
         }
         if !report.kafka.reachable {
-            let cause = report.kafka.error.as_deref().unwrap_or("no broker answers");
+            let cause = report.kafka.error.as_deref().unwrap_or("no broker is reachable");
             parts.push(paint(BAD, &format!("Kafka: {cause}")));
         }
         let errors = [&report.routing.error, &report.secrets.error];
@@ -190,8 +189,8 @@ fn topics(snapshot: &Snapshot) -> Branch {
     let twigs = snapshot.topics.iter().map(|topic| {
         let Topic { name, published, per_second, missing, forbidden } = topic;
         let trouble = match (missing, forbidden) {
-            (true, _) => paint(BAD, "  Kafka does not have it"),
-            (false, true) => paint(BAD, "  Kafka does not let the relays write to it"),
+            (true, _) => paint(BAD, "  does not exist in Kafka"),
+            (false, true) => paint(BAD, "  relays are not authorized to write"),
             (false, false) => String::new(),
         };
         Branch::leaf(format!("{name:<width$}  {}{trouble}", counted(*published, *per_second)))
@@ -200,26 +199,26 @@ fn topics(snapshot: &Snapshot) -> Branch {
         Some(seconds) => format!(", measured over {seconds:.1} s"),
         None => String::new(),
     };
-    let line =
-        labelled("topics", &paint(FAINT, &format!("as counted by the pods since they started{measured}")));
+    let line = labelled("topics", &paint(FAINT, &format!("counted since the pods started{measured}")));
     Branch { line, twigs: twigs.collect() }
 }
 
-fn answers(answers: &[Answer]) -> Branch {
+fn responses(responses: &[Response]) -> Branch {
     let style = |code: &str| if code == "200" { GOOD } else { BAD };
-    let twigs = answers.iter().map(|answer| {
-        let code = paint(style(&answer.code), &answer.code);
-        Branch::leaf(format!("{code} {:<20}  {}", answer.reason, counted(answer.count, answer.per_second)))
+    let twigs = responses.iter().map(|response| {
+        let Response { code, reason, count, per_second } = response;
+        let code = paint(style(code), code);
+        Branch::leaf(format!("{code} {reason:<20}  {}", counted(*count, *per_second)))
     });
-    let line = if answers.is_empty() { labelled("answers", "none yet") } else { "answers".into() };
+    let line = if responses.is_empty() { labelled("responses", "none yet") } else { "responses".into() };
     Branch { line, twigs: twigs.collect() }
 }
 
 fn counted(total: f64, per_second: Option<f64>) -> String {
     let faint = |text: &str| paint(FAINT, text);
     match per_second {
-        Some(rate) => format!("{:>9}  {}", format!("{rate:.1}/s"), faint(&format!("{total:.0} in all"))),
-        None => format!("{total:.0} in all"),
+        Some(rate) => format!("{:>9}  {}", format!("{rate:.1}/s"), faint(&format!("{total:.0} total"))),
+        None => format!("{total:.0} total"),
     }
 }
 
@@ -232,7 +231,7 @@ fn age(time: &Time, now: Timestamp) -> String {
     span((now.as_second() - time.0.as_second()).max(0))
 }
 
-/// Seconds as people say them: the largest unit, and one more where it tells something.
+/// Seconds in the unit that fits.
 fn span(seconds: i64) -> String {
     match seconds {
         ..120 => format!("{seconds} s"),
@@ -240,11 +239,6 @@ fn span(seconds: i64) -> String {
         7_200..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} days", seconds / 86_400),
     }
-}
-
-/// The style of something that is right or wrong.
-pub(crate) fn verdict(right: bool) -> (Style, &'static str) {
-    if right { (GOOD, "✓") } else { (BAD, "✗") }
 }
 
 #[cfg(test)]
@@ -328,11 +322,11 @@ mod tests {
                     phase: "Pending".into(),
                     restarts: 2,
                     report: None,
-                    problem: Some("its /status cannot be had".into()),
+                    problem: Some("/status cannot be read".into()),
                 },
             ],
             topics: vec![topic("gen-presence-state", 1200.0, 12.5, false), topic("gen", 0.0, 0.0, true)],
-            answers: vec![Answer {
+            responses: vec![Response {
                 code: "403".into(),
                 reason: "signature-mismatch".into(),
                 count: 3.0,
@@ -347,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tree_says_whether_the_route_is_well_and_what_is_not() {
+    fn the_tree_shows_whether_the_route_is_ready_and_why_not() {
         let expected = "\
 PresenceRoute presence/contact-centre  not ready: PodLags
 ├─ endpoint      https://presence.example.com/events
@@ -355,33 +349,33 @@ PresenceRoute presence/contact-centre  not ready: PodLags
 │  ├─ ✓ Accepted         the spec is valid
 │  ├─ ✗ RoutingLive      PodLags: pod b lags
 │  └─ ✗ Ready            PodLags: pod b lags
-├─ registration  r-1, 2 event types, confirmed for 90 s
+├─ registration  r-1, 2 event types, confirmed 90 s ago, unchanged since
 ├─ signing       Retiring: the old secret is accepted for another 3 min  revision s1
 ├─ pods          2 of 3 ready, newest routes new (3 routes)
 │  ├─ a  ready  serves new  2 secrets  4 in flight  0.1.0
 │  ├─ b  ready  serves old, not the newest  2 secrets  4 in flight  0.1.0
-│  └─ c  not ready  Pending  2 restarts  its /status cannot be had
-├─ topics        as counted by the pods since they started, measured over 2.0 s
-│  ├─ gen-presence-state     12.5/s  1200 in all
-│  └─ gen                     0.0/s  0 in all  Kafka does not have it
-└─ answers
-   └─ 403 signature-mismatch        1.5/s  3 in all
+│  └─ c  not ready  Pending  2 restarts  /status cannot be read
+├─ topics        counted since the pods started, measured over 2.0 s
+│  ├─ gen-presence-state     12.5/s  1200 total
+│  └─ gen                     0.0/s  0 total  does not exist in Kafka
+└─ responses
+   └─ 403 signature-mismatch        1.5/s  3 total
 ";
         assert_eq!(plain(&snapshot()), expected);
     }
 
     #[test]
-    fn a_route_that_nobody_has_looked_at_is_shown_all_the_same() {
+    fn a_route_without_a_status_is_shown() {
         let snapshot = Snapshot {
             status: PresenceRouteStatus::default(),
             pods: Vec::new(),
-            answers: Vec::new(),
+            responses: Vec::new(),
             suspended: true,
             ..snapshot()
         };
         let tree = plain(&snapshot);
-        assert!(tree.contains("the operator has not looked at it yet  suspended"), "{tree}");
-        assert!(tree.contains("registration  none that is known") && tree.contains("0 of 0 ready"), "{tree}");
+        assert!(tree.contains("not yet reconciled  suspended"), "{tree}");
+        assert!(tree.contains("registration  not registered") && tree.contains("0 of 0 ready"), "{tree}");
     }
 
     #[test]
@@ -391,7 +385,7 @@ PresenceRoute presence/contact-centre  not ready: PodLags
     }
 
     #[test]
-    fn colours_are_there_to_be_taken_out() {
+    fn colours_can_be_stripped() {
         assert!(render(&snapshot(), Timestamp::UNIX_EPOCH).contains('\x1b'));
         assert!(!plain(&snapshot()).contains('\x1b'));
     }

@@ -1,10 +1,11 @@
 //! What the API server would say of a PresenceRoute that is applied, without one.
 //!
-//! It goes the API server's way: unknown fields (which `kubectl apply` has refused), metadata, defaults, the
-//! definition's schema, and, where nothing is so wrong that they could not be evaluated, the definition's CEL rules.
-//! The schema and the rules are those of the definition that is installed, and nothing here knows a field by name.
+//! The checks come in the API server's order: unknown fields (which `kubectl apply` has it refuse), metadata, defaults,
+//! the CRD's schema, and, unless the object is too wrong for them, the CRD's CEL rules. Schema and rules are those of the
+//! CRD that is installed; a field is known by name only where it has [`moved`].
 
 mod metadata;
+mod moved;
 mod rules;
 mod schema;
 
@@ -17,9 +18,9 @@ use serde_json::Value;
 
 use crate::field::FieldPath;
 
-/// Something that the API server refuses an object for.
+/// One reason for which the API server refuses an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Violation {
     /// The field that it names.
     pub field: FieldPath,
     /// Why. It never holds the field's value.
@@ -28,7 +29,7 @@ pub struct Refusal {
     blocks_rules: bool,
 }
 
-impl Refusal {
+impl Violation {
     fn new(field: &FieldPath, cause: impl Into<String>) -> Self {
         Self { field: field.clone(), cause: cause.into(), blocks_rules: false }
     }
@@ -38,38 +39,38 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Violation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: {}", self.field, self.cause)
     }
 }
 
 /// Admits an object and reads it as the operator does.
-pub fn admit_route(object: &Value) -> Result<PresenceRoute, Vec<Refusal>> {
+pub fn admit_route(object: &Value) -> Result<PresenceRoute, Vec<Violation>> {
     let admitted = admit(object)?;
     serde_json::from_value(admitted)
-        .map_err(|cause| vec![Refusal::new(&FieldPath::default(), cause.to_string())])
+        .map_err(|cause| vec![Violation::new(&FieldPath::default(), cause.to_string())])
 }
 
 /// Gives an object all its defaults, or says everything that it is refused for.
-pub fn admit(object: &Value) -> Result<Value, Vec<Refusal>> {
+pub fn admit(object: &Value) -> Result<Value, Vec<Violation>> {
     let root = FieldPath::default();
-    let mut refusals = metadata::refusals(object, &root);
+    let mut violations = metadata::violations(object, &root);
     let Some(schema) = schema() else {
-        return Err(vec![Refusal::new(&root, "the definition of PresenceRoute has no schema")]);
+        return Err(vec![Violation::new(&root, "the CRD of PresenceRoute has no schema")]);
     };
-    refusals.extend(schema::unknown_fields(&schema, object, &root));
+    violations.extend(schema::unknown_fields(&schema, object, &root));
     let mut object = object.clone();
     if let Value::Object(fields) = &mut object {
-        // It is a subresource: whoever applies an object has no say in its status.
+        // The status is a subresource: applying an object leaves it alone.
         fields.remove("status");
     }
     schema::set_defaults(&schema, &mut object);
-    schema::check(&schema, &object, &root, &mut refusals);
-    if !refusals.iter().any(|refusal| refusal.blocks_rules) {
-        rules::check(&schema, &object, &root, &mut refusals);
+    schema::check(&schema, &object, &root, &mut violations);
+    if !violations.iter().any(|violation| violation.blocks_rules) {
+        rules::check(&schema, &object, &root, &mut violations);
     }
-    if refusals.is_empty() { Ok(object) } else { Err(refusals) }
+    if violations.is_empty() { Ok(object) } else { Err(violations) }
 }
 
 /// The schema of the version that people write.

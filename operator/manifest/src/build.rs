@@ -1,6 +1,6 @@
 //! The third step: the model becomes Kubernetes objects. Pure; one file a kind of object.
 //!
-//! What is there already, and who writes the objects, is left to the caller.
+//! Comparing them with the cluster, and writing them, is left to the caller.
 
 pub mod autoscaler;
 pub mod config_maps;
@@ -34,7 +34,7 @@ use crate::validate::Model;
 
 /// Names the PresenceRoute that an object belongs to.
 pub const ROUTE_LABEL: &str = "presenceroute.io/route";
-/// Says who made an object: what carries it and is not wanted any more is deleted.
+/// Marks the operator's own objects: one that carries it and is not built any more is deleted.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "presenceroute-operator");
 /// What distinguishes relay pods.
 pub const RELAY_COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "relay");
@@ -52,7 +52,7 @@ pub struct RelayImage {
     pub pull_policy: String,
 }
 
-/// What the operator was told when it was installed.
+/// The operator's settings that show in the objects.
 #[derive(Clone, Debug)]
 pub struct Installation {
     /// The relay pods' image.

@@ -1,6 +1,8 @@
 //! Two routes must not claim the same endpoint URL or the same registration: they would overwrite each other for
-//! ever. Each belongs to the route that has it already, and otherwise to the older one; until a route has left a
+//! ever. Each belongs to the route that has it already, and otherwise to the older one; until a route has released a
 //! registration that its spec does not name any more, the next one goes by another name.
+//!
+//! Pure: specs and statuses in, the conflict out. What becomes of a route in conflict is left to the caller.
 
 use std::fmt;
 
@@ -11,6 +13,7 @@ use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 
 use crate::field::FieldPath;
 use presenceroute_core::region;
+use presenceroute_core::url::{is_same_base_url, normalized_base_url};
 
 /// A registration, by where it is and what it is called.
 struct Registration {
@@ -26,8 +29,8 @@ impl Registration {
         Some(Self { api_url: api_url(route), name: webhook.name.clone().unwrap_or_else(default_name) })
     }
 
-    /// Whether another spec asks for the same. Nothing is copied for it but where the name is the same: among thousands
-    /// of routes this is asked of each by each.
+    /// Whether another spec asks for the same. Nothing is copied unless the name is the same, because thousands of
+    /// routes are compared each with each.
     fn is_asked_by(&self, route: &PresenceRoute) -> bool {
         let Some(webhook) = &route.spec.source.webhook else { return false };
         let is_called_so = match &webhook.name {
@@ -37,18 +40,17 @@ impl Registration {
                     && route.metadata.name.as_deref() == Some(name)
             }),
         };
-        is_called_so && is_same_url(&api_url(route), &self.api_url)
+        is_called_so && is_same_base_url(&api_url(route), &self.api_url)
     }
 
-    /// Whether a route may have it, whatever its spec says now.
+    /// Whether a route may have it, by its status, whatever its spec says now.
     fn is_held_by(&self, route: &PresenceRoute) -> bool {
         route.status.iter().any(|status| {
             let current = status.registration().map(|current| (&current.spec.name, &current.access));
             let former = status.former_registrations().iter().map(|former| (&former.name, &former.access));
-            current
-                .into_iter()
-                .chain(former)
-                .any(|(name, access)| *name == self.name && is_same_url(&access.api.api_url, &self.api_url))
+            current.into_iter().chain(former).any(|(name, access)| {
+                *name == self.name && is_same_base_url(&access.api.api_url, &self.api_url)
+            })
         })
     }
 }
@@ -62,56 +64,35 @@ impl fmt::Display for Registration {
 fn api_url(route: &PresenceRoute) -> String {
     let genesys = &route.spec.genesys;
     match (&genesys.region, &genesys.api_url) {
-        (Some(region), _) => normal(&region::api_url(region)),
-        (None, api_url) => normal(api_url.as_deref().unwrap_or_default()),
+        (Some(region), _) => normalized_base_url(&region::api_url(region)),
+        (None, api_url) => normalized_base_url(api_url.as_deref().unwrap_or_default()),
     }
 }
 
-/// One of the ways in which a URL is written.
-fn normal(url: &str) -> String {
-    let (scheme, authority, path) = parts(url);
-    format!("{}://{}{path}", scheme.to_ascii_lowercase(), authority.to_ascii_lowercase())
-}
-
-/// Whether two URLs lead to the same: case matters in the path alone (RFC 3986, section 6.2.2.1). Nothing is copied for
-/// it.
-fn is_same_url(one: &str, other: &str) -> bool {
-    let (one, other) = (parts(one), parts(other));
-    one.0.eq_ignore_ascii_case(other.0) && one.1.eq_ignore_ascii_case(other.1) && one.2 == other.2
-}
-
-/// The scheme, the authority without the port that the scheme has anyway, and the rest without a slash at its end.
-fn parts(url: &str) -> (&str, &str, &str) {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
-    (scheme, authority.strip_suffix(port).unwrap_or(authority), path.trim_end_matches('/'))
-}
-
-/// Another route that is in the way, and why.
+/// What another route has that this one asks for, as the sentence that the status shows.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Rival {
-    /// It claims the same with more right: `route` must stand back.
-    Claims(String),
-    /// It has not left the registration yet: `route` cannot have it now, and may go by another name. Two that exchange
-    /// theirs would otherwise wait for each other for ever.
-    Leaves(String),
+pub enum Conflict {
+    /// The other route owns the URL or the registration, or claims it and is older: this route must wait.
+    Owned(String),
+    /// The other route has not released the registration yet: this route may go by another name meanwhile. Two routes
+    /// that exchange their names would otherwise wait for each other for ever.
+    PendingRelease(String),
 }
 
-/// Who of `others` is in the way of `route`.
-pub fn rival<'r>(
+/// The conflict of `route` with one of `others`, if there is one.
+pub fn conflict<'r>(
     route: &PresenceRoute,
     others: impl IntoIterator<Item = &'r PresenceRoute>,
-) -> Option<Rival> {
+) -> Option<Conflict> {
     let url = route.spec.endpoint_url();
     let registration = Registration::asked_by(route);
     let has_registration = registration.as_ref().is_some_and(|registration| registration.is_held_by(route));
     let has_url = url.is_some_and(|url| is_registered_for(route, url));
-    let mut leaving = None;
+    let mut pending = None;
     for other in others.into_iter().filter(|other| other.metadata.uid != route.metadata.uid) {
-        let whose =
+        let owner =
             || format!("PresenceRoute {}/{}", other.namespace().unwrap_or_default(), other.name_any());
-        let is_older = || seniority(other) < seniority(route);
+        let is_older = || age_order(other) < age_order(route);
         // What both have, or neither has, is the older one's.
         let goes_first = |theirs: bool, ours: bool| match (theirs, ours) {
             (true, false) => Some("has it"),
@@ -119,43 +100,43 @@ pub fn rival<'r>(
             _ => is_older().then_some("is older"),
         };
         if let Some(url) = url
-            && other.spec.endpoint_url().is_some_and(|theirs| is_same_url(theirs, url))
+            && other.spec.endpoint_url().is_some_and(|theirs| is_same_base_url(theirs, url))
             && let Some(why) = goes_first(is_registered_for(other, url), has_url)
         {
-            return Some(Rival::Claims(format!(
+            return Some(Conflict::Owned(format!(
                 "spec.endpoint.url: {:?} is already claimed by {}, which {why}; change it here or delete the other",
-                normal(url),
-                whose()
+                normalized_base_url(url),
+                owner()
             )));
         }
         let Some(registration) = &registration else { continue };
         match (registration.is_asked_by(other), registration.is_held_by(other)) {
             (true, theirs) => {
                 let Some(why) = goes_first(theirs, has_registration) else { continue };
-                return Some(Rival::Claims(format!(
+                return Some(Conflict::Owned(format!(
                     "spec.source.webhook.name: {registration} is already claimed by {}, which {why}; change it here \
                      or delete the other",
-                    whose()
+                    owner()
                 )));
             }
             (false, true) => {
-                leaving = Some(Rival::Leaves(format!(
+                pending = Some(Conflict::PendingRelease(format!(
                     "{registration} still belongs to {}, whose spec names another one now; it is free when \
                      status.source there does not name it any more",
-                    whose()
+                    owner()
                 )));
             }
             (false, false) => {}
         }
     }
-    leaving
+    pending
 }
 
-/// The fields in which two routes claim the same, whoever has more right to it.
+/// The fields in which two routes claim the same, whichever of them owns it.
 pub fn common_claims(one: &PresenceRoute, other: &PresenceRoute) -> Vec<FieldPath> {
     let spec = FieldPath::default().child("spec");
     let urls = one.spec.endpoint_url().zip(other.spec.endpoint_url());
-    let url = urls.filter(|(one, other)| is_same_url(one, other));
+    let url = urls.filter(|(one, other)| is_same_base_url(one, other));
     let registration = Registration::asked_by(one).filter(|registration| registration.is_asked_by(other));
     let url = url.map(|_| spec.child("endpoint").child("url"));
     let registration = registration.map(|_| spec.child("source").child("webhook").child("name"));
@@ -163,13 +144,15 @@ pub fn common_claims(one: &PresenceRoute, other: &PresenceRoute) -> Vec<FieldPat
 }
 
 /// Whether one of `others` has the registration at this place and asks for it: it is not `route`'s to remove.
-pub fn is_anothers<'r>(
+pub fn belongs_to_another<'r>(
     route: &PresenceRoute,
     location: &RegistrationLocation,
     others: impl IntoIterator<Item = &'r PresenceRoute>,
 ) -> bool {
-    let registration =
-        Registration { api_url: normal(&location.access.api.api_url), name: location.name.clone() };
+    let registration = Registration {
+        api_url: normalized_base_url(&location.access.api.api_url),
+        name: location.name.clone(),
+    };
     others.into_iter().any(|other| {
         other.metadata.uid != route.metadata.uid
             && other.metadata.deletion_timestamp.is_none()
@@ -181,11 +164,11 @@ pub fn is_anothers<'r>(
 /// Whether a route's registration is known to send to this URL.
 fn is_registered_for(route: &PresenceRoute, url: &str) -> bool {
     let registration = route.status.as_ref().and_then(PresenceRouteStatus::registration);
-    registration.is_some_and(|it| it.id.is_some() && is_same_url(&it.spec.url, url))
+    registration.is_some_and(|it| it.id.is_some() && is_same_base_url(&it.spec.url, url))
 }
 
-/// Orders routes by age; the uid decides between two of the same second.
-fn seniority(route: &PresenceRoute) -> (Option<Timestamp>, Option<&str>) {
+/// The order of routes by age; the uid decides between two of the same second.
+fn age_order(route: &PresenceRoute) -> (Option<Timestamp>, Option<&str>) {
     (route.creation_timestamp().map(|time| time.0), route.metadata.uid.as_deref())
 }
 
@@ -231,12 +214,12 @@ spec:
     }
 
     #[test]
-    fn the_younger_of_two_routes_with_one_url_stands_back() {
+    fn the_younger_of_two_routes_with_one_url_waits() {
         let old = route("old", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/events");
         let young = route("young", "2", "2026-01-02T00:00:00Z", "https://Presence.example.com/events/");
-        let Some(Rival::Claims(message)) = rival(&young, [&old, &young]) else { panic!("it goes on") };
+        let Some(Conflict::Owned(message)) = conflict(&young, [&old, &young]) else { panic!("no conflict") };
         assert!(message.contains("PresenceRoute presence/old"), "{message}");
-        assert_eq!(rival(&old, [&old, &young]), None);
+        assert_eq!(conflict(&old, [&old, &young]), None);
     }
 
     /// Registered with the URL that it has now, whatever its spec says later.
@@ -251,37 +234,20 @@ spec:
     }
 
     #[test]
-    fn an_older_route_does_not_take_the_url_of_one_that_is_registered_with_it() {
+    fn an_older_route_does_not_take_a_registered_url() {
         let mut old =
             registered(route("old", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one"));
         let young =
             registered(route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two"));
-        assert_eq!(rival(&young, [&old, &young]), None);
+        assert_eq!(conflict(&young, [&old, &young]), None);
         old.spec.endpoint = young.spec.endpoint.clone();
-        let Some(Rival::Claims(message)) = rival(&old, [&old, &young]) else { panic!("it takes it away") };
+        let Some(Conflict::Owned(message)) = conflict(&old, [&old, &young]) else { panic!("no conflict") };
         assert!(message.contains("presence/young, which has it"), "{message}");
-        assert_eq!(rival(&young, [&old, &young]), None);
+        assert_eq!(conflict(&young, [&old, &young]), None);
     }
 
     #[test]
-    fn urls_are_the_same_but_for_what_does_not_matter_in_them() {
-        for same in ["HTTPS://Presence.example.com/Events", "https://presence.example.com:443/Events/"] {
-            assert!(is_same_url(same, "https://presence.example.com/Events"), "{same}");
-            assert_eq!(normal(same), "https://presence.example.com/Events");
-        }
-        let others = [
-            "https://presence.example.com/events",
-            "https://presence.example.com:80/Events",
-            "http://presence.example.com/Events",
-            "https://presence.example.com",
-        ];
-        for other in others {
-            assert!(!is_same_url(other, "https://presence.example.com/Events"), "{other}");
-        }
-    }
-
-    #[test]
-    fn a_registration_that_another_route_has_and_asks_for_is_not_this_ones_to_remove() {
+    fn a_registration_of_another_route_is_not_removed() {
         let place = registered_as(route("a", "1", "2026-01-01T00:00:00Z", "https://a.example.com"), "wanted")
             .status
             .unwrap()
@@ -293,66 +259,68 @@ spec:
         };
         let (going, has_left, has) =
             (route("going", "1"), route("left", "2"), called(route("has", "3"), "wanted"));
-        assert!(!is_anothers(&going, &place, [&going, &has_left]));
-        assert!(is_anothers(&going, &place, [&going, &has_left, &has]));
-        assert!(!is_anothers(&has, &place, [&has]));
+        assert!(!belongs_to_another(&going, &place, [&going, &has_left]));
+        assert!(belongs_to_another(&going, &place, [&going, &has_left, &has]));
+        assert!(!belongs_to_another(&has, &place, [&has]));
     }
 
     #[test]
-    fn routes_with_urls_of_their_own_do_not_meet() {
+    fn routes_with_different_urls_do_not_conflict() {
         let one = route("one", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
         let two = route("two", "2", "2026-01-01T00:00:00Z", "https://presence.example.com/two");
-        assert_eq!(rival(&two, [&one, &two]), None);
+        assert_eq!(conflict(&two, [&one, &two]), None);
     }
 
     #[test]
-    fn the_younger_of_two_routes_with_one_registration_stands_back_however_they_name_the_api() {
+    fn the_younger_of_two_routes_with_one_registration_waits() {
         let old = route("old", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
         let mut young = route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two");
         young.spec.genesys.region = None;
         young.spec.genesys.api_url = Some("https://API.mypurecloud.ie/".to_owned());
         let (old, young) = (called(old, "presence"), called(young, "presence"));
-        let Some(Rival::Claims(message)) = rival(&young, [&old, &young]) else { panic!("it goes on") };
+        let Some(Conflict::Owned(message)) = conflict(&young, [&old, &young]) else { panic!("no conflict") };
         assert!(message.contains("PresenceRoute presence/old"), "{message}");
-        assert_eq!(rival(&old, [&old, &young]), None);
+        assert_eq!(conflict(&old, [&old, &young]), None);
     }
 
     #[test]
-    fn a_registration_belongs_to_whoever_has_it_until_it_has_left() {
+    fn a_registration_stays_with_its_route_until_released() {
         let old = route("old", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
         let young = route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two");
         let (old, young) = (called(old, "wanted"), called(registered_as(young, "wanted"), "another"));
-        let Some(Rival::Leaves(message)) = rival(&old, [&old, &young]) else { panic!("it is not told") };
+        let Some(Conflict::PendingRelease(message)) = conflict(&old, [&old, &young]) else {
+            panic!("no conflict")
+        };
         assert!(message.contains("still belongs to PresenceRoute presence/young"), "{message}");
-        assert_eq!(rival(&young, [&old, &young]), None);
+        assert_eq!(conflict(&young, [&old, &young]), None);
     }
 
     #[test]
-    fn a_younger_route_keeps_the_registration_that_it_has() {
+    fn a_younger_route_keeps_its_registration() {
         let old = route("old", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
         let young = route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two");
         let (old, young) = (called(old, "wanted"), called(registered_as(young, "wanted"), "wanted"));
-        let Some(Rival::Claims(message)) = rival(&old, [&old, &young]) else { panic!("it takes it away") };
+        let Some(Conflict::Owned(message)) = conflict(&old, [&old, &young]) else { panic!("no conflict") };
         assert!(message.contains("presence/young, which has it"), "{message}");
-        assert_eq!(rival(&young, [&old, &young]), None);
+        assert_eq!(conflict(&young, [&old, &young]), None);
         let old = registered_as(old, "wanted");
         assert!(
-            matches!(rival(&young, [&old, &young]), Some(Rival::Claims(_))),
+            matches!(conflict(&young, [&old, &young]), Some(Conflict::Owned(_))),
             "both have it: the older one"
         );
-        assert_eq!(rival(&old, [&old, &young]), None);
+        assert_eq!(conflict(&old, [&old, &young]), None);
     }
 
     #[test]
-    fn a_claim_counts_more_than_a_registration_that_somebody_is_about_to_leave() {
+    fn a_claim_counts_more_than_a_pending_release() {
         let leaving = route("leaving", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
         let leaving = called(registered_as(leaving, "wanted"), "another");
         let old = route("old", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/two");
         let young = route("young", "3", "2026-01-03T00:00:00Z", "https://presence.example.com/three");
         let (old, young) = (called(old, "wanted"), called(young, "wanted"));
         for others in [[&leaving, &old], [&old, &leaving]] {
-            assert!(matches!(rival(&young, others), Some(Rival::Claims(_))));
+            assert!(matches!(conflict(&young, others), Some(Conflict::Owned(_))));
         }
-        assert!(matches!(rival(&old, [&leaving, &young]), Some(Rival::Leaves(_))));
+        assert!(matches!(conflict(&old, [&leaving, &young]), Some(Conflict::PendingRelease(_))));
     }
 }

@@ -1,6 +1,6 @@
 //! The first step of a reconcile: reading everything that the spec points at.
 //!
-//! Nothing is judged here. A Secret that is missing, or lacks a key, is a fact that the next step weighs.
+//! A Secret that is missing, or lacks a key, is a fact for [`validate`](crate::validate), not an error here.
 
 use k8s_openapi::api::core::v1::Secret;
 use presenceroute_crds::PresenceRouteSpec;
@@ -66,7 +66,7 @@ pub enum SecretProblem {
         key: String,
     },
     /// The key holds nothing, or only white space.
-    #[error("Secret {name:?} has nothing under the key {key:?}; give it a value")]
+    #[error("key {key:?} of Secret {name:?} is empty; give it a value")]
     Empty {
         /// The Secret.
         name: String,
@@ -74,7 +74,7 @@ pub enum SecretProblem {
         key: String,
     },
     /// The key holds bytes that are no UTF-8 text.
-    #[error("Secret {name:?} has something under the key {key:?} that is not UTF-8 text; write it as text")]
+    #[error("key {key:?} of Secret {name:?} is not UTF-8 text; write it as text")]
     NotText {
         /// The Secret.
         name: String,
@@ -92,7 +92,7 @@ pub trait SecretSource {
     fn secret(&self, name: &str) -> impl Future<Output = Result<Option<Secret>, Self::Error>> + Send;
 }
 
-/// Reads everything that `spec` points at. The error is the source's alone.
+/// Reads everything that `spec` points at. An error is the source's alone.
 pub async fn dereference<S: SecretSource>(
     spec: &PresenceRouteSpec,
     source: &S,
@@ -118,7 +118,7 @@ pub async fn dereference<S: SecretSource>(
     })
 }
 
-/// The names of all Secrets that `spec` points at, so that a change of one can be told from a change of another.
+/// The names of all Secrets that `spec` points at.
 pub fn referenced_secrets(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str> {
     let tls = spec.kafka.tls.as_ref();
     [

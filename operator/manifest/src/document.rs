@@ -1,7 +1,7 @@
 //! Manifests in files: PresenceRoutes with the place of each of their fields, and the Secrets that they point at.
 //!
-//! YAML is read as kubectl reads it, so that `topic: no` is a boolean here, too. What a document says is judged
-//! elsewhere.
+//! YAML is read as kubectl reads it, so that `topic: no` is a boolean here, too. Whether a document is valid is left to
+//! [`admission`](crate::admission) and [`validate`](crate::validate).
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;

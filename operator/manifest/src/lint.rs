@@ -1,18 +1,19 @@
-//! `validate -f`: what the cluster would say of manifests, for an editor or a CI job, without a cluster.
+//! What the cluster would say of manifests, without a cluster.
 //!
-//! Two judges are asked in the order in which a route meets them: the API server ([`admission`]), which refuses what
-//! the definition does not allow, and the operator ([`validate`]), which says in the `Accepted` condition what only
-//! it can know. Findings are written as compilers do, `FILE:LINE:COLUMN: error: ...`, or as JSON.
+//! A route passes two checks in the order in which it meets them: the API server's ([`crate::admission`]), which refuses
+//! what the CRD does not allow, and the operator's ([`validate`]), which the `Accepted` condition shows. Pure: the texts
+//! of the files come in, diagnostics with their places go out. Reading files and the command line are left to
+//! [`command`].
+
+pub mod command;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
+use presenceroute_core::region::is_known;
 use presenceroute_crds::PresenceRoute;
 use serde::Serialize;
 
@@ -22,42 +23,23 @@ use crate::dereference::{SecretProblem, SecretSource, dereference};
 use crate::document::{Document, Manifest, Place};
 use crate::field::FieldPath;
 use crate::validate::validate;
-use presenceroute_core::region::is_known;
 
-/// What to check, and how to tell.
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Exit codes: 0 all are valid, 1 one is not, 2 something cannot be read or there is nothing to check."
-)]
-pub struct CheckArguments {
-    /// Files or directories of manifests, or - for standard input. Of a directory, *.yaml, *.yml and *.json are read.
-    #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
-    filename: Vec<PathBuf>,
-    /// Read the directories in directories, too.
-    #[arg(short = 'R', long)]
-    recursive: bool,
-    /// How the findings are written.
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+/// A file that has been read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its name, or `-` for standard input.
+    pub file: String,
+    /// What is in it.
+    pub text: String,
 }
 
-/// How an answer is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// For a person, one thing a line.
-    #[default]
-    Text,
-    /// One object, for a program.
-    Json,
-}
-
-/// All that there is to say of some manifests.
+/// The result for a set of files.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// Every PresenceRoute, in the order of the files.
     pub routes: Vec<CheckedRoute>,
     /// What is wrong.
-    pub findings: Vec<Finding>,
+    pub diagnostics: Vec<Diagnostic>,
 }
 
 /// A PresenceRoute of a manifest.
@@ -73,7 +55,7 @@ pub struct CheckedRoute {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// What its routing table will be called, when it is valid.
+    /// The revision that its routing table will have, when it is valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
     /// How many routes it has, when it is valid.
@@ -83,7 +65,7 @@ pub struct CheckedRoute {
 
 /// One thing that is wrong.
 #[derive(Debug, PartialEq, Serialize)]
-pub struct Finding {
+pub struct Diagnostic {
     /// The file, or `-`.
     pub file: String,
     /// Where in it.
@@ -91,8 +73,8 @@ pub struct Finding {
     pub place: Option<Place>,
     /// How bad it is.
     pub severity: Severity,
-    /// Who would say so.
-    pub by: Judge,
+    /// Which check fails.
+    pub origin: Origin,
     /// The PresenceRoute, as NAMESPACE/NAME or NAME.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub route: String,
@@ -103,78 +85,49 @@ pub struct Finding {
     pub message: String,
 }
 
-/// How bad a finding is.
+/// How bad a diagnostic is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The manifest would be taken, and would wait for something else to be put right.
+    /// The manifest would be accepted, and would wait for something else to be put right.
     Warning,
     /// The manifest is not valid.
     Error,
-    /// Nothing could be judged.
-    Unusable,
+    /// Nothing could be checked.
+    Fatal,
 }
 
-/// Who would find it.
+/// The check that a manifest fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Judge {
-    /// Whoever reads the file.
-    Reader,
+pub enum Origin {
+    /// Reading the file as YAML.
+    Parser,
     /// The API server, at `kubectl apply`.
     ApiServer,
     /// The operator, in a condition.
     Operator,
 }
 
-/// Checks the files, tells standard output, and gives the exit code.
-pub async fn run(arguments: &CheckArguments) -> ExitCode {
-    let report = check_files(&arguments.filename, arguments.recursive).await;
-    let told = match arguments.output {
-        Format::Text => report.to_string(),
-        Format::Json => report.to_json(),
-    };
-    // A reader that has gone away wants no more.
-    let _ = io::stdout().write_all(told.as_bytes());
-    report.exit_code().into()
-}
-
-/// Checks every manifest in files, directories and, by the name `-`, standard input.
-pub async fn check_files(paths: &[PathBuf], recursive: bool) -> Report {
+/// Checks manifests. A Secret in one is known to all.
+pub async fn lint(sources: &[Source]) -> Report {
     let mut report = Report::default();
     let mut manifests = Vec::new();
-    for path in paths {
-        match texts(path, recursive) {
-            Ok(texts) => manifests.extend(texts),
-            Err(error) => report.unusable(&path.display().to_string(), error.to_string()),
-        }
-    }
-    check_texts(&manifests, &mut report).await;
-    if report.routes.is_empty() && report.findings.is_empty() {
-        let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-        report.unusable(&names.join(" "), "there is no PresenceRoute to check".into());
-    }
-    report
-}
-
-/// Checks manifests that have been read, each with the name of its file. A Secret in one is known to all.
-async fn check_texts(texts: &[(String, String)], report: &mut Report) {
-    let mut manifests = Vec::new();
     let mut secrets = Secrets::new();
-    for (file, text) in texts {
+    for Source { file, text } in sources {
         match Manifest::parse(text) {
             Ok(mut manifest) => {
                 secrets.extend(std::mem::take(&mut manifest.secrets).into_values().map(|secret| {
                     let metadata = &secret.metadata;
                     ((metadata.namespace.clone(), metadata.name.clone().unwrap_or_default()), secret)
                 }));
-                manifests.push((file, manifest.routes));
+                manifests.push((file.as_str(), manifest.routes));
             }
-            Err(error) => report.findings.push(Finding {
+            Err(error) => report.diagnostics.push(Diagnostic {
                 file: file.clone(),
                 place: Some(error.place()),
                 severity: Severity::Error,
-                by: Judge::Reader,
+                origin: Origin::Parser,
                 route: String::new(),
                 field: String::new(),
                 message: error.to_string(),
@@ -184,168 +137,172 @@ async fn check_texts(texts: &[(String, String)], report: &mut Report) {
     let mut admitted: Vec<(&str, PresenceRoute)> = Vec::new();
     for (file, documents) in &manifests {
         for document in documents {
-            let Some(route) = check_document(file, document, &secrets, report).await else { continue };
+            let place = Context { file, document };
+            let Some(route) = check_document(place, &secrets, &mut report).await else { continue };
             for (other_file, other) in &admitted {
-                check_claims(file, document, &route, other_file, other, report);
+                report.diagnostics.extend(shared_claims(place, &route, other_file, other));
             }
             admitted.push((file, route));
         }
     }
+    report
 }
 
-/// Finds what two routes claim both. The same route twice is one, in two states of it.
-fn check_claims(
-    file: &str,
-    document: &Document,
+/// One document of a file, which its diagnostics name.
+#[derive(Clone, Copy)]
+struct Context<'d> {
+    file: &'d str,
+    document: &'d Document,
+}
+
+impl Context<'_> {
+    fn diagnostic(
+        self,
+        severity: Severity,
+        origin: Origin,
+        field: &FieldPath,
+        message: impl Into<String>,
+    ) -> Diagnostic {
+        Diagnostic {
+            file: self.file.to_owned(),
+            place: Some(self.document.place(field)),
+            severity,
+            origin,
+            route: named(self.document.text("/metadata/namespace"), self.document.text("/metadata/name")),
+            field: field.to_string(),
+            message: message.into(),
+        }
+    }
+
+    fn error(self, origin: Origin, field: &FieldPath, message: impl Into<String>) -> Diagnostic {
+        self.diagnostic(Severity::Error, origin, field, message)
+    }
+
+    fn warning(self, field: &FieldPath, message: impl Into<String>) -> Diagnostic {
+        self.diagnostic(Severity::Warning, Origin::Operator, field, message)
+    }
+}
+
+/// What two routes claim both. The same route twice is one, in two states of it.
+fn shared_claims(
+    context: Context<'_>,
     route: &PresenceRoute,
     other_file: &str,
     other: &PresenceRoute,
-    report: &mut Report,
-) {
+) -> Vec<Diagnostic> {
     if (route.namespace(), route.name_any()) == (other.namespace(), other.name_any()) {
-        return;
+        return Vec::new();
     }
-    report.findings.extend(common_claims(route, other).iter().map(|field| {
-        let whose = named(&other.namespace().unwrap_or_default(), &other.name_any());
-        let message =
-            format!("PresenceRoute {whose:?} in {other_file} claims the same; change one of the two");
-        finding(file, document, Severity::Error, Judge::Operator, field, message)
-    }));
+    let other_name = named(&other.namespace().unwrap_or_default(), &other.name_any());
+    let message =
+        format!("PresenceRoute {other_name:?} in {other_file} claims the same; change one of the two");
+    let fields = common_claims(route, other);
+    fields.iter().map(|field| context.error(Origin::Operator, field, message.clone())).collect()
 }
 
 fn named(namespace: &str, name: &str) -> String {
     if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
 }
 
-fn finding(
-    file: &str,
-    document: &Document,
-    severity: Severity,
-    by: Judge,
-    field: &FieldPath,
-    message: String,
-) -> Finding {
-    Finding {
-        file: file.to_owned(),
-        place: Some(document.place(field)),
-        severity,
-        by,
-        route: named(document.text("/metadata/namespace"), document.text("/metadata/name")),
-        field: field.to_string(),
-        message,
-    }
-}
-
 /// Checks one route by itself, and gives it as the API server would store it, if it would.
 async fn check_document(
-    file: &str,
-    document: &Document,
+    context: Context<'_>,
     secrets: &Secrets,
     report: &mut Report,
 ) -> Option<PresenceRoute> {
-    let (namespace, name) = (document.text("/metadata/namespace"), document.text("/metadata/name"));
-    let finding = |severity, by, field: &FieldPath, message: String| {
-        finding(file, document, severity, by, field, message)
-    };
+    let Context { file, document } = context;
     let mut checked = CheckedRoute {
         file: file.to_owned(),
         place: document.place(&FieldPath::default()),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
+        namespace: document.text("/metadata/namespace").to_owned(),
+        name: document.text("/metadata/name").to_owned(),
         revision: None,
         routes: None,
     };
-    let mut stored = None;
-    match admit(document.value()) {
-        Err(refusals) => report.findings.extend(
-            refusals
-                .into_iter()
-                .map(|refusal| finding(Severity::Error, Judge::ApiServer, &refusal.field, refusal.cause)),
-        ),
-        Ok(object) => {
-            let here = FieldPath::default().child("spec");
-            let admitted: PresenceRoute = match serde_json::from_value(object) {
-                Ok(admitted) => admitted,
-                Err(cause) => {
-                    // The API server takes what the schema leaves open, such as a number that is too large.
-                    report.findings.push(finding(Severity::Error, Judge::Operator, &here, cause.to_string()));
-                    report.routes.push(checked);
-                    return None;
-                }
-            };
-            let source = SecretsOf { secrets, namespace: admitted.metadata.namespace.clone() };
-            let Ok(references) = dereference(&admitted.spec, &source).await;
-            let genesys = here.child("genesys");
-            report.findings.extend(
-                admitted.spec.genesys.region.iter().filter(|region| !is_known(region)).map(|region| {
-                    let message =
-                        format!("{region:?} is no known region; check its spelling, unless it is a new one");
-                    finding(Severity::Warning, Judge::Operator, &genesys.child("region"), message)
-                }),
-            );
-            match validate(&admitted, references) {
-                Err(problems) => report.findings.extend(problems.iter().map(|problem| {
-                    finding(Severity::Error, Judge::Operator, &problem.field(), problem.cause())
-                })),
-                Ok(model) => {
-                    checked.revision = Some(model.table.revision().to_owned());
-                    checked.routes = Some(model.table.routes().len());
-                    // A Secret that is not among these manifests may well be in the cluster.
-                    let problems = model
-                        .secret_problems()
-                        .into_iter()
-                        .filter(|problem| !matches!(problem, SecretProblem::Missing(_)));
-                    report.findings.extend(problems.map(|problem| {
-                        finding(Severity::Warning, Judge::Operator, &here, problem.to_string())
-                    }));
-                }
-            }
-            stored = Some(admitted);
+    let stored = match admitted(context) {
+        Ok(route) => {
+            check_route(context, &route, secrets, &mut checked, &mut report.diagnostics).await;
+            Some(route)
         }
-    }
+        Err(diagnostics) => {
+            report.diagnostics.extend(diagnostics);
+            None
+        }
+    };
     report.routes.push(checked);
     stored
 }
 
-impl Report {
-    fn unusable(&mut self, file: &str, message: String) {
-        self.findings.push(Finding {
-            file: file.to_owned(),
-            place: None,
-            severity: Severity::Unusable,
-            by: Judge::Reader,
-            route: String::new(),
-            field: String::new(),
-            message,
-        });
-    }
+fn admitted(context: Context<'_>) -> Result<PresenceRoute, Vec<Diagnostic>> {
+    let object = admit(context.document.value()).map_err(|violations| {
+        let errors = violations.into_iter();
+        errors.map(|error| context.error(Origin::ApiServer, &error.field, error.cause)).collect::<Vec<_>>()
+    })?;
+    // The API server accepts what the schema leaves open, such as a number that is too large.
+    serde_json::from_value(object).map_err(|cause| {
+        vec![context.error(Origin::Operator, &FieldPath::default().child("spec"), cause.to_string())]
+    })
+}
 
-    /// 0 when all is valid, 1 when something is not, 2 when something could not be judged.
+/// The operator's own check.
+async fn check_route(
+    context: Context<'_>,
+    route: &PresenceRoute,
+    secrets: &Secrets,
+    checked: &mut CheckedRoute,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let spec = FieldPath::default().child("spec");
+    let source = NamespacedSecrets { secrets, namespace: route.metadata.namespace.clone() };
+    let Ok(references) = dereference(&route.spec, &source).await;
+    if let Some(region) = route.spec.genesys.region.as_ref().filter(|region| !is_known(region)) {
+        let message = format!("{region:?} is no known region; check its spelling, unless it is a new one");
+        diagnostics.push(context.warning(&spec.child("genesys").child("region"), message));
+    }
+    match validate(route, references) {
+        Err(problems) => diagnostics.extend(
+            problems.iter().map(|problem| context.error(Origin::Operator, &problem.field(), problem.cause())),
+        ),
+        Ok(model) => {
+            checked.revision = Some(model.table.revision().to_owned());
+            checked.routes = Some(model.table.routes().len());
+            // A Secret that is not among these manifests may well be in the cluster.
+            let problems = model
+                .secret_problems()
+                .into_iter()
+                .filter(|problem| !matches!(problem, SecretProblem::Missing(_)));
+            diagnostics.extend(problems.map(|problem| context.warning(&spec, problem.to_string())));
+        }
+    }
+}
+
+impl Report {
+    /// 0 when all is valid, 1 when something is not, 2 when something could not be checked.
     pub fn exit_code(&self) -> u8 {
-        match self.findings.iter().map(|finding| finding.severity).max() {
+        match self.diagnostics.iter().map(|diagnostic| diagnostic.severity).max() {
             None | Some(Severity::Warning) => 0,
             Some(Severity::Error) => 1,
-            Some(Severity::Unusable) => 2,
+            Some(Severity::Fatal) => 2,
         }
     }
 
-    fn to_json(&self) -> String {
+    /// The report for a program.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
         #[derive(Serialize)]
         struct Answer<'r> {
             valid: bool,
             #[serde(flatten)]
             report: &'r Report,
         }
-        let answer = Answer { valid: self.exit_code() == 0, report: self };
-        // Text and numbers only: there is nothing that JSON could not hold.
-        serde_json::to_string_pretty(&answer).map(|json| json + "\n").unwrap_or_default()
+        serde_json::to_string_pretty(&Answer { valid: self.exit_code() == 0, report: self })
     }
 }
 
+/// The report for a person, a line a thing, as compilers write it: `FILE:LINE:COLUMN: error: ...`.
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for finding in &self.findings {
-            writeln!(formatter, "{finding}")?;
+        for diagnostic in &self.diagnostics {
+            writeln!(formatter, "{diagnostic}")?;
         }
         for route in &self.routes {
             if let (Some(revision), Some(routes)) = (&route.revision, route.routes) {
@@ -361,7 +318,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.file)?;
         if let Some(Place { line, column }) = self.place {
@@ -369,7 +326,7 @@ impl fmt::Display for Finding {
         }
         let severity = match self.severity {
             Severity::Warning => "warning",
-            Severity::Error | Severity::Unusable => "error",
+            Severity::Error | Severity::Fatal => "error",
         };
         write!(formatter, ": {severity}: ")?;
         if !self.route.is_empty() {
@@ -385,41 +342,17 @@ impl fmt::Display for Finding {
 /// Secrets by namespace and name.
 type Secrets = BTreeMap<(Option<String>, String), Secret>;
 
-struct SecretsOf<'s> {
+struct NamespacedSecrets<'s> {
     secrets: &'s Secrets,
     namespace: Option<String>,
 }
 
-impl SecretSource for SecretsOf<'_> {
+impl SecretSource for NamespacedSecrets<'_> {
     type Error = Infallible;
 
     async fn secret(&self, name: &str) -> Result<Option<Secret>, Infallible> {
         Ok(self.secrets.get(&(self.namespace.clone(), name.to_owned())).cloned())
     }
-}
-
-/// The files that a path stands for, each with its name and its text.
-fn texts(path: &Path, recursive: bool) -> io::Result<Vec<(String, String)>> {
-    if path.as_os_str() == "-" {
-        return Ok(vec![("-".into(), io::read_to_string(io::stdin())?)]);
-    }
-    if !path.is_dir() {
-        return Ok(vec![(path.display().to_string(), std::fs::read_to_string(path)?)]);
-    }
-    let mut entries = std::fs::read_dir(path)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<Vec<_>>>()?;
-    entries.sort();
-    let mut found = Vec::new();
-    for entry in entries {
-        let is_manifest = entry
-            .extension()
-            .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
-        if (entry.is_dir() && recursive) || (!entry.is_dir() && is_manifest) {
-            found.extend(texts(&entry, recursive)?);
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
@@ -439,74 +372,82 @@ spec:
 "#;
 
     async fn report(files: &[&str]) -> Report {
-        let texts: Vec<_> = files
+        let sources: Vec<_> = files
             .iter()
             .enumerate()
-            .map(|(index, text)| (format!("{index}.yaml"), (*text).to_owned()))
+            .map(|(index, text)| Source { file: format!("{index}.yaml"), text: (*text).to_owned() })
             .collect();
-        let mut report = Report::default();
-        check_texts(&texts, &mut report).await;
-        report
+        lint(&sources).await
     }
 
     #[tokio::test]
-    async fn what_is_valid_is_told_with_its_revision() {
+    async fn a_valid_route_is_reported_with_its_revision() {
         let report = report(&[RIGHT]).await;
-        let told = report.to_string();
-        assert!(told.starts_with("0.yaml:1: PresenceRoute \"one\" is valid: 1 route, revision "), "{told}");
+        let text = report.to_string();
+        assert!(text.starts_with("0.yaml:1: PresenceRoute \"one\" is valid: 1 route, revision "), "{text}");
         assert_eq!(report.exit_code(), 0);
     }
 
     #[tokio::test]
-    async fn what_the_api_server_refuses_is_told_with_file_line_and_column() {
+    async fn a_violation_has_file_line_and_column() {
         let wrong = RIGHT.replace("topic: states}", "topic: gen presence}");
         let report = report(&[RIGHT, &format!("# two\n---\n{wrong}")]).await;
         assert_eq!(report.exit_code(), 1);
         assert_eq!(
-            report.findings[0].to_string(),
+            report.diagnostics[0].to_string(),
             "1.yaml:11:43: error: PresenceRoute \"presence/one\": spec.routes[0].topic: must be a legal Kafka topic \
              name: letters, digits, dots, underscores and hyphens, at most 249"
         );
     }
 
     #[tokio::test]
-    async fn what_only_the_operator_can_know_is_told_too() {
+    async fn what_only_the_operator_knows_is_an_error_too() {
         let wrong = RIGHT.replace("topic: states}", "topic: states, when: attribute.x == 1}");
         let report = report(&[&wrong]).await;
-        let finding = &report.findings[0];
-        assert_eq!((finding.by, finding.field.as_str()), (Judge::Operator, "spec.routes[0].when"));
-        assert_eq!(finding.place, Some(Place { line: 9, column: 58 }));
-        assert!(finding.message.contains("`attribute`, which is unknown"), "{finding}");
+        let diagnostic = &report.diagnostics[0];
+        assert_eq!((diagnostic.origin, diagnostic.field.as_str()), (Origin::Operator, "spec.routes[0].when"));
+        assert_eq!(diagnostic.place, Some(Place { line: 9, column: 58 }));
+        assert!(diagnostic.message.contains("`attribute`, which is unknown"), "{diagnostic}");
         let wrong = RIGHT.replace("[\"kafka:9092\"]", "[\"kafka:9092\"], properties: {acks: \"1\"}");
-        let finding = &self::report(&[&wrong]).await.findings[0];
-        assert_eq!(finding.field, "spec.kafka.properties.acks");
+        let diagnostic = &self::report(&[&wrong]).await.diagnostics[0];
+        assert_eq!(diagnostic.field, "spec.kafka.properties.acks");
     }
 
     #[tokio::test]
-    async fn a_secret_among_the_manifests_is_looked_into_and_its_faults_are_warnings() {
+    async fn faults_of_a_secret_among_the_manifests_are_warnings() {
         let secret =
             "kind: Secret\nmetadata: {name: webhook, namespace: presence}\nstringData: {secrets: x}\n";
         let report = report(&[RIGHT, secret]).await;
         assert_eq!(report.exit_code(), 0);
-        let told = report.findings[0].to_string();
-        assert!(told.contains("warning") && told.contains("no key \"secret\""), "{told}");
+        let text = report.diagnostics[0].to_string();
+        assert!(text.contains("warning") && text.contains("no key \"secret\""), "{text}");
     }
 
     #[tokio::test]
-    async fn every_document_and_every_fault_is_told() {
+    async fn a_moved_field_is_reported_with_its_new_place() {
+        let old = RIGHT.replace("mypurecloud.ie,", "mypurecloud.ie, endpointName: shared,");
+        assert_eq!(
+            report(&[&old]).await.diagnostics[0].to_string(),
+            "0.yaml:5:37: error: PresenceRoute \"presence/one\": spec.genesys.endpointName: unknown field; it is \
+             spec.source.webhook.name now"
+        );
+    }
+
+    #[tokio::test]
+    async fn every_document_and_every_fault_is_reported() {
         let wrong = RIGHT.replace("mypurecloud.ie", "Ireland").replace("states}", "st*}");
         let report = report(&[&format!("{wrong}---\n{RIGHT}---\nkind: Service\n---\n{wrong}")]).await;
-        assert_eq!(report.findings.len(), 4);
+        assert_eq!(report.diagnostics.len(), 4);
         assert_eq!(report.routes.len(), 3);
     }
 
     #[tokio::test]
-    async fn two_routes_that_claim_one_url_or_one_name_are_told_wherever_they_are_written() {
+    async fn two_routes_that_claim_one_url_or_one_name_are_errors() {
         let other = RIGHT.replace("name: one,", "name: two,");
         let report = report(&[RIGHT, &other]).await;
         assert_eq!(report.exit_code(), 1);
         assert_eq!(
-            report.findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            report.diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [
                 "1.yaml:7:14: error: PresenceRoute \"presence/two\": spec.endpoint.url: PresenceRoute \"presence/one\" in \
               0.yaml claims the same; change one of the two"
@@ -517,8 +458,8 @@ spec:
             text.replace("presence.example.com", host)
         };
         let (one, two) = (named(RIGHT, "one.example.com"), named(&other, "two.example.com"));
-        let finding = &self::report(&[&format!("{one}---\n{two}")]).await.findings[0];
-        assert_eq!(finding.field, "spec.source.webhook.name");
+        let diagnostic = &self::report(&[&format!("{one}---\n{two}")]).await.diagnostics[0];
+        assert_eq!(diagnostic.field, "spec.source.webhook.name");
         assert_eq!(self::report(&[RIGHT, RIGHT]).await.exit_code(), 0, "it is one route");
     }
 
@@ -526,36 +467,27 @@ spec:
     async fn a_region_that_may_be_misspelt_is_a_warning() {
         let report = report(&[&RIGHT.replace("mypurecloud.ie", "mypurecloud.ei")]).await;
         assert_eq!(report.exit_code(), 0);
-        let told = report.findings[0].to_string();
+        let text = report.diagnostics[0].to_string();
         assert!(
-            told.contains("warning") && told.contains("spec.genesys.region: \"mypurecloud.ei\""),
-            "{told}"
+            text.contains("warning") && text.contains("spec.genesys.region: \"mypurecloud.ei\""),
+            "{text}"
         );
     }
 
     #[tokio::test]
-    async fn what_is_not_yaml_is_invalid_and_what_is_not_there_is_unusable() {
-        assert_eq!(report(&["a: b: c"]).await.exit_code(), 1);
-        let report = check_files(&["/does/not/exist.yaml".into()], false).await;
-        assert_eq!(report.exit_code(), 2);
-        assert!(report.to_string().starts_with("/does/not/exist.yaml: error: "), "{report}");
+    async fn what_is_not_yaml_is_an_error() {
+        let report = report(&["a: b: c"]).await;
+        assert_eq!((report.exit_code(), report.diagnostics[0].origin), (1, Origin::Parser));
     }
 
     #[tokio::test]
-    async fn the_answer_in_json_has_the_place_and_the_judge() {
+    async fn the_json_report_has_the_place_and_the_origin() {
         let report = report(&[&RIGHT.replace("states}", "st*}")]).await;
-        let answer: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
         assert_eq!(answer["valid"], false);
-        let finding = &answer["findings"][0];
-        assert_eq!(finding["line"], 9);
-        assert_eq!((&finding["by"], &finding["severity"]), (&"apiserver".into(), &"error".into()));
-        assert_eq!(finding["field"], "spec.routes[0].topic");
-    }
-
-    #[tokio::test]
-    async fn the_examples_of_this_project_are_valid() {
-        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
-        let report = check_files(&[examples], true).await;
-        assert!(report.findings.is_empty() && report.routes.len() >= 3, "{report}");
+        let diagnostic = &answer["diagnostics"][0];
+        assert_eq!(diagnostic["line"], 9);
+        assert_eq!((&diagnostic["origin"], &diagnostic["severity"]), (&"apiserver".into(), &"error".into()));
+        assert_eq!(diagnostic["field"], "spec.routes[0].topic");
     }
 }

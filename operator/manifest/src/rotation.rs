@@ -38,8 +38,8 @@ pub struct CredentialRotation {
 }
 
 impl CredentialRotation {
-    /// Reads the state from the Secret `NAME-signing`; what is not there is empty. Keys that somebody has added are not
-    /// ours: neither the revision names them, nor are they what Genesys Cloud has confirmed.
+    /// Reads the state from the Secret `NAME-signing`; what is absent is empty. Foreign keys are ignored: the revision
+    /// does not name them, and Genesys Cloud has not confirmed them.
     pub fn read(secret: Option<&Secret>) -> Self {
         let Some(secret) = secret else { return Self::default() };
         let data = secret.data.iter().flatten();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_secret_stands_beside_the_old_one_until_the_grace_period_is_over() {
+    fn both_secrets_are_active_until_the_grace_period_ends() {
         let b = secret("b");
         let state = registered("a").advance(&b, now());
         assert_eq!(state.active.len(), 2);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_secret_never_goes_before_genesys_has_confirmed_the_new_one() {
+    fn an_old_secret_stays_until_genesys_confirms_the_new_one() {
         let (b, c) = (secret("b"), secret("c"));
         let retiring = registered("a").advance(&b, now()).confirm(&b, now(), GRACE);
         let state = retiring.advance(&c, now());
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_back_to_a_secret_that_is_still_active_has_it_confirmed_anew_and_the_other_retired() {
+    fn going_back_to_an_active_secret_confirms_it_anew() {
         let (a, b) = (secret("a"), secret("b"));
         let first = registered("a");
         let name = first.name_of(&a).map(str::to_owned);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn going_back_and_forth_starts_the_time_of_the_other_secret_anew() {
+    fn going_back_and_forth_restarts_the_grace_period() {
         let (a, b) = (secret("a"), secret("b"));
         let retiring = registered("a").advance(&b, now()).confirm(&b, now(), GRACE);
         // Genesys Cloud may have been given a again meanwhile.
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!((much_later.active.len(), much_later.phase(&b, true)), (2, SigningPhase::Retiring));
     }
 
-    /// The state as it is read after somebody has edited the data of the Secret.
+    /// The state as it is read after an edit of the Secret's data.
     fn edited(
         state: &CredentialRotation,
         edit: impl FnOnce(&mut BTreeMap<String, ByteString>),
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_somebody_adds_is_not_accepted_and_starts_no_rotation() {
+    fn a_foreign_secret_is_ignored_and_starts_no_rotation() {
         let (a, b) = (secret("a"), secret("b"));
         let retiring = registered("a").advance(&b, now()).confirm(&b, now(), GRACE);
         for (state, wanted) in [(registered("a"), &a), (retiring, &b)] {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_that_somebody_has_changed_leaves_what_genesys_signs_with_accepted() {
+    fn an_edited_revision_keeps_the_registered_secret_active() {
         let state = registered("a");
         for revision in ["", "none"] {
             let changed = edited(&state, |data| {

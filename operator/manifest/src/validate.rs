@@ -1,6 +1,6 @@
-//! The second step: the spec and what it points at become a model that cannot be wrong, or a list of what is.
+//! The second step: the spec and what it points at become a [`Model`] that cannot be wrong, or a list of problems.
 //!
-//! Pure. The steps behind it build from the model alone and never ask again whether something is legal.
+//! Pure. The later steps build from the model alone and check nothing again.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +15,7 @@ use presenceroute_core::relay_config::{
 use presenceroute_core::routing::{
     EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName, Unmatched,
 };
+use presenceroute_core::url::parse_http_url;
 use presenceroute_crds::references::TlsSecretRef;
 use presenceroute_crds::spec::{
     self, DeletionPolicy, Kafka, KafkaSasl, Relay, ServiceTemplate, UnmatchedAction, Webhook,
@@ -46,11 +47,11 @@ pub mod paths {
     pub const TLS_DIR: &str = "/etc/presenceroute/tls";
 }
 
-/// A PresenceRoute that has been found legal.
+/// A valid PresenceRoute.
 pub struct Model {
     /// The PresenceRoute's namespace.
     pub namespace: String,
-    /// The PresenceRoute's name, after which everything is called.
+    /// The PresenceRoute's name, after which its objects are named.
     pub name: String,
     /// The PresenceRoute's uid.
     pub uid: String,
@@ -60,19 +61,19 @@ pub struct Model {
     pub source: SourceModel,
     /// What Genesys Cloud calls.
     pub endpoint: EndpointModel,
-    /// What the relay serves, hot.
+    /// The routing table, reloaded while the relay runs.
     pub table: RoutingTable,
-    /// What the relay is told at its start.
+    /// The relay's configuration, read at its start.
     pub config: RelayConfig,
     /// The user's Secrets that the relay mounts.
     pub mounts: Vec<SecretMount>,
-    /// What keeps relay pods from being started anew; a running pod is not disturbed by it.
+    /// Problems of those Secrets. A new relay pod could not start; a running one is not disturbed.
     pub mount_problems: Vec<SecretProblem>,
     /// The relay pods.
     pub relay: Relay,
-    /// Whether no events are to come.
+    /// Whether the source is disabled.
     pub suspended: bool,
-    /// What becomes of the registration in the end.
+    /// The fate of the registration when the route is deleted.
     pub deletion_policy: DeletionPolicy,
 }
 
@@ -82,7 +83,7 @@ pub struct GenesysModel {
     pub api_url: Url,
     /// The path of the token endpoint.
     pub token_path: String,
-    /// How a token is asked for.
+    /// The form of the token request.
     pub token_request: TokenRequest,
     /// The API's private CA, in PEM.
     pub ca_pem: Option<Result<Vec<u8>, SecretProblem>>,
@@ -162,7 +163,8 @@ impl Model {
     }
 }
 
-/// What is wrong with a spec. The API server refuses most of it already; a manifest that has met none comes here too.
+/// What is wrong with a spec. The API server refuses most of it already; an object stored under an older CRD comes here
+/// unchecked.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum SpecProblem {
     /// A part of the routing table.
@@ -181,7 +183,7 @@ pub enum SpecProblem {
         /// What is written there.
         value: String,
     },
-    /// A wildcard without a subscription.
+    /// A route with a wildcard, and no event types to subscribe to.
     #[error(
         "spec.source.webhook.eventTypes: must be set, because {0:?} has a wildcard and Genesys Cloud subscribes to exact \
          event types only"
@@ -225,14 +227,14 @@ impl SpecProblem {
         }
     }
 
-    /// What is wrong with it, for whoever sees the field beside.
+    /// What is wrong with it, without the field.
     pub fn cause(&self) -> String {
         let whole = self.to_string();
         whole.split_once(": ").map_or(whole.clone(), |(_, cause)| cause.to_owned())
     }
 }
 
-/// Judges a PresenceRoute. An error is every problem of its spec at once.
+/// Validates a PresenceRoute. An error is every problem of its spec at once.
 pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, Vec<SpecProblem>> {
     let mut problems = Vec::new();
     let spec = &route.spec;
@@ -292,7 +294,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     })
 }
 
-/// What a spec says that nothing can be made of, in the fields that go into the model as they are.
+/// Problems of the fields that go into the model as they are.
 fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
     let mut problems = Vec::new();
     problems.extend(spec.kafka.properties.keys().filter_map(|name| {
@@ -432,17 +434,7 @@ fn api_url(genesys: &spec::Genesys) -> Result<Url, Vec<SpecProblem>> {
 }
 
 fn http_url(field: &'static str, text: &str) -> Result<Url, Vec<SpecProblem>> {
-    Url::parse(text)
-        .ok()
-        .filter(|url| {
-            matches!(url.scheme(), "http" | "https")
-                && url.has_host()
-                && url.query().is_none()
-                && url.fragment().is_none()
-                && url.username().is_empty()
-                && url.password().is_none()
-        })
-        .ok_or_else(|| vec![SpecProblem::Url { field, value: text.to_owned() }])
+    parse_http_url(text).ok_or_else(|| vec![SpecProblem::Url { field, value: text.to_owned() }])
 }
 
 fn kafka_config(kafka: &Kafka) -> KafkaConfig {

@@ -144,8 +144,8 @@ fn offline(yaml: &str) -> Verdict {
         Ok(manifest) => manifest,
         Err(error) => return Some([format!("(yaml) {error}")].into()),
     };
-    let refusals = admit(manifest.routes[0].value()).err()?;
-    Some(refusals.iter().map(|refusal| plain(&refusal.field.to_string())).collect())
+    let violations = admit(manifest.routes[0].value()).err()?;
+    Some(violations.iter().map(|violation| plain(&violation.field.to_string())).collect())
 }
 
 /// What `kubectl apply` says, and the fields that it names.

@@ -5,7 +5,7 @@ use kube::Resource;
 use presenceroute_crds::PresenceRoute;
 use serde_json::Value;
 
-use super::Refusal;
+use super::Violation;
 use crate::field::FieldPath;
 
 /// The fields of `ObjectMeta`.
@@ -28,60 +28,61 @@ const FIELDS: [&str; 15] = [
 ];
 
 /// What is wrong with the object's version and metadata.
-pub(super) fn refusals(object: &Value, root: &FieldPath) -> Vec<Refusal> {
-    let mut refusals = Vec::new();
+pub(super) fn violations(object: &Value, root: &FieldPath) -> Vec<Violation> {
+    let mut violations = Vec::new();
     let expected = PresenceRoute::api_version(&());
     if object.get("apiVersion").and_then(Value::as_str) != Some(&expected) {
         let cause = format!("must be {expected}, or there is no PresenceRoute in it");
-        refusals.push(Refusal::blocking(&root.child("apiVersion"), cause));
+        violations.push(Violation::blocking(&root.child("apiVersion"), cause));
     }
     let at = root.child("metadata");
     let Some(fields) = object.get("metadata").and_then(Value::as_object) else {
-        refusals.push(Refusal::blocking(&at.child("name"), "Required value: the object must have a name"));
-        return refusals;
+        violations
+            .push(Violation::blocking(&at.child("name"), "Required value: the object must have a name"));
+        return violations;
     };
     let unknown = fields.keys().filter(|name| !FIELDS.contains(&name.as_str()));
-    refusals.extend(unknown.map(|name| Refusal::new(&at.child(name), "unknown field")));
+    violations.extend(unknown.map(|name| Violation::new(&at.child(name), "unknown field")));
     match serde_json::from_value(object["metadata"].clone()) {
-        Ok(metadata) => check(&metadata, &at, &mut refusals),
-        Err(cause) => refusals.push(Refusal::blocking(&at, cause.to_string())),
+        Ok(metadata) => check(&metadata, &at, &mut violations),
+        Err(cause) => violations.push(Violation::blocking(&at, cause.to_string())),
     }
-    refusals
+    violations
 }
 
-fn check(metadata: &ObjectMeta, at: &FieldPath, refusals: &mut Vec<Refusal>) {
+fn check(metadata: &ObjectMeta, at: &FieldPath, violations: &mut Vec<Violation>) {
     match metadata.name.as_deref() {
         None | Some("") => {
             let cause = "Required value: the object must have a name (kubectl apply takes no generateName)";
-            refusals.push(Refusal::blocking(&at.child("name"), cause));
+            violations.push(Violation::blocking(&at.child("name"), cause));
         }
         Some(name) if !is_subdomain(name) => {
             let cause = "must be lower case letters, digits, hyphens and dots, with a letter or digit at both ends \
                          of each part, at most 253 characters";
-            refusals.push(Refusal::new(&at.child("name"), cause));
+            violations.push(Violation::new(&at.child("name"), cause));
         }
         Some(_) => {}
     }
     if metadata.namespace.as_deref().is_some_and(|namespace| !is_label(namespace)) {
         let cause = "must be lower case letters, digits and hyphens, with a letter or digit at both ends, at most 63 \
                      characters";
-        refusals.push(Refusal::new(&at.child("namespace"), cause));
+        violations.push(Violation::new(&at.child("namespace"), cause));
     }
     for (key, value) in metadata.labels.iter().flatten() {
         if !is_qualified_name(key) {
-            refusals.push(Refusal::new(&at.child("labels"), format!("{key:?} cannot be a label's name")));
+            violations.push(Violation::new(&at.child("labels"), format!("{key:?} cannot be a label's name")));
         }
         if !value.is_empty() && !is_name_part(value) {
             let cause = format!(
                 "the value of {key:?} must be at most 63 letters, digits, hyphens, dots and underscores"
             );
-            refusals.push(Refusal::new(&at.child("labels"), cause));
+            violations.push(Violation::new(&at.child("labels"), cause));
         }
     }
     for key in metadata.annotations.iter().flatten().map(|(key, _)| key) {
         if !is_qualified_name(&key.to_lowercase()) {
             let cause = format!("{key:?} cannot be an annotation's name");
-            refusals.push(Refusal::new(&at.child("annotations"), cause));
+            violations.push(Violation::new(&at.child("annotations"), cause));
         }
     }
 }

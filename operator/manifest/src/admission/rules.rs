@@ -1,7 +1,7 @@
-//! The CEL rules of a definition (`x-kubernetes-validations`) on an object.
+//! The CEL rules of a CRD (`x-kubernetes-validations`) on an object.
 //!
-//! They are evaluated by the same CEL that evaluates a route's `when`. It has CEL's standard library, not Kubernetes's
-//! additions to it (`url()`, `quantity()`, ...); a test fails when a rule of the definition does not compile.
+//! The rules are evaluated by the same CEL that evaluates a route's `when`: CEL's standard library without Kubernetes's
+//! additions to it (`url()`, `quantity()`, ...). A test fails when a rule of the CRD does not compile.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -11,35 +11,40 @@ use cel::{Context, Env};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{JSONSchemaProps, ValidationRule};
 use serde_json::Value;
 
-use super::Refusal;
+use super::Violation;
 use super::schema::{field_schema, item_schema};
 use crate::field::FieldPath;
 
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// Every rule of the schema that `value`, or something in it, does not fulfil.
-pub(super) fn check(schema: &JSONSchemaProps, value: &Value, at: &FieldPath, refusals: &mut Vec<Refusal>) {
+pub(super) fn check(
+    schema: &JSONSchemaProps,
+    value: &Value,
+    at: &FieldPath,
+    violations: &mut Vec<Violation>,
+) {
     if value.is_null() {
         return;
     }
     for rule in schema.x_kubernetes_validations.iter().flatten() {
         if !holds(rule, value) {
             let cause = rule.message.clone().unwrap_or_else(|| format!("failed rule: {}", rule.rule));
-            refusals.push(Refusal::new(at, cause));
+            violations.push(Violation::new(at, cause));
         }
     }
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
                 if let Some(known) = field_schema(schema, name) {
-                    check(known, value, &at.child(name), refusals);
+                    check(known, value, &at.child(name), violations);
                 }
             }
         }
         Value::Array(items) => {
             if let Some(known) = item_schema(schema) {
                 for (index, item) in items.iter().enumerate() {
-                    check(known, item, &at.item(index), refusals);
+                    check(known, item, &at.item(index), violations);
                 }
             }
         }
@@ -47,7 +52,7 @@ pub(super) fn check(schema: &JSONSchemaProps, value: &Value, at: &FieldPath, ref
     }
 }
 
-/// Whether a rule is true. One without an answer refuses, as at the API server.
+/// Whether a rule is true. A rule that fails to evaluate refuses, as at the API server.
 fn holds(rule: &ValidationRule, value: &Value) -> bool {
     let Ok(program) = ENVIRONMENT.compile(&rule.rule) else { return false };
     let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));

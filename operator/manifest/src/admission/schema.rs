@@ -1,7 +1,7 @@
-//! An object against the structural schema of a definition: what is unknown, what is defaulted, what is wrong.
+//! An object against the structural schema of a CRD: unknown fields, defaults, wrong values.
 //!
-//! It follows the API server (apiextensions-apiserver, structural schemas) as far as the definition goes; a test
-//! fails when the definition begins to use a keyword that is not enforced here.
+//! The checks are those of the API server (apiextensions-apiserver, structural schemas) as far as the CRD needs them; a
+//! test fails when the CRD begins to use a keyword that is not enforced here.
 
 use std::collections::HashSet;
 
@@ -10,11 +10,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use serde_json::{Map, Value};
 
-use super::Refusal;
+use super::{Violation, moved};
 use crate::field::FieldPath;
 
 /// The fields that the schema does not know. The API server drops them; `kubectl apply` has it refuse them.
-pub(super) fn unknown_fields(schema: &JSONSchemaProps, value: &Value, at: &FieldPath) -> Vec<Refusal> {
+pub(super) fn unknown_fields(schema: &JSONSchemaProps, value: &Value, at: &FieldPath) -> Vec<Violation> {
     match value {
         Value::Object(fields) => fields
             .iter()
@@ -37,21 +37,10 @@ pub(super) fn unknown_fields(schema: &JSONSchemaProps, value: &Value, at: &Field
     }
 }
 
-/// Where the fields of `spec.source` were before there was a source: a manifest of then says what it means.
-const MOVED: [(&str, &str); 6] = [
-    ("spec.endpoint.signingSecretRef", "spec.source.webhook.signingSecretRef"),
-    ("spec.genesys.api.eventBridgesPath", "spec.source.webhook.eventBridgesPath"),
-    ("spec.genesys.api.signatureHeader", "spec.source.webhook.signatureHeader"),
-    ("spec.genesys.endpointName", "spec.source.webhook.name"),
-    ("spec.genesys.eventTypes", "spec.source.webhook.eventTypes"),
-    ("spec.genesys.retryPolicy", "spec.source.webhook.retryPolicy"),
-];
-
-fn unknown_field(at: &FieldPath) -> Refusal {
-    let path = at.to_string();
-    match MOVED.iter().find(|(before, _)| *before == path) {
-        Some((_, now)) => Refusal::new(at, format!("unknown field; it is {now} now")),
-        None => Refusal::new(at, "unknown field"),
+fn unknown_field(at: &FieldPath) -> Violation {
+    match moved::new_place(at) {
+        Some(now) => Violation::new(at, format!("unknown field; it is {now} now")),
+        None => Violation::new(at, "unknown field"),
     }
 }
 
@@ -113,25 +102,30 @@ pub(super) fn set_defaults(schema: &JSONSchemaProps, value: &mut Value) {
 }
 
 /// Everything in `value` that the schema does not allow.
-pub(super) fn check(schema: &JSONSchemaProps, value: &Value, at: &FieldPath, refusals: &mut Vec<Refusal>) {
+pub(super) fn check(
+    schema: &JSONSchemaProps,
+    value: &Value,
+    at: &FieldPath,
+    violations: &mut Vec<Violation>,
+) {
     if value.is_null() && schema.nullable == Some(true) {
         return;
     }
     if let Some(cause) = wrong_type(schema, value) {
-        refusals.push(Refusal::blocking(at, cause));
+        violations.push(Violation::blocking(at, cause));
         return;
     }
     if let Some(allowed) = &schema.enum_
         && !allowed.iter().any(|allowed| &allowed.0 == value)
     {
         let allowed: Vec<_> = allowed.iter().map(|allowed| allowed.0.to_string()).collect();
-        refusals.push(Refusal::blocking(at, format!("Unsupported value; use {}", allowed.join(", "))));
+        violations.push(Violation::blocking(at, format!("Unsupported value; use {}", allowed.join(", "))));
     }
     match value {
-        Value::String(text) => check_length(schema, text, at, refusals),
-        Value::Number(number) => check_range(schema, number, at, refusals),
-        Value::Array(items) => check_items(schema, items, at, refusals),
-        Value::Object(fields) => check_fields(schema, fields, at, refusals),
+        Value::String(text) => check_length(schema, text, at, violations),
+        Value::Number(number) => check_range(schema, number, at, violations),
+        Value::Array(items) => check_items(schema, items, at, violations),
+        Value::Object(fields) => check_fields(schema, fields, at, violations),
         Value::Null | Value::Bool(_) => {}
     }
 }
@@ -155,16 +149,16 @@ fn wrong_type(schema: &JSONSchemaProps, value: &Value) -> Option<String> {
     (!fits).then(|| format!("must be of type {expected}, not {actual}"))
 }
 
-fn check_length(schema: &JSONSchemaProps, text: &str, at: &FieldPath, refusals: &mut Vec<Refusal>) {
+fn check_length(schema: &JSONSchemaProps, text: &str, at: &FieldPath, violations: &mut Vec<Violation>) {
     let length = count(text.chars().count());
     if schema.max_length.is_some_and(|most| length > most) {
         let cause =
             format!("Too long: must have at most {} characters", schema.max_length.unwrap_or_default());
-        refusals.push(Refusal::blocking(at, cause));
+        violations.push(Violation::blocking(at, cause));
     }
     if schema.min_length.is_some_and(|fewest| length < fewest) {
         let cause = format!("must have at least {} characters", schema.min_length.unwrap_or_default());
-        refusals.push(Refusal::new(at, cause));
+        violations.push(Violation::new(at, cause));
     }
 }
 
@@ -172,36 +166,36 @@ fn check_range(
     schema: &JSONSchemaProps,
     number: &serde_json::Number,
     at: &FieldPath,
-    refusals: &mut Vec<Refusal>,
+    violations: &mut Vec<Violation>,
 ) {
     let Some(value) = number.as_f64() else { return };
     if let Some(least) = schema.minimum.filter(|least| value < *least) {
-        refusals.push(Refusal::new(at, format!("must be greater than or equal to {least}")));
+        violations.push(Violation::new(at, format!("must be greater than or equal to {least}")));
     }
     if let Some(most) = schema.maximum.filter(|most| value > *most) {
-        refusals.push(Refusal::new(at, format!("must be less than or equal to {most}")));
+        violations.push(Violation::new(at, format!("must be less than or equal to {most}")));
     }
     // A format such as int32 is no limit to the API server.
 }
 
-fn check_items(schema: &JSONSchemaProps, items: &[Value], at: &FieldPath, refusals: &mut Vec<Refusal>) {
+fn check_items(schema: &JSONSchemaProps, items: &[Value], at: &FieldPath, violations: &mut Vec<Violation>) {
     if schema.max_items.is_some_and(|most| count(items.len()) > most) {
         let cause = format!("Too many: must have at most {} items", schema.max_items.unwrap_or_default());
-        refusals.push(Refusal::blocking(at, cause));
+        violations.push(Violation::blocking(at, cause));
     }
     if schema.min_items.is_some_and(|fewest| count(items.len()) < fewest) {
         let cause = format!("must have at least {} items", schema.min_items.unwrap_or_default());
-        refusals.push(Refusal::new(at, cause));
+        violations.push(Violation::new(at, cause));
     }
     if let Some(known) = item_schema(schema) {
         for (index, item) in items.iter().enumerate() {
-            check(known, item, &at.item(index), refusals);
+            check(known, item, &at.item(index), violations);
         }
     }
     let mut seen = HashSet::new();
     for (index, item) in items.iter().enumerate() {
         if identity(schema, item).is_some_and(|identity| !seen.insert(identity)) {
-            refusals.push(Refusal::new(&at.item(index), "Duplicate value"));
+            violations.push(Violation::new(&at.item(index), "Duplicate value"));
         }
     }
 }
@@ -222,14 +216,14 @@ fn check_fields(
     schema: &JSONSchemaProps,
     fields: &Map<String, Value>,
     at: &FieldPath,
-    refusals: &mut Vec<Refusal>,
+    violations: &mut Vec<Violation>,
 ) {
     for name in schema.required.iter().flatten().filter(|name| !fields.contains_key(*name)) {
-        refusals.push(Refusal::blocking(&at.child(name), "Required value"));
+        violations.push(Violation::blocking(&at.child(name), "Required value"));
     }
     for (name, value) in fields.iter().filter(|(name, _)| !is_envelope(at, name)) {
         if let Some(known) = field_schema(schema, name) {
-            check(known, value, &at.child(name), refusals);
+            check(known, value, &at.child(name), violations);
         }
     }
 }

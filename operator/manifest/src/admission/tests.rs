@@ -27,8 +27,8 @@ fn refused(place: &str, value: Value) -> Vec<String> {
         Value::Array(items) => items[name.parse::<usize>().unwrap()] = value,
         fields => fields[name] = value,
     }
-    let refusals = admit(&object).err().unwrap_or_default();
-    refusals.iter().map(ToString::to_string).collect()
+    let violations = admit(&object).err().unwrap_or_default();
+    violations.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn what_is_right_is_admitted_with_its_defaults() {
 }
 
 #[test]
-fn a_null_is_absent_where_it_may_be_and_the_default_where_there_is_one() {
+fn a_null_is_absent_or_the_default() {
     for place in
         ["/spec/genesys/apiUrl", "/spec/relay", "/spec/suspend", "/spec/kafka/tls", "/spec/kafka/properties"]
     {
@@ -73,8 +73,8 @@ fn a_moved_field_is_refused_with_its_new_place() {
             _ => place.to_owned(),
         };
         let before = before.trim_start_matches('/').replace('/', ".");
-        let refusal = format!("{before}: unknown field; it is spec.source.webhook.{now} now");
-        assert_eq!(refused(place, value), [refusal]);
+        let violation = format!("{before}: unknown field; it is spec.source.webhook.{now} now");
+        assert_eq!(refused(place, value), [violation]);
     }
 }
 
@@ -90,7 +90,7 @@ fn a_route_has_exactly_one_source_and_a_webhook_has_an_endpoint() {
 
 #[test]
 fn each_kind_of_constraint_is_enforced_and_names_its_field() {
-    for (place, value, refusal) in [
+    for (place, value, violation) in [
         ("/spec/routes", json!([]), "spec.routes: must have at least 1 items"),
         ("/spec/relay", json!({"replicas": -1}), "spec.relay.replicas: must be greater than or equal to 0"),
         ("/spec/relay", json!({"replicas": 1001}), "spec.relay.replicas: must be less than or equal to 1000"),
@@ -119,13 +119,13 @@ fn each_kind_of_constraint_is_enforced_and_names_its_field() {
             "apiVersion: must be presenceroute.io/v1alpha1, or there is no PresenceRoute in it",
         ),
     ] {
-        assert_eq!(refused(place, value), [refusal]);
+        assert_eq!(refused(place, value), [violation]);
     }
 }
 
 #[test]
-fn each_rule_of_the_definition_is_evaluated() {
-    for (place, value, refusal) in [
+fn each_rule_of_the_crd_is_evaluated() {
+    for (place, value, violation) in [
         (
             "/spec/genesys/apiUrl",
             json!("http://genesys"),
@@ -153,15 +153,15 @@ fn each_rule_of_the_definition_is_evaluated() {
             ": metadata.name must have at most 56 characters and no dot: the relay's Service is called NAME-relay",
         ),
     ] {
-        assert_eq!(refused(place, value), [refusal]);
+        assert_eq!(refused(place, value), [violation]);
     }
 }
 
 #[test]
-fn rules_wait_until_the_object_has_the_form_that_they_are_written_for() {
-    let refusals = refused("/spec/genesys", json!({"region": 1}));
+fn rules_are_skipped_on_an_object_of_the_wrong_form() {
+    let violations = refused("/spec/genesys", json!({"region": 1}));
     assert_eq!(
-        refusals,
+        violations,
         [
             "spec.genesys.credentialsSecretRef: Required value",
             "spec.genesys.region: must be of type string, not integer"
@@ -170,7 +170,7 @@ fn rules_wait_until_the_object_has_the_form_that_they_are_written_for() {
 }
 
 #[test]
-fn metadata_is_judged_as_that_of_any_object() {
+fn metadata_is_checked_as_that_of_any_object() {
     for (metadata, field) in [
         (json!({}), "metadata.name"),
         (json!({"generateName": "a-"}), "metadata.name"),
@@ -181,17 +181,17 @@ fn metadata_is_judged_as_that_of_any_object() {
         (json!({"name": "a", "annotations": {"/x": ""}}), "metadata.annotations"),
         (json!({"name": "a", "labels": {"a": 1}}), "metadata"),
     ] {
-        let refusals = refused("/metadata", metadata.clone());
+        let violations = refused("/metadata", metadata.clone());
         assert!(
-            refusals.len() == 1 && refusals[0].starts_with(&format!("{field}:")),
-            "{metadata}: {refusals:?}"
+            violations.len() == 1 && violations[0].starts_with(&format!("{field}:")),
+            "{metadata}: {violations:?}"
         );
     }
     assert_eq!(refused("/metadata/annotations", json!({"Example.com/A": "b"})), [""; 0]);
 }
 
 #[test]
-fn the_status_of_a_manifest_is_only_looked_at_for_unknown_fields() {
+fn the_status_is_only_checked_for_unknown_fields() {
     assert_eq!(refused("/status", json!({"routing": 1})), [""; 0]);
     assert_eq!(refused("/status", json!({"reddiness": 1})), ["status.reddiness: unknown field"]);
 }
@@ -222,7 +222,7 @@ const KEYWORDS: [&str; 21] = [
 ];
 
 #[test]
-fn the_definition_uses_nothing_that_is_not_enforced_here() {
+fn the_crd_uses_no_keyword_that_is_not_enforced_here() {
     fn walk(schema: &Value, used: &mut BTreeSet<String>) {
         used.extend(schema.as_object().unwrap().keys().cloned());
         for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {

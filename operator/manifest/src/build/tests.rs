@@ -133,7 +133,7 @@ async fn every_object_is_owned_and_labelled() {
 }
 
 #[tokio::test]
-async fn relay_pods_fulfil_the_restricted_pod_security_standard_and_have_no_token() {
+async fn relay_pods_fulfil_the_restricted_standard_without_a_token() {
     let objects = objects(&defaults()).await;
     let pod = find(&objects, "Deployment").pointer("/spec/template/spec").unwrap();
     assert_eq!(pod["automountServiceAccountToken"], false);
@@ -146,7 +146,7 @@ async fn relay_pods_fulfil_the_restricted_pod_security_standard_and_have_no_toke
 }
 
 #[tokio::test]
-async fn relays_look_for_the_signature_in_the_header_that_the_route_names() {
+async fn the_relay_reads_the_signature_header_of_the_route() {
     let named = "webhook: {signatureHeader: X-Signature, ";
     let manifest = manifest(&defaults()).replace("webhook: {", named);
     let model = validated(&manifest).await.unwrap();
@@ -164,7 +164,7 @@ async fn no_secret_is_in_anything_but_a_secret() {
 }
 
 #[tokio::test]
-async fn routes_reach_the_pods_by_a_mounted_directory_and_do_not_roll_them() {
+async fn new_routes_reach_the_pods_without_rolling_them() {
     let one = objects(&defaults()).await;
     let other = objects(&format!("{}\n  unmatched: {{action: Drop}}", defaults())).await;
     assert_ne!(find(&one, "ConfigMap"), find(&other, "ConfigMap"));
@@ -213,7 +213,7 @@ async fn an_autoscaler_takes_the_number_of_replicas_over() {
 }
 
 #[tokio::test]
-async fn an_ingress_and_an_http_route_lead_exactly_to_the_endpoint() {
+async fn an_ingress_and_an_http_route_serve_exactly_the_endpoint() {
     let ingress = "
   endpoint:
     url: https://presence.example.com/eventbridge/presence
@@ -235,7 +235,7 @@ async fn an_ingress_and_an_http_route_lead_exactly_to_the_endpoint() {
 }
 
 #[tokio::test]
-async fn the_service_has_the_type_and_the_annotations_that_are_asked_for() {
+async fn the_service_has_the_type_and_annotations_of_the_spec() {
     let service = |objects: &[DynamicObject]| {
         let service = objects.iter().find(|object| object.types.as_ref().unwrap().kind == "Service").unwrap();
         (service.data["spec"]["type"].clone(), service.annotations().clone())
@@ -274,7 +274,7 @@ async fn relays_are_spread_over_nodes_and_drained_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_network_policy_lets_events_in_the_operator_to_the_admin_port_and_relays_out_to_dns_and_brokers() {
+async fn a_network_policy_opens_only_the_ports_that_are_needed() {
     let policy = async |relay: &str| {
         let kafka = "
   kafka: {bootstrapServers: ['a:9093', 'b:9092', 'c:9093']}";
@@ -356,7 +356,7 @@ async fn a_certificate_has_the_pods_speak_tls_behind_port_443() {
 }
 
 #[tokio::test]
-async fn a_collector_is_named_to_the_pods_by_opentelemetrys_own_variables() {
+async fn the_collector_is_passed_by_opentelemetrys_variables() {
     let relay = "
   relay:
     tracing: {endpoint: 'http://collector.observability:4318', samplePercentage: 5}
@@ -375,7 +375,7 @@ async fn a_collector_is_named_to_the_pods_by_opentelemetrys_own_variables() {
 }
 
 #[tokio::test]
-async fn oauthbearer_takes_its_tokens_from_the_endpoint_and_trusts_its_ca() {
+async fn oauthbearer_mounts_the_token_endpoints_ca() {
     let kafka = "
   kafka:
     bootstrapServers: ['kafka:9093']
@@ -394,7 +394,7 @@ async fn oauthbearer_takes_its_tokens_from_the_endpoint_and_trusts_its_ca() {
 }
 
 #[tokio::test]
-async fn a_missing_kafka_secret_holds_the_deployment_back_and_is_named() {
+async fn a_missing_kafka_secret_holds_the_deployment_back() {
     let kafka = "
   kafka:
     bootstrapServers: ['kafka:9093']
@@ -411,7 +411,7 @@ async fn a_missing_kafka_secret_holds_the_deployment_back_and_is_named() {
 }
 
 #[tokio::test]
-async fn the_white_space_after_a_secret_does_not_count() {
+async fn white_space_after_a_secret_is_trimmed() {
     use secrecy::ExposeSecret;
     let model = validated(&manifest(&defaults())).await.unwrap();
     let SourceModel::Webhook(webhook) = model.source;
@@ -429,7 +429,7 @@ async fn the_subscription_follows_the_exact_routes_unless_it_is_given() {
 }
 
 #[tokio::test]
-async fn every_problem_of_a_spec_is_told_at_once_with_its_place() {
+async fn every_problem_of_a_spec_is_reported_with_its_place() {
     let text = format!(
         r#"{SECRETS}
 apiVersion: presenceroute.io/v1alpha1

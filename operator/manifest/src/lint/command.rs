@@ -1,0 +1,124 @@
+//! `validate -f FILE...`: the command line of [`lint`], in the operator and in the kubectl plugin.
+//!
+//! It reads files and standard input, writes the report to standard output and gives the exit code. What is wrong with a
+//! manifest is left to [`lint`].
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::{Diagnostic, Origin, Report, Severity, Source, lint};
+
+/// What to check, and how to report it.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 all are valid, 1 one is not, 2 something cannot be read or there is nothing to check."
+)]
+pub struct LintArguments {
+    /// Files or directories of manifests, or - for standard input. Of a directory, *.yaml, *.yml and *.json are read.
+    #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
+    filename: Vec<PathBuf>,
+    /// Read the directories in directories, too.
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// How the report is written.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// How a result is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For a person, one thing a line.
+    #[default]
+    Text,
+    /// One object, for a program.
+    Json,
+}
+
+/// Checks the files, writes the report to standard output, and gives the exit code.
+pub async fn run(arguments: &LintArguments) -> ExitCode {
+    let report = lint_files(&arguments.filename, arguments.recursive).await;
+    let text = match arguments.output {
+        Format::Text => report.to_string(),
+        // Text and numbers only: there is nothing that JSON could not hold.
+        Format::Json => report.to_json().map(|json| json + "\n").unwrap_or_default(),
+    };
+    // A reader that has gone away wants no more.
+    let _ = io::stdout().write_all(text.as_bytes());
+    report.exit_code().into()
+}
+
+/// Checks every manifest in files, directories and, by the name `-`, standard input.
+pub async fn lint_files(paths: &[PathBuf], recursive: bool) -> Report {
+    let mut sources = Vec::new();
+    let mut unreadable = Vec::new();
+    for path in paths {
+        match read(path, recursive) {
+            Ok(read) => sources.extend(read),
+            Err(error) => unreadable.push(fatal(path.display().to_string(), error.to_string())),
+        }
+    }
+    let mut report = lint(&sources).await;
+    report.diagnostics.splice(0..0, unreadable);
+    if report.routes.is_empty() && report.diagnostics.is_empty() {
+        let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+        report.diagnostics.push(fatal(names.join(" "), "there is no PresenceRoute to check".into()));
+    }
+    report
+}
+
+fn fatal(file: String, message: String) -> Diagnostic {
+    Diagnostic {
+        file,
+        place: None,
+        severity: Severity::Fatal,
+        origin: Origin::Parser,
+        route: String::new(),
+        field: String::new(),
+        message,
+    }
+}
+
+/// The files that a path names.
+fn read(path: &Path, recursive: bool) -> io::Result<Vec<Source>> {
+    if path.as_os_str() == "-" {
+        return Ok(vec![Source { file: "-".into(), text: io::read_to_string(io::stdin())? }]);
+    }
+    if !path.is_dir() {
+        return Ok(vec![Source { file: path.display().to_string(), text: std::fs::read_to_string(path)? }]);
+    }
+    let mut entries = std::fs::read_dir(path)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()?;
+    entries.sort();
+    let mut sources = Vec::new();
+    for entry in entries {
+        let is_manifest = entry
+            .extension()
+            .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+        if (entry.is_dir() && recursive) || (!entry.is_dir() && is_manifest) {
+            sources.extend(read(&entry, recursive)?);
+        }
+    }
+    Ok(sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_fatal() {
+        let report = lint_files(&["/does/not/exist.yaml".into()], false).await;
+        assert_eq!(report.exit_code(), 2);
+        assert!(report.to_string().starts_with("/does/not/exist.yaml: error: "), "{report}");
+    }
+
+    #[tokio::test]
+    async fn the_examples_of_this_project_are_valid() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
+        let report = lint_files(&[examples], true).await;
+        assert!(report.diagnostics.is_empty() && report.routes.len() >= 3, "{report}");
+    }
+}
