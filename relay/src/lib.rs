@@ -15,8 +15,6 @@ pub mod settings;
 pub mod source;
 
 pub use observe::spans::Spans;
-/// What an event is and where it goes: pure, and shared with what explains a table without a relay.
-pub use presenceroute_core::{event, routing};
 pub use relay::{Relay, RunningRelay, StartError};
 pub use settings::{Arguments, RoutingSource, SecretSource, Settings, SettingsError};
 pub use source::webhook::secrets::Secrets;

@@ -23,9 +23,9 @@ use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
 use crate::observe::spans::Spans;
 use crate::pipeline::{Pipeline, table};
-use crate::routing::Router;
 use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check};
 use crate::source::webhook::{Webhook, secrets};
+use presenceroute_core::routing::Router;
 
 /// The most connections of the admin port at once: the kubelet, Prometheus, the operator, and a few people.
 const MAX_ADMIN_CONNECTIONS: usize = 128;

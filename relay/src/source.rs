@@ -9,8 +9,8 @@ pub mod webhook;
 use bytes::Bytes;
 use http::request::Parts;
 
-use crate::event::{Event, EventError};
 use crate::outcome::Problem;
+use presenceroute_core::event::{Event, EventError};
 
 /// A source whose events are posted to the relay: how a request proves its origin and becomes an event. Path, method and
 /// size are checked before; what becomes of the event is the pipeline's part.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::librdkafka::Headers;
-use crate::event::Event;
 use crate::observe::trace_context::Trace;
+use presenceroute_core::event::Event;
 
 /// `ce_source` of an event that names none; CloudEvents requires one.
 const DEFAULT_SOURCE: &str = "genesys-cloud";

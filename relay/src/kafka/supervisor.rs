@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::credentials::Credentials;
 use super::producer::{CHECK_TIMEOUT, Producer, REBUILD_EVERY};
 use super::publisher::Publisher;
-use crate::routing::Router;
+use presenceroute_core::routing::Router;
 
 /// How often a healthy cluster is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(5);

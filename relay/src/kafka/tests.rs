@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::credentials::tests::Files;
 use super::failure::Failure;
 use super::*;
-use crate::event::Event;
 use crate::observe::trace_context::Trace;
 use crate::outcome::{Problem, ProblemKind};
-use crate::routing::{Decision, Router};
+use presenceroute_core::event::Event;
+use presenceroute_core::routing::{Decision, Router};
 
 /// A publisher that is supervised, and the router of `{t: topic}`.
 async fn publisher(brokers: String) -> (Arc<Publisher>, Router) {
