@@ -45,7 +45,7 @@ impl EventSpan {
     }
 
     /// Ends it.
-    pub fn end(self: Box<Self>, _: Outcome) {
-        match *self {}
+    pub fn end(self, _: Outcome) {
+        match self {}
     }
 }
