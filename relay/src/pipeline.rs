@@ -37,7 +37,6 @@ pub struct Pipeline {
 /// An event that was verified, as a source received it.
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
-    /// The event.
     pub event: &'a Event<'a>,
     /// What becomes the record's value.
     pub value: &'a Bytes,

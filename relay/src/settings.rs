@@ -18,7 +18,7 @@ use crate::source::webhook::secrets::{Secrets, SecretsError};
 /// are there for everyone to read.
 pub const SECRET_VARIABLE: &str = "GENESYS_WEBHOOK_SECRET";
 
-/// The table of a relay that is told no other: Genesys Cloud's presence events, each kind to a topic of its own.
+/// The default table: Genesys Cloud's presence events, each type to a topic of its own.
 const DEFAULT_ROUTES: &str = "{
     presence:state:changed: gen-presence-state,
     presence:status:changed: gen-presence-status,
@@ -115,32 +115,20 @@ pub enum SecretSource {
     Fixed(Secrets),
 }
 
-/// Why the relay cannot start with what it was told.
+/// Why the settings are not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// `relay.yaml` cannot be read.
     #[error("{path} cannot be read: {cause}")]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        cause: std::io::Error,
-    },
+    Read { path: PathBuf, cause: std::io::Error },
     /// `relay.yaml` is not valid.
     #[error("{path} is not a relay configuration: {cause}")]
-    Config {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        cause: String,
-    },
-    /// No broker.
+    Config { path: PathBuf, cause: String },
     #[error("no Kafka broker is known; set KAFKA_BROKERS=HOST:PORT, or kafka.bootstrapServers in relay.yaml")]
     NoBroker,
     /// A property that is not for a manifest to set.
     #[error("kafka.properties.{name} cannot be set: {reason}")]
     RefusedProperty {
-        /// Its name.
         name: String,
         /// What rests on it.
         reason: &'static str,

@@ -20,18 +20,18 @@ use crate::outcome::escaped;
 /// How long the token endpoint may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How soon it is asked again after a failure, at first and at last.
+/// The first and the longest wait before it is asked again after a failure.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
 /// The largest answer that is read.
 const LARGEST_ANSWER: usize = 256 << 10;
 
-/// What a token lives where the server does not say; RFC 6749 lets it leave that out.
-const UNSAID_LIFE: Duration = Duration::from_secs(300);
+/// The lifetime of a token whose response has none; RFC 6749 makes it optional.
+const DEFAULT_LIFE: Duration = Duration::from_secs(300);
 
-/// The shortest and the longest life that is believed, in seconds.
-const BELIEVED_LIFE: (f64, f64) = (1.0, 172_800.0);
+/// The shortest and the longest lifetime that is accepted, in seconds.
+const ACCEPTED_LIFE: (f64, f64) = (1.0, 172_800.0);
 
 /// An OAuth client and where it gets its tokens. It cannot be printed.
 #[derive(Clone)]
@@ -192,7 +192,7 @@ impl OauthClient {
     }
 }
 
-/// The answer of a token endpoint (RFC 6749, section 5.1). No `Debug`, because of the token.
+/// The response of a token endpoint (RFC 6749, section 5.1). No `Debug`, because of the token.
 #[derive(Deserialize)]
 struct Grant {
     access_token: String,
@@ -200,7 +200,7 @@ struct Grant {
     expires_in: Option<f64>,
 }
 
-/// Its answer when it refuses (RFC 6749, section 5.2).
+/// Its error response (RFC 6749, section 5.2).
 #[derive(Default, Deserialize)]
 struct Refusal {
     error: Option<String>,
@@ -208,16 +208,16 @@ struct Refusal {
 
 impl Grant {
     fn token(self, asked: SystemTime) -> Token {
-        let (shortest, longest) = BELIEVED_LIFE;
+        let (shortest, longest) = ACCEPTED_LIFE;
         let life = self
             .expires_in
-            .map_or(UNSAID_LIFE, |seconds| Duration::from_secs_f64(seconds.clamp(shortest, longest)));
+            .map_or(DEFAULT_LIFE, |seconds| Duration::from_secs_f64(seconds.clamp(shortest, longest)));
         let expires = (asked + life).duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         Token { value: self.access_token.into(), expires: i64::try_from(expires).unwrap_or(i64::MAX), life }
     }
 }
 
-/// The innermost cause; those around it say which URL it was, and that is said already.
+/// The innermost cause; those around it repeat the URL.
 fn cause(error: &reqwest::Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
@@ -242,7 +242,7 @@ mod tests {
         }
     }
 
-    /// What a token endpoint that answers so is asked, and what comes of it.
+    /// Fetches a token from an endpoint that answers so. Returns the request, too.
     async fn exchange(status: &str, body: &str) -> (String, Result<Token, TokenError>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(format!("http://{}/token", listener.local_addr().unwrap()));

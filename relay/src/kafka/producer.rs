@@ -56,7 +56,6 @@ enum SingleRecordProducer {
     Ended,
 }
 
-/// One producer.
 pub(super) struct Producer {
     client: Client<Callbacks>,
     topics: RwLock<HashMap<String, Arc<Topic>, foldhash::fast::RandomState>>,

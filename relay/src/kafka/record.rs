@@ -16,7 +16,6 @@ const DEFAULT_SOURCE: &str = "genesys-cloud";
 /// An event on its way to Kafka.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    /// The event.
     pub event: &'a Event<'a>,
     /// Its bytes as they were signed.
     pub body: &'a Bytes,

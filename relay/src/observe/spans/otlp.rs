@@ -35,7 +35,6 @@ pub enum SpansError {
     /// The variables of OpenTelemetry do not fit together.
     #[error("spans cannot be exported: {0}; check the variables OTEL_EXPORTER_OTLP_*")]
     Exporter(#[from] ExporterBuildError),
-    /// No HTTP client.
     #[error("spans cannot be exported: {0}")]
     Http(#[from] reqwest::Error),
 }
@@ -129,7 +128,6 @@ impl EventSpan {
         Trace { parent: self.traceparent.as_deref().or(came.parent), state: came.state }
     }
 
-    /// Ends it.
     pub fn end(mut self: Box<Self>, outcome: Outcome) {
         let status = outcome.status();
         self.span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));

@@ -44,7 +44,6 @@ impl EventSpan {
         match *self {}
     }
 
-    /// Ends it.
     pub fn end(self, _: Outcome) {
         match self {}
     }
