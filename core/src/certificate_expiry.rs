@@ -1,5 +1,5 @@
-//! When certificates expire: that of the relay's listener, and those in a route's Secrets. Who is told, and how long
-//! before, is the callers' decision.
+//! When certificates expire: that of the relay's listener, and those in a route's Secrets. How long before to warn is the
+//! callers' decision.
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;

@@ -1,4 +1,4 @@
-//! What a relay tells a sender that asks: where Kafka has its event.
+//! The receipt for a sender that asks: where Kafka has its event.
 //!
 //! A sender asks by a `Prefer` header (RFC 7240) with [`PREFERENCE`]. Genesys Cloud does not, and gets a body without
 //! records.
@@ -13,7 +13,7 @@ pub const PREFERENCE: &str = "return=representation";
 pub struct Receipt {
     /// `processed`, as in every 200.
     pub status: String,
-    /// A record for each topic that has the event; none when the table says to drop it.
+    /// A record for each topic that has the event; none when the table drops it.
     pub records: Vec<ReceiptRecord>,
 }
 
@@ -22,8 +22,8 @@ pub struct Receipt {
 pub struct ReceiptRecord {
     /// The topic.
     pub topic: String,
-    /// Its partition. Absent, together with the offset, when the same event was acknowledged earlier: a relay
-    /// remembers that it was, not where.
+    /// Its partition. Absent, together with the offset, when the same event was acknowledged earlier: the dedupe
+    /// window has no positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<i32>,
     /// The record's offset in the partition.

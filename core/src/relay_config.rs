@@ -1,5 +1,5 @@
-//! `relay.yaml`: what a relay pod reads once, at its start. What changes while it runs (routes, secrets) comes in
-//! files of its own.
+//! `relay.yaml`: the settings that a relay pod reads once, at its start. What changes while it runs (routes, secrets) is
+//! in files of its own.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub struct RelayConfig {
     pub route: Option<String>,
 }
 
-/// The path that a relay serves by default.
+/// The default path.
 pub fn default_path() -> String {
     "/eventbridge/presence".into()
 }
@@ -152,9 +152,9 @@ pub struct Limits {
     /// How long Kafka may take to acknowledge an event, with all retries. The sender waits this long, so it stays
     /// below the 5 s after which Amazon EventBridge gives up.
     pub publish_timeout_ms: u64,
-    /// How long the relay goes on with an event that it has handed to the Kafka client, also after its sender was
-    /// answered 503. Kafka may have it already, so a repetition waits for its outcome instead of being published a
-    /// second time. Not below `publishTimeoutMs`. Kafka's own clients call it delivery.timeout.ms.
+    /// How long the relay keeps an event in flight that it has given to the Kafka client, also after its sender was
+    /// answered 503. Kafka may have it already, so a repetition waits for its outcome instead of being published
+    /// again. Not below `publishTimeoutMs`. Kafka's own clients call it delivery.timeout.ms.
     pub delivery_timeout_ms: u64,
     /// How many deliveries, an event to a topic each, wait for Kafka at once; beyond, 503.
     pub max_in_flight: usize,
@@ -164,7 +164,7 @@ pub struct Limits {
     pub dedupe_max_ids: usize,
     /// How long the dedupe window is: a repetition of an event that was acknowledged within it is not published again.
     pub dedupe_window_ms: u64,
-    /// How long the relay goes on answering after SIGTERM, so that every proxy has heard that it is leaving.
+    /// How long the relay keeps answering after SIGTERM, so that every proxy has removed it.
     pub drain_ms: u64,
 }
 

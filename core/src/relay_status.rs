@@ -15,7 +15,7 @@ pub struct RelayStatus {
     /// The certificate of the port that events are posted to, where it speaks TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsReport>,
-    /// What the signatures of events were worth. A relay older than this report says nothing of it.
+    /// How many signatures were verified and rejected. Absent from relays older than this field.
     #[serde(default)]
     pub signatures: SignaturesReport,
     /// The connection to Kafka.
@@ -23,8 +23,8 @@ pub struct RelayStatus {
     /// Topics that the table names and Kafka does not have, sorted.
     #[serde(default)]
     pub missing_topics: Vec<String>,
-    /// Topics that the table names and Kafka does not let the relay write to, sorted. A relay older than this report
-    /// says nothing of it.
+    /// Topics that the table names and the relay is not authorized to write to, sorted. Absent from relays older
+    /// than this field.
     #[serde(default)]
     pub forbidden_topics: Vec<String>,
     /// Events that are being worked on now.
@@ -67,7 +67,7 @@ pub struct SecretsReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsReport {
-    /// Condition it expires (RFC 3339); absent while there is none.
+    /// When it expires (RFC 3339); absent while there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
     /// Why newer files are not used, when they are not.
@@ -79,7 +79,7 @@ pub struct TlsReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SignaturesReport {
-    /// Made with an active secret, whatever became of the event then.
+    /// Made with an active secret, whatever became of the event later.
     pub accepted: u64,
     /// Not made with one: answered 403.
     pub refused: u64,

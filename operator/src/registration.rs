@@ -428,7 +428,7 @@ impl Registrations {
         for target in targets {
             // Two routes that began to own the same registration at the same moment may both have it in their records.
             let others = routes.iter().filter_map(|other| other.0.as_ref().ok());
-            if conflicts::is_anothers(route, &target.location, others) {
+            if conflicts::belongs_to_another(route, &target.location, others) {
                 cleaned.push((target.location, Ok(())));
                 continue;
             }

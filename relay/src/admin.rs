@@ -18,8 +18,8 @@ use crate::kafka::{ClusterReport, Publisher};
 use crate::observe::labels::{CertificateLabel, RevisionLabel};
 use crate::observe::metrics::Metrics;
 use crate::outcome::{Outcome, ProblemKind};
-use crate::routing::Router;
 use crate::source::webhook::secrets::Secrets;
+use presenceroute_core::routing::Router;
 
 /// The certificate of the port that events are posted to, in the metrics.
 const LISTENER: CertificateLabel = CertificateLabel { certificate: "listener" };

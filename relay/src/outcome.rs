@@ -12,23 +12,20 @@ use http::StatusCode;
 pub enum Delivered {
     /// Every topic of its routes acknowledged it.
     Published,
-    /// No route matches, and the table says to drop it.
+    /// No route matches, and the table drops it.
     Dropped,
     /// No route matches, and the dead-letter topic acknowledged it.
     DeadLettered,
 }
 
 impl Delivered {
-    /// All of them.
     pub const ALL: [Self; 3] = [Self::Published, Self::Dropped, Self::DeadLettered];
 }
 
 /// How a request or a message ended, for metrics, log and spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Delivered.
     Delivered(Delivered),
-    /// Rejected.
     Rejected(ProblemKind),
 }
 
@@ -70,7 +67,6 @@ pub enum ProblemKind {
     MethodNotAllowed,
     /// A body over the limit.
     BodyTooLarge,
-    /// No signature.
     SignatureMissing,
     /// A body slower than its deadline.
     BodyTimeout,
@@ -80,7 +76,7 @@ pub enum ProblemKind {
     SignatureMismatch,
     /// A body that is no event.
     EventInvalid,
-    /// An event that no route matches, refused for good.
+    /// An event that no route matches, rejected for good.
     Unrouted,
     /// An event that no route matches, where a retry is wanted.
     UnroutedRetry,
@@ -97,7 +93,6 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    /// All of them.
     pub const ALL: [Self; 15] = [
         Self::UnknownPath,
         Self::MethodNotAllowed,
@@ -164,7 +159,6 @@ impl ProblemKind {
 /// Why an event was not delivered.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    /// Its kind.
     pub kind: ProblemKind,
     /// What happened this time, and what to do about it.
     pub detail: Cow<'static, str>,

@@ -15,14 +15,14 @@ use presenceroute_core::routing::RejectStatus;
 use presenceroute_runtime::follow::Reloaded;
 use tokio::sync::watch;
 
-use crate::event::Event;
 use crate::kafka::{Publisher, Record};
 use crate::observe::metrics::{Metrics, seconds};
 use crate::observe::request_log::RequestLog;
 use crate::observe::spans::{EventSpan, Spans};
 use crate::observe::trace_context::Trace;
 use crate::outcome::{Delivered, Outcome, Problem, ProblemKind, escaped};
-use crate::routing::{Decision, Router};
+use presenceroute_core::event::Event;
+use presenceroute_core::routing::{Decision, Router};
 
 /// Delivers events. All sources of a relay share one.
 pub struct Pipeline {
@@ -37,7 +37,6 @@ pub struct Pipeline {
 /// An event that was verified, as a source received it.
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
-    /// The event.
     pub event: &'a Event<'a>,
     /// What becomes the record's value.
     pub value: &'a Bytes,

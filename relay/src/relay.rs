@@ -23,9 +23,9 @@ use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
 use crate::observe::spans::Spans;
 use crate::pipeline::{Pipeline, table};
-use crate::routing::Router;
 use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check};
 use crate::source::webhook::{Webhook, secrets};
+use presenceroute_core::routing::Router;
 
 /// The most connections of the admin port at once: the kubelet, Prometheus, the operator, and a few people.
 const MAX_ADMIN_CONNECTIONS: usize = 128;
@@ -64,12 +64,7 @@ pub enum StartError {
     Publisher(#[from] PublisherError),
     /// An address that is taken or not this machine's.
     #[error("{address} cannot be listened on: {cause}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        cause: std::io::Error,
-    },
+    Listen { address: SocketAddr, cause: std::io::Error },
 }
 
 impl Relay {
@@ -166,13 +161,13 @@ impl RunningRelay {
         self.admin_address
     }
 
-    /// What `/status` says.
+    /// What `/status` shows.
     pub fn status(&self) -> RelayStatus {
         self.admin.status()
     }
 
-    /// Ends the relay without losing an event: it is not ready at once, goes on answering for `limits.drainMs`,
-    /// then takes nothing new, finishes what it has, and waits for Kafka to acknowledge the rest.
+    /// Ends the relay without losing an event: it is not ready at once, keeps answering for `limits.drainMs`,
+    /// then accepts nothing new, finishes what it has, and waits for Kafka to acknowledge the rest.
     pub async fn shutdown(self) {
         tracing::info!(drain_ms = self.drain.as_millis() as u64, "shutting down");
         self.admin.drain();

@@ -18,7 +18,7 @@ use crate::source::webhook::secrets::{Secrets, SecretsError};
 /// are there for everyone to read.
 pub const SECRET_VARIABLE: &str = "GENESYS_WEBHOOK_SECRET";
 
-/// The table of a relay that is told no other: Genesys Cloud's presence events, each kind to a topic of its own.
+/// The default table: Genesys Cloud's presence events, each type to a topic of its own.
 const DEFAULT_ROUTES: &str = "{
     presence:state:changed: gen-presence-state,
     presence:status:changed: gen-presence-status,
@@ -115,36 +115,34 @@ pub enum SecretSource {
     Fixed(Secrets),
 }
 
-/// Why the relay cannot start with what it was told.
+/// Why the settings are not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// `relay.yaml` cannot be read.
     #[error("{path} cannot be read: {cause}")]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        cause: std::io::Error,
-    },
+    Read { path: PathBuf, cause: std::io::Error },
     /// `relay.yaml` is not valid.
     #[error("{path} is not a relay configuration: {cause}")]
-    Config {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        cause: String,
-    },
-    /// No broker.
+    Config { path: PathBuf, cause: String },
     #[error("no Kafka broker is known; set KAFKA_BROKERS=HOST:PORT, or kafka.bootstrapServers in relay.yaml")]
     NoBroker,
     /// A property that is not for a manifest to set.
     #[error("kafka.properties.{name} cannot be set: {reason}")]
     RefusedProperty {
-        /// Its name.
         name: String,
         /// What rests on it.
         reason: &'static str,
     },
+    /// TLS or SASL towards Kafka, in a relay that is built without them.
+    #[error(
+        "{0} needs a relay that is built with the Cargo feature kafka-tls, and this one is not; build it with that feature, or remove {0}"
+    )]
+    WithoutKafkaTls(&'static str),
+    /// A compression, in a relay that is built without it.
+    #[error(
+        "kafka.properties.{0}: {1} needs a relay that is built with the Cargo feature kafka-compression, and this one is not; build it with that feature, or use lz4, snappy or none"
+    )]
+    WithoutCompression(String, String),
     /// OAUTHBEARER without a token endpoint, or the other way round.
     #[error("kafka.sasl.oauth must be set when mechanism is OAUTHBEARER, and only then")]
     Oauth,
@@ -234,6 +232,7 @@ pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
             return Err(SettingsError::RefusedProperty { name: name.clone(), reason });
         }
     }
+    check_features(&config.kafka, cfg!(feature = "kafka-tls"), cfg!(feature = "kafka-compression"))?;
     if !config.path.starts_with('/') || config.path.contains(['?', '#']) {
         return Err(SettingsError::Path(config.path.clone()));
     }
@@ -257,6 +256,26 @@ pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
         Some((name, _)) => Err(SettingsError::Limit(name)),
         None if limits.delivery_timeout_ms < limits.publish_timeout_ms => Err(SettingsError::DeliveryTimeout),
         None => Ok(()),
+    }
+}
+
+/// What this build of the relay cannot do. The Kafka library would ignore part of it, or fail without a remedy.
+fn check_features(kafka: &KafkaConfig, has_tls: bool, has_compression: bool) -> Result<(), SettingsError> {
+    if !has_tls && kafka.tls.is_some() {
+        return Err(SettingsError::WithoutKafkaTls("kafka.tls"));
+    }
+    if !has_tls && kafka.sasl.is_some() {
+        return Err(SettingsError::WithoutKafkaTls("kafka.sasl"));
+    }
+    let compression = kafka.properties.iter().find(|(name, value)| {
+        matches!(name.as_str(), "compression.type" | "compression.codec")
+            && matches!(value.as_str(), "gzip" | "zstd")
+    });
+    match compression {
+        Some((name, value)) if !has_compression => {
+            Err(SettingsError::WithoutCompression(name.clone(), value.clone()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -306,5 +325,25 @@ mod tests {
         let refused = with("{kafka: {bootstrapServers: [a:9092]}, limits: {maxInFlight: 0}}").err().unwrap();
         assert_eq!(refused.to_string(), "limits.maxInFlight must be above 0");
         assert!(with("kafka: {}").is_err());
+    }
+
+    #[test]
+    fn what_this_build_lacks_is_refused_with_the_features_name() {
+        let refused = |yaml: &str, has_tls, has_compression| {
+            let kafka: KafkaConfig = serde_saphyr::from_str(yaml).unwrap();
+            check_features(&kafka, has_tls, has_compression).err().map(|error| error.to_string())
+        };
+        let tls = "{bootstrapServers: [a:9093], tls: {}}";
+        let sasl =
+            "{bootstrapServers: [a:9092], sasl: {mechanism: PLAIN, usernameFile: /u, passwordFile: /p}}";
+        for (yaml, field) in [(tls, "kafka.tls"), (sasl, "kafka.sasl")] {
+            let error = refused(yaml, false, true).unwrap();
+            assert!(error.starts_with(field) && error.contains("the Cargo feature kafka-tls"), "{error}");
+            assert_eq!(refused(yaml, true, false), None);
+        }
+        let zstd = "{bootstrapServers: [a:9092], properties: {compression.type: zstd}}";
+        assert!(refused(zstd, true, false).unwrap().contains("the Cargo feature kafka-compression"));
+        assert_eq!(refused(zstd, true, true), None);
+        assert_eq!(refused(&zstd.replace("zstd", "lz4"), true, false), None);
     }
 }

@@ -9,13 +9,13 @@ pub mod webhook;
 use bytes::Bytes;
 use http::request::Parts;
 
-use crate::event::{Event, EventError};
 use crate::outcome::Problem;
+use presenceroute_core::event::{Event, EventError};
 
 /// A source whose events are posted to the relay: how a request proves its origin and becomes an event. Path, method and
 /// size are checked before; what becomes of the event is the pipeline's part.
 pub trait PushSource: Send + Sync + 'static {
-    /// What a request's head says of its origin, to be verified with the body.
+    /// A request's claim of its origin, from its head, to be verified with the body.
     type Proof;
 
     /// Takes the proof from the head. Rejects a request that cannot be valid, before its body is read.

@@ -111,7 +111,7 @@ async fn a_body_that_is_no_event_is_400() {
 }
 
 #[tokio::test]
-async fn an_event_that_no_route_matches_is_404() {
+async fn an_unrouted_event_is_404() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     let answer = post(&relay, &event_of("presence:other", "1")).await;
@@ -120,7 +120,7 @@ async fn an_event_that_no_route_matches_is_404() {
 }
 
 #[tokio::test]
-async fn an_event_that_no_route_matches_is_refused_dropped_or_set_aside_as_the_table_says() {
+async fn an_unrouted_event_is_rejected_dropped_or_dead_lettered() {
     let kafka = kafka(&["gen-presence-state", "rest"]);
     let brokers = kafka.bootstrap_servers();
     let table = |unmatched: &str| {
@@ -138,7 +138,7 @@ async fn an_event_that_no_route_matches_is_refused_dropped_or_set_aside_as_the_t
 }
 
 #[tokio::test]
-async fn a_sender_that_asks_is_told_where_its_event_is_and_nobody_else() {
+async fn only_a_sender_that_asks_gets_the_positions_of_its_event() {
     let kafka = kafka(&["gen-presence-state", "second"]);
     let table = "version: 1\nroutes:\n\
                  - {eventType: \"presence:*\", topic: gen-presence-state}\n\
@@ -201,7 +201,7 @@ async fn a_topic_that_may_not_be_written_to_is_503_at_once_and_named() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_too_large_for_the_topic_is_503_at_once_and_named() {
+async fn a_record_too_large_for_the_topic_is_503_at_once_and_named() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     kafka.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
@@ -221,7 +221,7 @@ async fn a_transient_error_is_retried_within_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_broker_that_does_not_answer_is_503_at_the_deadline_with_retry_after() {
+async fn a_silent_broker_is_503_at_the_deadline_with_retry_after() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
     settings.config.limits.publish_timeout_ms = 300;
@@ -260,7 +260,7 @@ async fn too_many_events_in_flight_are_503_at_once_with_retry_after() {
 }
 
 #[tokio::test]
-async fn an_acknowledged_event_is_200_and_its_record_is_what_was_signed() {
+async fn an_acknowledged_event_is_200_and_its_record_is_the_body() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     let body = event("e-1");
@@ -313,7 +313,7 @@ routes:
 }
 
 #[tokio::test]
-async fn an_event_that_one_of_two_topics_refused_is_tried_again_only_there() {
+async fn an_event_rejected_by_one_of_two_topics_is_retried_only_there() {
     let kafka = kafka(&["here"]);
     let table = "version: 1\nroutes: [{eventType: '*', topic: here}, {eventType: '*', topic: absent}]\n";
     let relay = relay(settings(&kafka.bootstrap_servers(), table)).await;
@@ -328,7 +328,7 @@ async fn an_event_that_one_of_two_topics_refused_is_tried_again_only_there() {
 }
 
 #[tokio::test]
-async fn a_repeated_event_that_is_in_flight_joins_the_first_ones_outcome() {
+async fn a_repetition_of_an_event_in_flight_has_the_same_outcome() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     kafka.broker_round_trip_time(1, Duration::from_millis(200)).unwrap();
@@ -339,7 +339,7 @@ async fn a_repeated_event_that_is_in_flight_joins_the_first_ones_outcome() {
 }
 
 #[tokio::test]
-async fn a_repeated_event_that_was_acknowledged_is_200_and_not_published_again() {
+async fn a_repetition_of_an_acknowledged_event_is_200_and_no_record() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     for _ in 0..3 {
@@ -351,7 +351,7 @@ async fn a_repeated_event_that_was_acknowledged_is_200_and_not_published_again()
 }
 
 #[tokio::test]
-async fn an_event_that_was_acknowledged_after_its_503_is_not_published_again() {
+async fn an_event_acknowledged_after_its_503_is_not_published_again() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
     settings.config.limits.publish_timeout_ms = 1_000;
@@ -369,7 +369,7 @@ async fn an_event_that_was_acknowledged_after_its_503_is_not_published_again() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_answered_503_stays_in_flight_and_its_repetition_joins_it() {
+async fn a_repetition_joins_an_event_in_flight_after_its_503() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
     settings.config.limits.publish_timeout_ms = 300;

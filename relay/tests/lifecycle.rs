@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn a_relay_is_ready_when_kafka_a_table_and_a_secret_are_there_and_says_what_is_not() {
+async fn a_relay_is_ready_with_kafka_table_and_secret_or_says_why_not() {
     let directory = tempfile::tempdir().unwrap();
     let mut settings = settings("127.0.0.1:1", TABLE);
     settings.routing = RoutingSource::File(directory.path().join("routing.yaml"));
@@ -47,7 +47,7 @@ async fn the_status_is_what_the_operator_reads() {
 }
 
 #[tokio::test]
-async fn the_metrics_count_what_happened_and_hold_no_secret_and_no_body() {
+async fn metrics_count_what_happened_and_hold_no_secret_or_body() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     post(&relay, &event("needle-in-a-body")).await;
@@ -74,7 +74,7 @@ async fn the_metrics_count_what_happened_and_hold_no_secret_and_no_body() {
 }
 
 #[tokio::test]
-async fn the_metrics_name_the_topic_that_refuses_and_count_conditions_without_an_answer() {
+async fn metrics_name_the_rejecting_topic_and_count_failed_conditions() {
     let kafka = kafka(&["gen-presence-state"]);
     let table = "{version: 1, routes: [{eventType: 'presence:*', topic: nowhere}, \
                  {eventType: 'presence:*', topic: gen-presence-state, when: attributes.mood == 'good'}]}";
@@ -92,7 +92,7 @@ async fn the_metrics_name_the_topic_that_refuses_and_count_conditions_without_an
 }
 
 #[tokio::test]
-async fn the_metrics_show_what_waits_in_the_kafka_library_and_how_the_broker_answers() {
+async fn metrics_show_the_kafka_librarys_queue_and_brokers() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
     settings.config.kafka.properties.insert("statistics.interval.ms".into(), "200".into());
@@ -126,7 +126,7 @@ async fn the_metrics_show_what_waits_in_the_kafka_library_and_how_the_broker_ans
 }
 
 #[tokio::test]
-async fn a_relay_that_ends_answers_what_it_has_and_what_still_comes_while_it_drains() {
+async fn a_draining_relay_answers_what_it_has_and_what_still_comes() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
     settings.config.limits.drain_ms = 500;
@@ -159,7 +159,7 @@ async fn a_relay_that_ends_answers_what_it_has_and_what_still_comes_while_it_dra
 }
 
 #[tokio::test]
-async fn a_body_that_is_half_here_when_a_relay_ends_is_still_taken() {
+async fn a_body_received_in_part_at_the_end_is_accepted() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     let address = relay.address();
@@ -179,7 +179,7 @@ async fn a_body_that_is_half_here_when_a_relay_ends_is_still_taken() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_whole_long_after_a_relay_ends_is_503_and_to_be_sent_again() {
+async fn a_body_incomplete_after_the_end_is_503_with_retry_after() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
     settings.config.limits.body_timeout_ms = 120_000;
@@ -207,7 +207,7 @@ async fn until_something_is_held(relay: &RunningRelay) {
 }
 
 #[tokio::test]
-async fn a_connection_of_http_2_is_told_when_the_drain_begins_and_others_go_on() {
+async fn an_http2_connection_gets_a_goaway_when_the_drain_begins() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
     // Long enough that its end has nothing to do with it.
@@ -238,7 +238,7 @@ async fn a_connection_of_http_2_is_told_when_the_drain_begins_and_others_go_on()
 }
 
 #[tokio::test]
-async fn a_connection_serves_many_events_one_after_another_and_pipelined() {
+async fn a_connection_serves_many_events_also_pipelined() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     let mut stream = TcpStream::connect(relay.address()).await.unwrap();

@@ -61,7 +61,7 @@ impl Drop for Process {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_level_changes_while_events_flow_and_no_line_holds_a_body_or_a_secret() {
+async fn no_log_line_of_any_level_holds_a_body_or_a_secret() {
     let kafka = kafka(&["gen-presence-state"]);
     let level = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(level.path(), "info\n").unwrap();

@@ -12,7 +12,7 @@ fn table(revision: &str, topic: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_changed_table_is_served_twice_in_a_row_and_one_that_does_not_compile_is_not() {
+async fn a_changed_table_is_served_and_an_invalid_one_is_not() {
     let kafka = kafka(&["one", "two", "three"]);
     let brokers = kafka.bootstrap_servers();
     let directory = tempfile::tempdir().unwrap();
@@ -46,7 +46,7 @@ async fn a_changed_table_is_served_twice_in_a_row_and_one_that_does_not_compile_
 }
 
 #[tokio::test]
-async fn a_topic_that_only_the_changed_table_names_is_missed_at_once_and_found_when_it_appears() {
+async fn a_topic_of_a_changed_table_is_missing_until_it_appears() {
     let kafka = kafka(&["one"]);
     let directory = tempfile::tempdir().unwrap();
     mount(directory.path(), "1", &[("routing.yaml", &table("r1", "one"))]);
@@ -88,7 +88,7 @@ async fn a_request_in_flight_finishes_on_the_table_it_began_with() {
 }
 
 #[tokio::test]
-async fn a_secret_is_added_and_removed_twice_in_a_row_without_a_403_on_an_active_one() {
+async fn a_secret_is_added_and_removed_without_a_403_on_an_active_one() {
     let kafka = kafka(&["gen-presence-state"]);
     let directory = tempfile::tempdir().unwrap();
     mount(directory.path(), "1", &[("a", "old"), ("revision", "1")]);
@@ -113,7 +113,7 @@ async fn a_secret_is_added_and_removed_twice_in_a_row_without_a_403_on_an_active
 }
 
 #[tokio::test]
-async fn secrets_that_disappear_leave_the_last_ones_active_and_are_reported() {
+async fn removed_secrets_stay_active_and_are_reported() {
     let kafka = kafka(&["gen-presence-state"]);
     let directory = tempfile::tempdir().unwrap();
     mount(directory.path(), "1", &[("a", "old")]);

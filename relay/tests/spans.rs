@@ -61,7 +61,7 @@ fn attribute<'s>(attributes: &'s [KeyValue], key: &str) -> Option<&'s Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_has_a_span_under_its_senders_and_the_record_names_it() {
+async fn an_event_has_a_span_that_the_record_names() {
     let kafka = kafka(&["gen-presence-state"]);
     let collector = Collector::start().await;
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
@@ -108,7 +108,7 @@ async fn an_event_has_a_span_under_its_senders_and_the_record_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_holds_no_event_up() {
+async fn an_absent_collector_delays_no_event() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
     settings.spans = Some(Spans::to("http://127.0.0.1:1/v1/traces").unwrap());
@@ -118,7 +118,7 @@ async fn a_collector_that_is_away_holds_no_event_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_never_answers_holds_up_neither_events_nor_the_end() {
+async fn a_silent_collector_delays_neither_events_nor_the_end() {
     let kafka = kafka(&["gen-presence-state"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);

@@ -100,7 +100,7 @@ async fn events_are_received_over_http_1_and_http_2() {
 }
 
 #[tokio::test]
-async fn a_changed_certificate_is_served_twice_in_a_row_while_open_connections_go_on() {
+async fn a_changed_certificate_is_served_and_open_connections_go_on() {
     let kafka = kafka(&["gen-presence-state"]);
     let directory = tempfile::tempdir().unwrap();
     let first = Pair::new();
@@ -131,7 +131,7 @@ async fn served(pair: &Pair, address: SocketAddr) -> TlsStream<TcpStream> {
 }
 
 #[tokio::test]
-async fn a_pair_that_cannot_be_used_leaves_the_last_one_and_is_reported() {
+async fn an_invalid_certificate_keeps_the_last_one_and_is_reported() {
     let kafka = kafka(&["gen-presence-state"]);
     let directory = tempfile::tempdir().unwrap();
     let pair = Pair::new();
@@ -177,7 +177,7 @@ async fn a_relay_without_its_certificate_is_not_ready_and_says_so() {
 }
 
 #[tokio::test]
-async fn plain_http_is_not_answered_where_tls_is_spoken_and_is_counted() {
+async fn plain_http_on_the_tls_port_is_not_answered_and_is_counted() {
     let kafka = kafka(&["gen-presence-state"]);
     let directory = tempfile::tempdir().unwrap();
     Pair::new().mount(directory.path(), "1");

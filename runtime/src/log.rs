@@ -17,8 +17,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The level of this process's log. There is one log a process, so there is one level.
 static CURRENT: Mutex<Option<String>> = Mutex::new(None);
 
-/// What is added to a level that says more than `info`, unless it names h2 itself: that library writes a line for each
-/// frame of HTTP/2, and in it what anybody chose to send.
+/// Added to a level more verbose than `info`, unless it names h2 itself: that library writes a line for each frame of
+/// HTTP/2, with whatever its sender chose to send.
 const QUIETER: &str = "h2=info";
 
 /// How a line is written.

@@ -17,7 +17,6 @@ use crate::outcome::{Problem, ProblemKind};
 /// The most memory that is reserved because a sender announced that much.
 const TRUSTED_LENGTH: usize = 16 << 10;
 
-/// Reads bodies.
 pub(super) struct BodyReader {
     max_bytes: usize,
     timeout: Duration,

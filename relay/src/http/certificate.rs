@@ -70,12 +70,7 @@ pub struct Certificate {
 pub enum CertificateError {
     /// A file cannot be read.
     #[error("{path} cannot be read: {cause}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
+    Read { path: PathBuf, cause: io::Error },
     /// A file has no certificate in PEM.
     #[error("{0} holds no certificate in PEM")]
     NoCertificate(PathBuf),
@@ -85,9 +80,7 @@ pub enum CertificateError {
     /// The pair is none.
     #[error("{certificate} and {key} cannot be served together: {cause}")]
     Unusable {
-        /// The certificate's file.
         certificate: PathBuf,
-        /// The key's file.
         key: PathBuf,
         /// What is wrong with them.
         cause: rustls::Error,

@@ -205,12 +205,12 @@ fn announced_length(headers: &HeaderMap) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::kafka;
-    use crate::routing::Router;
     use crate::source::webhook::Webhook;
     use crate::source::webhook::secrets::Secrets;
     use hmac::{Hmac, KeyInit, Mac};
     use http_body_util::BodyExt;
     use presenceroute_core::relay_config::KafkaConfig;
+    use presenceroute_core::routing::Router;
     use presenceroute_core::routing::RoutingTable;
     use presenceroute_runtime::follow;
     use sha2::Sha256;

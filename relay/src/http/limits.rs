@@ -68,7 +68,7 @@ fn lowest(groups: &str, mounted: &Path) -> Option<u64> {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let group = mounted.join(own);
     let around = group.ancestors().take_while(|around| around.starts_with(mounted));
-    // One without a limit says `max`, and the outermost of a machine nothing.
+    // A group without a limit has `max`, and the outermost group of a machine has no such file.
     around.filter_map(|around| fs::read_to_string(around.join("memory.max")).ok()?.trim().parse().ok()).min()
 }
 

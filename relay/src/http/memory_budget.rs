@@ -230,8 +230,8 @@ mod tests {
         assert!(newer.wait_for(pending::<()>()).now_or_never().is_none());
         let mut event = budget.reserve();
         event.grow(REQUEST_BYTES).unwrap();
-        let told = oldest.as_mut().now_or_never().unwrap().unwrap_err();
-        assert_eq!(told.kind, ProblemKind::Overloaded);
+        let evicted = oldest.as_mut().now_or_never().unwrap().unwrap_err();
+        assert_eq!(evicted.kind, ProblemKind::Overloaded);
         drop(oldest);
         assert_eq!(budget.bytes.get(), signed(3 * REQUEST_BYTES));
         // What is whole stays, and so does what was waited for until then.

@@ -153,7 +153,6 @@ pub(super) struct Sent {
 pub(super) enum BatchSize {
     /// As many as wait to be sent.
     Many,
-    /// One.
     One,
 }
 
@@ -231,7 +230,7 @@ impl ClientContext for Callbacks {
         match (code, token_error) {
             // It means only that every broker has failed, right after each has reported why.
             (RDKafkaErrorCode::AllBrokersDown, _) if self.reports.newest_error().is_some() => {}
-            // While there is no token, that is why brokers authenticate nobody, whatever they report.
+            // Without a token, every error of a broker has this one cause.
             (_, Some(why)) => self.reports.record_error(RDKafkaErrorCode::Authentication, &why),
             (_, None) => self.reports.record_error(code, reason),
         }

@@ -27,11 +27,9 @@ pub enum CredentialsError {
     /// A file cannot be read.
     #[error("{path} cannot be read: {cause}; it holds Kafka's {what}")]
     Read {
-        /// Which.
         path: PathBuf,
         /// What it would hold.
         what: &'static str,
-        /// Why.
         cause: io::Error,
     },
 }

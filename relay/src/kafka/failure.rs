@@ -279,13 +279,13 @@ mod tests {
     #[test]
     fn a_repeated_failure_has_the_same_text_each_time() {
         let identity = identity(None, None);
-        let told = |decoration| {
+        let text = |decoration| {
             let reason =
                 format!("kafka:9093/1: Connect to ipv4#10.0.0.1:9093 failed: Connection refused{decoration}");
             identity.cluster_failure(Code::BrokerTransportFailure, &reason)
         };
-        let first = told(" (after 0ms in state CONNECT)");
-        assert_eq!(first, told(" (after 31ms in state CONNECT, 1 identical error(s) suppressed)"));
+        let first = text(" (after 0ms in state CONNECT)");
+        assert_eq!(first, text(" (after 31ms in state CONNECT, 1 identical error(s) suppressed)"));
         assert!(
             first
                 .starts_with("kafka:9093/1: Connect to ipv4#10.0.0.1:9093 failed: Connection refused; check"),

@@ -20,7 +20,7 @@ use crate::outcome::escaped;
 /// How long the token endpoint may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How soon it is asked again after a failure, at first and at last.
+/// The first and the longest wait before it is asked again after a failure.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
@@ -199,7 +199,7 @@ fn redirect_host(response: &Response) -> String {
     }
 }
 
-/// The innermost cause; those around it say which URL it was, and that is said already.
+/// The innermost cause; those around it repeat the URL.
 fn cause(error: &reqwest::Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// What a token endpoint that answers so is asked, and what comes of it.
+    /// Fetches a token from an endpoint that answers so. Returns the request, too.
     async fn exchange(head: &str, body: &str) -> (String, Result<Token, TokenError>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(format!("http://{}/token", listener.local_addr().unwrap()));

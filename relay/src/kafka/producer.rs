@@ -25,7 +25,7 @@ use super::record::Record;
 use super::statistics::Statistics;
 use super::{batch_rejections, oauth};
 use crate::observe::metrics::Metrics;
-use crate::routing::Target;
+use presenceroute_core::routing::Target;
 
 /// How long a broker may take to answer a question about the cluster.
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -56,7 +56,6 @@ enum SingleRecordProducer {
     Ended,
 }
 
-/// One producer.
 pub(super) struct Producer {
     client: Client<Callbacks>,
     topics: RwLock<HashMap<String, Arc<Topic>, foldhash::fast::RandomState>>,

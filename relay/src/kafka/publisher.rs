@@ -24,7 +24,7 @@ use super::topic_health::{ClusterHealth, ClusterReport};
 use crate::observe::labels::{CauseLabel, Repeat, RepeatLabel};
 use crate::observe::metrics::Metrics;
 use crate::outcome::{Problem, ProblemKind};
-use crate::routing::Target;
+use presenceroute_core::routing::Target;
 
 /// Publishes events. It is shared by all requests of a relay.
 pub struct Publisher {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::librdkafka::Headers;
-use crate::event::Event;
 use crate::observe::trace_context::Trace;
+use presenceroute_core::event::Event;
 
 /// `ce_source` of an event that names none; CloudEvents requires one.
 const DEFAULT_SOURCE: &str = "genesys-cloud";
@@ -16,7 +16,6 @@ const DEFAULT_SOURCE: &str = "genesys-cloud";
 /// An event on its way to Kafka.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    /// The event.
     pub event: &'a Event<'a>,
     /// Its bytes as they were signed.
     pub body: &'a Bytes,

@@ -76,7 +76,7 @@ impl Report {
         self.brokers
             .iter()
             .filter(move |(_, broker)| broker.nodeid >= 0 || !are_known)
-            // The name without the protocol, which says how it is reached and not who it is.
+            // The name without the protocol, which is no part of a broker's identity.
             .map(|(name, broker)| (name.rsplit_once("://").map_or(name.as_str(), |(_, name)| name), broker))
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::credentials::Credentials;
 use super::producer::{CHECK_TIMEOUT, Producer, REBUILD_EVERY};
 use super::publisher::Publisher;
-use crate::routing::Router;
+use presenceroute_core::routing::Router;
 
 /// How often a healthy cluster is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
@@ -265,14 +265,14 @@ mod tests {
     /// Longer than anything here takes that goes right.
     const PATIENCE: Duration = Duration::from_secs(15);
 
-    /// Where nobody listens.
+    /// An address without a listener.
     const NOWHERE: &str = "127.0.0.1:1";
 
     fn at_brokers(brokers: &str) -> KafkaConfig {
         KafkaConfig { bootstrap_servers: vec![brokers.to_owned()], ..KafkaConfig::default() }
     }
 
-    /// A broker that nobody reaches, who would be told this password.
+    /// A broker that cannot be reached, with this password.
     fn with_password(files: &Files, password: &str) -> KafkaConfig {
         KafkaConfig { sasl: Some(files.sasl(SaslMechanism::Plain, password)), ..at_brokers(NOWHERE) }
     }
@@ -344,7 +344,7 @@ mod tests {
         let (publisher, mut supervisor) = publisher(at_brokers(NOWHERE)).await;
         supervisor.on_producer_failed(&publisher.current(), RDKafkaErrorCode::Fatal);
         assert!(supervisor.needed_at.is_some());
-        // Kafka lets in the one with the changed credentials before the time has come.
+        // Kafka authenticates the candidate before the time has come.
         let candidate = publisher.successor(Arc::clone(&supervisor.credentials)).await.unwrap();
         supervisor.candidate = Some(candidate);
         supervisor.on_authenticated();

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::credentials::tests::Files;
 use super::failure::Failure;
 use super::*;
-use crate::event::Event;
 use crate::observe::trace_context::Trace;
 use crate::outcome::{Problem, ProblemKind};
-use crate::routing::{Decision, Router};
+use presenceroute_core::event::Event;
+use presenceroute_core::routing::{Decision, Router};
 
 /// A publisher that is supervised, and the router of `{t: topic}`.
 async fn publisher(brokers: String) -> (Arc<Publisher>, Router) {
@@ -97,13 +97,13 @@ async fn waiting_records_are_sent_when_the_first_sender_has_gone() {
     publish(&publisher, &router, "first").await.unwrap();
 }
 
-/// What becomes of an event when the broker refuses the first record of a producer so; how long it takes, too.
-async fn published_after(refusal: RDKafkaRespErr) -> (Arc<Publisher>, Duration) {
+/// Publishes an event while the broker rejects the first batch with this code. Returns how long it took, too.
+async fn published_after(rejection: RDKafkaRespErr) -> (Arc<Publisher>, Duration) {
     let kafka = MockCluster::new(1).unwrap();
     kafka.create_topic("topic", 1, 1).unwrap();
     let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
     publish(&publisher, &router, "before").await.unwrap();
-    kafka.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    kafka.request_errors(RDKafkaApiKey::Produce, &[rejection]);
     let sent = Instant::now();
     publish(&publisher, &router, "refused").await.unwrap();
     (publisher, sent.elapsed())
@@ -126,13 +126,16 @@ async fn an_event_out_of_sequence_is_sent_again_by_another_producer() {
 
 const TOO_LARGE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
 
-/// Publishes so many events that wait for the first connection, and so go in one request, while the broker refuses
-/// as many requests as there are `refusals`. Gives what the events were answered.
-async fn gathered(count: usize, refusals: &[RDKafkaRespErr]) -> (Arc<Publisher>, Vec<Result<(), Problem>>) {
+/// Publishes so many events that wait for the first connection, and so are one batch, while the broker rejects one batch
+/// with each of `rejections`. Returns the results of the events.
+async fn publish_batch(
+    count: usize,
+    rejections: &[RDKafkaRespErr],
+) -> (Arc<Publisher>, Vec<Result<(), Problem>>) {
     let kafka = MockCluster::new(1).unwrap();
     kafka.create_topic("topic", 1, 1).unwrap();
     kafka.broker_round_trip_time(1, Duration::from_millis(50)).unwrap();
-    kafka.request_errors(RDKafkaApiKey::Produce, refusals);
+    kafka.request_errors(RDKafkaApiKey::Produce, rejections);
     let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
     let ids: Vec<String> = (0..count).map(|id| id.to_string()).collect();
     let burst = ids.iter().map(|id| publish(&publisher, &router, id));
@@ -149,7 +152,7 @@ fn published(publisher: &Publisher) -> Option<usize> {
 
 #[tokio::test]
 async fn events_rejected_in_a_batch_are_each_sent_again_alone() {
-    let (publisher, outcomes) = gathered(20, &[TOO_LARGE]).await;
+    let (publisher, outcomes) = publish_batch(20, &[TOO_LARGE]).await;
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     assert_eq!((published(&publisher), produced(&publisher)), (Some(20), 40));
     assert_eq!(publisher.producer.borrow().generation, 0);
@@ -157,15 +160,15 @@ async fn events_rejected_in_a_batch_are_each_sent_again_alone() {
 
 #[tokio::test]
 async fn of_a_rejected_batch_only_what_is_rejected_alone_is_rejected() {
-    let (publisher, outcomes) = gathered(20, &[TOO_LARGE; 2]).await;
-    let refused: Vec<&Problem> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
-    assert!(matches!(refused[..], [problem] if problem.kind == ProblemKind::KafkaRefused), "{refused:?}");
+    let (publisher, outcomes) = publish_batch(20, &[TOO_LARGE; 2]).await;
+    let rejected: Vec<&Problem> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert!(matches!(rejected[..], [problem] if problem.kind == ProblemKind::KafkaRefused), "{rejected:?}");
     assert_eq!(published(&publisher), Some(19));
 }
 
 #[tokio::test]
 async fn an_event_rejected_alone_is_not_sent_again() {
-    let (publisher, outcomes) = gathered(1, &[TOO_LARGE]).await;
+    let (publisher, outcomes) = publish_batch(1, &[TOO_LARGE]).await;
     assert!(
         matches!(&outcomes[..], [Err(problem)] if problem.kind == ProblemKind::KafkaRefused),
         "{outcomes:?}"
@@ -237,8 +240,8 @@ async fn waiting_events_are_rejected_at_once_without_authorization() {
     let kafka = MockCluster::new(1).unwrap();
     kafka.create_topic("topic", 1, 1).unwrap();
     kafka.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
-    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 10];
-    kafka.request_errors(RDKafkaApiKey::InitProducerId, &refusals);
+    let rejections = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 10];
+    kafka.request_errors(RDKafkaApiKey::InitProducerId, &rejections);
     let (publisher, router) = publisher(kafka.bootstrap_servers()).await;
     let sent = Instant::now();
     let problem = publish(&publisher, &router, "1").await.unwrap_err();
@@ -258,7 +261,7 @@ async fn a_token_that_cannot_be_fetched_is_named_in_the_report() {
     let bootstrap_servers = vec!["127.0.0.1:1".into()];
     let kafka = KafkaConfig { bootstrap_servers, sasl: Some(sasl), ..KafkaConfig::default() };
     let (publisher, _) = start(kafka, Limits::default(), Arc::new(Metrics::new())).await.unwrap();
-    let told = async {
+    let reported = async {
         loop {
             let known = publisher.producer.borrow().reports.newest_error();
             match known.filter(|error| error.contains("token endpoint http://127.0.0.1:1/token")) {
@@ -267,7 +270,7 @@ async fn a_token_that_cannot_be_fetched_is_named_in_the_report() {
             }
         }
     };
-    let error = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    let error = tokio::time::timeout(Duration::from_secs(10), reported).await.unwrap();
     assert!(!error.contains("hush"), "{error}");
 }
 

@@ -23,7 +23,6 @@ pub(super) struct ClusterHealth {
 
 /// What a publisher reports of the cluster.
 pub struct ClusterReport {
-    /// The connection.
     pub kafka: KafkaReport,
     /// The table's topics that the cluster does not have.
     pub missing_topics: Vec<String>,

@@ -10,14 +10,11 @@ pub(super) struct RequestLabels {
     pub(super) reason: &'static str,
 }
 
-/// A topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TopicLabel {
-    /// Its name.
     pub topic: String,
 }
 
-/// A failed delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KafkaErrorLabels {
     /// The topic, or nothing when the failure is the cluster's.
@@ -29,7 +26,6 @@ pub struct KafkaErrorLabels {
 /// How a duplicate was recognised.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RepeatLabel {
-    /// The way.
     pub outcome: Repeat,
 }
 
@@ -52,24 +48,19 @@ pub enum Repeat {
     Remembered,
 }
 
-/// A revision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RevisionLabel {
-    /// Its name.
     pub revision: String,
 }
 
 /// What a certificate is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CertificateLabel {
-    /// Its purpose.
     pub certificate: &'static str,
 }
 
-/// A cause.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CauseLabel {
-    /// Its name.
     pub cause: &'static str,
 }
 

@@ -30,7 +30,6 @@ pub struct Metrics {
     pub authenticated: Counter,
     /// Events by the topic that acknowledged them.
     pub published: Family<TopicLabel, Counter>,
-    /// Failed deliveries.
     pub kafka_errors: Family<KafkaErrorLabels, Counter>,
     /// Deliveries recognised as a duplicate.
     pub repeated: Family<RepeatLabel, Counter>,
@@ -68,15 +67,12 @@ pub struct Metrics {
     pub kafka_reachable: Gauge,
     /// How often the producer was built anew, by cause.
     pub producer_rebuilds: Family<CauseLabel, Counter>,
-    /// Open connections.
     pub connections: Gauge,
 }
 
 /// How much a relay holds at most; beyond that it answers 503.
 pub struct InFlightLimits {
-    /// Deliveries.
     pub events: Gauge,
-    /// Bytes.
     pub bytes: Gauge,
 }
 

@@ -41,7 +41,7 @@ impl RateLimitedLog {
 
 /// Logs how requests ended.
 pub struct RequestLog {
-    /// The PresenceRoute that the relay serves, where it was told.
+    /// The PresenceRoute that the relay serves, where it is known.
     route: Option<String>,
     /// How many of each kind were rejected in this window.
     rejected: [AtomicU64; ProblemKind::ALL.len()],

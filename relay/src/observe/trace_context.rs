@@ -1,11 +1,9 @@
-//! W3C Trace Context: what a request says of the trace that it belongs to, and what goes into the record.
+//! W3C Trace Context: the trace that a request belongs to, which its record continues.
 
 /// W3C trace context. `tracestate` comes only together with `traceparent`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trace<'a> {
-    /// The header `traceparent`.
     pub parent: Option<&'a str>,
-    /// The header `tracestate`.
     pub state: Option<&'a str>,
 }
 

@@ -7,7 +7,7 @@ use presenceroute_runtime::follow::{self, Reload, Reloaded};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::routing::Router;
+use presenceroute_core::routing::Router;
 
 /// Follows the routing table of `path` until `stop`. It was read once when this returns.
 pub async fn follow(path: PathBuf, stop: CancellationToken) -> watch::Receiver<Reloaded<Router>> {

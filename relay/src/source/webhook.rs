@@ -12,8 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
 use super::PushSource;
-use crate::event::{Event, EventError};
 use crate::outcome::{Problem, ProblemKind};
+use presenceroute_core::event::{Event, EventError};
 use secrets::Secrets;
 use signature::Signature;
 

@@ -56,8 +56,8 @@ async fn nothing_that_a_sender_controls_is_echoed_as_it_is() {
     }
     // At the level `debug`, the log has the details of the answers, and nothing else of what was sent.
     let log = relay.log();
-    let refusals = log.lines().filter(|line| line.contains("\"refused\"")).count();
-    assert!(refusals >= bodies.len(), "{log}");
+    let rejections = log.lines().filter(|line| line.contains("\"request rejected\"")).count();
+    assert!(rejections >= bodies.len(), "{log}");
     for line in log.lines().filter(|line| line.contains("needle")) {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(["unknown-path", "unrouted"].contains(&line["outcome"].as_str().unwrap()), "{line}");

@@ -88,7 +88,7 @@ async fn a_sender_that_asks_first_is_told_before_it_sends() {
 
 /// It hears why, though the relay knows from the head, and is told that the connection ends with that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sender_that_reads_nothing_until_it_has_sent_all_gets_its_answer() {
+async fn a_sender_that_reads_only_after_sending_all_gets_its_answer() {
     let relay = Abused::start("{}").await;
     let body = vec![b'x'; 1_000_000];
     for (path, headers, status) in

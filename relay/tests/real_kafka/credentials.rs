@@ -24,7 +24,7 @@ async fn an_event_arrives_over_tls() {
 }
 
 #[tokio::test]
-async fn an_event_arrives_over_mutual_tls_with_the_files_of_a_kafkauser() {
+async fn an_event_arrives_over_mutual_tls_with_a_kafkausers_files() {
     let (cluster, _whole) = Cluster::whole().await;
     an_event_arrives(&cluster, cluster.mutual_tls(&cluster.tls_secret(USER))).await;
 }
@@ -45,6 +45,6 @@ async fn an_event_arrives_by_scram_sha_256() {
 }
 
 #[tokio::test]
-async fn an_event_arrives_by_scram_sha_512_with_the_files_of_a_kafkauser() {
+async fn an_event_arrives_by_scram_sha_512_with_a_kafkausers_files() {
     an_event_arrives_by(SaslMechanism::ScramSha512).await;
 }

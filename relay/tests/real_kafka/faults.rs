@@ -47,7 +47,7 @@ async fn hang(surgery: &mut Surgery, broker: i32) {
 }
 
 #[tokio::test]
-async fn events_keep_their_order_and_come_once_when_their_leader_is_killed_and_another_takes_over() {
+async fn events_keep_their_order_when_their_leader_is_killed() {
     let (cluster, mut surgery) = Cluster::to_be_hurt().await;
     let topic = cluster.topic(3, &[("min.insync.replicas", "2")]).await;
     let relay = relay_to(&cluster, &topic).await;
@@ -63,7 +63,7 @@ async fn events_keep_their_order_and_come_once_when_their_leader_is_killed_and_a
 }
 
 #[tokio::test]
-async fn events_keep_their_order_and_come_once_when_their_leader_hangs_and_another_takes_over() {
+async fn events_keep_their_order_when_their_leader_hangs() {
     let (cluster, mut surgery) = Cluster::to_be_hurt().await;
     let topic = cluster.topic(3, &[("min.insync.replicas", "2")]).await;
     let relay = relay_to(&cluster, &topic).await;
@@ -73,7 +73,7 @@ async fn events_keep_their_order_and_come_once_when_their_leader_hangs_and_anoth
 }
 
 #[tokio::test]
-async fn events_come_once_when_the_only_broker_that_has_their_topic_hangs() {
+async fn events_come_once_when_their_only_broker_hangs() {
     let (cluster, mut surgery) = Cluster::to_be_hurt().await;
     let topic = cluster.topic(1, &[]).await;
     let relay = relay_to(&cluster, &topic).await;
@@ -84,7 +84,7 @@ async fn events_come_once_when_the_only_broker_that_has_their_topic_hangs() {
 }
 
 #[tokio::test]
-async fn events_come_once_when_the_only_broker_that_has_their_topic_dies_and_comes_back() {
+async fn events_come_once_when_their_only_broker_dies_and_returns() {
     let (cluster, mut surgery) = Cluster::to_be_hurt().await;
     let topic = cluster.topic(1, &[]).await;
     let relay = relay_to(&cluster, &topic).await;
@@ -148,7 +148,7 @@ async fn times_in(cluster: &Cluster, topic: &str) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test]
-async fn events_that_gather_while_their_broker_hangs_come_once_where_all_in_one_request_are_too_large() {
+async fn events_of_a_batch_too_large_for_their_topic_come_once() {
     let (cluster, mut surgery) = Cluster::to_be_hurt().await;
     let (topic, relay, leader) = topic_of_small_requests(&cluster, cluster.plaintext()).await;
     let answers = answers_after_a_hang(&relay, &mut surgery, leader, |_| false).await;
@@ -162,7 +162,7 @@ async fn events_that_gather_while_their_broker_hangs_come_once_where_all_in_one_
 }
 
 #[tokio::test]
-async fn an_event_that_is_too_large_by_itself_is_refused_and_those_that_went_with_it_are_not() {
+async fn an_event_too_large_alone_is_rejected_and_its_batch_is_not() {
     let (cluster, mut surgery) = Cluster::to_be_hurt().await;
     // What sends them again must be let in, too.
     let kafka = cluster.sasl(SaslMechanism::ScramSha512, USER, &cluster.scram_secret(USER));
@@ -182,7 +182,7 @@ async fn an_event_that_is_too_large_by_itself_is_refused_and_those_that_went_wit
 }
 
 #[tokio::test]
-async fn too_few_replicas_in_sync_are_503_with_retry_after_until_there_are_enough() {
+async fn too_few_in_sync_replicas_are_503_with_retry_after() {
     let (cluster, mut surgery) = Cluster::to_be_hurt().await;
     let topic = cluster.topic(3, &[("min.insync.replicas", "3")]).await;
     let relay = relay_to(&cluster, &topic).await;
@@ -204,7 +204,7 @@ async fn too_few_replicas_in_sync_are_503_with_retry_after_until_there_are_enoug
 /// The broker misses what it has acknowledged, and refuses what comes next as out of order: the library gives up for
 /// good.
 #[tokio::test]
-async fn a_producer_whose_records_its_broker_has_lost_is_replaced_and_events_go_on() {
+async fn a_producer_whose_broker_lost_its_records_is_replaced() {
     let (cluster, mut surgery) = Cluster::to_be_hurt().await;
     let topic = cluster.topic(1, &[]).await;
     let relay = relay_to(&cluster, &topic).await;

@@ -85,7 +85,7 @@ async fn an_event_arrives_by_oauthbearer() {
 }
 
 #[tokio::test]
-async fn a_token_that_kafka_does_not_take_is_named_and_shown_to_nobody() {
+async fn a_token_that_kafka_rejects_is_reported_but_not_shown() {
     let (cluster, _whole) = Cluster::whole().await;
     let directory = tempfile::tempdir().unwrap();
     let endpoint = TokenEndpoint::start(USER, -3600).await;

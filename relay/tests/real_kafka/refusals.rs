@@ -58,7 +58,7 @@ async fn a_wrong_ca_is_named_by_its_file() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_made_for_the_brokers_name_is_told_so() {
+async fn a_certificate_of_another_name_than_the_brokers_is_named() {
     let (cluster, _whole) = Cluster::whole().await;
     let mut kafka = cluster.tls();
     // The same address, by another name than the certificate has.
@@ -69,7 +69,7 @@ async fn a_certificate_that_is_not_made_for_the_brokers_name_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_listener_that_speaks_tls_or_none_is_named_where_the_other_is_expected() {
+async fn a_listener_with_or_without_tls_is_named_when_wrong() {
     let (cluster, _whole) = Cluster::whole().await;
     let servers = |kafka: KafkaConfig| kafka.bootstrap_servers;
     let tls_to_plain = KafkaConfig { bootstrap_servers: servers(cluster.plaintext()), ..cluster.tls() };
@@ -142,7 +142,7 @@ async fn relay_as(cluster: &Cluster, user: &str, topic: &str) -> presenceroute_r
 }
 
 #[tokio::test]
-async fn a_topic_that_may_only_be_described_is_refused_at_once_with_the_users_name() {
+async fn a_topic_without_write_access_is_rejected_with_the_user() {
     let (cluster, _whole) = Cluster::whole().await;
     let (topic, other) = (cluster.topic(1, &[]).await, cluster.topic(1, &[]).await);
     harness(&["user", "reader"]).await;
@@ -162,7 +162,7 @@ async fn a_topic_that_may_only_be_described_is_refused_at_once_with_the_users_na
 }
 
 #[tokio::test]
-async fn a_user_without_any_grant_is_named_and_let_in_without_a_restart_when_it_has_one() {
+async fn a_user_without_a_grant_is_named_and_works_once_granted() {
     let (cluster, _whole) = Cluster::whole().await;
     let topic = cluster.topic(1, &[]).await;
     harness(&["user", "stranger"]).await;

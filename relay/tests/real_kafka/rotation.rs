@@ -48,7 +48,7 @@ async fn becomes(relay: &RunningRelay, expected: u64) {
 }
 
 #[tokio::test]
-async fn a_changed_password_is_taken_up_without_a_failed_request() {
+async fn a_changed_password_is_used_without_a_failed_request() {
     let (cluster, _whole) = Cluster::whole().await;
     let topic = cluster.topic(1, &[]).await;
     user("password-changes").await;
@@ -80,7 +80,7 @@ async fn a_changed_password_is_taken_up_without_a_failed_request() {
 }
 
 #[tokio::test]
-async fn a_new_client_certificate_is_taken_up_without_a_failed_request() {
+async fn a_new_client_certificate_is_used_without_a_failed_request() {
     let (cluster, _whole) = Cluster::whole().await;
     let topic = cluster.topic(1, &[]).await;
     user("certificate-changes").await;
@@ -102,7 +102,7 @@ async fn a_new_client_certificate_is_taken_up_without_a_failed_request() {
 }
 
 #[tokio::test]
-async fn a_changed_ca_is_taken_up_without_a_failed_request_and_a_wrong_one_is_not() {
+async fn a_new_ca_is_used_without_a_failed_request_a_wrong_one_not() {
     let (cluster, _whole) = Cluster::whole().await;
     let topic = cluster.topic(1, &[]).await;
     let ca = fs::read_to_string(cluster.ca_file()).unwrap();

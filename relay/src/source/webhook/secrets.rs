@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::signature::SigningKey;
 
-/// The file that says which generation of secrets the others are.
+/// The file with the generation of the secrets.
 const REVISION: &str = "revision";
 
 /// The largest file that is taken for a secret, in bytes, so that a wrong mount cannot fill the memory.
@@ -56,7 +56,7 @@ pub async fn follow(directory: PathBuf, stop: CancellationToken) -> watch::Recei
 pub struct Secrets {
     keys: Vec<SigningKey>,
     revision: Option<String>,
-    /// What tells this set from another, without telling what is in it.
+    /// Tells this set from another without revealing it.
     digest: [u8; 32],
     /// The names of the secrets whose trailing white space was cut off.
     trimmed: Vec<String>,
@@ -67,12 +67,7 @@ pub struct Secrets {
 pub enum SecretsError {
     /// The directory or a file in it cannot be read.
     #[error("{path} cannot be read: {cause}; mount the signing secrets there")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
+    Read { path: PathBuf, cause: io::Error },
     /// A secret that signs nothing.
     #[error("the signing secret {0:?} is empty; give it a value")]
     Empty(String),
