@@ -1,7 +1,7 @@
 //! Runs a program to its end.
 //!
-//! What `kubectl` and `helm` remember from one run to the next is this process's own, so that a definition that is
-//! there for one test alone is in no other's memory, and nobody's plugins or repositories take part.
+//! `kubectl` and `helm` have caches and settings of this process alone: a definition that one test makes for itself is in
+//! no other test's cache, and the user's plugins and repositories take no part.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

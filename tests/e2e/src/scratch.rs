@@ -13,6 +13,9 @@ const LABEL: &str = "presenceroute.io/made-by";
 /// The definition of PresenceRoutes.
 pub const DEFINITION: &str = "crd/presenceroutes.presenceroute.io";
 
+/// PresenceRoutes, by their group: a test's copy of the definition has a group of its own.
+pub const ROUTES: &str = "presenceroutes.presenceroute.io";
+
 /// The objects of one test, by the value of their label.
 #[derive(Clone, Copy, Debug)]
 pub struct Scratch(pub &'static str);
@@ -61,7 +64,7 @@ impl Scratch {
             namespaces.iter().map(|namespace| text(namespace, "/metadata/name")).collect();
         let definition = kubectl::find("", DEFINITION)?;
         let routes = match &definition {
-            Some(_) => kubectl::list_everywhere("presenceroutes", "")?,
+            Some(_) => kubectl::list_everywhere(ROUTES, "")?,
             None => Vec::new(),
         };
         let (ours, theirs): (Vec<_>, Vec<_>) =
@@ -70,7 +73,7 @@ impl Scratch {
             // No operator is there any more that would remove the finalizer.
             let patch = json!({"metadata": {"finalizers": null}});
             let namespace = text(route, "/metadata/namespace");
-            kubectl::patch(namespace, &format!("presenceroute/{}", text(route, "/metadata/name")), &patch)?;
+            kubectl::patch(namespace, &format!("{ROUTES}/{}", text(route, "/metadata/name")), &patch)?;
         }
         for found in kubectl::list_everywhere("crds", &selector)? {
             let object = format!("crd/{}", text(&found, "/metadata/name"));

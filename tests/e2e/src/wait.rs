@@ -1,4 +1,4 @@
-//! Waiting for what takes its time. Every wait has a condition and a deadline.
+//! Waits. Every wait has a condition and a deadline.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use crate::{Failure, Outcome};
 
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Asks again until there is an answer. The last reason why there was none is told when time is up.
+/// Asks again until there is an answer. When time is up, the failure has the last reason why there was none.
 pub fn until<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Outcome<T>) -> Outcome<T> {
     let deadline = Instant::now() + patience;
     loop {

@@ -1,5 +1,8 @@
 //! The pages for people fit the tree: links, runbooks, alerts, dashboard, and the reasons of the chart's rights.
 
+// Clippy takes a function outside a #[test] for one that is not part of a test.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::{fs, io};

@@ -1,4 +1,4 @@
-//! What is missing is named, what is wrong does no harm, what is damaged is put back; nobody has to restart anything.
+//! Missing objects are named, wrong input does no harm, and damaged objects are put back, all without a restart.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     let topic = stage.topic("healing");
     let manifest = manifests::small_route(stage, &route, SECRET, &topic);
 
-    steps.prove("a Secret that is missing is named in SecretsResolved, and nothing is registered", || {
+    steps.prove("a missing Secret is named, and nothing is registered", || {
         kubectl::apply(&manifest.to_string())?;
         until("the status names it", seconds(20), || {
             let message = failing(&route.status()?, "SecretsResolved")?;
@@ -32,7 +32,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         })?;
         ensure_same("registrations", &stage.simulator.registrations(&name)?, &Vec::new())
     })?;
-    steps.prove("it heals by itself when the Secret appears; then the missing topic is named", || {
+    steps.prove("the Secret appears; then the missing topic is named", || {
         kubectl::apply(&manifests::secret(stage, SECRET, json!({"secret": "it-came-late"})))?;
         until("the status names the topic", seconds(60), || {
             let status = route.status()?;
@@ -41,11 +41,11 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
             ensure(message.contains(&topic), || message)
         })
     })?;
-    steps.prove("it becomes Ready by itself when the topic appears", || {
+    steps.prove("the topic appears, and the route becomes Ready", || {
         stage.kafka.create_topics(&[&topic])?;
         route.becomes_ready(60).map(drop)
     })?;
-    steps.prove("an empty Secret is named, and the relays go on with the last one that worked", || {
+    steps.prove("an empty Secret is named; relays keep the last secret", || {
         kubectl::apply(&manifests::secret(stage, SECRET, json!({"secret": ""})))?;
         until("the status names it", seconds(20), || {
             let message = failing(&route.status()?, "SecretsResolved")?;
@@ -55,21 +55,18 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         kubectl::apply(&manifests::secret(stage, SECRET, json!({"secret": "it-came-late"})))?;
         route.becomes_ready(30).map(drop)
     })?;
-    steps.prove(
-        "a condition that does not compile is named in Accepted, and the old routes go on",
-        || {
-            let mut broken = manifest.clone();
-            broken["spec"]["routes"][0]["when"] = json!("attributes.presence ==");
-            kubectl::apply(&broken.to_string())?;
-            until("the status names it", seconds(20), || {
-                let message = failing(&route.status()?, "Accepted")?;
-                ensure(message.contains("routes[0]") && message.contains("when"), || message)
-            })?;
-            events_flow(stage, &name)?;
-            kubectl::apply(&manifest.to_string())?;
-            route.becomes_ready(30).map(drop)
-        },
-    )?;
+    steps.prove("a condition that does not compile is named; routes stay", || {
+        let mut broken = manifest.clone();
+        broken["spec"]["routes"][0]["when"] = json!("attributes.presence ==");
+        kubectl::apply(&broken.to_string())?;
+        until("the status names it", seconds(20), || {
+            let message = failing(&route.status()?, "Accepted")?;
+            ensure(message.contains("routes[0]") && message.contains("when"), || message)
+        })?;
+        events_flow(stage, &name)?;
+        kubectl::apply(&manifest.to_string())?;
+        route.becomes_ready(30).map(drop)
+    })?;
 
     for object in [
         "configmap/healing-routing",
@@ -99,24 +96,21 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         is_put_back(&route, "configmap/healing-routing", &patch, "/data")
     })?;
     steps.prove("an edited Service is put back", || {
-        let patch = json!({"spec": {"selector": {"presenceroute.io/route": "somebody-else"}}});
+        let patch = json!({"spec": {"selector": {"presenceroute.io/route": "another"}}});
         is_put_back(&route, "service/healing-relay", &patch, "/spec/selector")
     })?;
     steps.prove("a Deployment scaled by hand is put back", || {
         is_put_back(&route, "deployment/healing-relay", &json!({"spec": {"replicas": 1}}), "/spec/replicas")
     })?;
-    steps.prove(
-        "a relay pod that is lost is replaced by one that is ready in under 2 s from scheduling",
-        || replace_a_pod(&route),
-    )?;
-    steps.prove("after all this it is Ready, and events flow", || {
+    steps.prove("a lost relay pod's successor is Ready within 2 s", || replace_a_pod(&route))?;
+    steps.prove("afterwards the route is Ready, and events flow", || {
         route.becomes_ready(60)?;
         until("both pods are there", seconds(60), || {
             ensure_same("pods", &route.status()?.relay.map(|relay| relay.ready_replicas), &Some(2))
         })?;
         events_flow(stage, &name)
     })?;
-    steps.prove("it is deleted", || route.delete())
+    steps.prove("the route is deleted", || route.delete())
 }
 
 /// Deletes one relay pod, and measures how long its successor takes.

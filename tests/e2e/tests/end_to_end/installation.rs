@@ -1,6 +1,5 @@
 //! The chart is installed, and Genesys stands by.
 
-use presenceroute_e2e::helm::Release;
 use presenceroute_e2e::kubectl;
 use presenceroute_e2e::scratch::DEFINITION;
 use presenceroute_e2e::steps::{Steps, Stopped};
@@ -14,16 +13,13 @@ const OPERATOR: &str = "app.kubernetes.io/component=operator";
 
 /// What every other scenario stands on.
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
-    let Release { name, namespace } = RELEASE;
-    steps.prove(
-        &format!("helm installs the chart as {name} in {namespace}, and its two operator pods are ready"),
-        || {
-            // A definition that somebody applied by hand has no release that it could belong to.
-            RELEASE.upgrade(&stage.values(), &["--take-ownership"])?;
-            ensure_same("operator pods", &kubectl::pods(namespace, OPERATOR)?.len(), &2)
-        },
-    )?;
-    steps.prove("one of the two operators leads", || {
+    let namespace = RELEASE.namespace;
+    steps.prove("helm installs the chart, and two operator pods are ready", || {
+        // A definition that was applied by hand belongs to no release.
+        RELEASE.upgrade(&stage.values(), &["--take-ownership"])?;
+        ensure_same("operator pods", &kubectl::pods(namespace, OPERATOR)?.len(), &2)
+    })?;
+    steps.prove("one of the two operator pods leads", || {
         until("the lease has a holder", seconds(30), || {
             let lease = kubectl::get(namespace, "lease/presenceroute-operator")?;
             let holder = kubectl::text(&lease, "/spec/holderIdentity");
@@ -33,7 +29,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
             })
         })
     })?;
-    steps.prove("the cluster knows PresenceRoutes by their short name and among `all`", || {
+    steps.prove("PresenceRoutes have a short name and are in `all`", || {
         kubectl::run(&["get", "pr", "-n", &stage.namespace])?;
         let definition = kubectl::get("", DEFINITION)?;
         ensure(definition["spec"]["names"]["categories"].to_string().contains("all"), || {

@@ -42,7 +42,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         measured(&format!("Ready {:.1} s after kubectl apply", began.elapsed().as_secs_f64()));
         Ok(manifest)
     })?;
-    steps.prove("kubectl get shows it ready, with its routes and live pods", || {
+    steps.prove("kubectl get shows it Ready, with its routes and live pods", || {
         // It is ready with the first of its two pods.
         until("both pods are live", seconds(30), || {
             let table = kubectl::run(&["-n", &route.namespace, "get", "presenceroutes"])?;
@@ -51,50 +51,46 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
             ensure(columns == [route.name.as_str(), "True", "Ready", "3", "2"], || table.clone())
         })
     })?;
-    let registration =
-        steps.prove("it is registered at Genesys exactly once, for the events of its routes", || {
-            let registration = simulator.registration(&name)?;
-            let status = route
-                .status()?
-                .source
-                .and_then(|source| source.registration)
-                .ok_or_else(|| Failure("the status has no registration".into()))?;
-            let mut event_types = registration.event_types.clone();
-            event_types.sort();
-            ensure_same("the event types", &event_types, &EVENT_TYPES.map(str::to_owned).to_vec())?;
-            ensure_same("the id in the status", &status.id.as_deref(), &Some(registration.id.as_str()))?;
-            ensure_same("the URL", &registration.url, &status.spec.url)?;
-            ensure_same(
-                "what events are signed with",
-                &registration.secret_fingerprint,
-                &fingerprint(OLD_SECRET),
-            )?;
-            ensure(registration.enabled, || "it is disabled".into())?;
-            Ok(registration)
-        })?;
+    let registration = steps.prove("it is registered exactly once, for the types of its routes", || {
+        let registration = simulator.registration(&name)?;
+        let status = route
+            .status()?
+            .source
+            .and_then(|source| source.registration)
+            .ok_or_else(|| Failure("the status has no registration".into()))?;
+        let mut event_types = registration.event_types.clone();
+        event_types.sort();
+        ensure_same("the event types", &event_types, &EVENT_TYPES.map(str::to_owned).to_vec())?;
+        ensure_same("the id in the status", &status.id.as_deref(), &Some(registration.id.as_str()))?;
+        ensure_same("the URL", &registration.url, &status.spec.url)?;
+        ensure_same(
+            "what events are signed with",
+            &registration.secret_fingerprint,
+            &fingerprint(OLD_SECRET),
+        )?;
+        ensure(registration.enabled, || "it is disabled".into())?;
+        Ok(registration)
+    })?;
 
-    let first = steps.prove("300 signed events of every type are accepted at the first try", || {
+    let first = steps.prove("300 signed events are accepted at the first try", || {
         let run = simulator.deliver(&name, json!({"count": 300, "eventTypes": EVENT_TYPES}))?;
         let deliveries = run.finished(seconds(60))?;
         ensure_same("events", &deliveries.len(), &300)?;
         ensure_all_accepted(&deliveries)?;
         Ok(deliveries)
     })?;
-    steps.prove(
-        "each is in its topic exactly once: its key, its unchanged bytes, its CloudEvents headers",
-        || {
-            for (event_type, topic) in &topic_of {
-                let of_type = || first.iter().filter(|delivery| delivery.event_type == *event_type);
-                ensure_exactly_once(stage, topic, of_type(), Key::Id)?;
-                ensure_same(
-                    &format!("records in {topic}"),
-                    &stage.kafka.records(topic)?.len(),
-                    &of_type().count(),
-                )?;
-            }
-            Ok(())
-        },
-    )?;
+    steps.prove("each is in its topic once: key, bytes, CloudEvents headers", || {
+        for (event_type, topic) in &topic_of {
+            let of_type = || first.iter().filter(|delivery| delivery.event_type == *event_type);
+            ensure_exactly_once(stage, topic, of_type(), Key::Id)?;
+            ensure_same(
+                &format!("records in {topic}"),
+                &stage.kafka.records(topic)?.len(),
+                &of_type().count(),
+            )?;
+        }
+        Ok(())
+    })?;
 
     let pods = steps.prove("two relay pods serve it, none of them restarted", || {
         let pods = route.pods()?;
@@ -114,10 +110,10 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
             EVENT_TYPES[0]
         ),
     );
-    steps.prove("a route that is added meanwhile is live on every pod in under 2 s", || {
+    steps.prove("an added route is live on every pod in under 2 s", || {
         add_route(stage, &route, &edited, &states)
     })?;
-    let flowed = steps.prove("no event failed meanwhile, and each is in its topic exactly once", || {
+    let flowed = steps.prove("no event failed meanwhile; each is in its topic once", || {
         flow.flows(200)?;
         let deliveries = flow.stop()?;
         ensure_all_accepted(&deliveries)?;
@@ -128,7 +124,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         measured(&format!("{} events", deliveries.len()));
         Ok(deliveries)
     })?;
-    steps.prove("the new topic has the events since then, each once, under the new key", || {
+    steps.prove("the new topic has each later event once, by the new key", || {
         let run = simulator.deliver(&name, json!({"count": 60, "eventTypes": EVENT_TYPES}))?;
         let later = run.finished(seconds(30))?;
         let is_state = |delivery: &&Delivery| delivery.event_type == EVENT_TYPES[0];
@@ -139,16 +135,13 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         ensure_exactly_once(stage, &states, meanwhile.iter().copied(), Key::UserId)?;
         ensure_same("events in it", &found.len(), &(meanwhile.len() + later.iter().filter(is_state).count()))
     })?;
-    steps.prove(
-        "taken out again, the route is gone from every pod in under 2 s, and its topic gets no more",
-        || {
-            let before = stage.kafka.records(&states)?.len();
-            edit(&route, &manifest)?;
-            let run = simulator.deliver(&name, json!({"count": 30, "eventTypes": EVENT_TYPES}))?;
-            ensure_all_accepted(&run.finished(seconds(30))?)?;
-            ensure_same("records in it", &stage.kafka.records(&states)?.len(), &before)
-        },
-    )?;
+    steps.prove("a removed route is gone from every pod in under 2 s", || {
+        let before = stage.kafka.records(&states)?.len();
+        edit(&route, &manifest)?;
+        let run = simulator.deliver(&name, json!({"count": 30, "eventTypes": EVENT_TYPES}))?;
+        ensure_all_accepted(&run.finished(seconds(30))?)?;
+        ensure_same("records in it", &stage.kafka.records(&states)?.len(), &before)
+    })?;
     steps.prove("an edited log level is live on every pod within seconds", || {
         let levels = |level: &str| -> Outcome {
             let edit = json!({"spec": {"relay": {"logLevel": level}}});
@@ -176,7 +169,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     steps
         .prove("no relay pod was restarted or replaced", || ensure_same("the pods", &route.pods()?, &pods))?;
 
-    steps.prove("the webhook secret is rotated while events flow, and none is refused", || {
+    steps.prove("a rotation of the webhook secret refuses no event", || {
         let run = simulator.deliver(&name, json!({"ratePerSecond": 50, "eventTypes": EVENT_TYPES}))?;
         run.flows(50)?;
         let began = Instant::now();
@@ -214,11 +207,11 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         route.becomes_ready(10).map(drop)
     })?;
 
-    steps.prove("deleted, it leaves no registration at Genesys", || {
+    steps.prove("deletion leaves no registration at Genesys Cloud", || {
         route.delete()?;
         ensure_same("registrations", &simulator.registrations(&name)?, &Vec::new())
     })?;
-    steps.prove("and no object in the cluster", || {
+    steps.prove("deletion leaves no object in the cluster", || {
         until("its children are gone", seconds(90), || {
             ensure_same("what is left", &route.children()?, &Vec::new())
         })

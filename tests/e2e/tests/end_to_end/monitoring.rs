@@ -29,7 +29,7 @@ const EXPECTED: [&str; 4] = [
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
     let route = Route::new(&stage.namespace, "monitored");
     let encrypted = Route::new(&stage.namespace, "monitored-tls");
-    steps.prove("a route is registered although one of its topics is missing, and says so", || {
+    steps.prove("a route with a missing topic is registered and says so", || {
         let topic = stage.topic("monitored");
         stage.kafka.create_topics(&[&topic])?;
         kubectl::apply(&manifests::secret(stage, "monitored-webhook", json!({"secret": "monitored"})))?;
@@ -58,7 +58,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         })?;
         Ok(prometheus)
     })?;
-    steps.prove("events go through, are repeated, refused, not routed, and have no topic", || {
+    steps.prove("events are published, repeated, refused and not routed", || {
         traffic(stage, &route.registration_name())
     })?;
     let queries = steps.prove("the queries of alerts, dashboard and runbooks can be read", || {
@@ -67,7 +67,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         Ok(queries)
     })?;
     let checks: [(&str, Check<'_>); 3] = [
-        ("every metric, label and value that is named is there", &|| {
+        ("every metric, label and value that is named exists", &|| {
             queries.iter().try_for_each(|query| named_things_exist(&prometheus, query))
         }),
         ("every panel of the dashboard shows something", &|| {
@@ -78,7 +78,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
                 })
             })
         }),
-        ("every rule can be evaluated, and those alerts are on their way that should be", &|| {
+        ("every rule is evaluated, and the expected alerts are active", &|| {
             alerts_see_it(&prometheus, &route)
         }),
     ];
@@ -91,7 +91,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         measured(&format!("{count} blocks of commands"));
         Ok(())
     })?;
-    steps.prove("it is deleted, and is gone from the metrics", || {
+    steps.prove("a deleted route is gone from the metrics", || {
         route.delete()?;
         encrypted.delete()?;
         until("it is gone", seconds(15), || {

@@ -1,4 +1,4 @@
-//! Kafka is away for a while, and no event is lost: the relay promises nothing that it cannot keep, and Genesys tries again.
+//! Kafka hangs for a while, and no event is lost: the relays answer 503, and Genesys's own retries deliver every event.
 
 use presenceroute_e2e::harness;
 use presenceroute_e2e::kafka::Kafka;
@@ -30,7 +30,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         kubectl::apply(&manifests::small_route(stage, &route, "outage-webhook", &topic).to_string())?;
         route.becomes_ready(60).map(drop)
     })?;
-    let run = steps.prove("while Kafka hangs, the relays answer 503, and no event is accepted", || {
+    let run = steps.prove("while Kafka hangs, relays answer 503 and accept no event", || {
         let _paused = Paused::now()?;
         let run = stage.simulator.deliver(&name, json!({"count": EVENTS, "concurrency": EVENTS}))?;
         let summary = until("every event has been tried", seconds(20), || {
@@ -44,7 +44,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         measured(&format!("tries and their answers: {:?}", summary.statuses));
         Ok(run)
     })?;
-    steps.prove("when Kafka goes on, Genesys's own retries deliver every event", || {
+    steps.prove("when Kafka goes on, Genesys's retries deliver every event", || {
         let deliveries = run.finished(seconds(60))?;
         let lost: Vec<_> = deliveries.iter().filter(|delivery| delivery.outcome != "delivered").collect();
         ensure(lost.is_empty(), || format!("{} were not delivered: {lost:#?}", lost.len()))?;
@@ -54,13 +54,13 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         ));
         Ok(())
     })?;
-    steps.prove("the route is Ready again, and it is deleted", || {
+    steps.prove("the route is Ready again, and is deleted", || {
         route.becomes_ready(30)?;
         route.delete()
     })
 }
 
-/// Only the harness's own; that of somebody else is not ours to pause.
+/// Only the harness's own Kafka can be paused.
 fn can_be_paused(kafka: &Kafka) -> bool {
     kafka.brokers == "127.0.0.1:19092"
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::manifests::{self, EVENT_TYPES};
 use crate::stage::Stage;
 
-const SECRET: &str = "a-secret-that-nobody-may-see";
+const SECRET: &str = "a-secret-that-is-never-shown";
 
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
     let route = Route::new(&stage.namespace, "looked-into");
@@ -37,7 +37,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         route.becomes_ready(90)?;
         Ok(manifest)
     })?;
-    steps.prove("validate finds the manifest valid, and a broken one not, with its place", || {
+    steps.prove("validate accepts the manifest, and names a mistake's place", || {
         let file = plugin.file("right.yaml", &manifest)?;
         presenceroute(&["validate", "-f", &file])?.well()?;
         let file = plugin.file("wrong.yaml", &manifest.replace(&topic, "no topic"))?;
@@ -46,13 +46,13 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         ensure(!refused.succeeded && refused.output.contains(&told), || refused.output.clone())?;
         ensure(refused.output.contains("spec.routes[0].topic"), || refused.output.clone())
     })?;
-    let sent = steps.prove("send posts events through a port-forward and shows where they are", || {
+    let sent = steps.prove("send posts events by port-forward and prints receipts", || {
         let arguments = ["send", &route.name, "--event-type", EVENT_TYPES[0], "--count", "3"];
         let more = ["--attribute", "user.id=7", "--port-forward"];
         let answer = answer(&[&arguments[..], &more].concat())?;
         answer["sent"].as_array().cloned().ok_or_else(|| Failure(answer.to_string()))
     })?;
-    steps.prove("there each of them is, at the partition and the offset of its receipt", || {
+    steps.prove("each event is at the partition and offset of its receipt", || {
         let records = stage.kafka.records(&topic)?;
         ensure_same("records", &records.len(), &3)?;
         for event in &sent {
@@ -66,7 +66,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         }
         Ok(())
     })?;
-    steps.prove("status tells the conditions, what each pod serves, and the events by topic", || {
+    steps.prove("status shows conditions, pods, and events by topic", || {
         let seen = answer(&["status", &route.name, "--rates", "0.5"])?;
         let revision = &seen["status"]["routing"]["revision"];
         let pods = seen["pods"].as_array().cloned().unwrap_or_default();
@@ -88,7 +88,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         let explained = answer(&["routes", &route.name, "--explain", &file])?;
         ensure_same("the answer to another type", &explained["outcome"]["status"], &json!(404))
     })?;
-    steps.prove("a route that is not there is named, also where only its table is asked for", || {
+    steps.prove("a route that does not exist is named by every command", || {
         ["status", "send", "routes"].iter().try_for_each(|command| {
             let event_type: &[&str] =
                 if *command == "send" { &["--event-type", EVENT_TYPES[0]] } else { &[] };

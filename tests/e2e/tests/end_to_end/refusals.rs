@@ -1,4 +1,4 @@
-//! A manifest that cannot be right is refused by the API server, which says which field and why.
+//! The API server refuses a manifest that cannot be right, and its message names the field and the reason.
 
 use presenceroute_e2e::kubectl;
 use presenceroute_e2e::route::Route;
@@ -133,12 +133,11 @@ const WRONG: [Wrong; 20] = [
 
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
     let right = manifests::small_route(stage, &Route::new(&stage.namespace, "right"), "webhook", "topic");
-    steps.prove("the manifest that the following ones differ from is accepted", || {
-        kubectl::try_out(&right.to_string())
-    })?;
+    steps
+        .prove("the manifest that these differ from is accepted", || kubectl::try_out(&right.to_string()))?;
     for (what, place, value, words) in WRONG {
         // Each stands for itself: the others are tried also where one is accepted.
-        let _ = steps.prove(&format!("refused, with the field and the reason: {what}"), || {
+        let _ = steps.prove(&format!("refused: {what}"), || {
             let mut wrong = right.clone();
             set(&mut wrong, place, value());
             let Err(Failure(message)) = kubectl::try_out(&wrong.to_string()) else {
@@ -149,7 +148,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
             })
         });
     }
-    let _ = steps.prove("refused, with the field and the reason: a misspelt field", || {
+    let _ = steps.prove("refused: a misspelt field", || {
         let mut wrong = right.clone();
         set(&mut wrong, "/spec/kafka/propertys", json!({}));
         let Err(Failure(message)) = kubectl::try_out(&wrong.to_string()) else {

@@ -1,4 +1,4 @@
-//! The operator is uninstalled, and people's PresenceRoutes are safe.
+//! The operator is uninstalled, and PresenceRoutes and their relays stay.
 
 use presenceroute_e2e::helm::Release;
 use presenceroute_e2e::kubectl;
@@ -23,7 +23,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         kubectl::apply(&manifests::small_route(stage, &route, "survivor-webhook", &topic).to_string())?;
         route.becomes_ready(60).map(drop)
     })?;
-    steps.prove("helm uninstall takes away all that the chart installed but the definition", || {
+    steps.prove("helm uninstall removes everything but the definition", || {
         RELEASE.uninstall()?;
         let labels = format!("app.kubernetes.io/instance={},app.kubernetes.io/managed-by=Helm", RELEASE.name);
         let kinds = "deployments,services,serviceaccounts,poddisruptionbudgets,roles,rolebindings,configmaps";
@@ -33,14 +33,14 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         ensure_same("what is left", &left, &Vec::new())?;
         kubectl::get("", DEFINITION).map(drop)
     })?;
-    steps.prove("the PresenceRoute is still there, and its relays still carry events", || {
+    steps.prove("the PresenceRoute stays, and its relays carry events", || {
         let object = kubectl::get(&route.namespace, &route.object())?;
         ensure(object["metadata"]["deletionTimestamp"].is_null(), || "it is being deleted".into())?;
         let plan = json!({"count": 20});
         let run = stage.simulator.deliver(&route.registration_name(), plan)?;
         ensure_all_accepted(&run.finished(seconds(30))?)
     })?;
-    steps.prove("installed again, the operator takes it up, and deletes it when asked", || {
+    steps.prove("installed again, the operator serves it and deletes it", || {
         RELEASE.upgrade(&stage.values(), &[])?;
         route.becomes_ready(40)?;
         route.delete()?;

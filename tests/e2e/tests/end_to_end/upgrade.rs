@@ -23,7 +23,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         route.becomes_ready(60)?;
         Ok((stage.simulator.registration(&name)?, route.pods()?))
     })?;
-    steps.prove("helm upgrade replaces both operator pods while events flow, and no event fails", || {
+    steps.prove("helm upgrade replaces both operators, and no event fails", || {
         let operators = || kubectl::pods(RELEASE.namespace, "app.kubernetes.io/component=operator");
         let old = operators()?;
         let run = stage.simulator.deliver(&name, json!({"ratePerSecond": 30}))?;
@@ -42,14 +42,14 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     steps.prove("the registration and the relay pods are the same", || {
         ensure_same("both", &(stage.simulator.registration(&name)?, route.pods()?), &before)
     })?;
-    steps.prove("helm rollback brings the former operator back, and no event fails", || {
+    steps.prove("helm rollback restores the operator, and no event fails", || {
         let run = stage.simulator.deliver(&name, json!({"ratePerSecond": 30}))?;
         run.flows(30)?;
         RELEASE.roll_back()?;
         run.flows(60)?;
         ensure_all_accepted(&run.stop()?)
     })?;
-    steps.prove("the operator after both takes up an edit of the route", || {
+    steps.prove("after both, an edit of the route is taken up", || {
         manifest["spec"]["routes"][0]["topic"] = json!(second);
         kubectl::apply(&manifest.to_string())?;
         // The new leader waits for the old one's lease only where that one could not give it back.
@@ -58,5 +58,5 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         ensure_all_accepted(&deliveries)?;
         ensure_same("records in the new topic", &stage.kafka.records(&second)?.len(), &20)
     })?;
-    steps.prove("it is deleted", || route.delete())
+    steps.prove("the route is deleted", || route.delete())
 }

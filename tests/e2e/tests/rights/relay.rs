@@ -14,6 +14,9 @@ use crate::scene::NAMESPACE;
 /// An address that nothing else listens at.
 const ADDRESS: &str = "127.77.254.3";
 
+/// What selects its pod.
+const POD: &str = "--selector=pod-template-hash=played";
+
 /// The relay. It answers until the test ends.
 pub(crate) struct Relay {
     status: Arc<Mutex<Value>>,
@@ -34,7 +37,7 @@ impl Relay {
             }
         });
         let relay = Self { status };
-        relay.make_pod()?;
+        Self::make_pod()?;
         Ok(relay)
     }
 
@@ -43,30 +46,45 @@ impl Relay {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = report(routing, secrets);
     }
 
-    fn make_pod(&self) -> Outcome {
-        let pod = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": "played",
-                "namespace": NAMESPACE,
-                "labels": {"presenceroute.io/route": "route", "app.kubernetes.io/component": "relay"},
-            },
+    /// The pod belongs to a ReplicaSet that is named as those of the route's Deployment are: no other pod is asked.
+    fn make_pod() -> Outcome {
+        let replica_set = json!({
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "metadata": {"name": "route-relay-played", "namespace": NAMESPACE},
             "spec": {
-                "nodeSelector": {"presenceroute.io/nowhere": "true"},
-                "containers": [{"name": "none", "image": "none"}],
+                "replicas": 1,
+                "selector": {"matchLabels": {"pod-template-hash": "played"}},
+                "template": {
+                    "metadata": {"labels": {
+                        "presenceroute.io/route": "route",
+                        "app.kubernetes.io/component": "relay",
+                        "pod-template-hash": "played",
+                    }},
+                    "spec": {
+                        "nodeSelector": {"presenceroute.io/nowhere": "true"},
+                        "containers": [{"name": "none", "image": "none"}],
+                    },
+                },
             },
         });
-        kubectl::apply(&pod.to_string())?;
+        kubectl::apply(&replica_set.to_string())?;
+        kubectl::run(&["-n", NAMESPACE, "wait", "--timeout=30s", "--for=create", "pod", POD])?;
         let status = json!({"status": {
             "phase": "Running",
             "podIP": ADDRESS,
             "podIPs": [{"ip": ADDRESS}],
             "conditions": [{"type": "Ready", "status": "True"}],
         }});
-        let arguments =
-            ["-n", NAMESPACE, "patch", "pod/played", "--subresource=status", "--type=merge", "-p"];
+        let name = Self::pod()?;
+        let arguments = ["-n", NAMESPACE, "patch", &name, "--subresource=status", "--type=merge", "-p"];
         kubectl::run(&[&arguments[..], &[&status.to_string()]].concat()).map(drop)
+    }
+
+    /// The pod, as `pod/NAME`.
+    pub(crate) fn pod() -> Outcome<String> {
+        let name = kubectl::run(&["-n", NAMESPACE, "get", "pods", POD, "-o", "name"])?;
+        Ok(name.trim().to_owned())
     }
 }
 
