@@ -3,7 +3,7 @@
 //! [`Genesys`] keeps what must hold for all routes together: one token for each OAuth client, one budget of requests,
 //! connections that are used again. [`Client`] is one OAuth client of one organisation: it sends a request with a
 //! token, and once more with a new token after a 401. Which requests there are is left to the modules of the
-//! resources, such as [`crate::event_bridges`], which build on [`Client::call`].
+//! resources, such as [`crate::event_bridges`], which build on `Client::call`.
 
 use std::fmt;
 use std::sync::Arc;
