@@ -3,7 +3,7 @@
 //! [`Genesys`] keeps what must hold for all routes together: one token for each OAuth client, one budget of requests,
 //! connections that are used again. [`Client`] is one OAuth client of one organisation: it sends a request with a
 //! token, and once more with a new token after a 401. Which requests there are is left to the modules of the
-//! resources, such as [`crate::event_bridges`], which build on [`Client::call`].
+//! resources, such as [`crate::event_bridges`], which build on `Client::call`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The longest that a 429 holds back the other requests of a client: Genesys Cloud counts by the minute. The request
 /// that got the 429 keeps the server's own time.
-const MAX_SILENCE: Duration = Duration::from_secs(60);
+const MAX_HOLD_BACK: Duration = Duration::from_secs(60);
 
 /// The most bytes of responses that are read at the same time, for the process.
 const MAX_RESPONSE_MEMORY: usize = 32 << 20;
@@ -343,7 +343,7 @@ impl Client {
         })?;
         let response = self.transport.exchange(request).await?;
         if response.status == StatusCode::TOO_MANY_REQUESTS {
-            budget.be_silent(response.retry_after().unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_SILENCE));
+            budget.hold_back(response.retry_after().unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_HOLD_BACK));
         }
         Ok(response)
     }

@@ -73,14 +73,14 @@ impl EventBridges {
         let mut url = self.collection.clone();
         url.query_pairs_mut().append_pair("name", name);
         let mut listing = paging::list(&self.client, &request, url, |entity| {
-            // A server may ignore the name that was asked for.
+            // A server may ignore the name.
             if entity.name.as_deref() != Some(name) {
                 return Ok(None);
             }
             registration(entity.decode(), None, &request).map(Some)
         })
         .await?;
-        // An object may move on while the next page is read, and come twice.
+        // An object may move to the next page between two requests, and is then listed twice.
         let mut once = BTreeSet::new();
         listing.entities.retain(|registration| once.insert(registration.id.clone()));
         Ok(listing)
@@ -212,16 +212,16 @@ fn registration(
     received.into_registration(sent).ok_or_else(|| GenesysError::NoId { request: request.clone() })
 }
 
-/// A registration as it shall be at Genesys Cloud.
+/// A registration as desired at Genesys Cloud.
 #[derive(Clone, Debug)]
 pub struct DesiredRegistration {
-    /// What it is found by; nothing else in the organisation may be called so.
+    /// The name to find it by; it must be unique in the organisation.
     pub name: String,
     /// Whether events are delivered.
     pub enabled: bool,
-    /// What Genesys Cloud posts events to.
+    /// The URL that Genesys Cloud posts events to.
     pub url: String,
-    /// What events are signed with. It is sent and never comes back.
+    /// The secret that events are signed with. No response contains it.
     pub secret: SecretString,
     /// The exact event types to subscribe to; never empty. Neither their order nor a repetition matters.
     pub event_types: Vec<String>,
@@ -243,7 +243,7 @@ impl DesiredRegistration {
         })
     }
 
-    /// What a server made of it that got it and cannot be asked.
+    /// The registration as created by a server that cannot be asked.
     #[must_use]
     pub fn as_created(&self, id: &str) -> Registration {
         Registration {
@@ -271,16 +271,16 @@ struct Sent<'a> {
     retry_policy: &'a RetryPolicy,
 }
 
-/// A registration as Genesys Cloud shows it. What an answer leaves out is not held against it.
+/// A registration as Genesys Cloud returns it. A field that the response leaves out does not count as drift.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Registration {
     /// Given by Genesys Cloud at creation; never empty.
     pub id: String,
-    /// What it is found by; empty where the answer leaves it out.
+    /// Its name; empty where the response leaves it out.
     pub name: String,
     /// Whether events are delivered.
     pub enabled: Option<bool>,
-    /// What events are posted to; empty where the answer leaves it out.
+    /// The URL that events are posted to; empty where the response leaves it out.
     pub url: String,
     /// The event types subscribed to, sorted; empty where the answer leaves them out.
     pub event_types: Vec<String>,
@@ -288,7 +288,7 @@ pub struct Registration {
     pub retry_policy: Option<ObservedRetryPolicy>,
 }
 
-/// A retry policy as Genesys Cloud shows it: somebody may have set what a manifest cannot say, such as 1.5.
+/// A retry policy as Genesys Cloud returns it, which can have values that no manifest can, such as 1.5.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservedRetryPolicy {
@@ -299,8 +299,8 @@ pub struct ObservedRetryPolicy {
 }
 
 impl Registration {
-    /// What is not as desired, in a fixed order; empty where nothing has drifted. The secret is never shown, so that
-    /// its drift cannot be seen here.
+    /// The drift, in a fixed order; empty where there is none. No response contains the secret, so that its drift cannot
+    /// be seen here.
     #[must_use]
     pub fn differences(&self, desired: &DesiredRegistration) -> Vec<Difference> {
         let has_other_events =
@@ -318,7 +318,7 @@ impl Registration {
         differs.into_iter().filter_map(|(what, differs)| differs.then_some(what)).collect()
     }
 
-    /// Whether it calls this URL, or does not say what it calls.
+    /// Whether it calls this URL, or the response left the URL out.
     #[must_use]
     pub fn calls(&self, url: &str) -> bool {
         self.url.is_empty() || is_same_url(&self.url, url)
@@ -339,15 +339,15 @@ impl ObservedRetryPolicy {
 /// One thing in which a registration is not as desired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
-    /// It is called otherwise.
+    /// It has another name.
     Name,
-    /// It is disabled where it shall be enabled, or the other way round.
+    /// It is disabled instead of enabled, or the other way round.
     Enabled,
     /// It calls another URL.
     Url,
     /// It subscribes to other event types.
     EventTypes,
-    /// It is retried otherwise.
+    /// It has another retry policy.
     RetryPolicy,
 }
 
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_what_the_contract_says() {
+    fn a_registration_is_sent_as_the_contract_says() {
         let sent: Value = serde_json::from_slice(&desired().to_json().unwrap()).unwrap();
         let contract = json!({
             "name": "presence/contact-centre", "type": "WEBHOOK", "enabled": true,
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_event_types_and_their_repetition_do_not_matter() {
+    fn order_and_repetition_of_event_types_do_not_matter() {
         assert_eq!(with("eventTypes", json!(["b", "a", "b"])).differences(&desired()), []);
     }
 
@@ -555,12 +555,12 @@ mod tests {
     }
 
     #[test]
-    fn what_an_answer_leaves_out_does_not_differ() {
+    fn a_field_left_out_does_not_differ() {
         assert_eq!(received(json!({"id": "1"})).differences(&desired()), []);
     }
 
     #[test]
-    fn what_the_answer_to_a_creation_leaves_out_is_as_it_was_sent() {
+    fn fields_left_out_of_a_creations_answer_are_as_sent() {
         let received: Received = serde_json::from_value(json!({"id": "1"})).unwrap();
         let registration = received.into_registration(Some(&desired())).unwrap();
         assert_eq!(

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_readers_stay_within_the_capacity_and_small_ones_finish() {
+    async fn readers_stay_within_the_capacity_and_small_ones_finish() {
         let memory = ResponseMemory::new(1000);
         let readers = (0..200_usize).map(|number| {
             let memory = Arc::clone(&memory);

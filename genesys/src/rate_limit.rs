@@ -7,11 +7,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-/// A second longer than Genesys Cloud's minute: calls do not all take equally long to get there, and those at the end
-/// of one minute must not arrive within the one before.
+/// A second longer than Genesys Cloud's minute: requests take differently long to arrive, and those at the end of one
+/// minute must not arrive within the one before.
 const WINDOW: Duration = Duration::from_secs(61);
 
-/// The calls of one OAuth client.
+/// The requests of one OAuth client.
 pub(crate) struct Budget {
     calls_per_window: u32,
     longest_wait: Duration,
@@ -20,24 +20,24 @@ pub(crate) struct Budget {
 
 #[derive(Default)]
 struct State {
-    /// When each of the last calls was or will be made, oldest first; at most a window's calls.
+    /// When each of the last requests was or will be sent, oldest first; at most a window's requests.
     calls: VecDeque<Instant>,
-    silent_until: Option<Instant>,
+    held_back_until: Option<Instant>,
     /// The latest time that a refused request was told to come back at; each gets its own.
     promised_until: Option<Instant>,
 }
 
-/// Why a call cannot be made now, and when to ask again.
+/// Why a request cannot be sent now, and when to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) retry_after: Duration,
-    /// Because the server asked for it; otherwise because the calls are used up.
+    /// Because the server asked for it; otherwise because the budget is used up.
     pub(crate) by_server: bool,
 }
 
 impl Budget {
-    /// So many calls a minute, at least one; a wait of up to `longest_wait` for the next one is waited, a longer one
-    /// is told.
+    /// So many requests a minute, at least one. A request waits up to `longest_wait` for its turn; one whose turn is
+    /// later is refused.
     pub(crate) fn new(calls_per_minute: u32, longest_wait: Duration) -> Self {
         Self { calls_per_window: calls_per_minute.max(1), longest_wait, state: Mutex::default() }
     }
@@ -46,23 +46,23 @@ impl Budget {
         self.calls_per_window
     }
 
-    /// Returns when a call may be made, which then counts as made.
+    /// Returns when a request may be sent, which then counts as sent.
     pub(crate) async fn take(&self) -> Result<(), Refused> {
         let at = self.reserve(Instant::now())?;
         sleep_until(at).await;
-        // While this call waited for its turn, the answer to another one may have asked for silence.
+        // The response to another request may have held this one back while it waited for its turn.
         let state = self.state.lock();
-        match state.silent_until.map(|until| until.saturating_duration_since(at)) {
+        match state.held_back_until.map(|until| until.saturating_duration_since(at)) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(retry_after) => Err(Refused { retry_after, by_server: true }),
         }
     }
 
-    /// No further call for so long.
-    pub(crate) fn be_silent(&self, wait: Duration) {
+    /// No further request for so long.
+    pub(crate) fn hold_back(&self, wait: Duration) {
         let until = Instant::now() + wait;
         let mut state = self.state.lock();
-        state.silent_until = state.silent_until.max(Some(until));
+        state.held_back_until = state.held_back_until.max(Some(until));
     }
 
     /// Counts a request that another budget has let through.
@@ -76,15 +76,15 @@ impl Budget {
         state.calls.push_back(at);
     }
 
-    /// When the call may be made, at most `longest_wait` from now.
+    /// When the request may be sent, at most `longest_wait` from now.
     fn reserve(&self, now: Instant) -> Result<Instant, Refused> {
         let mut state = self.state.lock();
-        let silent_until = state.silent_until.filter(|until| *until > now);
-        // Once the window is full, each call waits for the oldest to leave it; never before one reserved earlier.
+        let held_back_until = state.held_back_until.filter(|until| *until > now);
+        // Once the window is full, each request waits for the oldest to leave it; never before one reserved earlier.
         let is_full = state.calls.len() >= self.calls_per_window as usize;
         let free_at = if is_full { state.calls.front().map(|oldest| *oldest + WINDOW) } else { None };
         let in_turn = state.calls.back().copied();
-        let at = [Some(now), silent_until, free_at, in_turn].into_iter().flatten().max().unwrap_or(now);
+        let at = [Some(now), held_back_until, free_at, in_turn].into_iter().flatten().max().unwrap_or(now);
         if at - now <= self.longest_wait {
             if is_full {
                 state.calls.pop_front();
@@ -98,7 +98,7 @@ impl Budget {
         let next = state.promised_until.map_or(at, |promised| at.max(promised + apart));
         let back_at = if next > at + WINDOW { at } else { next };
         state.promised_until = Some(back_at);
-        Err(Refused { retry_after: back_at - now, by_server: silent_until == Some(at) })
+        Err(Refused { retry_after: back_at - now, by_server: held_back_until == Some(at) })
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_wait_is_longer_than_two_windows_however_many_are_refused() {
+    async fn no_wait_is_longer_than_two_windows() {
         let budget = Budget::new(60, Duration::ZERO);
         for _ in 0..60 {
             budget.take().await.unwrap();
@@ -205,8 +205,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_request_is_sent_while_the_server_wants_silence() {
         let budget = Budget::new(300, seconds(2));
-        budget.be_silent(seconds(30));
-        budget.be_silent(seconds(10));
+        budget.hold_back(seconds(30));
+        budget.hold_back(seconds(10));
         let refused = budget.take().await.unwrap_err();
         assert_eq!(refused, Refused { retry_after: seconds(30), by_server: true });
         tokio::time::sleep(seconds(30)).await;
@@ -219,7 +219,7 @@ mod tests {
         budget.take().await.unwrap();
         let late_wish = async {
             tokio::time::sleep(seconds(1)).await;
-            budget.be_silent(seconds(90));
+            budget.hold_back(seconds(90));
         };
         let (taken, ()) = tokio::join!(budget.take(), late_wish);
         assert_eq!(taken, Err(Refused { retry_after: seconds(91) - WINDOW, by_server: true }));

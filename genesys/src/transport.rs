@@ -1,4 +1,5 @@
-//! One HTTP exchange with Genesys Cloud: sent once, in bounded time and size, and read for what it says.
+//! One HTTP exchange with Genesys Cloud: the request is sent once and the response read, in bounded time and memory, and
+//! a status other than success becomes an error. No redirect is followed.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::memory::{Evicted, Lease, ResponseMemory};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Shorter than servers and load balancers keep idle connections: a call on one that is just being closed fails, and
+/// Shorter than servers and load balancers keep idle connections: a request on one that is just being closed fails, and
 /// whether it arrived cannot be known.
 const KEEP_IDLE: Duration = Duration::from_secs(20);
 
@@ -320,7 +321,7 @@ impl Response {
             (429, _) => {
                 GenesysError::RateLimited { request, cause: LimitedBy::Server(response), retry_after }
             }
-            // A timeout and "too early" are the server's, whatever their number says.
+            // A timeout and "too early" are the server's, although they are 4xx.
             (408 | 425 | 500..=599, _) => GenesysError::ServerError { request, response, retry_after },
             (400..=499, _) => GenesysError::InvalidRequest { request, response },
             (300..=399, _) => {
@@ -424,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_repeats_nothing_of_a_body_but_the_servers_own_words() {
+    fn an_error_repeats_only_the_servers_own_words() {
         let body = r#"{"message": "no such thing", "code": "x.y", "contextId": "c-1", "secret": "hush"}"#;
         assert_eq!(
             response(409, body).error_response(&[]).to_string(),
@@ -434,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_authority_that_is_none_is_refused() {
+    fn an_invalid_certificate_authority_is_refused() {
         for pem in ["", "not a certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
         {
             let error = http_client(Some(pem.as_bytes()), false, &HostPolicy::default()).unwrap_err();

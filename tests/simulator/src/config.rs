@@ -1,5 +1,5 @@
-//! What a simulated organisation is like: the limits and habits that differ between real ones.
-//! The defaults are those of the contract; `main` fills the same fields from flags and variables.
+//! The settings of a simulated organisation: limits and behaviour that differ between real ones.
+//! The defaults are the contract's; `main` fills the same fields from flags and variables.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-/// How the simulator listens and how its organisation behaves.
+/// The addresses and the organisation's behaviour.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the API (and the control API, unless it has its own address) listens. Port 0 takes a free one.
+    /// Where the API (and the control API, unless it has its own address) listens. Port 0 picks a free one.
     pub listen: SocketAddr,
     /// A separate address for the control API; `None` serves it beside the API.
     pub control_listen: Option<SocketAddr>,
@@ -20,15 +20,15 @@ pub struct Config {
     pub token_path: String,
     /// Path of the registrations' collection, for organisations that have it elsewhere.
     pub event_bridges_path: String,
-    /// How long a token is valid; told to the client as `expires_in` in whole seconds.
+    /// How long a token is valid; the response has it as `expires_in` in whole seconds.
     pub token_lifetime: Duration,
-    /// Calls that one client may make in a minute; token requests are not counted. 0 is no limit.
+    /// Requests a minute for each client, token requests not counted. 0 is no limit.
     pub rate_limit_per_minute: u32,
-    /// The largest page of registrations given, whatever was asked; at least 1.
+    /// The largest page of registrations, whatever `pageSize` is requested; at least 1.
     pub page_size_cap: u32,
     /// Whether two registrations may have one name.
     pub duplicate_names: DuplicateNames,
-    /// What a successful creation answers.
+    /// The status of a successful creation.
     pub created_status: CreatedStatus,
     /// The header that carries a delivery's signature.
     pub signature_header: String,
@@ -36,7 +36,7 @@ pub struct Config {
     pub retry_base_delay: Duration,
     /// How long a delivery waits for the endpoint's whole answer before it counts as none.
     pub delivery_timeout: Duration,
-    /// A PEM file with further authorities that an https endpoint's certificate may come from.
+    /// A PEM file with further certificate authorities that are trusted for https endpoints.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -52,13 +52,13 @@ pub struct OauthClient {
 /// Whether the server itself prevents two registrations with one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DuplicateNames {
-    /// Both are kept: not to create the second is then the client's own merit.
+    /// Both are kept: the client itself has to avoid the second.
     Allow,
     /// The second is answered 409.
     Refuse,
 }
 
-/// The status of a successful creation; both are seen.
+/// The status of a successful creation; real servers send either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreatedStatus {
     /// 200

@@ -1,5 +1,5 @@
-//! The control API: how a person or a test steers the simulator and reads what happened. It has no
-//! authentication; where that matters it gets a listener of its own. It never shows a secret.
+//! The control API: a user or a test steers the simulator and reads what happened. The control API has no
+//! authentication, and can have a listener of its own. No answer contains a secret.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::requests::{RequestCounts, RequestRecord};
 /// A plan may list many whole events.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
-/// The longest that a question about a run waits for its end.
+/// The longest `waitSeconds` of a request about a run.
 const LONGEST_WAIT_SECONDS: u64 = 60;
 
 const NDJSON: &str = "application/x-ndjson";
@@ -63,7 +63,7 @@ impl From<PlanError> for Problem {
     }
 }
 
-/// Reads a body as JSON whatever its content type says, so that plain `curl -d` works.
+/// Reads a body as JSON whatever its content type is, so that plain `curl -d` works.
 fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
     let body = body.map_err(|error| Problem::of_status(error.status(), error.body_text()))?;
     serde_json::from_slice(&body).map_err(|error| Problem::bad_request(error.to_string()))
@@ -183,7 +183,7 @@ async fn delivery(
 ) -> Result<Response, Problem> {
     let delivery = find(&simulator, &id)?;
     let longest = Duration::from_secs(query(asked)?.wait_seconds.min(LONGEST_WAIT_SECONDS));
-    // Finished or not, what is true now is answered.
+    // Finished or not, the answer has the present state.
     let _ = tokio::time::timeout(longest, delivery.finished()).await;
     Ok(Json(delivery.summary()).into_response())
 }

@@ -1,5 +1,5 @@
-//! Delivers events to the registrations, as Genesys does: signed, retried, dropped. A plan becomes a run;
-//! the run makes events at its pace and hands each to `send`; `ledger` keeps what became of them.
+//! Delivers events to the registrations as Genesys does: signed, retried, dropped. A plan starts a run; the
+//! run generates events at its rate and passes each to `send`; `ledger` keeps the outcomes.
 
 mod latency;
 mod ledger;
@@ -37,13 +37,13 @@ use ledger::Run;
 use plan::{CheckedPlan, Content};
 use send::Outgoing;
 
-/// Deliveries on their way, those waiting for a retry among them; a run that has so many waits.
+/// The most outstanding deliveries of a run, including those that wait for a retry; at that, the run waits.
 const OUTSTANDING: usize = 10_000;
 
-/// How long a run with no pace of its own waits when nobody wants its events.
-const NOBODY_WANTS: Duration = Duration::from_millis(100);
+/// How long a run without a rate waits when no registration subscribes to its events.
+const UNMATCHED_WAIT: Duration = Duration::from_millis(100);
 
-/// A run: what became of a plan. It goes on whether or not this handle is kept.
+/// A handle of a run. The run continues when the handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     run: Arc<Run>,
@@ -51,30 +51,30 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// The run's id, as the control API knows it.
+    /// The run's id in the control API.
     #[must_use]
     pub fn id(&self) -> Uuid {
         self.run.id
     }
 
-    /// How the run stands.
+    /// The run's state and counts.
     #[must_use]
     pub fn summary(&self) -> DeliverySummary {
         self.run.summary()
     }
 
-    /// Waits until every event has its outcome, and says how the run went.
+    /// Waits until every event has its outcome, and returns the summary.
     pub async fn finished(&self) -> DeliverySummary {
         self.run.finished().await;
         self.run.summary()
     }
 
-    /// Makes no more events and retries no more deliveries; those on the wire get their answer.
+    /// Generates no more events and retries no more deliveries; those on the wire get their answer.
     pub fn stop(&self) {
         self.run.stop.cancel();
     }
 
-    /// The events whose outcome is known and still remembered, in the order of their outcomes.
+    /// The events whose outcome is known and still kept, in the order of their outcomes.
     #[must_use]
     pub fn events(&self) -> Vec<Arc<EventRecord>> {
         self.simulator.inner.ledger.lock().events(self.run.id)
@@ -82,11 +82,11 @@ impl Delivery {
 }
 
 impl Simulator {
-    /// Starts to deliver events by that plan. Must be called within a tokio runtime.
+    /// Starts a run of that plan. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`PlanError::Invalid`] names what the plan has wrong; [`PlanError::NoRegistration`] where no enabled
-    /// registration is there to get an event.
+    /// [`PlanError::Invalid`] names what is wrong with the plan; [`PlanError::NoRegistration`] where there is no
+    /// enabled registration.
     pub fn deliver(&self, plan: DeliveryPlan) -> Result<Delivery, PlanError> {
         let plan = plan.check()?;
         if self.candidates(&plan).is_empty() {
@@ -99,28 +99,28 @@ impl Simulator {
         Ok(Delivery { run, simulator: self.clone() })
     }
 
-    /// The run of that id, while it is remembered.
+    /// The run of that id, while it is kept.
     #[must_use]
     pub fn delivery(&self, id: Uuid) -> Option<Delivery> {
         let run = self.inner.ledger.lock().run(id)?;
         Some(Delivery { run, simulator: self.clone() })
     }
 
-    /// All remembered runs, oldest first.
+    /// All kept runs, oldest first.
     #[must_use]
     pub fn deliveries(&self) -> Vec<Delivery> {
         let runs = self.inner.ledger.lock().runs();
         runs.into_iter().map(|run| Delivery { run, simulator: self.clone() }).collect()
     }
 
-    /// Every event of every run from now on, as its outcome becomes known. A receiver that falls more than
-    /// 4096 events behind loses the oldest and is told how many.
+    /// Every event of every run from now on, as its outcome becomes known. A receiver that lags by more than
+    /// 4096 events loses the oldest and gets their number.
     #[must_use]
     pub fn outcomes(&self) -> broadcast::Receiver<Arc<EventRecord>> {
         self.inner.ledger.lock().outcomes.subscribe()
     }
 
-    /// The enabled registrations that the plan is about, whatever event types they want.
+    /// The enabled registrations of the plan, whatever event types they subscribe to.
     fn candidates(&self, plan: &CheckedPlan) -> Vec<Arc<Registration>> {
         let named = |registration: &Registration| {
             plan.registration
@@ -137,14 +137,14 @@ impl Simulator {
     }
 }
 
-/// One event, made and not yet sent.
+/// One generated event, not sent yet.
 struct Made {
     id: Option<String>,
     event_type: Option<String>,
     body: Bytes,
 }
 
-/// Makes the plan's events at their pace, sends each to those who want it, and waits for all outcomes.
+/// Generates the plan's events at its rate, sends each to its subscribers, and waits for all outcomes.
 async fn drive(simulator: Simulator, run: Arc<Run>, plan: CheckedPlan) {
     let deliveries = TaskTracker::new();
     tokio::select! {
@@ -175,7 +175,7 @@ async fn produce(simulator: &Simulator, run: &Arc<Run>, plan: &CheckedPlan, deli
         if let Some(rate) = plan.rate_per_second {
             sleep_until(start + Duration::from_secs_f64(index as f64 / rate)).await;
         }
-        // The event is made once there is room to send it, so that its timestamp is that of its sending.
+        // The event is generated once there is room to send it, so that its timestamp is the time of sending.
         let (Ok(mut room), Ok(mut slot)) =
             (Arc::clone(&outstanding).acquire_owned().await, Arc::clone(&wire).acquire_owned().await)
         else {
@@ -192,7 +192,7 @@ async fn produce(simulator: &Simulator, run: &Arc<Run>, plan: &CheckedPlan, deli
             drop((room, slot));
             run.count_unmatched();
             if plan.rate_per_second.is_none() && plan.count.is_none() {
-                sleep(NOBODY_WANTS).await;
+                sleep(UNMATCHED_WAIT).await;
             }
             continue;
         };
@@ -235,7 +235,7 @@ fn make(
     match &plan.content {
         Content::Listed(events) => {
             let text = events.get(usize::try_from(index).ok()?)?.get();
-            // What is sent as it is need not be an event at all.
+            // A listed event need not be a valid event.
             let head = serde_json::from_str(text).unwrap_or(Head { id: None, event_type: None });
             Some(Made {
                 id: head.id,
@@ -252,14 +252,14 @@ fn make(
             Some(Made {
                 id: Some(event.id.to_string()),
                 event_type: Some(event_type),
-                // An event is text, numbers and a map with text keys: it always has a JSON form.
+                // An event has only text, numbers and a map with text keys, which always have a JSON form.
                 body: serde_json::to_vec(&event).unwrap_or_default().into(),
             })
         }
     }
 }
 
-/// Takes turns among the distinct types, in their order.
+/// The distinct types in turn, in their order.
 fn nth_type<'a>(types: impl Iterator<Item = &'a String>, index: u64) -> String {
     let mut distinct: Vec<&String> = Vec::new();
     for kind in types {
@@ -275,7 +275,7 @@ fn nth_type<'a>(types: impl Iterator<Item = &'a String>, index: u64) -> String {
         .unwrap_or_default()
 }
 
-/// Fixes address, body and signature once for all tries, from the registration as it stands now.
+/// Fixes URL, body and signature for all attempts, from the present registration.
 fn outgoing(simulator: &Simulator, plan: &CheckedPlan, event: &Made, target: &Registration) -> Outgoing {
     let sign = |secret: &SecretString| Some(signature::sign(secret, &event.body));
     Outgoing {

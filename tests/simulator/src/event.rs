@@ -1,4 +1,4 @@
-//! Presence events as Genesys sends them. Everything but the timestamp follows from the seed, so that a
+//! Presence events as Genesys sends them. Everything but the timestamp is derived from the seed, so that a
 //! run can be repeated with the same ids.
 
 use serde::Serialize;
@@ -23,13 +23,13 @@ pub struct Event {
     pub event_type: String,
     /// When it happened, in milliseconds since the Unix epoch.
     pub timestamp: i64,
-    /// Where it comes from.
+    /// The system that sends it.
     pub source: String,
     /// `userId`, `organizationId`, `presence`, `status`, what the type adds, and what the plan sets.
     pub attributes: Map<String, Value>,
 }
 
-/// Makes the events of one run.
+/// Generates the events of one run.
 #[derive(Clone, Debug)]
 pub struct Generator {
     seed: u64,
@@ -38,7 +38,7 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Events that follow from `seed`, all from `source`; `attributes` replace or join the generated ones.
+    /// Events derived from `seed`, all from `source`; `attributes` replace or join the generated ones.
     #[must_use]
     pub fn new(seed: u64, source: impl Into<String>, attributes: Map<String, Value>) -> Self {
         Self { seed, source: source.into(), attributes }

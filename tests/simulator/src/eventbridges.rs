@@ -1,5 +1,5 @@
-//! The registrations: who wants which events where. Create, list by pages, read, replace, delete.
-//! A registration's secret goes in and never comes out.
+//! The registrations: created, listed in pages, read, replaced and deleted. No response contains a
+//! registration's secret.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const DEFAULT_PAGE_SIZE: u32 = 25;
 const MOST_RETRIES: u64 = 10;
 const BIGGEST_MULTIPLIER: f64 = 10.0;
 
-/// One registration as it stands, in the form in which the API answers it.
+/// One registration, as the API returns it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Registration {
@@ -43,9 +43,9 @@ pub struct Registration {
     pub enabled: bool,
     /// Where events are posted: http or https, as the client wrote it.
     pub url: String,
-    /// The exact event types wanted; not empty.
+    /// The exact event types subscribed to; not empty.
     pub event_types: Vec<String>,
-    /// What happens when a delivery gets no good answer.
+    /// How a failed delivery is retried.
     pub retry_policy: RetryPolicy,
     /// 1 at creation, one more with each replacement.
     pub version: u64,
@@ -71,14 +71,14 @@ impl Registration {
     }
 }
 
-/// How often and how long apart a delivery is tried again.
+/// How often and how long apart a delivery is retried.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RetryPolicy {
-    /// Tries after the first, 0 to 10.
+    /// Retries after the first attempt, 0 to 10.
     pub max_retries: u32,
     /// How many times longer each wait is than the one before, 1 to 10; kept as it was written, so that 2
-    /// does not come back as 2.0.
+    /// is not returned as 2.0.
     pub backoff_multiplier: Number,
 }
 

@@ -1,5 +1,5 @@
-//! Faults that the API shows on request: the answers a client must survive. Rules are tried in order and
-//! the first that matches, and has calls left, decides; the control API itself is never touched.
+//! Fault injection: answers that a client has to survive. The first rule that matches, and is not used up,
+//! decides; the control API has no faults.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use crate::Simulator;
 use crate::problem::Problem;
 use crate::server::CutConnection;
 
-/// Which calls a fault befalls, and what it does to them.
+/// Which requests a fault affects, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultRule {
-    /// Which calls; the default is all.
+    /// Which requests; the default is all.
     #[serde(rename = "match", default)]
     pub calls: Match,
-    /// What happens to them.
+    /// The fault.
     #[serde(rename = "do")]
     pub fault: Fault,
 }
 
-/// Which calls a rule matches; what is left out matches every call.
+/// Which requests a rule matches; a field that is left out matches all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Match {
@@ -39,10 +39,10 @@ pub struct Match {
     /// The beginning of the path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The first matching call that is affected, counted from 1 (the default) since the rule was set.
+    /// The first matching request that is affected, counted from 1 (the default) since the rule was set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nth: Option<u64>,
-    /// How many calls are affected; the default is one where `nth` is given, otherwise all.
+    /// How many requests are affected; the default is one where `nth` is given, otherwise all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
 }
@@ -62,25 +62,25 @@ pub struct Fault {
 pub struct Delay {
     /// How long.
     pub time: Duration,
-    /// `After` has done the work by the time that an impatient client leaves.
+    /// With `After`, the work is done by the time that a client gives up.
     pub side: Side,
 }
 
-/// Before or after the server did what it was asked.
+/// Before or after the server does the work of the request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
-    /// Nothing has been done.
+    /// The work is not done.
     #[default]
     Before,
-    /// Everything has been done; only the answer is lost or late.
+    /// The work is done; only the answer is lost or late.
     After,
 }
 
-/// What a fault does to a call.
+/// What a fault does to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Answers this and does not do the work.
+    /// Sends this answer and does not do the work.
     Answer {
         /// The status.
         status: StatusCode,
@@ -89,17 +89,17 @@ pub enum Effect {
         /// The `Retry-After` header, in seconds.
         retry_after: Option<u64>,
     },
-    /// Closes the connection without a byte of an answer.
+    /// Closes the connection without an answer.
     CutConnection(Side),
     /// Does the work and answers 200 with a body that is not JSON.
     Garbage,
     /// Does the work and answers 200 without any `id`.
     NoId,
-    /// Answers 405 to anything but POST, as a server does that knows only creation.
+    /// Answers 405 to all methods but POST, as a server that supports only creation.
     PostOnly,
 }
 
-/// A fault as the control API writes it: one flat object.
+/// A fault in the control API's JSON: one flat object.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
@@ -208,15 +208,15 @@ impl FaultRule {
     }
 }
 
-/// A rule and what it has done so far.
+/// A rule and its counts.
 #[derive(Clone, Debug, Serialize)]
 pub struct ActiveRule {
     /// The rule as it was set.
     #[serde(flatten)]
     pub rule: FaultRule,
-    /// Calls that matched, including those that an earlier rule took or that came before `nth`.
+    /// Requests that matched, including those that an earlier rule decided and those before `nth`.
     pub seen: u64,
-    /// Calls that the rule decided.
+    /// Requests that the rule decided.
     pub applied: u64,
 }
 
@@ -235,7 +235,7 @@ impl Faults {
         self.rules.clone()
     }
 
-    /// Counts the call with every rule that it matches; the first that is due decides.
+    /// Counts the request with every rule that it matches; the first that is due decides.
     fn decide(&mut self, method: &Method, path: &str) -> Option<Fault> {
         let mut decision = None;
         for active in self.rules.iter_mut().filter(|active| active.rule.matches(method, path)) {
@@ -251,12 +251,12 @@ impl Faults {
     }
 }
 
-/// Marks an answer that a fault made, for the request log.
+/// Marks an answer that a fault decided, for the request log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Faulty;
 
-/// Lets a call through to the API, unless a rule has something else in mind.
-pub(crate) async fn befall(State(simulator): State<Simulator>, request: Request, next: Next) -> Response {
+/// Passes a request to the API, or applies the fault of the rule that decides it.
+pub(crate) async fn inject(State(simulator): State<Simulator>, request: Request, next: Next) -> Response {
     let decision = simulator.inner.faults.lock().decide(request.method(), request.uri().path());
     let Some(Fault { delay, effect }) = decision else {
         return next.run(request).await;

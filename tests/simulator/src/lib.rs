@@ -1,6 +1,6 @@
-//! A stand-in for the part of Genesys Cloud that PresenceRoute meets: OAuth tokens, event-bridge
-//! registrations, and the signed delivery of events with its documented retries. It validates what it is
-//! sent, shows faults on request, and tells what each call and each delivery got.
+//! A simulator of the part of Genesys Cloud that PresenceRoute uses: OAuth tokens, event-bridge
+//! registrations, and the signed delivery of events with its documented retries. The simulator validates
+//! requests, injects faults on request, and records each request and each delivery.
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -89,7 +89,7 @@ impl std::fmt::Debug for Simulator {
 /// Why a simulator could not be made or started.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The file of certificate authorities is of no use.
+    /// The file of certificate authorities cannot be used.
     #[error("cannot use the CA file {}: {cause}", path.display())]
     CaFile {
         /// The file.
@@ -100,10 +100,10 @@ pub enum StartError {
     /// The HTTP client for deliveries cannot be made.
     #[error("cannot set up the client for deliveries: {0}")]
     Client(#[source] reqwest::Error),
-    /// Not the name of a header.
+    /// The signature header's name is no header name.
     #[error("{0:?} cannot be the name of the signature header")]
     SignatureHeader(String),
-    /// Not a path of its own.
+    /// The path cannot be one of the API, or belongs to something else.
     #[error("{0:?} cannot be a path of the API: begin with /, leave out {{}}, /control and the other's path")]
     Path(String),
     /// The address cannot be listened on.
@@ -146,8 +146,8 @@ impl Simulator {
         })
     }
 
-    /// The API and the control API as one service, for who has a server of their own. A fault that cuts the
-    /// connection needs [`Simulator::start`]; here it is a 502.
+    /// The API and the control API as one service, to be served by a server of the caller's. A fault that cuts
+    /// the connection needs [`Simulator::start`]; here it is a 502.
     pub fn router(&self) -> Router {
         self.api().merge(control::router(self.clone()))
     }
@@ -166,7 +166,7 @@ impl Simulator {
                 Problem::method_not_allowed("there is no such method here", None)
             })
             .fallback(async || Problem::not_found("there is no such path"))
-            .layer(from_fn_with_state(self.clone(), faults::befall))
+            .layer(from_fn_with_state(self.clone(), faults::inject))
             .layer(from_fn_with_state(self.clone(), requests::record))
             .with_state(self.clone())
     }
@@ -203,13 +203,13 @@ impl Simulator {
         self.inner.registrations.lock().all().cloned().collect()
     }
 
-    /// Counts of the calls to the API.
+    /// Counts of the requests to the API.
     #[must_use]
     pub fn request_counts(&self) -> RequestCounts {
         self.inner.requests.lock().counts()
     }
 
-    /// The last calls to the API that came after the one with that sequence number, oldest first; 0 for all.
+    /// The kept requests to the API after that sequence number, oldest first; 0 for all.
     #[must_use]
     pub fn requests(&self, since: u64) -> Vec<RequestRecord> {
         self.inner.requests.lock().since(since)
@@ -220,18 +220,18 @@ impl Simulator {
         self.inner.faults.lock().set(rules);
     }
 
-    /// The fault rules and what each has done since it was set.
+    /// The fault rules with their counts since they were set.
     #[must_use]
     pub fn faults(&self) -> Vec<ActiveRule> {
         self.inner.faults.lock().rules()
     }
 
-    /// Makes every token given out so far invalid, and says how many there were.
+    /// Invalidates every token issued so far, and returns how many there were.
     pub fn expire_tokens(&self) -> usize {
         self.inner.tokens.lock().expire(std::time::Instant::now())
     }
 
-    /// Stops every delivery and forgets everything: registrations, tokens, budgets, faults, logs, runs.
+    /// Stops every delivery and clears registrations, tokens, budgets, faults, logs and runs.
     pub fn reset(&self) {
         delivery::stop_all(self);
         self.inner.ledger.lock().clear();

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// A stand-in for Genesys Cloud's event bridges: tokens, registrations, signed deliveries, faults on request.
+/// Simulates Genesys Cloud's event bridges: tokens, registrations, signed deliveries, faults on request.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -25,20 +25,20 @@ struct Arguments {
     /// The one OAuth client that is accepted; without it, any id and secret that are not empty
     #[arg(long, env = "GENESYS_SIMULATOR_CLIENT_ID", requires = "client_secret")]
     client_id: Option<String>,
-    /// Its secret; better given by the variable, since arguments can be seen by others on the machine
+    /// Its secret; prefer the variable, since other users of the machine can see arguments
     #[arg(long, env = "GENESYS_SIMULATOR_CLIENT_SECRET", requires = "client_id", hide_env_values = true)]
     client_secret: Option<SecretString>,
     /// How long a token is valid, in seconds
     #[arg(long, env = "GENESYS_SIMULATOR_TOKEN_LIFETIME", default_value_t = 86_400)]
     token_lifetime: u64,
-    /// Calls a minute that one client may make; 0 is no limit
+    /// Requests a minute for each client; 0 is no limit
     #[arg(long, env = "GENESYS_SIMULATOR_RATE_LIMIT", default_value_t = 300)]
     rate_limit: u32,
-    /// The largest page of registrations that is given, whatever is asked
+    /// The largest page of registrations, whatever pageSize is requested
     #[arg(long, env = "GENESYS_SIMULATOR_PAGE_SIZE_CAP", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(1..))]
     page_size_cap: u32,
-    /// Whether a second registration with the same name is created or answered 409
+    /// Whether a second registration with the same name is created, or refused with 409
     #[arg(long, env = "GENESYS_SIMULATOR_DUPLICATE_NAMES", value_enum, default_value_t = Duplicates::Allow)]
     duplicate_names: Duplicates,
     /// The status of a successful creation
@@ -64,10 +64,10 @@ struct Arguments {
     /// How long a delivery waits for the endpoint's answer, in milliseconds
     #[arg(long, env = "GENESYS_SIMULATOR_DELIVERY_TIMEOUT_MS", default_value_t = 5_000)]
     delivery_timeout_ms: u64,
-    /// A PEM file with further authorities that an https endpoint's certificate may come from
+    /// A PEM file with further certificate authorities that are trusted for https endpoints
     #[arg(long, env = "GENESYS_SIMULATOR_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// What is logged, such as info, or debug for each event
+    /// The log filter, such as info, or debug for a line per event
     #[arg(long, env = "GENESYS_SIMULATOR_LOG", default_value = "info")]
     log: EnvFilter,
     /// Log as JSON, one object a line

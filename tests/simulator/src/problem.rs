@@ -1,5 +1,5 @@
-//! An error as the API answers it: `{message, code, status, contextId}`.
-//! Messages name the field or the thing that is wrong, and never repeat a value that could be a secret.
+//! An error as the API returns it: `{message, code, status, contextId}`.
+//! A message names the invalid field or object, and never repeats a value that can be a secret.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -58,7 +58,7 @@ impl Problem {
         }
     }
 
-    /// An error whose status alone is known, as a fault or a body that could not be read brings it.
+    /// An error of which only the status is known, such as a fault's or that of an unreadable body.
     pub(crate) fn of_status(status: StatusCode, message: impl Into<String>) -> Self {
         let code = match status {
             StatusCode::BAD_REQUEST => "bad.request",

@@ -1,5 +1,5 @@
-//! The budget of calls that each client has, counted as Genesys counts it: a window of a minute that
-//! opens with the client's first call and closes with all its calls forgotten.
+//! Each client's budget of requests, counted as Genesys counts it: in a window of a minute that starts with
+//! the client's first request.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use crate::token::ClientId;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Clients are forgotten once their window has closed and there are this many.
+/// Clients whose window is over are dropped once there are this many clients.
 const REMEMBERED_CLIENTS: usize = 1_000;
 
-/// What each client has used of its budget.
+/// The requests of each client in its window.
 pub(crate) struct RateLimit {
     calls_per_window: u32,
     windows: HashMap<String, Window>,
@@ -24,12 +24,12 @@ struct Window {
 }
 
 impl RateLimit {
-    /// A budget of that many calls a minute for each client; 0 is no limit.
+    /// A budget of that many requests a minute for each client; 0 is no limit.
     pub(crate) fn new(calls_per_window: u32) -> Self {
         Self { calls_per_window, windows: HashMap::new() }
     }
 
-    /// Takes one call from the client's budget, or says when the next one is possible.
+    /// Counts one request of the client, or refuses it with the time until the window is over.
     pub(crate) fn take(&mut self, client: &ClientId, now: Instant) -> Result<(), Problem> {
         if self.calls_per_window == 0 {
             return Ok(());
@@ -55,7 +55,7 @@ impl RateLimit {
         Ok(())
     }
 
-    /// Gives every client its whole budget back.
+    /// Gives every client its full budget.
     pub(crate) fn reset(&mut self) {
         self.windows.clear();
     }
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gets_its_calls_and_then_waits_for_the_window_to_close() {
+    fn a_client_waits_for_its_window_once_its_budget_is_used_up() {
         let mut limit = RateLimit::new(2);
         let start = Instant::now();
         assert_eq!(limit.take(&client("a"), start), Ok(()));

@@ -1,4 +1,4 @@
-//! A log of the calls that the API received, so that a test can count them: bounded, oldest out first.
+//! A log of the requests that the API received, so that a test can count them. Bounded: the oldest are dropped first.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,16 +13,16 @@ use crate::moment::Moment;
 use crate::server::CutConnection;
 use crate::token::ClientId;
 
-/// How many calls are remembered one by one; the counts go on.
+/// How many requests are kept one by one; the counts include all.
 pub const REMEMBERED_REQUESTS: usize = 10_000;
 
-/// One call to the API.
+/// One request to the API.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestRecord {
-    /// Counts the calls since the start or the last reset, from 1.
+    /// The number of the request since the start or the last reset, from 1.
     pub sequence: u64,
-    /// When it came.
+    /// When it arrived.
     pub at: Moment,
     /// Its method.
     pub method: String,
@@ -31,26 +31,25 @@ pub struct RequestRecord {
     /// Its query, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
-    /// What was answered; `None` while there is no answer, and for ever where the connection was cut or the
-    /// client left.
+    /// The status of the answer; `None` before the answer, and where the connection was cut or the client left.
     pub status: Option<u16>,
-    /// The OAuth client that it came from, where that is known.
+    /// The OAuth client that sent it, where that is known.
     pub client: Option<String>,
-    /// Whether a fault rule decided it.
+    /// Whether a fault rule decided the answer.
     pub fault: bool,
     /// Whether a fault rule cut the connection.
     pub cut: bool,
 }
 
-/// Counts of calls since the start or the last reset.
+/// Counts of requests since the start or the last reset.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestCounts {
-    /// All calls.
+    /// All requests.
     pub total: u64,
-    /// By what was called, such as `POST /api/v2/oauth/token`.
+    /// By method and path, such as `POST /api/v2/oauth/token`.
     pub by_route: BTreeMap<String, u64>,
-    /// By the status of the answer; calls without an answer are not in it.
+    /// By the status of the answer; requests without an answer are left out.
     pub by_status: BTreeMap<u16, u64>,
 }
 
@@ -65,7 +64,7 @@ impl RequestLog {
         self.counts.clone()
     }
 
-    /// The remembered calls later than that sequence number, oldest first.
+    /// The kept requests after that sequence number, oldest first.
     pub(crate) fn since(&self, sequence: u64) -> Vec<RequestRecord> {
         self.records.iter().filter(|record| record.sequence > sequence).cloned().collect()
     }
@@ -96,7 +95,7 @@ impl RequestLog {
         if !cut {
             *self.counts.by_status.entry(response.status().as_u16()).or_default() += 1;
         }
-        // After a reset the same number is another call's, or nobody's yet.
+        // After a reset, the same number belongs to another request or to none yet.
         let record = self.records.iter_mut().rev().find(|record| record.sequence == sequence)?;
         record.cut = cut;
         record.status = (!cut).then(|| response.status().as_u16());
@@ -108,7 +107,7 @@ impl RequestLog {
     }
 }
 
-/// Notes a call when it comes and again when it is answered.
+/// Records a request when it arrives and when it is answered.
 pub(crate) async fn record(State(simulator): State<Simulator>, request: Request, next: Next) -> Response {
     let client = simulator.inner.tokens.lock().client(request.headers());
     let sequence = simulator.inner.requests.lock().begin(&request, client);

@@ -20,17 +20,17 @@ use tower::ServiceExt as _;
 
 use crate::{Simulator, delivery};
 
-/// How long calls in progress may take to finish after a stop.
+/// How long requests in progress may take to finish after a stop.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long to wait before accepting again where the system refuses, as with too many open files.
+/// How long to wait after a failed accept, such as with too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// On a response: close the whole connection instead of sending it.
+/// An extension of a response: the connection is closed instead of sending it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CutConnection;
 
-/// A simulator that listens. Dropping it lets the simulator go on until the runtime ends.
+/// A simulator that listens. When this is dropped, the simulator serves until the runtime ends.
 #[derive(Debug)]
 pub struct Running {
     pub(crate) simulator: Simulator,
@@ -41,25 +41,25 @@ pub struct Running {
 }
 
 impl Running {
-    /// Where the API listens, with the port that was taken.
+    /// The API's address, with the actual port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the control API listens; the API's own address unless it was given another.
+    /// The control API's address, which is the API's unless configured otherwise.
     #[must_use]
     pub fn control_address(&self) -> SocketAddr {
         self.control_address
     }
 
-    /// Accepts no more connections, ends every delivery, and returns once the calls in progress are
+    /// Accepts no more connections, stops every delivery, and returns once the requests in progress are
     /// answered, or after 5 seconds.
     pub async fn stop(self) {
         self.stop.cancel();
         delivery::stop_all(&self.simulator);
         for server in self.servers {
-            // A server task neither panics nor is aborted; if it were, it would be stopped all the same.
+            // A server task that panicked or was aborted is stopped, too.
             let _ = server.await;
         }
     }
@@ -86,7 +86,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     }
     drop(listener);
     if tokio::time::timeout(FINISH_WITHIN, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some calls were not answered in time; closing their connections");
+        tracing::warn!("some requests were not answered in time; closing their connections");
     }
     connections.shutdown().await;
 }
@@ -97,7 +97,7 @@ fn connection(
     router: Router,
     graceful: &GracefulShutdown,
 ) -> impl Future<Output = ()> + use<> {
-    // Answers are small: waiting to fill a packet would only add latency.
+    // Answers are small: waiting to fill a packet only adds latency.
     let _ = stream.set_nodelay(true);
     let cut = CancellationToken::new();
     let service = {

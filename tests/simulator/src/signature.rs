@@ -1,4 +1,4 @@
-//! How a delivery proves where it comes from, and how a secret is told apart without being shown.
+//! The signature of a delivery, and fingerprints that distinguish secrets without showing them.
 
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 #[must_use]
 pub fn sign(secret: &SecretString, body: &[u8]) -> String {
     let key = secret.expose_secret().as_bytes();
-    // HMAC takes a key of any length, so this cannot fail; a key that it refused would sign nothing.
+    // HMAC takes a key of any length, so this cannot fail.
     Hmac::<Sha256>::new_from_slice(key)
         .map(|mac| hex::encode(mac.chain_update(body).finalize().into_bytes()))
         .unwrap_or_default()
 }
 
-/// The first 8 hex digits of the secret's SHA-256: enough to see that it changed, useless to sign with.
+/// The first 8 hex digits of the secret's SHA-256: enough to see that it changed, useless for signing.
 #[must_use]
 pub fn fingerprint(secret: &SecretString) -> String {
     let mut digits = hex::encode(Sha256::digest(secret.expose_secret().as_bytes()));

@@ -1,4 +1,4 @@
-//! OAuth client-credentials tokens: whom they are given to, how long they live, whom they speak for.
+//! Access tokens by the client-credentials grant: issued, checked, expired.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,14 +21,14 @@ use crate::Simulator;
 use crate::config::OauthClient;
 use crate::problem::Problem;
 
-/// Tokens are forgotten some time after they expired, once there are this many.
+/// Expired tokens are dropped once there are this many tokens.
 const REMEMBERED_TOKENS: usize = 10_000;
 
-/// The id of the OAuth client that a request came from; a response carries it to the request log.
+/// The id of the OAuth client that sent a request; a response carries it to the request log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientId(pub(crate) String);
 
-/// The tokens given out.
+/// The issued tokens.
 #[derive(Default)]
 pub(crate) struct Tokens {
     issued: HashMap<String, Issued>,
@@ -49,7 +49,7 @@ impl Tokens {
         token
     }
 
-    /// The client that a token was given to, whether or not it is still valid.
+    /// The client that a token was issued to, whether or not it is still valid.
     pub(crate) fn client(&self, headers: &HeaderMap) -> Option<ClientId> {
         self.issued.get(bearer(headers)?).map(|token| token.client.clone())
     }
@@ -67,7 +67,7 @@ impl Tokens {
         }
     }
 
-    /// Makes every token given out so far invalid, and says how many there were.
+    /// Invalidates every token issued so far, and returns how many there were.
     pub(crate) fn expire(&mut self, now: Instant) -> usize {
         let mut expired = 0;
         for token in self.issued.values_mut().filter(|token| now < token.valid_until) {
@@ -97,7 +97,7 @@ impl FromRequestParts<Simulator> for Caller {
     }
 }
 
-/// What a token request says, however it says it.
+/// A token request, from JSON or a form.
 struct Credentials {
     grant_type: Option<String>,
     client_id: Option<String>,
@@ -159,7 +159,7 @@ async fn read_json(request: http::Request<Body>) -> Result<Credentials, Problem>
     let body = Bytes::from_request(request, &())
         .await
         .map_err(|error| Problem::of_status(error.status(), error.body_text()))?;
-    // The parser's own message says where, and never repeats the text.
+    // The parser's message names the position, and never repeats the text.
     let fields: Value = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))?;
     let text = |name: &str| match fields.get(name) {
@@ -191,7 +191,7 @@ async fn read_form(request: http::Request<Body>) -> Result<Credentials, Problem>
     })
 }
 
-/// The client as Basic credentials. Another scheme is no way to name a client, and is left alone.
+/// The client in HTTP Basic authentication. Another scheme names no client, and is ignored.
 fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, SecretString)>, Problem> {
     let Some((scheme, encoded)) =
         headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok()?.split_once(' '))

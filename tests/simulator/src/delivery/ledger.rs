@@ -1,5 +1,5 @@
-//! What became of each event, and each run's counts. Bounded: the counts are kept for the last runs, the
-//! events one by one for the last outcomes, oldest out first.
+//! The outcome of each event, and the counts of each run. Bounded: the counts of the last runs and the last
+//! outcomes are kept, the oldest are dropped first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use uuid::Uuid;
 use super::latency::Latencies;
 use crate::moment::Moment;
 
-/// How many outcomes are remembered one by one, over all runs.
+/// How many outcomes are kept one by one, over all runs.
 pub const REMEMBERED_EVENTS: usize = 100_000;
 
-/// How many bytes the remembered events' bodies may have together; beyond, the oldest events go earlier.
+/// The most bytes of all kept events' bodies; above it, the oldest events are dropped earlier.
 pub const REMEMBERED_BODY_BYTES: usize = 256 * 1024 * 1024;
 
-/// How many runs are remembered; one that still goes on is never forgotten.
+/// How many runs are kept; a run that is not over is never dropped.
 pub const REMEMBERED_RUNS: usize = 1_000;
 
 const UNREAD_OUTCOMES: usize = 4_096;
@@ -30,26 +30,26 @@ const UNREAD_OUTCOMES: usize = 4_096;
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventRecord {
-    /// The run that it belongs to.
+    /// Its run.
     pub delivery_id: Uuid,
     /// The event's id; `None` where an event that was sent as it is has none.
     pub id: Option<String>,
     /// The event's type, likewise.
     pub event_type: Option<String>,
-    /// The registration that it was for.
+    /// The registration it was sent to.
     pub registration_id: Uuid,
     /// The lowercase-hex SHA-256 of the body, the same in every attempt.
     pub body_sha256: String,
     /// The body, byte for byte.
     #[serde(skip)]
     pub body: Bytes,
-    /// Every try, in order; at least one.
+    /// Every attempt, in order; at least one.
     pub attempts: Vec<Attempt>,
     /// How it ended.
     pub outcome: Outcome,
 }
 
-/// One try.
+/// One attempt.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
@@ -74,61 +74,61 @@ pub struct Attempt {
 pub enum Outcome {
     /// Answered 2xx.
     Delivered,
-    /// Answered in a way that is not tried again.
+    /// Answered with a status that is not retried.
     Dropped,
-    /// Tried again as often as the registration allows, and no better.
+    /// Failed after all retries that the registration allows.
     Exhausted,
-    /// Still to be tried again when its run was stopped.
+    /// Waiting for a retry when its run was stopped.
     Abandoned,
 }
 
-/// Whether a run goes on.
+/// Whether a run is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
-    /// Events are made, or outcomes are awaited.
+    /// Events are generated, or outcomes are awaited.
     Running,
-    /// Every event that was to be made has its outcome.
+    /// Every event has its outcome.
     Done,
-    /// It was stopped before.
+    /// It was stopped before that.
     Stopped,
 }
 
-/// How a run stands.
+/// The state of a run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliverySummary {
     /// The run.
     pub id: Uuid,
-    /// Whether it goes on.
+    /// Whether it is over.
     pub state: RunState,
     /// When it began.
     pub started: Moment,
     /// When its last outcome was known.
     pub finished: Option<Moment>,
-    /// What its events follow from: a plan with this seed makes the same ids.
+    /// The seed of its events: a plan with this seed generates the same ids.
     pub seed: u64,
-    /// Events made.
+    /// Events generated.
     pub events: u64,
-    /// Events that no registration wanted.
+    /// Events that no registration subscribes to.
     pub unmatched: u64,
-    /// Deliveries begun: one for each event and registration that wants it.
+    /// Deliveries begun: one for each event and registration that subscribes to it.
     pub deliveries: u64,
     /// Deliveries on the wire or waiting for a retry.
     pub in_flight: u64,
-    /// Tries, the repeated ones among them.
+    /// Attempts, including retries.
     pub attempts: u64,
-    /// Deliveries by how they ended; every outcome is named.
+    /// Deliveries by outcome; every outcome is listed.
     pub outcomes: BTreeMap<Outcome, u64>,
-    /// Tries by status; those without an answer are under `none`.
+    /// Attempts by status; those without an answer are under `none`.
     pub statuses: BTreeMap<String, u64>,
     /// Deliveries that ended, by event type; those without one are under the empty text.
     pub event_types: BTreeMap<String, u64>,
-    /// How long tries took; `None` before the first.
+    /// How long attempts took; `None` before the first.
     pub latency_ms: Option<LatencySummary>,
 }
 
-/// How long tries took, in milliseconds. Quantiles are right to 1 part in 64.
+/// How long attempts took, in milliseconds. Quantiles are right to 1 part in 64.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LatencySummary {
     /// The median.
@@ -211,7 +211,7 @@ impl Run {
     }
 
     pub(super) async fn finished(&self) {
-        // The sender is this run's own, so the wait cannot end for want of it.
+        // This run owns the sender, so the channel cannot close during the wait.
         let _ = self.state.subscribe().wait_for(|state| *state != RunState::Running).await;
     }
 
@@ -304,11 +304,11 @@ impl Ledger {
         self.events.iter().filter(|event| event.delivery_id == run).cloned().collect()
     }
 
-    /// Notes an outcome; one of a run that was forgotten meanwhile is not kept.
+    /// Records an outcome; that of a run that was dropped meanwhile is not kept.
     pub(super) fn record(&mut self, run: &Run, record: EventRecord) {
         run.count_outcome(&record);
         let record = Arc::new(record);
-        // Nobody need be listening.
+        // There may be no receiver.
         let _ = self.outcomes.send(Arc::clone(&record));
         if !self.runs.iter().any(|known| known.id == run.id) {
             return;

@@ -1,4 +1,4 @@
-//! What to deliver: as a person writes it, and checked.
+//! A delivery plan: as a user writes it, and validated.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const FASTEST_PER_SECOND: f64 = 100_000.0;
 const DEFAULT_LONGEST: Duration = Duration::from_secs(3_600);
 const DEFAULT_SOURCE: &str = "genesys-cloud";
 
-/// Which events to deliver, to whom, and how fast. What is left out has the default that is named.
+/// Which events to deliver, to which registrations, and how fast. Every field is optional.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DeliveryPlan {
@@ -29,22 +29,22 @@ pub struct DeliveryPlan {
     /// How many deliveries may be on the wire at once, 1 to 1024; 32 by default. One that waits for its retry
     /// is not on the wire.
     pub concurrency: Option<usize>,
-    /// The event types, taken in turn; by default those that the enabled registrations want.
+    /// The event types, taken in turn; by default those that the enabled registrations subscribe to.
     pub event_types: Option<Vec<String>>,
-    /// The id or the name of the only registration to deliver to. With `event_types` or `events` it gets them
-    /// even where it does not want the type.
+    /// The id or the name of the only registration to deliver to. With `event_types` or `events` it receives them
+    /// even where it does not subscribe to the type.
     pub registration: Option<String>,
     /// Attributes that replace or join the generated ones.
     pub attributes: Option<Map<String, Value>>,
     /// The events' `source`; `genesys-cloud` by default.
     pub source: Option<String>,
-    /// What ids and attributes follow from; by default another one each run, so that ids do not come twice.
+    /// The seed of ids and attributes; by default a new one for each run, so that no id repeats.
     pub seed: Option<u64>,
     /// What the deliveries are signed with.
     pub sign_with: SignWith,
-    /// Whole events to send byte for byte, once each in their order, instead of generated ones.
+    /// Whole events to send byte for byte, once each and in order, instead of generated ones.
     pub events: Option<Vec<Box<RawValue>>>,
-    /// No event is made later than this many seconds after the start; 3600 where there is no `count`.
+    /// No event is generated later than this many seconds after the start; 3600 where there is no `count`.
     pub max_seconds: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ pub enum SignWith {
     /// The registration's secret.
     #[default]
     Registration,
-    /// This secret, whatever the registration says.
+    /// This secret instead of the registration's.
     Secret(SecretString),
     /// Nothing: there is no signature header.
     Nothing,
@@ -79,18 +79,18 @@ impl<'de> Deserialize<'de> for SignWith {
     }
 }
 
-/// Why a plan was not begun.
+/// Why a plan was not started.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PlanError {
-    /// The plan contradicts itself or leaves its ranges.
+    /// The plan contradicts itself, or a value is out of range.
     #[error("{0}")]
     Invalid(String),
-    /// Nobody would get anything.
+    /// There is no enabled registration to deliver to.
     #[error("no enabled registration is there to deliver to; create one, or name another")]
     NoRegistration,
 }
 
-/// A plan that can be carried out.
+/// A valid plan.
 #[derive(Debug)]
 pub(super) struct CheckedPlan {
     pub(super) count: Option<u64>,
@@ -105,12 +105,12 @@ pub(super) struct CheckedPlan {
     pub(super) longest: Option<Duration>,
 }
 
-/// Where a plan's events come from.
+/// The events of a plan.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// Generated, of these types or of those that are wanted.
+    /// Generated, of these types or of those that are subscribed to.
     Generated(Option<Vec<String>>),
-    /// Written out.
+    /// Listed in the plan.
     Listed(Vec<Box<RawValue>>),
 }
 
@@ -165,13 +165,13 @@ impl DeliveryPlan {
     }
 }
 
-/// 32 bits, so that every JSON reader gives the number back as it is.
+/// 32 bits, so that no JSON reader rounds the number.
 fn random_seed() -> u64 {
     Uuid::new_v4().as_u64_pair().0 >> 32
 }
 
 impl CheckedPlan {
-    /// Whether an event of that type goes to that candidate.
+    /// Whether an event of that type is sent to that candidate.
     pub(super) fn reaches(&self, candidate: &Registration, event_type: Option<&str>) -> bool {
         let insisted = self.registration.is_some() && !matches!(self.content, Content::Generated(None));
         insisted || event_type.is_some_and(|kind| candidate.wants(kind))
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_or_leaves_its_range_is_refused() {
+    fn a_plan_that_contradicts_itself_is_refused() {
         for plan in [
             json!({"count": 0}),
             json!({"ratePerSecond": 0}),

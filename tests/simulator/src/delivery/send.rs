@@ -1,6 +1,6 @@
-//! One event to one endpoint: sent, tried again with growing waits, given up. Every try has the same bytes
-//! and the same signature. An endpoint's `Retry-After` is not heeded: the contract knows only the
-//! registration's own policy. Redirects are not followed.
+//! One event to one endpoint: sent, retried with backoff, given up. Every attempt has the same bytes and the
+//! same signature. An endpoint's `Retry-After` is ignored: the contract has only the registration's retry
+//! policy. Redirects are not followed.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::config::Config;
 use crate::moment::Moment;
 use crate::{Simulator, StartError};
 
-/// However large the multiplier, no wait is longer.
+/// The longest backoff, whatever the multiplier.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// How much of an answer is read at all, and how much of a refusal is kept.
+/// How much of an answer is read, and how much of one that is no success is kept.
 const READ_BYTES: usize = 64 * 1024;
 const KEPT_CHARACTERS: usize = 256;
 
-/// A delivery, fixed for all its tries.
+/// A delivery, the same for all its attempts.
 pub(super) struct Outgoing {
     pub(super) id: Option<String>,
     pub(super) event_type: Option<String>,
@@ -62,14 +62,14 @@ pub(crate) fn client(config: &Config) -> Result<Client, StartError> {
     let builder =
         || Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(config.delivery_timeout);
     builder().tls_certs_merge(authorities.clone()).build().or_else(|error| {
-        // A minimal image has no authorities of its own: http endpoints must work there all the same.
+        // A minimal image has no authorities of its own; http endpoints must work there too.
         tracing::warn!(%error, "no certificate authorities on this system; https endpoints need a CA file");
         builder().tls_certs_only(authorities).build().map_err(StartError::Client)
     })
 }
 
-/// Delivers, and notes the outcome. `slot` is the place on the wire for the first try, `room` the place
-/// among the outstanding deliveries.
+/// Delivers, and records the outcome. `slot` is the first attempt's permit to be on the wire, `room` the
+/// delivery's permit to be outstanding.
 pub(super) async fn deliver(
     simulator: Simulator,
     run: Arc<Run>,
@@ -125,7 +125,7 @@ pub(super) async fn deliver(
     drop(room);
 }
 
-/// What an answer, or none, means for a delivery.
+/// What a status, or no answer, means for a delivery.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Delivered,
@@ -190,7 +190,7 @@ async fn read(mut response: Response) -> Result<String, reqwest::Error> {
     Ok(String::from_utf8_lossy(&kept).chars().take(KEPT_CHARACTERS).collect())
 }
 
-/// The whole chain of causes; reqwest's own line says only that sending failed.
+/// The whole chain of causes: the error itself only says that sending failed.
 fn explain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut causes = vec![error.to_string()];
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_contract_says_what_is_tried_again() {
+    fn the_contract_defines_what_is_retried() {
         for status in [200, 201, 204] {
             assert_eq!(Verdict::of(Some(status)), Verdict::Delivered, "{status}");
         }

@@ -35,7 +35,7 @@ async fn a_run_is_started_awaited_and_read_event_by_event() {
 }
 
 #[tokio::test]
-async fn events_come_as_lines_where_that_is_asked() {
+async fn events_are_returned_as_lines_on_request() {
     let organisation = Organisation::start().await;
     let endpoint = Endpoint::answering([200]).await;
     organisation.register(&draft("a", &endpoint.url)).await;
@@ -52,7 +52,7 @@ async fn events_come_as_lines_where_that_is_asked() {
 }
 
 #[tokio::test]
-async fn a_plan_with_a_mistake_is_told_so() {
+async fn an_invalid_plan_is_refused() {
     let organisation = Organisation::start().await;
     for (plan, status) in [
         (json!({"cuont": 1}), 400),
@@ -66,7 +66,7 @@ async fn a_plan_with_a_mistake_is_told_so() {
 }
 
 #[tokio::test]
-async fn calls_are_counted_and_told_with_their_client() {
+async fn requests_are_counted_with_their_client() {
     let organisation = Organisation::start().await;
     organisation.register(&draft("a", "http://127.0.0.1:9/")).await;
     organisation.get(EVENT_BRIDGES).await;
@@ -110,14 +110,14 @@ async fn tokens_expire_on_request() {
 }
 
 #[tokio::test]
-async fn it_says_that_it_is_well() {
+async fn health_is_ok() {
     let organisation = Organisation::start().await;
     assert_eq!(json_of(organisation.get("/control/health").await).await["status"], "ok");
     assert_eq!(organisation.get("/livez").await.status(), 200);
 }
 
 #[tokio::test]
-async fn control_may_have_an_address_of_its_own() {
+async fn the_control_api_can_have_its_own_address() {
     let simulator = genesys_simulator::Simulator::new(genesys_simulator::Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         control_listen: Some("127.0.0.1:0".parse().unwrap()),

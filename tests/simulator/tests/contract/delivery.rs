@@ -32,7 +32,7 @@ async fn a_delivery_signs_the_exact_bytes() {
 }
 
 #[tokio::test]
-async fn a_delivery_is_tried_again_with_the_same_bytes_until_it_succeeds() {
+async fn a_delivery_is_retried_with_the_same_bytes() {
     let organisation = Organisation::start().await;
     let endpoint = Endpoint::answering([503, 429, 408, 200]).await;
     organisation.register(&draft("a", &endpoint.url)).await;
@@ -70,7 +70,7 @@ async fn waits_between_tries_grow_by_the_multiplier() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_tried_again() {
+async fn a_refused_delivery_is_not_retried() {
     let organisation = Organisation::start().await;
     let endpoint = Endpoint::answering([403]).await;
     organisation.register(&draft("a", &endpoint.url)).await;
@@ -80,7 +80,7 @@ async fn a_refusal_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_never_gets_better_exhausts_the_retries() {
+async fn an_endpoint_that_keeps_failing_exhausts_the_retries() {
     let organisation = Organisation::start().await;
     let endpoint = Endpoint::answering([503]).await;
     organisation.register(&draft("a", &endpoint.url)).await;
@@ -89,11 +89,11 @@ async fn an_endpoint_that_never_gets_better_exhausts_the_retries() {
 }
 
 #[tokio::test]
-async fn no_answer_is_tried_again_and_says_why() {
+async fn a_missing_answer_is_retried_and_its_cause_recorded() {
     let organisation = Organisation::start().await;
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", nobody.local_addr().unwrap());
-    drop(nobody);
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", closed.local_addr().unwrap());
+    drop(closed);
     organisation.register(&draft("a", &url)).await;
     let delivery = organisation.simulator.deliver(plan(json!({"count": 1}))).unwrap();
     assert_eq!(delivery.finished().await.statuses["none"], 4);
@@ -103,7 +103,7 @@ async fn no_answer_is_tried_again_and_says_why() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_too_slow_gave_no_answer() {
+async fn an_endpoint_that_is_too_slow_gives_no_answer() {
     let organisation = Organisation::with(|config| config.delivery_timeout = Duration::from_millis(50)).await;
     // Accepts connections, in its backlog, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -119,7 +119,7 @@ async fn an_endpoint_that_is_too_slow_gave_no_answer() {
 }
 
 #[tokio::test]
-async fn an_event_goes_to_every_enabled_registration_that_wants_its_type() {
+async fn an_event_is_sent_to_every_enabled_subscriber() {
     let organisation = Organisation::start().await;
     let (both, status_only, disabled) = (
         Endpoint::answering([200]).await,
@@ -140,7 +140,7 @@ async fn an_event_goes_to_every_enabled_registration_that_wants_its_type() {
 }
 
 #[tokio::test]
-async fn a_named_registration_gets_what_it_did_not_want() {
+async fn a_named_registration_gets_types_it_does_not_subscribe_to() {
     let organisation = Organisation::start().await;
     let endpoint = Endpoint::answering([404]).await;
     organisation.register(&draft("a", &endpoint.url)).await;
@@ -151,7 +151,7 @@ async fn a_named_registration_gets_what_it_did_not_want() {
 }
 
 #[tokio::test]
-async fn an_event_that_nobody_wants_is_counted() {
+async fn an_event_that_closed_wants_is_counted() {
     let organisation = Organisation::start().await;
     organisation.register(&draft("a", "http://127.0.0.1:9/")).await;
     let unwanted = json!({"count": 3, "eventTypes": ["conversation:started"]});
@@ -160,7 +160,7 @@ async fn an_event_that_nobody_wants_is_counted() {
 }
 
 #[tokio::test]
-async fn without_an_enabled_registration_nothing_begins() {
+async fn without_an_enabled_registration_no_run_starts() {
     let organisation = Organisation::start().await;
     organisation.register(&draft_with("a", "http://127.0.0.1:9/", "enabled", json!(false))).await;
     let refused = organisation.simulator.deliver(DeliveryPlan::default());
@@ -168,7 +168,7 @@ async fn without_an_enabled_registration_nothing_begins() {
 }
 
 #[tokio::test]
-async fn a_test_may_sign_with_another_secret_or_not_at_all() {
+async fn a_plan_can_sign_with_another_secret_or_not_at_all() {
     let organisation = Organisation::start().await;
     let endpoint = Endpoint::answering([403]).await;
     organisation.register(&draft("a", &endpoint.url)).await;
@@ -234,7 +234,7 @@ async fn a_stopped_run_abandons_its_retries() {
 }
 
 #[tokio::test]
-async fn an_endless_run_ends_when_it_is_stopped_or_its_time_is_over() {
+async fn an_endless_run_ends_when_stopped_or_out_of_time() {
     let organisation = Organisation::start().await;
     let endpoint = Endpoint::answering([200]).await;
     organisation.register(&draft("a", &endpoint.url)).await;
@@ -266,7 +266,7 @@ async fn a_changed_registration_counts_from_the_next_event() {
 }
 
 #[tokio::test]
-async fn outcomes_can_be_watched_as_they_come() {
+async fn outcomes_can_be_watched() {
     let organisation = Organisation::start().await;
     let endpoint = Endpoint::answering([200]).await;
     organisation.register(&draft("a", &endpoint.url)).await;

@@ -1,4 +1,4 @@
-//! An endpoint that answers by a script and keeps what it got.
+//! An endpoint with scripted answers that keeps what it received.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Answers these statuses in turn, and the last of them for ever.
+    /// Answers these statuses in turn, and then always the last.
     pub(crate) async fn answering(statuses: impl Into<Vec<u16>>) -> Self {
         let statuses = statuses.into();
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -56,7 +56,7 @@ impl Endpoint {
         self.received.lock().clone()
     }
 
-    /// Waits until so many deliveries have come.
+    /// Waits until so many deliveries have arrived.
     pub(crate) async fn has_received(&self, count: usize) {
         loop {
             let arrival = self.arrival.notified();

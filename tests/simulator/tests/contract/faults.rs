@@ -48,7 +48,7 @@ async fn a_late_answer_finds_the_work_done() {
             tokio::task::yield_now().await;
         }
     };
-    // The client leaves as soon as the work is done, a minute before its answer.
+    // The client gives up as soon as the work is done, a minute before the answer.
     tokio::select! {
         answer = creation(&organisation).send() => panic!("{answer:?}"),
         () = work_is_done => {}
@@ -57,7 +57,7 @@ async fn a_late_answer_finds_the_work_done() {
 }
 
 #[tokio::test]
-async fn a_status_may_have_a_body_and_a_time_to_come_back() {
+async fn a_status_can_have_a_body_and_retry_after() {
     let organisation = organisation_with(json!([
         {"match": {"times": 1}, "do": {"status": 429, "retryAfter": 7}},
         {"match": {"nth": 2}, "do": {"status": 502, "body": {"odd": true}}},
@@ -127,7 +127,7 @@ async fn rules_count_what_they_do_and_end_when_deleted() {
 }
 
 #[tokio::test]
-async fn a_rule_that_says_nothing_is_refused_and_the_old_ones_stay() {
+async fn an_empty_rule_is_refused_and_the_old_ones_stay() {
     let organisation = organisation_with(json!([{"do": {"status": 500}}])).await;
     let refused = organisation.send(Method::PUT, "/control/faults", &json!([{"do": {}}])).await;
     assert_eq!(refused.status(), 400);

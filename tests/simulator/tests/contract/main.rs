@@ -1,4 +1,4 @@
-//! What the simulator promises, proved over real HTTP: one file a part of the contract.
+//! The simulator's contract over real HTTP, one file for each part.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod control;

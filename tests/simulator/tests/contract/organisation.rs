@@ -20,7 +20,7 @@ impl Organisation {
         Self::with(|_| {}).await
     }
 
-    /// Differs from the default in what `change` does, and in that a retry comes after 1 ms.
+    /// The default with `change` applied, and with retries after 1 ms.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -60,7 +60,7 @@ impl Organisation {
         self.request(method, path).json(body).send().await.unwrap()
     }
 
-    /// Creates a registration and gives its id.
+    /// Creates a registration and returns its id.
     pub(crate) async fn register(&self, draft: &Value) -> String {
         let answer = json_of(self.send(Method::POST, EVENT_BRIDGES, draft).await).await;
         answer["id"].as_str().unwrap().to_owned()
@@ -71,7 +71,7 @@ impl Organisation {
     }
 }
 
-/// A registration that is complete, and wants two event types at `url`.
+/// A complete registration of two event types at `url`.
 pub(crate) fn draft(name: &str, url: &str) -> Value {
     json!({
         "name": name,

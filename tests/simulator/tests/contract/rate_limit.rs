@@ -1,7 +1,7 @@
 use crate::organisation::{EVENT_BRIDGES, Organisation, json_of};
 
 #[tokio::test]
-async fn a_client_that_spent_its_calls_is_told_when_to_come_back() {
+async fn a_client_over_its_budget_gets_429_with_retry_after() {
     let organisation = Organisation::with(|config| config.rate_limit_per_minute = 2).await;
     assert_eq!(organisation.get(EVENT_BRIDGES).await.status(), 200);
     assert_eq!(organisation.get(EVENT_BRIDGES).await.status(), 200);

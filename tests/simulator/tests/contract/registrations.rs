@@ -13,7 +13,7 @@ async fn names(organisation: &Organisation, query: &str) -> (Vec<String>, Value)
 }
 
 #[tokio::test]
-async fn a_created_registration_is_read_as_it_was_written_but_for_its_secret() {
+async fn a_created_registration_is_read_without_its_secret() {
     let organisation = Organisation::start().await;
     let answer = organisation.send(Method::POST, EVENT_BRIDGES, &draft("a", URL)).await;
     assert_eq!(answer.status(), 201);
@@ -38,7 +38,7 @@ async fn an_organisation_may_answer_a_creation_with_200() {
 }
 
 #[tokio::test]
-async fn a_listing_has_the_pages_that_the_server_likes_not_those_that_were_asked() {
+async fn a_page_is_no_larger_than_the_server_allows() {
     let organisation = Organisation::with(|config| config.page_size_cap = 3).await;
     for number in 1..=7 {
         organisation.register(&draft(&format!("r{number}"), URL)).await;
@@ -156,7 +156,7 @@ async fn what_is_not_json_is_400() {
 }
 
 #[tokio::test]
-async fn two_registrations_may_have_one_name_unless_the_organisation_refuses() {
+async fn a_name_can_be_used_twice_unless_that_is_refused() {
     let allowing = Organisation::start().await;
     allowing.register(&draft("a", URL)).await;
     allowing.register(&draft("a", URL)).await;

@@ -10,7 +10,7 @@ fn error(change: impl FnOnce(&mut Config)) -> StartError {
 }
 
 #[test]
-fn a_ca_file_that_is_of_no_use_is_named() {
+fn an_unusable_ca_file_is_named() {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(b"not a certificate").unwrap();
     for path in [file.path().to_owned(), file.path().with_extension("missing")] {
