@@ -205,7 +205,7 @@ pub async fn run(
             Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
         });
     let keep_house = async {
-        // No reconcile has begun before, and none will: what it waits for is filled by the watches that end now.
+        // No reconcile acts before the caches are filled, and the watches that fill them end now.
         if context.caches_ready.clone().await.is_err() {
             return;
         }

@@ -1,7 +1,8 @@
 //! The operator: makes the cluster and Genesys Cloud hold what a `PresenceRoute` asks for, and reports the state.
 //!
-//! A reconcile runs in one direction, one module a step: [`dereference`], [`validate`], [`build`], [`apply`],
-//! [`register`], [`status`]. What is pure is tested without a cluster; [`controller`] strings the steps together.
+//! A reconcile runs in one direction, one module a step: dereference, validate and build are pure and in
+//! [`presenceroute_manifest`]; [`apply`], [`register`] and [`status`] follow. The [`controller`] puts the steps together,
+//! on what the [`cache`] knows of the cluster.
 
 pub mod admin;
 pub mod api_server;
