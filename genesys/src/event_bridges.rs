@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use presenceroute_core::genesys_api::RetryPolicy;
+use presenceroute_core::genesys_api::{RegistrationSpec, RetryPolicy};
 use presenceroute_core::url::is_same_url;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -215,31 +215,23 @@ fn registration(
 /// A registration as desired at Genesys Cloud.
 #[derive(Clone, Debug)]
 pub struct DesiredRegistration {
-    /// The name to find it by; it must be unique in the organisation.
-    pub name: String,
-    /// Whether events are delivered.
-    pub enabled: bool,
-    /// The URL that Genesys Cloud posts events to.
-    pub url: String,
+    /// All of it that is no secret. Neither the order of the event types nor a repetition matters.
+    pub spec: RegistrationSpec,
     /// The secret that events are signed with. No response contains it.
     pub secret: SecretString,
-    /// The exact event types to subscribe to; never empty. Neither their order nor a repetition matters.
-    pub event_types: Vec<String>,
-    /// Genesys Cloud's own retries of a delivery.
-    pub retry_policy: RetryPolicy,
 }
 
 impl DesiredRegistration {
     /// The object that is posted or put, as JSON. It holds the secret.
     fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(&Sent {
-            name: &self.name,
+            name: &self.spec.name,
             kind: WEBHOOK,
-            enabled: self.enabled,
-            url: &self.url,
+            enabled: self.spec.enabled,
+            url: &self.spec.url,
             secret: self.secret.expose_secret(),
-            event_types: as_set(&self.event_types),
-            retry_policy: &self.retry_policy,
+            event_types: as_set(&self.spec.event_types),
+            retry_policy: &self.spec.retry_policy,
         })
     }
 
@@ -248,10 +240,10 @@ impl DesiredRegistration {
     pub fn as_created(&self, id: &str) -> Registration {
         Registration {
             id: id.to_owned(),
-            name: self.name.clone(),
-            enabled: Some(self.enabled),
-            url: self.url.clone(),
-            event_types: as_set(&self.event_types).into_iter().map(str::to_owned).collect(),
+            name: self.spec.name.clone(),
+            enabled: Some(self.spec.enabled),
+            url: self.spec.url.clone(),
+            event_types: as_set(&self.spec.event_types).into_iter().map(str::to_owned).collect(),
             retry_policy: None,
         }
     }
@@ -304,15 +296,15 @@ impl Registration {
     #[must_use]
     pub fn differences(&self, desired: &DesiredRegistration) -> Vec<Difference> {
         let has_other_events =
-            !self.event_types.is_empty() && as_set(&self.event_types) != as_set(&desired.event_types);
+            !self.event_types.is_empty() && as_set(&self.event_types) != as_set(&desired.spec.event_types);
         let differs = [
-            (Difference::Name, !self.name.is_empty() && self.name != desired.name),
-            (Difference::Enabled, self.enabled.is_some_and(|enabled| enabled != desired.enabled)),
-            (Difference::Url, !self.calls(&desired.url)),
+            (Difference::Name, !self.name.is_empty() && self.name != desired.spec.name),
+            (Difference::Enabled, self.enabled.is_some_and(|enabled| enabled != desired.spec.enabled)),
+            (Difference::Url, !self.calls(&desired.spec.url)),
             (Difference::EventTypes, has_other_events),
             (
                 Difference::RetryPolicy,
-                self.retry_policy.is_some_and(|policy| !policy.is(&desired.retry_policy)),
+                self.retry_policy.is_some_and(|policy| !policy.is(&desired.spec.retry_policy)),
             ),
         ];
         differs.into_iter().filter_map(|(what, differs)| differs.then_some(what)).collect()
@@ -417,14 +409,14 @@ impl Received {
             |received: Option<String>, sent: Option<&String>| received.or(sent.cloned()).unwrap_or_default();
         let event_types = match (self.event_types, sent) {
             (Some(event_types), _) => event_types,
-            (None, Some(sent)) => sent.event_types.iter().cloned().collect(),
+            (None, Some(sent)) => sent.spec.event_types.iter().cloned().collect(),
             (None, None) => BTreeSet::new(),
         };
         Some(Registration {
             id: self.id.filter(|id| !id.is_empty())?,
-            name: or_sent(self.name, sent.map(|sent| &sent.name)),
-            enabled: self.enabled.or(sent.map(|sent| sent.enabled)),
-            url: or_sent(self.url, sent.map(|sent| &sent.url)),
+            name: or_sent(self.name, sent.map(|sent| &sent.spec.name)),
+            enabled: self.enabled.or(sent.map(|sent| sent.spec.enabled)),
+            url: or_sent(self.url, sent.map(|sent| &sent.spec.url)),
             event_types: event_types.into_iter().collect(),
             retry_policy: self.retry_policy,
         })
@@ -441,12 +433,14 @@ mod tests {
 
     fn desired() -> DesiredRegistration {
         DesiredRegistration {
-            name: "presence/contact-centre".to_owned(),
-            enabled: true,
-            url: "https://presence.example.com/eventbridge/presence".to_owned(),
+            spec: RegistrationSpec {
+                name: "presence/contact-centre".to_owned(),
+                enabled: true,
+                url: "https://presence.example.com/eventbridge/presence".to_owned(),
+                event_types: ["b", "a", "b"].map(str::to_owned).into(),
+                retry_policy: RetryPolicy::default(),
+            },
             secret: SecretString::from("hush-hush"),
-            event_types: ["b", "a", "b"].map(str::to_owned).into(),
-            retry_policy: RetryPolicy::default(),
         }
     }
 
@@ -565,7 +559,7 @@ mod tests {
         let registration = received.into_registration(Some(&desired())).unwrap();
         assert_eq!(
             (registration.url, registration.event_types),
-            (desired().url, vec!["a".into(), "b".into()])
+            (desired().spec.url, vec!["a".into(), "b".into()])
         );
     }
 

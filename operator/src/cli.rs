@@ -1,6 +1,6 @@
 //! The command line: the arguments of `run`, `crd` and `validate`, and where each command leads.
 //!
-//! What `run` does is left to [`run`](crate::run).
+//! What `run` does is left to the module of that name.
 
 use std::convert::Infallible;
 use std::io::Write;

@@ -170,7 +170,7 @@ pub async fn run(
             Err(error) => tracing::warn!(%error, "reconcile failed; it is tried again"),
         });
     let housekeeping = async {
-        // No reconcile has begun before, and none will: the watches that would fill the caches end now.
+        // No reconcile acts before the caches are filled, and the watches that fill them end now.
         if context.caches_ready.clone().await.is_err() {
             return;
         }

@@ -9,13 +9,13 @@ mod report;
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use presenceroute_core::relay_status::RelayStatus;
 use serde_json::json;
 
 use crate::cache::pods::SYNC_ANNOTATION;
-use k8s_openapi::api::core::v1::Pod;
 
 pub use client::RelayStatusClient;
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec};
+use presenceroute_core::genesys_api::ApiEndpoint;
 use presenceroute_core::relay_config::RelayConfig;
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::spec::BootstrapServer;
@@ -205,9 +205,8 @@ fn create_topics(model: &Model, broker: &Broker) -> Result<(), Failure> {
 /// Creates the registration, or updates the one with this id. The secret is always sent.
 async fn register(genesys: &Genesys, model: &Model, id: Option<&str>) -> Result<String, Failure> {
     let SourceModel::Webhook(webhook) = &model.source;
-    let RegistrationSpec { name, url, enabled, event_types, retry_policy } = webhook.registration.clone();
     let secret = webhook.signing_secret.clone()?;
-    let desired = DesiredRegistration { name, url, enabled, event_types, retry_policy, secret };
+    let desired = DesiredRegistration { spec: webhook.registration.clone(), secret };
     let registrations = event_bridges(genesys, model)?;
     let updated = match id {
         Some(id) => registrations.update(id, &desired).await?,

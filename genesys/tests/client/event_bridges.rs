@@ -18,7 +18,8 @@ async fn a_registration_is_created_found_changed_and_deleted() {
     assert_eq!(event_bridges.find_by_name(NAME).await.unwrap().entities, std::slice::from_ref(&created));
     assert_eq!(event_bridges.get(&created.id).await.unwrap().as_ref(), Some(&created));
 
-    let suspended = DesiredRegistration { enabled: false, ..desired() };
+    let mut suspended = desired();
+    suspended.spec.enabled = false;
     assert_eq!(created.differences(&suspended), [Difference::Enabled]);
     let updated = event_bridges.update(&created.id, &suspended).await.unwrap().unwrap();
     assert_eq!((updated.id.as_str(), updated.differences(&suspended)), (created.id.as_str(), vec![]));

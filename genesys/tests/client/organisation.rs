@@ -1,7 +1,7 @@
 //! A simulated organisation, and a client of it.
 
 use genesys_simulator::{Config, OauthClient, Running, Simulator};
-use presenceroute_core::genesys_api::{RetryPolicy, TokenRequest};
+use presenceroute_core::genesys_api::{RegistrationSpec, RetryPolicy, TokenRequest};
 use presenceroute_genesys::{Access, DesiredRegistration, EventBridges, Genesys, Limits};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -71,12 +71,14 @@ impl Organisation {
 
 pub(crate) fn named(name: &str) -> DesiredRegistration {
     DesiredRegistration {
-        name: name.to_owned(),
-        enabled: true,
-        url: "https://presence.example.com/eventbridge/presence".to_owned(),
+        spec: RegistrationSpec {
+            name: name.to_owned(),
+            enabled: true,
+            url: "https://presence.example.com/eventbridge/presence".to_owned(),
+            event_types: vec!["presence:state:changed".to_owned(), "presence:status:changed".to_owned()],
+            retry_policy: RetryPolicy::default(),
+        },
         secret: SecretString::from(SIGNING_SECRET),
-        event_types: vec!["presence:state:changed".to_owned(), "presence:status:changed".to_owned()],
-        retry_policy: RetryPolicy::default(),
     }
 }
 

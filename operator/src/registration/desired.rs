@@ -49,8 +49,7 @@ impl Desired {
     /// What Genesys Cloud is sent.
     #[must_use]
     pub fn registration(&self) -> DesiredRegistration {
-        let RegistrationSpec { name, url, enabled, event_types, retry_policy } = self.spec.clone();
-        DesiredRegistration { name, enabled, url, secret: self.secret.clone(), event_types, retry_policy }
+        DesiredRegistration { spec: self.spec.clone(), secret: self.secret.clone() }
     }
 
     /// The same as the status records it.

@@ -225,7 +225,7 @@ async fn attempt(
 ) -> Result<Applied, AttemptError> {
     let registration = &desired.registration();
     let strategy =
-        LookupStrategy { name: &registration.name, id: inquiry.id.as_deref(), by_name: inquiry.by_name };
+        LookupStrategy { name: &registration.spec.name, id: inquiry.id.as_deref(), by_name: inquiry.by_name };
     let previous = PreviousState {
         id: inquiry.id.as_deref(),
         url: known.url.as_deref(),
@@ -239,7 +239,7 @@ async fn attempt(
     for _ in 0..MAX_PLANS {
         let steps = match plan(registration, previous, &observed) {
             Plan::Conflict { theirs } => {
-                let failure = Failure::contested(&registration.name, &theirs, &registration.url);
+                let failure = Failure::contested(&registration.spec.name, &theirs, &registration.spec.url);
                 return Err(AttemptError::Contested(failure));
             }
             Plan::Steps(steps) => steps,
@@ -248,7 +248,7 @@ async fn attempt(
             return Ok(applied);
         }
     }
-    Err(backend.still_listed(&registration.name).into())
+    Err(backend.still_listed(&registration.spec.name).into())
 }
 
 /// Executes the steps of one plan. `None` where one was impossible, which `observed` then says.

@@ -137,11 +137,13 @@ fn plan_visible(
     registrations: &[Registration],
 ) -> Plan {
     let is_known = |found: &Registration| previous.id == Some(found.id.as_str());
-    let calls_ours =
-        |found: &Registration| found.calls(&desired.url) || previous.url.is_some_and(|url| found.calls(url));
+    let calls_ours = |found: &Registration| {
+        found.calls(&desired.spec.url) || previous.url.is_some_and(|url| found.calls(url))
+    };
     // One that has another name and another URL was taken and renamed: nothing of this route's is left of it.
-    let is_lost =
-        |found: &Registration| !calls_ours(found) && !found.name.is_empty() && found.name != desired.name;
+    let is_lost = |found: &Registration| {
+        !calls_ours(found) && !found.name.is_empty() && found.name != desired.spec.name
+    };
     let mut candidates: Vec<&Registration> = registrations.iter().filter(|found| !is_lost(found)).collect();
     candidates.sort_by_key(|found| (!is_known(found), !calls_ours(found)));
     let (chosen, rest) = match candidates.split_first() {
@@ -246,7 +248,7 @@ pub fn plan_removal(target: &CleanupTarget, keep_id: Option<&str>, found: &[Regi
 
 #[cfg(test)]
 mod tests {
-    use presenceroute_core::genesys_api::RetryPolicy;
+    use presenceroute_core::genesys_api::{RegistrationSpec, RetryPolicy};
     use presenceroute_crds::status::RegistrationLocation;
     use secrecy::SecretString;
     use serde_json::json;
@@ -259,12 +261,14 @@ mod tests {
 
     fn desired() -> DesiredRegistration {
         DesiredRegistration {
-            name: "presence/one".into(),
-            enabled: true,
-            url: OURS.into(),
+            spec: RegistrationSpec {
+                name: "presence/one".into(),
+                enabled: true,
+                url: OURS.into(),
+                event_types: vec!["a".into()],
+                retry_policy: RetryPolicy::default(),
+            },
             secret: SecretString::from("secret"),
-            event_types: vec!["a".into()],
-            retry_policy: RetryPolicy::default(),
         }
     }
 

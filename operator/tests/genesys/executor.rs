@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use genesys_simulator::{Config, fingerprint};
+use presenceroute_core::genesys_api::RegistrationSpec;
 use presenceroute_genesys::{DesiredRegistration, Limits};
 use presenceroute_operator::registration::execute::{Executor, Outcome};
 use presenceroute_operator::registration::failure::Failure;
@@ -24,11 +25,17 @@ async fn open_organisation() -> Organisation {
 
 /// The registration of the route "one", as it asks for it.
 fn of_route_one() -> DesiredRegistration {
-    DesiredRegistration {
-        url: "https://presence.example.com/one".to_owned(),
-        event_types: vec!["presence:state:changed".to_owned()],
-        ..named("presence/one")
-    }
+    drifted(&named("presence/one"), |spec| {
+        spec.url = "https://presence.example.com/one".to_owned();
+        spec.event_types = vec!["presence:state:changed".to_owned()];
+    })
+}
+
+/// Another registration with the same secret.
+fn drifted(from: &DesiredRegistration, edit: impl FnOnce(&mut RegistrationSpec)) -> DesiredRegistration {
+    let mut registration = from.clone();
+    edit(&mut registration.spec);
+    registration
 }
 
 fn total(organisation: &Organisation) -> u64 {
@@ -174,14 +181,12 @@ async fn every_drift_is_repaired_at_the_next_look() {
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
     let as_desired = of_route_one();
-    let mut policy = as_desired.retry_policy.clone();
-    policy.max_retries = 0;
     let table = [
-        ("enabled", DesiredRegistration { enabled: false, ..as_desired.clone() }),
-        ("url", DesiredRegistration { url: "https://else.example.com/".to_owned(), ..as_desired.clone() }),
-        ("eventTypes", DesiredRegistration { event_types: vec!["x".to_owned()], ..as_desired.clone() }),
-        ("retryPolicy", DesiredRegistration { retry_policy: policy, ..as_desired.clone() }),
-        ("name", DesiredRegistration { name: "renamed".to_owned(), ..as_desired.clone() }),
+        ("enabled", drifted(&as_desired, |spec| spec.enabled = false)),
+        ("url", drifted(&as_desired, |spec| spec.url = "https://else.example.com/".to_owned())),
+        ("eventTypes", drifted(&as_desired, |spec| spec.event_types = vec!["x".to_owned()])),
+        ("retryPolicy", drifted(&as_desired, |spec| spec.retry_policy.max_retries = 0)),
+        ("name", drifted(&as_desired, |spec| spec.name = "renamed".to_owned())),
     ];
     let id = route.register(&executor).await.unwrap().registration.id;
     for (what, drifted) in table {
@@ -262,7 +267,7 @@ async fn another_owners_registration_of_the_same_name_is_reported_and_left() {
     let organisation = open_organisation().await;
     let (mut route, executor) = (Route::new(&organisation, "one"), executor(&organisation));
     let id = route.register(&executor).await.unwrap().registration.id;
-    let theirs = DesiredRegistration { url: THEIRS.to_owned(), ..of_route_one() };
+    let theirs = drifted(&of_route_one(), |spec| spec.url = THEIRS.to_owned());
     let other = organisation.event_bridges().create(&theirs).await.unwrap();
 
     // Neither a verification, nor an edit, nor the removal of a former registration deletes it.
@@ -297,9 +302,9 @@ async fn a_url_that_somebody_changes_now_and_then_is_repaired_each_time() {
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
     let id = route.register(&executor).await.unwrap().registration.id;
-    let drifted = DesiredRegistration { url: "https://else.example.com/".to_owned(), ..of_route_one() };
+    let edited = drifted(&of_route_one(), |spec| spec.url = "https://else.example.com/".to_owned());
     for _ in 0..3 {
-        organisation.event_bridges().update(&id, &drifted).await.unwrap().unwrap();
+        organisation.event_bridges().update(&id, &edited).await.unwrap().unwrap();
         later(UNTIL_THE_NEXT_ONE).await;
         assert_eq!(route.register(&executor).await.unwrap().change, Some(Change::Repaired("url".to_owned())));
         later(UNTIL_THE_NEXT_ONE).await;
