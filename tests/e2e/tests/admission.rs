@@ -452,5 +452,6 @@ impl Definition {
 impl Drop for Definition {
     fn drop(&mut self) {
         let _ = kubectl::run(&["delete", &format!("crd/presenceroutes.{GROUP}"), "--wait=false"]);
+        command::clear();
     }
 }

@@ -1,6 +1,7 @@
 //! The shell of a new user.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -27,7 +28,11 @@ pub(crate) fn run(script: &str) -> Outcome<String> {
     let failed = |error: std::io::Error| Failure(format!("{}: {error}", printed.display()));
     let output = File::create(&printed).map_err(failed)?;
     let home = home()?;
-    let status = command::new("timeout")
+    let mut shell = command::new("timeout");
+    for variable in of_this_test() {
+        shell.env_remove(variable);
+    }
+    let status = shell
         .args([MOST_SECONDS, "bash", "-euo", "pipefail", &file.display().to_string()])
         .current_dir(tree::path(""))
         .env("PRESENCEROUTE_CACHE", harness::path("CACHE")?)
@@ -46,6 +51,14 @@ pub(crate) fn run(script: &str) -> Outcome<String> {
     Ok(printed)
 }
 
+/// What cargo tells a test of its package. Build scripts ask for some of it, and a user's cargo would build much anew.
+fn of_this_test() -> impl Iterator<Item = OsString> {
+    const PREFIXES: [&str; 5] =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    let is_cargos = |name: &str| name == "CARGO" || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    env::vars_os().map(|(name, _)| name).filter(move |name| name.to_str().is_some_and(is_cargos))
+}
+
 /// A home directory of its own, so that nothing is left in the user's.
 fn home() -> Outcome<PathBuf> {
     let home = command::own_directory().join("home");
@@ -60,7 +73,7 @@ fn of_user(variable: &str, folder: &str) -> PathBuf {
     env::var_os(variable).map_or_else(|| Path::new(&home).join(folder), PathBuf::from)
 }
 
-fn path(home: &Path) -> Outcome<std::ffi::OsString> {
+fn path(home: &Path) -> Outcome<OsString> {
     let user = env::var_os("PATH").unwrap_or_default();
     let own = [home.join(".local/bin"), home.join(".cargo/bin")];
     let all = own.into_iter().chain(env::split_paths(&user));
