@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use presenceroute_core::genesys_api::TokenRequest;
+use presenceroute_core::url::parse_http_url;
 use presenceroute_runtime::oauth_token::{self, ClientCredentials, Encoding, Grant};
 use reqwest::StatusCode;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -233,14 +234,7 @@ pub(crate) fn base_url(text: &str) -> Result<Url, GenesysError> {
         problem: "spec.genesys.apiUrl is not an http or https URL without user, query and fragment"
             .to_owned(),
     };
-    let mut url = Url::parse(text.trim()).map_err(|_| invalid())?;
-    let is_plain = url.username().is_empty()
-        && url.password().is_none()
-        && url.query().is_none()
-        && url.fragment().is_none();
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !is_plain {
-        return Err(invalid());
-    }
+    let mut url = parse_http_url(text.trim()).ok_or_else(invalid)?;
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
     Ok(url)

@@ -90,7 +90,7 @@ async fn run(arguments: Arguments, screen: &Screen) -> Result<(), Box<dyn std::e
         {
             screen.line(&match demo.edit(&text, &broker).await {
                 Ok(change) => change,
-                Err(error) => format!("this manifest is not taken, the last one serves on: {error}"),
+                Err(error) => format!("manifest rejected, the last one stays in effect: {error}"),
             });
             seen = text;
         }

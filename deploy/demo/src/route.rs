@@ -64,21 +64,21 @@ impl Demo {
         Ok(Self { model, genesys, id, signing, stage, files, relay })
     }
 
-    /// Takes up an edited manifest; says what is new.
+    /// Applies an edited manifest; gives what is new.
     pub(crate) async fn edit(&mut self, text: &str, broker: &Broker) -> Result<String, Failure> {
         let model = model(text, broker, &self.stage).await?;
         if model.config != self.model.config || model.name != self.model.name {
-            return Err("its name, endpoint or Kafka is another, for which a cluster would roll new pods; start the demo again".into());
+            return Err("its name, endpoint or Kafka has changed, for which a cluster would roll the pods; start the demo again".into());
         }
         let signing = advance(self.signing.clone(), &model)?;
         create_topics(&model, broker)?;
         mount(&objects(&model, &signing)?, self.files.path())?;
         self.id = register(&self.genesys, &model, Some(&self.id)).await?;
         let change = if model.table.revision() == self.model.table.revision() {
-            "the manifest is taken; its routes are as before".to_owned()
+            "manifest applied, routes unchanged".to_owned()
         } else {
             format!(
-                "the manifest is taken: {} routes, revision {}",
+                "manifest applied: {} routes, revision {}",
                 model.table.routes().len(),
                 model.table.revision()
             )
@@ -188,7 +188,7 @@ fn mount(objects: &RouteObjects, directory: &Path) -> Result<RelayConfig, Failur
 
 /// A reader sees the old file or the new one, never half of one.
 fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    // Hidden names are not taken for secrets.
+    // The relay reads no hidden file as a secret.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let aside = path.with_file_name(format!(".{name}.new"));
     std::fs::write(&aside, content)?;
