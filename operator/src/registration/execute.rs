@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::backend::{Backend, LookupStrategy, StepResult};
 use super::desired::{Desired, client_fingerprint};
 use super::failure::Failure;
-use super::plan::{Change, Observed, Plan, PreviousState, Step, Steps, plan, plan_removal};
+use super::plan::{Change, Conflict, Observed, PreviousState, Step, Steps, plan, plan_removal};
 use super::record::CleanupTarget;
 use super::schedule::{CacheDecision, Inquiry, Known, RegistrationCache};
 
@@ -238,11 +238,11 @@ async fn attempt(
     let mut observed = backend.observe(strategy).await?;
     for _ in 0..MAX_PLANS {
         let steps = match plan(registration, previous, &observed) {
-            Plan::Conflict { theirs } => {
+            Err(Conflict { theirs }) => {
                 let failure = Failure::contested(&registration.spec.name, &theirs, &registration.spec.url);
                 return Err(AttemptError::Contested(failure));
             }
-            Plan::Steps(steps) => steps,
+            Ok(steps) => steps,
         };
         if let Some(applied) = execute(backend, desired, steps, &mut observed).await? {
             return Ok(applied);

@@ -77,19 +77,14 @@ pub enum Step {
     Delete(String),
 }
 
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Plan {
-    /// Another owner has taken the registration back: it is not this route's.
-    Conflict {
-        /// The URL that it calls.
-        theirs: String,
-    },
-    /// The steps, none where all is as desired.
-    Steps(Steps),
+/// Another owner has taken the registration back: it is not this route's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The URL that it calls.
+    pub theirs: String,
 }
 
-/// Steps, and what they amount to.
+/// The steps, none where all is as desired, and what they amount to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Steps {
     /// In their order. The last one, unless it deletes, gives the registration.
@@ -123,10 +118,17 @@ pub enum Change {
 }
 
 /// The steps that make Genesys Cloud hold exactly the desired registration.
-pub fn plan(desired: &DesiredRegistration, previous: PreviousState<'_>, observed: &Observed) -> Plan {
+///
+/// # Errors
+/// Another owner has it.
+pub fn plan(
+    desired: &DesiredRegistration,
+    previous: PreviousState<'_>,
+    observed: &Observed,
+) -> Result<Steps, Conflict> {
     match &observed.registrations {
         Some(registrations) => plan_visible(desired, previous, observed, registrations),
-        None => Plan::Steps(plan_invisible(desired, previous, observed)),
+        None => Ok(plan_invisible(desired, previous, observed)),
     }
 }
 
@@ -135,7 +137,7 @@ fn plan_visible(
     previous: PreviousState<'_>,
     observed: &Observed,
     registrations: &[Registration],
-) -> Plan {
+) -> Result<Steps, Conflict> {
     let is_known = |found: &Registration| previous.id == Some(found.id.as_str());
     let calls_ours = |found: &Registration| {
         found.calls(&desired.spec.url) || previous.url.is_some_and(|url| found.calls(url))
@@ -161,12 +163,12 @@ fn plan_visible(
     if let Some(found) = foreign
         && (previous.contested || previous.foreign_url == Some(found.url.as_str()))
     {
-        return Plan::Conflict { theirs: found.url.clone() };
+        return Err(Conflict { theirs: found.url.clone() });
     }
     // A URL may have been edited by mistake, or a registration of this name be left over: it is given the route's.
     let foreign_url = foreign.map(|found| found.url.clone());
     let Some(found) = chosen else {
-        return Plan::Steps(Steps {
+        return Ok(Steps {
             steps: with(steps, Step::Create),
             change: Some(Change::Created),
             others,
@@ -179,7 +181,7 @@ fn plan_visible(
     let is_secret_due = !has_secret || (previous.secret_drifted && observed.supports_update);
     if differences.is_empty() && !is_secret_due {
         let unchanged = Some(found.clone());
-        return Plan::Steps(Steps { steps, unchanged, foreign_url, others, ..Steps::default() });
+        return Ok(Steps { steps, unchanged, foreign_url, others, ..Steps::default() });
     }
     if observed.supports_update {
         let change = if differences.is_empty() {
@@ -188,11 +190,11 @@ fn plan_visible(
             Change::Repaired(differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
         };
         let steps = with(steps, Step::Update(found.id.clone()));
-        return Plan::Steps(Steps { steps, change: Some(change), foreign_url, others, ..Steps::default() });
+        return Ok(Steps { steps, change: Some(change), foreign_url, others, ..Steps::default() });
     }
     let (replacement, change) = replacement(&found.id, observed);
     steps.extend(replacement);
-    Plan::Steps(Steps { steps, change: Some(change), foreign_url, others, ..Steps::default() })
+    Ok(Steps { steps, change: Some(change), foreign_url, others, ..Steps::default() })
 }
 
 /// A server that shows nothing is sent what is new, and left alone otherwise.
@@ -292,15 +294,15 @@ mod tests {
         }
     }
 
-    fn shows(registrations: &[Registration]) -> Observed {
-        Observed::visible(registrations.to_vec(), true)
+    fn shows<const N: usize>(registrations: [Registration; N]) -> Observed {
+        Observed::visible(registrations.into(), true)
     }
 
     /// A plan as a line of a table.
-    fn line(plan: Plan) -> String {
+    fn line(plan: Result<Steps, Conflict>) -> String {
         let Steps { steps, unchanged, change, foreign_url, others } = match plan {
-            Plan::Conflict { theirs } => return format!("conflict with {theirs}"),
-            Plan::Steps(steps) => steps,
+            Err(Conflict { theirs }) => return format!("conflict with {theirs}"),
+            Ok(steps) => steps,
         };
         let mut words: Vec<_> = steps
             .iter()
@@ -333,74 +335,74 @@ mod tests {
         let taken_over = |id: &str| format!(r#"update {id} = Repaired("url") from {THEIRS}"#);
         let (first, second) = (taken_over("7"), taken_over("1"));
         let cases: Vec<(&str, PreviousState<'_>, Observed, &str)> = vec![
-            ("none is there", none, shows(&[]), "create = Created"),
-            ("as desired", steady(), shows(&[found("1", OURS)]), "keep 1"),
-            ("deleted at Genesys Cloud", steady(), shows(&[]), "create = Created"),
-            ("drift of one field", steady(), shows(&[disabled.clone()]), r#"update 1 = Repaired("enabled")"#),
-            ("the spec has another URL", edited, shows(&[found("1", OLD)]), r#"update 1 = Repaired("url")"#),
-            ("renamed", steady(), shows(&[named("1", OURS, "x")]), r#"update 1 = Repaired("name")"#),
-            ("a new secret", rotated, shows(&[found("1", OURS)]), "update 1 = Updated"),
-            ("relays report another secret", drifted, shows(&[found("1", OURS)]), "update 1 = Updated"),
-            ("found by name after a lost answer", none, shows(&[found("7", OURS)]), "update 7 = Updated"),
+            ("none is there", none, shows([]), "create = Created"),
+            ("as desired", steady(), shows([found("1", OURS)]), "keep 1"),
+            ("deleted at Genesys Cloud", steady(), shows([]), "create = Created"),
+            ("drift of one field", steady(), shows([disabled.clone()]), r#"update 1 = Repaired("enabled")"#),
+            ("the spec has another URL", edited, shows([found("1", OLD)]), r#"update 1 = Repaired("url")"#),
+            ("renamed", steady(), shows([named("1", OURS, "x")]), r#"update 1 = Repaired("name")"#),
+            ("a new secret", rotated, shows([found("1", OURS)]), "update 1 = Updated"),
+            ("relays report another secret", drifted, shows([found("1", OURS)]), "update 1 = Updated"),
+            ("found by name after a lost answer", none, shows([found("7", OURS)]), "update 7 = Updated"),
             (
                 "two after a lost answer",
                 none,
-                shows(&[found("7", OURS), found("8", OURS)]),
+                shows([found("7", OURS), found("8", OURS)]),
                 "delete 8 update 7 = Updated",
             ),
             (
                 "the known one is not the first",
                 steady(),
-                shows(&[found("7", OURS), found("1", OURS)]),
+                shows([found("7", OURS), found("1", OURS)]),
                 "delete 7 keep 1",
             ),
             (
                 "a second one with the URL before an edit",
                 edited,
-                shows(&[found("1", OURS), found("7", OLD)]),
+                shows([found("1", OURS), found("7", OLD)]),
                 "delete 7 keep 1",
             ),
             (
                 "a second one of another owner",
                 steady(),
-                shows(&[found("7", THEIRS), found("1", OURS)]),
+                shows([found("7", THEIRS), found("1", OURS)]),
                 "keep 1 leave 7",
             ),
             (
                 "another owner's and ours, neither known",
                 none,
-                shows(&[found("7", THEIRS), found("8", OURS)]),
+                shows([found("7", THEIRS), found("8", OURS)]),
                 "update 8 = Updated leave 7",
             ),
-            ("another owner's alone is taken over once", none, shows(&[found("7", THEIRS)]), &first),
-            ("ours calls another URL, for the first time", steady(), shows(&[found("1", THEIRS)]), &second),
-            ("ours calls another URL again", warned, shows(&[found("1", THEIRS)]), &conflict),
-            ("contested before a restart", contested, shows(&[found("1", THEIRS)]), &conflict),
-            ("contested, and released", contested, shows(&[found("1", OURS)]), "keep 1"),
-            ("taken and renamed", steady(), shows(&[named("1", THEIRS, "x")]), "create = Created"),
+            ("another owner's alone is taken over once", none, shows([found("7", THEIRS)]), &first),
+            ("ours calls another URL, for the first time", steady(), shows([found("1", THEIRS)]), &second),
+            ("ours calls another URL again", warned, shows([found("1", THEIRS)]), &conflict),
+            ("contested before a restart", contested, shows([found("1", THEIRS)]), &conflict),
+            ("contested, and released", contested, shows([found("1", OURS)]), "keep 1"),
+            ("taken and renamed", steady(), shows([named("1", THEIRS, "x")]), "create = Created"),
             (
                 "no update, drift",
                 steady(),
-                no_update(shows(&[disabled.clone()])),
+                no_update(shows([disabled.clone()])),
                 "delete 1 create = Replaced",
             ),
             (
                 "no update, a new secret",
                 rotated,
-                no_update(shows(&[found("1", OURS)])),
+                no_update(shows([found("1", OURS)])),
                 "delete 1 create = Replaced",
             ),
-            ("no update, wrong signatures alone", drifted, no_update(shows(&[found("1", OURS)])), "keep 1"),
+            ("no update, wrong signatures alone", drifted, no_update(shows([found("1", OURS)])), "keep 1"),
             (
                 "neither update nor delete",
                 rotated,
-                post_only(shows(&[found("1", OURS)])),
+                post_only(shows([found("1", OURS)])),
                 r#"create = Duplicated { left: "1" }"#,
             ),
             (
                 "a surplus one that cannot be deleted",
                 steady(),
-                post_only(shows(&[found("1", OURS), found("7", OURS)])),
+                post_only(shows([found("1", OURS), found("7", OURS)])),
                 "keep 1",
             ),
             ("nothing shown, none known", none, Observed::invisible(), "create = Created"),
@@ -427,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_step_that_is_impossible_changes_the_next_plan() {
-        let mut observed = shows(&[found("1", OLD), found("7", OURS)]);
+        let mut observed = shows([found("1", OLD), found("7", OURS)]);
         let edited = PreviousState { url: Some(OLD), ..steady() };
         assert_eq!(line(plan(&desired(), edited, &observed)), r#"delete 7 update 1 = Repaired("url")"#);
         observed.remove("7");
