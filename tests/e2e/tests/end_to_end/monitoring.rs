@@ -154,7 +154,8 @@ const ALERTS: &str = "charts/presenceroute/files/alerts/presenceroute.yaml";
 const DASHBOARD: &str = "charts/presenceroute/files/dashboards/presenceroute.json";
 const RUNBOOKS: &str = "docs/runbooks";
 /// Where the reasons of conditions are written: a healthy run has few of them.
-const REASONS: [&str; 2] = ["operator/src/status.rs", "operator/src/controller.rs"];
+const REASONS: [&str; 3] =
+    ["operator/src/status/conditions.rs", "operator/src/registration/failure.rs", "genesys/src/error.rs"];
 
 /// A query, and the labels that the text beside it shows.
 struct Query {
