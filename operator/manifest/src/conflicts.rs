@@ -12,6 +12,7 @@ use presenceroute_crds::status::RegistrationLocation;
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 
 use crate::field::FieldPath;
+use crate::registration_name::{self, registration_name};
 use presenceroute_core::region;
 use presenceroute_core::url::{is_same_base_url, normalized_base_url};
 
@@ -22,25 +23,15 @@ struct Registration {
 }
 
 impl Registration {
-    /// The registration that the spec asks for, if it asks for one.
+    /// The registration that the spec asks for, if it asks for one that it may have.
     fn asked_by(route: &PresenceRoute) -> Option<Self> {
-        let webhook = route.spec.source.webhook.as_ref()?;
-        let default_name = || format!("{}/{}", route.namespace().unwrap_or_default(), route.name_any());
-        Some(Self { api_url: api_url(route), name: webhook.name.clone().unwrap_or_else(default_name) })
+        let name = registration_name(route)?.into_owned();
+        Some(Self { api_url: api_url(route), name })
     }
 
-    /// Whether another spec asks for the same. Nothing is copied unless the name is the same, because thousands of
-    /// routes are compared each with each.
+    /// Whether another spec asks for the same, and may.
     fn is_asked_by(&self, route: &PresenceRoute) -> bool {
-        let Some(webhook) = &route.spec.source.webhook else { return false };
-        let is_called_so = match &webhook.name {
-            Some(name) => *name == self.name,
-            None => self.name.split_once('/').is_some_and(|(namespace, name)| {
-                route.metadata.namespace.as_deref() == Some(namespace)
-                    && route.metadata.name.as_deref() == Some(name)
-            }),
-        };
-        is_called_so && is_same_base_url(&api_url(route), &self.api_url)
+        registration_name::is_asked_by(&self.name, route) && is_same_base_url(&api_url(route), &self.api_url)
     }
 
     /// Whether a route may have it, by its status, whatever its spec says now.
@@ -309,6 +300,27 @@ spec:
             "both have it: the older one"
         );
         assert_eq!(conflict(&old, [&old, &young]), None);
+    }
+
+    #[test]
+    fn a_route_elsewhere_cannot_claim_a_name_of_the_namespace() {
+        let victim = route("desk", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/one");
+        let mut thief = route("thief", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/two");
+        thief.metadata.namespace = Some("elsewhere".into());
+        for name in ["presence/desk", "presence/desk/2"] {
+            let (victim, thief) = (called(victim.clone(), name), called(thief.clone(), name));
+            assert_eq!(conflict(&victim, [&victim, &thief]), None, "{name}");
+            assert!(common_claims(&victim, &thief).is_empty() && common_claims(&thief, &victim).is_empty());
+        }
+        let thief = called(thief, "presence/desk");
+        assert_eq!(conflict(&victim, [&victim, &thief]), None, "by its default name");
+        let held = registered_as(thief, "presence/desk");
+        assert!(
+            matches!(conflict(&victim, [&victim, &held]), Some(Conflict::PendingRelease(_))),
+            "a registration from before the name was reserved holds up the name alone"
+        );
+        let record = &held.status.as_ref().unwrap().former_registrations()[0];
+        assert!(!belongs_to_another(&victim, record, [&victim, &held]));
     }
 
     #[test]

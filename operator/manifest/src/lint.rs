@@ -464,6 +464,25 @@ spec:
     }
 
     #[tokio::test]
+    async fn a_registration_name_of_another_namespace_is_an_error() {
+        let named =
+            |name: &str| RIGHT.replace("{name: webhook}}", &format!("{{name: webhook}}, name: {name}}}"));
+        let report = report(&[&named("victim/desk")]).await;
+        let diagnostic = &report.diagnostics[0];
+        assert_eq!((diagnostic.origin, diagnostic.severity), (Origin::Operator, Severity::Error));
+        assert_eq!(diagnostic.field, "spec.source.webhook.name");
+        assert_eq!(
+            diagnostic.message,
+            "\"victim/desk\" is reserved to the namespace \"victim\"; begin it with the route's own namespace, \
+             presence/, or use a name without a slash"
+        );
+        let anywhere = named("victim/desk").replace(", namespace: presence", "");
+        for legal in [named("presence/one/eu-1"), named("desk"), anywhere] {
+            assert_eq!(self::report(&[&legal]).await.exit_code(), 0, "{legal}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_region_that_may_be_misspelt_is_a_warning() {
         let report = report(&[&RIGHT.replace("mypurecloud.ie", "mypurecloud.ei")]).await;
         assert_eq!(report.exit_code(), 0);

@@ -26,6 +26,7 @@ use url::Url;
 
 use crate::dereference::{OAuthClient, References, SecretProblem};
 use crate::field::FieldPath;
+use crate::registration_name::reserved_for_another;
 
 /// Where the relay's container finds the files that it is given.
 pub mod paths {
@@ -195,6 +196,19 @@ pub enum SpecProblem {
          them one by one"
     )]
     SubscribedWildcard(String),
+    /// The name of a registration of another namespace.
+    #[error(
+        "spec.source.webhook.name: {name:?} is reserved to the namespace {namespace:?}; begin it with the route's own \
+         namespace, {own}/, or use a name without a slash"
+    )]
+    ReservedName {
+        /// The name.
+        name: String,
+        /// The namespace that it is reserved to.
+        namespace: String,
+        /// The route's namespace.
+        own: String,
+    },
     /// A Kafka property that is the relay's own.
     #[error("spec.kafka.properties: {name:?} cannot be set: {reason}")]
     KafkaProperty {
@@ -223,6 +237,7 @@ impl SpecProblem {
             Self::EventTypes(_) | Self::SubscribedWildcard(_) => {
                 spec.child("source").child("webhook").child("eventTypes")
             }
+            Self::ReservedName { .. } => spec.child("source").child("webhook").child("name"),
             Self::KafkaProperty { name, .. } => spec.child("kafka").child("properties").child(name),
         }
     }
@@ -246,6 +261,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     let event_types = webhook.and_then(|webhook| note(&mut problems, event_types(webhook, &spec.routes)));
     let endpoint = note(&mut problems, endpoint(spec.endpoint.as_ref()));
     let api_url = note(&mut problems, api_url(&spec.genesys));
+    problems.extend(reserved_name(route));
     problems.extend(broken_rules(spec));
 
     let (Some(table), Some((webhook, signing_secret)), Some(event_types), Some(endpoint), Some(api_url), []) =
@@ -387,6 +403,16 @@ fn unmatched(unmatched: &spec::Unmatched) -> Result<Unmatched, SpecProblem> {
 fn webhook(source: &spec::Source) -> Result<&Webhook, Vec<SpecProblem>> {
     source.webhook.as_ref().ok_or_else(|| {
         vec![SpecProblem::Rule { field: "source", rule: "exactly one source must be set: webhook" }]
+    })
+}
+
+fn reserved_name(route: &PresenceRoute) -> Option<SpecProblem> {
+    let name = route.spec.source.webhook.as_ref()?.name.as_ref()?;
+    let namespace = reserved_for_another(name, route)?;
+    Some(SpecProblem::ReservedName {
+        name: name.clone(),
+        namespace: namespace.to_owned(),
+        own: route.namespace().unwrap_or_default(),
     })
 }
 
