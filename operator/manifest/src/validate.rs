@@ -24,7 +24,8 @@ use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::dereference::{OAuthClient, References, SecretProblem};
+use crate::build::signing_secret;
+use crate::dereference::{OAuthClient, References, SecretProblem, secret_names};
 use crate::field::FieldPath;
 use crate::registration_name::reserved_for_another;
 
@@ -209,6 +210,17 @@ pub enum SpecProblem {
         /// The route's namespace.
         own: String,
     },
+    /// A Secret that the operator writes.
+    #[error(
+        "spec.{field}: {name:?} is the Secret that the operator keeps the route's signing secrets in; use a Secret of \
+         another name"
+    )]
+    OperatorsSecret {
+        /// Where.
+        field: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// A Kafka property that is the relay's own.
     #[error("spec.kafka.properties: {name:?} cannot be set: {reason}")]
     KafkaProperty {
@@ -233,7 +245,9 @@ impl SpecProblem {
         let spec = FieldPath::default().child("spec");
         match self {
             Self::Routing { field, .. } => FieldPath::parse(&format!("spec.{field}")),
-            Self::Url { field, .. } | Self::Rule { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            Self::Url { field, .. } | Self::Rule { field, .. } | Self::OperatorsSecret { field, .. } => {
+                FieldPath::parse(&format!("spec.{field}"))
+            }
             Self::EventTypes(_) | Self::SubscribedWildcard(_) => {
                 spec.child("source").child("webhook").child("eventTypes")
             }
@@ -262,6 +276,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     let endpoint = note(&mut problems, endpoint(spec.endpoint.as_ref()));
     let api_url = note(&mut problems, api_url(&spec.genesys));
     problems.extend(reserved_name(route));
+    problems.extend(operators_secret(spec, &signing_secret::name(&name)));
     problems.extend(broken_rules(spec));
 
     let (Some(table), Some((webhook, signing_secret)), Some(event_types), Some(endpoint), Some(api_url), []) =
@@ -424,6 +439,12 @@ fn event_types(webhook: &Webhook, routes: &[spec::Route]) -> Result<Vec<String>,
             Some(route) => return Err(vec![SpecProblem::EventTypes(route.event_type.clone())]),
             None => routes.iter().map(|route| route.event_type.as_str()).collect(),
         },
+/// The references to the Secret that the operator writes under this name.
+fn operators_secret(spec: &PresenceRouteSpec, name: &str) -> Vec<SpecProblem> {
+    let named = secret_names(spec).filter(|(_, named)| *named == name);
+    named.map(|(field, name)| SpecProblem::OperatorsSecret { field, name: name.to_owned() }).collect()
+}
+
     };
     if let Some(wildcard) = types.iter().find(|event_type| event_type.contains('*')) {
         return Err(vec![SpecProblem::SubscribedWildcard((*wildcard).to_owned())]);
