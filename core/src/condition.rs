@@ -6,6 +6,7 @@
 //! or that it has no answer, is its caller's to count.
 
 mod bounds;
+mod budget;
 mod names;
 mod pattern;
 mod variables;
@@ -16,10 +17,11 @@ use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::IdedExpr;
 use cel::{Env, ExecutionError, Value};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use bounds::Unbounded;
 pub use bounds::{MAX_LOOP_TEXT, MAX_LOOP_VALUES};
+pub use budget::{Budget, MAX_TABLE_LENGTH, MAX_TABLE_PATTERN_BYTES, MAX_TABLE_PATTERNS};
 pub use names::VARIABLES;
 use pattern::{PatternError, Patterns};
 pub use variables::Variables;
@@ -46,8 +48,8 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
 });
 
 /// A compiled condition. It serialises as its source.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Serialize)]
+#[serde(into = "String")]
 pub struct Condition {
     source: String,
     compiled: Arc<Compiled>,
@@ -123,6 +125,26 @@ pub enum ConditionError {
          compiled once"
     )]
     PatternNotLiteral(String),
+    /// The expressions of a table together are longer than [`MAX_TABLE_LENGTH`].
+    #[error(
+        "the CEL expressions of the table have more than {limit} KiB together; shorten them, or make several \
+         PresenceRoutes of it",
+        limit = MAX_TABLE_LENGTH >> 10
+    )]
+    TableTooLong,
+    /// The expressions of a table together have more than [`MAX_TABLE_PATTERNS`].
+    #[error(
+        "the CEL expressions of the table call matches more than {MAX_TABLE_PATTERNS} times together; make one pattern \
+         of several, (a|b), or use startsWith, contains or `in` for fixed text"
+    )]
+    TooManyPatterns,
+    /// The patterns of a table together need more than [`MAX_TABLE_PATTERN_BYTES`].
+    #[error(
+        "the patterns of the table's CEL expressions take more than {limit} MiB of memory together; write classes of \
+         ASCII ([A-Za-z0-9]) instead of Unicode (\\w, \\pL), and smaller repetitions",
+        limit = MAX_TABLE_PATTERN_BYTES >> 20
+    )]
+    PatternsTooLarge,
     /// A literal that is no pattern.
     #[error("`{source_text}` calls matches with a pattern that cannot be used: {cause}")]
     Pattern {
@@ -131,6 +153,14 @@ pub enum ConditionError {
         /// What is wrong with the pattern.
         cause: String,
     },
+}
+
+impl ConditionError {
+    /// Whether the table's budget is spent, so that no further condition can be compiled.
+    #[must_use]
+    pub fn is_over_budget(&self) -> bool {
+        matches!(self, Self::TableTooLong | Self::TooManyPatterns | Self::PatternsTooLarge)
+    }
 }
 
 /// Why an expression has no answer for one event. It never holds a part of the event.
@@ -150,11 +180,18 @@ pub enum EvaluationError {
 }
 
 impl Condition {
-    /// Compiles an expression.
-    pub fn compile(source: &str) -> Result<Self, ConditionError> {
+    /// Compiles an expression that stands alone.
+    #[cfg(test)]
+    pub(crate) fn compile(source: &str) -> Result<Self, ConditionError> {
+        Self::compile_within(source, &mut Budget::default())
+    }
+
+    /// Compiles an expression of a table, within what the others have left of its budget.
+    pub fn compile_within(source: &str, budget: &mut Budget) -> Result<Self, ConditionError> {
         if source.len() > MAX_LENGTH {
             return Err(ConditionError::TooLong(source.len()));
         }
+        budget.take_length(source.len())?;
         let mut expression = parse(source)?;
         if let Some(name) = names::first_unknown_variable(&expression) {
             return Err(ConditionError::UnknownVariable { source_text: source.into(), name: name.into() });
@@ -168,7 +205,8 @@ impl Condition {
             Some(Unbounded::Built) => return Err(ConditionError::Built(source.into())),
             None => {}
         }
-        let patterns = Patterns::take_from(&mut expression).map_err(|error| match error {
+        let patterns = Patterns::take_from(&mut expression, budget).map_err(|error| match error {
+            PatternError::Budget(error) => error,
             PatternError::NotLiteral => ConditionError::PatternNotLiteral(source.into()),
             PatternError::Invalid(cause) => {
                 ConditionError::Pattern { source_text: source.into(), cause: one_line(&cause) }
@@ -252,14 +290,6 @@ impl PartialEq for Condition {
 impl fmt::Debug for Condition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Condition({:?})", self.source)
-    }
-}
-
-impl TryFrom<String> for Condition {
-    type Error = ConditionError;
-
-    fn try_from(source: String) -> Result<Self, Self::Error> {
-        Self::compile(&source)
     }
 }
 

@@ -483,6 +483,34 @@ spec:
     }
 
     #[tokio::test]
+    async fn the_operators_own_secret_cannot_be_referred_to() {
+        let table = [
+            ("signingSecretRef: {name: webhook}", "spec.source.webhook.signingSecretRef.name"),
+            ("credentialsSecretRef: {name: oauth}", "spec.genesys.credentialsSecretRef.name"),
+        ];
+        for (reference, field) in table {
+            let own = reference.replace("webhook}", "one-signing}").replace("oauth}", "one-signing}");
+            let report = report(&[&RIGHT.replace(reference, &own)]).await;
+            assert_eq!(report.exit_code(), 1, "{own}");
+            let diagnostic = &report.diagnostics[0];
+            assert_eq!((diagnostic.field.as_str(), diagnostic.origin), (field, Origin::Operator));
+            assert!(diagnostic.message.contains("use a Secret of another name"), "{diagnostic}");
+        }
+        let other = RIGHT.replace("{name: webhook}", "{name: two-signing}");
+        assert_eq!(report(&[&other]).await.exit_code(), 0);
+    }
+
+    #[tokio::test]
+    async fn patterns_beyond_the_tables_budget_are_an_error() {
+        let when = vec![r"id.matches(r'[\pL\pN]{20}')"; 60].join(" || ");
+        let costly = format!("  - {{eventType: a, topic: b, when: \"{}\"}}\n", when.replace('\\', "\\\\"));
+        let report = report(&[&RIGHT.replace("  kafka:", &format!("{}  kafka:", costly.repeat(10)))]).await;
+        let [diagnostic] = report.diagnostics.as_slice() else { panic!("{report}") };
+        assert_eq!((diagnostic.field.as_str(), diagnostic.origin), ("spec.routes[1].when", Origin::Operator));
+        assert!(diagnostic.message.contains("more than 8 MiB"), "{diagnostic}");
+    }
+
+    #[tokio::test]
     async fn a_region_that_may_be_misspelt_is_a_warning() {
         let report = report(&[&RIGHT.replace("mypurecloud.ie", "mypurecloud.ei")]).await;
         assert_eq!(report.exit_code(), 0);

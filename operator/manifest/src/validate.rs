@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use kube::ResourceExt;
-use presenceroute_core::condition::Condition;
+use presenceroute_core::condition::{Budget, Condition};
 use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec, TokenRequest};
 use presenceroute_core::kafka_properties::refused_property;
 use presenceroute_core::relay_config::{
@@ -358,11 +358,17 @@ fn note<T>(problems: &mut Vec<SpecProblem>, result: Result<T, Vec<SpecProblem>>)
 pub fn routing_table(spec: &PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecProblem>> {
     let mut problems = Vec::new();
     let mut routes = Vec::with_capacity(spec.routes.len());
+    let mut budget = Budget::default();
     for (index, route) in spec.routes.iter().enumerate() {
-        match checked_route(route) {
+        match checked_route(route, &mut budget) {
             Ok(route) => routes.push(route),
             Err((field, cause)) => {
+                let is_over_budget =
+                    matches!(&cause, RoutingError::Condition(cause) if cause.is_over_budget());
                 problems.push(SpecProblem::Routing { field: format!("routes[{index}].{field}"), cause });
+                if is_over_budget {
+                    break;
+                }
             }
         }
     }
@@ -374,12 +380,14 @@ pub fn routing_table(spec: &PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecP
     }
 }
 
-fn checked_route(route: &spec::Route) -> Result<Route, (&'static str, RoutingError)> {
+fn checked_route(route: &spec::Route, budget: &mut Budget) -> Result<Route, (&'static str, RoutingError)> {
     Ok(Route {
         event_type: EventTypePattern::try_from(route.event_type.clone())
             .map_err(|cause| ("eventType", cause))?,
         when: match &route.when {
-            Some(source) => Some(Condition::compile(source).map_err(|cause| ("when", cause.into()))?),
+            Some(source) => {
+                Some(Condition::compile_within(source, budget).map_err(|cause| ("when", cause.into()))?)
+            }
             None => None,
         },
         topic: TopicName::try_from(route.topic.clone()).map_err(|cause| ("topic", cause))?,
@@ -431,6 +439,12 @@ fn reserved_name(route: &PresenceRoute) -> Option<SpecProblem> {
     })
 }
 
+/// The references to the Secret that the operator writes under this name.
+fn operators_secret(spec: &PresenceRouteSpec, name: &str) -> Vec<SpecProblem> {
+    let named = secret_names(spec).filter(|(_, named)| *named == name);
+    named.map(|(field, name)| SpecProblem::OperatorsSecret { field, name: name.to_owned() }).collect()
+}
+
 /// What to subscribe to: sorted, each once.
 fn event_types(webhook: &Webhook, routes: &[spec::Route]) -> Result<Vec<String>, Vec<SpecProblem>> {
     let types: BTreeSet<&str> = match &webhook.event_types {
@@ -439,12 +453,6 @@ fn event_types(webhook: &Webhook, routes: &[spec::Route]) -> Result<Vec<String>,
             Some(route) => return Err(vec![SpecProblem::EventTypes(route.event_type.clone())]),
             None => routes.iter().map(|route| route.event_type.as_str()).collect(),
         },
-/// The references to the Secret that the operator writes under this name.
-fn operators_secret(spec: &PresenceRouteSpec, name: &str) -> Vec<SpecProblem> {
-    let named = secret_names(spec).filter(|(_, named)| *named == name);
-    named.map(|(field, name)| SpecProblem::OperatorsSecret { field, name: name.to_owned() }).collect()
-}
-
     };
     if let Some(wildcard) = types.iter().find(|event_type| event_type.contains('*')) {
         return Err(vec![SpecProblem::SubscribedWildcard((*wildcard).to_owned())]);
