@@ -1,6 +1,6 @@
 //! Two routes must not claim the same endpoint URL or the same registration: they would overwrite each other for
-//! ever. Each belongs to the route that has it already, and otherwise to the older one; until a route has released a
-//! registration that its spec does not name any more, the next one goes by another name.
+//! ever. Each belongs to the route that has it already, otherwise to the one that can use it, and of two such to the older
+//! one; until a route has released a registration that its spec does not name any more, the next one goes by another name.
 //!
 //! Pure: specs and statuses in, the conflict out. What becomes of a route in conflict is left to the caller.
 
@@ -70,25 +70,31 @@ pub enum Conflict {
     PendingRelease(String),
 }
 
-/// The conflict of `route` with one of `others`, if there is one.
+/// The conflict of `route`, which is valid, with one of `others`, if there is one. Its status may not say yet whether it
+/// `lacks_secrets`.
 pub fn conflict<'r>(
     route: &PresenceRoute,
+    lacks_secrets: bool,
     others: impl IntoIterator<Item = &'r PresenceRoute>,
 ) -> Option<Conflict> {
     let url = route.spec.endpoint_url();
     let registration = Registration::asked_by(route);
     let has_registration = registration.as_ref().is_some_and(|registration| registration.is_held_by(route));
     let has_url = url.is_some_and(|url| is_registered_for(route, url));
+    let is_idle = route.spec.suspend || lacks_secrets;
     let mut pending = None;
     for other in others.into_iter().filter(|other| other.metadata.uid != route.metadata.uid) {
-        let owner =
-            || format!("PresenceRoute {}/{}", other.namespace().unwrap_or_default(), other.name_any());
+        let owner = || owner(other, route);
         let is_older = || age_order(other) < age_order(route);
-        // What both have, or neither has, is the older one's.
+        // What both have, or neither has, is that one's that can use it, and of two such the older one's.
         let goes_first = |theirs: bool, ours: bool| match (theirs, ours) {
             (true, false) => Some("has it"),
             (false, true) => None,
-            _ => is_older().then_some("is older"),
+            _ => match (cannot_use(other), is_idle) {
+                (true, false) => None,
+                (false, true) => Some("can use it now"),
+                _ => is_older().then_some("is older"),
+            },
         };
         if let Some(url) = url
             && other.spec.endpoint_url().is_some_and(|theirs| is_same_base_url(theirs, url))
@@ -152,6 +158,21 @@ pub fn belongs_to_another<'r>(
     })
 }
 
+/// Another route as `route`'s status may name it: the names of one namespace are no other's business.
+fn owner(other: &PresenceRoute, route: &PresenceRoute) -> String {
+    match (other.namespace(), route.namespace()) {
+        (theirs, ours) if theirs != ours => "a PresenceRoute of another namespace".into(),
+        (namespace, _) => format!("PresenceRoute {}/{}", namespace.unwrap_or_default(), other.name_any()),
+    }
+}
+
+/// Whether a route is suspended, refused or without its Secrets, so that it would only keep others from what it claims.
+fn cannot_use(route: &PresenceRoute) -> bool {
+    let conditions = route.status.iter().flat_map(|status| &status.conditions);
+    let mut failing = conditions.filter(|condition| condition.status == "False");
+    route.spec.suspend || failing.any(|it| matches!(it.type_.as_str(), "Accepted" | "SecretsResolved"))
+}
+
 /// Whether a route's registration is known to send to this URL.
 fn is_registered_for(route: &PresenceRoute, url: &str) -> bool {
     let registration = route.status.as_ref().and_then(PresenceRouteStatus::registration);
@@ -166,6 +187,14 @@ fn age_order(route: &PresenceRoute) -> (Option<Timestamp>, Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a route that has its Secrets.
+    fn conflict<'r>(
+        route: &PresenceRoute,
+        others: impl IntoIterator<Item = &'r PresenceRoute>,
+    ) -> Option<Conflict> {
+        super::conflict(route, false, others)
+    }
 
     fn route(name: &str, uid: &str, created: &str, url: &str) -> PresenceRoute {
         let yaml = format!(
@@ -253,6 +282,58 @@ spec:
         assert!(!belongs_to_another(&going, &place, [&going, &has_left]));
         assert!(belongs_to_another(&going, &place, [&going, &has_left, &has]));
         assert!(!belongs_to_another(&has, &place, [&has]));
+    }
+
+    fn failing(mut route: PresenceRoute, condition: &str) -> PresenceRoute {
+        let condition = serde_json::json!({
+            "type": condition, "status": "False", "reason": "Test", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        route.status = Some(serde_json::from_value(serde_json::json!({"conditions": [condition]})).unwrap());
+        route
+    }
+
+    #[test]
+    fn an_older_route_that_cannot_use_a_url_does_not_keep_it() {
+        const URL: &str = "https://presence.example.com/events";
+        let old = || route("old", "1", "2026-01-01T00:00:00Z", URL);
+        let young = route("young", "2", "2026-01-02T00:00:00Z", URL);
+        let mut suspended = old();
+        suspended.spec.suspend = true;
+        for idle in [failing(old(), "Accepted"), failing(old(), "SecretsResolved"), suspended] {
+            assert_eq!(conflict(&young, [&idle, &young]), None);
+        }
+        let Some(Conflict::Owned(message)) = super::conflict(&old(), true, [&young]) else {
+            panic!("it has no Secrets")
+        };
+        assert!(message.contains("presence/young, which can use it now"), "{message}");
+        // Both cannot: the older one's. One that is there and works keeps it.
+        let mut young_too = young.clone();
+        young_too.spec.suspend = true;
+        assert!(conflict(&young_too, [&failing(old(), "SecretsResolved")]).is_some());
+        let mut holder = registered(old());
+        holder.spec.suspend = true;
+        let Some(Conflict::Owned(message)) = conflict(&young, [&holder]) else { panic!("it has it") };
+        assert!(message.contains("which has it"), "{message}");
+        // A failing condition of another kind is no reason.
+        assert!(conflict(&young, [&failing(old(), "RelayAvailable")]).is_some());
+    }
+
+    #[test]
+    fn a_conflict_names_no_route_of_another_namespace() {
+        let mut old = route("secret-plan", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
+        old.metadata.namespace = Some("board".into());
+        let young = route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/one");
+        let pending = called(registered_as(old.clone(), "wanted"), "another");
+        let mut other_url = called(young.clone(), "wanted");
+        other_url.spec.endpoint.as_mut().unwrap().url = "https://presence.example.com/two".into();
+        for conflict in [conflict(&young, [&old]), conflict(&other_url, [&pending])] {
+            let Some(Conflict::Owned(message) | Conflict::PendingRelease(message)) = conflict else {
+                panic!("no conflict")
+            };
+            assert!(message.contains("a PresenceRoute of another namespace"), "{message}");
+            assert!(!message.contains("secret-plan") && !message.contains("board"), "{message}");
+        }
     }
 
     #[test]
