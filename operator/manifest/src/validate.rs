@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use presenceroute_core::condition::{Budget, Condition};
 use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec, TokenRequest};
-use presenceroute_core::kafka_properties::refused_property;
+use presenceroute_core::kafka_properties::{refused_property, wrong_value};
 use presenceroute_core::relay_config::{
     CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig,
     SaslMechanism,
@@ -24,10 +24,14 @@ use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
 use secrecy::SecretString;
 use url::Url;
 
+use crate::admission::is_subdomain;
 use crate::build::signing_secret;
 use crate::dereference::{OAuthClient, References, SecretProblem, secret_names};
 use crate::field::FieldPath;
 use crate::registration_name::reserved_for_another;
+
+/// How large a routing table may be as YAML: a ConfigMap holds 1 MiB, and the level of the log is beside it.
+const MAX_TABLE_BYTES: usize = (1 << 20) - 64;
 
 /// Where the relay's container finds the files that it is given.
 pub mod paths {
@@ -229,6 +233,37 @@ pub enum SpecProblem {
         /// Why.
         reason: &'static str,
     },
+    /// A Kafka property with a value that librdkafka refuses.
+    #[error("spec.kafka.properties: {name:?} must be {expected}")]
+    KafkaPropertyValue {
+        /// The property.
+        name: String,
+        /// What it has to be.
+        expected: String,
+    },
+    /// A name after which no Service can be named.
+    #[error(
+        "metadata.name: {0:?} must begin with a letter, and have letters, digits and hyphens only and at most 56 \
+         characters: the relay's Service is called NAME-relay; create the PresenceRoute under another name"
+    )]
+    Name(String),
+    /// A name that no Secret has.
+    #[error(
+        "spec.{field}: {name:?} cannot be the name of a Secret: lower case letters, digits, hyphens and dots, with a \
+         letter or digit at both ends of each part"
+    )]
+    SecretName {
+        /// Where.
+        field: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A table that no ConfigMap holds.
+    #[error(
+        "spec.routes: the routing table has {0} bytes, and a ConfigMap holds {MAX_TABLE_BYTES}; shorten the conditions, \
+         or make several PresenceRoutes of it"
+    )]
+    TableTooLarge(usize),
     /// Two fields that contradict each other, or one that is missing.
     #[error("spec.{field}: {rule}")]
     Rule {
@@ -252,7 +287,12 @@ impl SpecProblem {
                 spec.child("source").child("webhook").child("eventTypes")
             }
             Self::ReservedName { .. } => spec.child("source").child("webhook").child("name"),
-            Self::KafkaProperty { name, .. } => spec.child("kafka").child("properties").child(name),
+            Self::Name(_) => FieldPath::parse("metadata.name"),
+            Self::SecretName { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            Self::TableTooLarge(_) => spec.child("routes"),
+            Self::KafkaProperty { name, .. } | Self::KafkaPropertyValue { name, .. } => {
+                spec.child("kafka").child("properties").child(name)
+            }
         }
     }
 
@@ -277,6 +317,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     let api_url = note(&mut problems, api_url(&spec.genesys));
     problems.extend(reserved_name(route));
     problems.extend(operators_secret(spec, &signing_secret::name(&name)));
+    problems.extend((!is_service_name(&name)).then(|| SpecProblem::Name(name.clone())));
     problems.extend(broken_rules(spec));
 
     let (Some(table), Some((webhook, signing_secret)), Some(event_types), Some(endpoint), Some(api_url), []) =
@@ -331,6 +372,12 @@ fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
     problems.extend(spec.kafka.properties.keys().filter_map(|name| {
         refused_property(name).map(|reason| SpecProblem::KafkaProperty { name: name.clone(), reason })
     }));
+    problems.extend(spec.kafka.properties.iter().filter_map(|(name, value)| {
+        let expected = wrong_value(name, value)?;
+        Some(SpecProblem::KafkaPropertyValue { name: name.clone(), expected })
+    }));
+    let misnamed = secret_names(spec).filter(|(_, name)| !is_subdomain(name));
+    problems.extend(misnamed.map(|(field, name)| SpecProblem::SecretName { field, name: name.to_owned() }));
     problems.extend(spec.kafka.sasl.as_ref().and_then(sasl_problem));
     if spec.kafka.bootstrap_servers.is_empty() {
         problems.push(SpecProblem::Rule {
@@ -347,7 +394,21 @@ fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
             rule: "minReplicas must not be above maxReplicas",
         });
     }
+    if spec.relay.autoscaling.is_some() && !spec.relay.requests_cpu() {
+        problems.push(SpecProblem::Rule {
+            field: "relay",
+            rule: "autoscaling needs resources.requests.cpu: the target is a percentage of it",
+        });
+    }
     problems
+}
+
+/// Whether NAME-relay is a DNS label (RFC 1035), as the name of a Service must be.
+fn is_service_name(route: &str) -> bool {
+    let is_legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    route.len() <= 56
+        && route.starts_with(|first: char| first.is_ascii_lowercase())
+        && route.bytes().all(is_legal)
 }
 
 fn note<T>(problems: &mut Vec<SpecProblem>, result: Result<T, Vec<SpecProblem>>) -> Option<T> {
@@ -374,8 +435,14 @@ pub fn routing_table(spec: &PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecP
     }
     let unmatched = note(&mut problems, unmatched(&spec.unmatched).map_err(|problem| vec![problem]));
     match (unmatched, problems.is_empty()) {
-        (Some(unmatched), true) => RoutingTable::new(routes, unmatched)
-            .map_err(|cause| vec![SpecProblem::Routing { field: "routes".into(), cause }]),
+        (Some(unmatched), true) => {
+            let wrong = |cause| vec![SpecProblem::Routing { field: "routes".into(), cause }];
+            let table = RoutingTable::new(routes, unmatched).map_err(wrong)?;
+            match table.to_yaml().map_err(wrong)?.len() {
+                bytes if bytes > MAX_TABLE_BYTES => Err(vec![SpecProblem::TableTooLarge(bytes)]),
+                _ => Ok(table),
+            }
+        }
         _ => Err(problems),
     }
 }
