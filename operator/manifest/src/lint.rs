@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use presenceroute_core::region::is_known;
 use presenceroute_crds::PresenceRoute;
+use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use crate::admission::admit;
@@ -22,7 +23,10 @@ use crate::conflicts::common_claims;
 use crate::dereference::{SecretProblem, SecretSource, dereference};
 use crate::document::{Document, Manifest, Place};
 use crate::field::FieldPath;
-use crate::validate::validate;
+use crate::validate::{SourceModel, validate};
+
+/// The fewest bytes of a signing secret that nothing is said of.
+const SHORTEST_SECRET: usize = 16;
 
 /// A file that has been read.
 #[derive(Clone, Debug)]
@@ -272,6 +276,17 @@ async fn check_route(
                 .into_iter()
                 .filter(|problem| !matches!(problem, SecretProblem::Missing(_)));
             diagnostics.extend(problems.map(|problem| context.warning(&spec, problem.to_string())));
+            let SourceModel::Webhook(webhook) = &model.source;
+            if let Ok(secret) = &webhook.signing_secret
+                && secret.expose_secret().len() < SHORTEST_SECRET
+            {
+                let message = format!(
+                    "the signing secret has fewer than {SHORTEST_SECRET} bytes, so that it can be guessed; make a random \
+                     one, such as with openssl rand -hex 32"
+                );
+                let field = spec.child("source").child("webhook").child("signingSecretRef");
+                diagnostics.push(context.warning(&field, message));
+            }
         }
     }
 }
@@ -508,6 +523,26 @@ spec:
         let [diagnostic] = report.diagnostics.as_slice() else { panic!("{report}") };
         assert_eq!((diagnostic.field.as_str(), diagnostic.origin), ("spec.routes[1].when", Origin::Operator));
         assert!(diagnostic.message.contains("more than 8 MiB"), "{diagnostic}");
+    }
+
+    #[tokio::test]
+    async fn a_short_signing_secret_is_a_warning_without_it() {
+        let with = async |secret: &str| {
+            let manifest = format!(
+                "kind: Secret\napiVersion: v1\nmetadata: {{name: webhook, namespace: presence}}\n\
+                 stringData: {{secret: {secret}}}\n---\n{RIGHT}"
+            );
+            report(&[&manifest]).await
+        };
+        let short = with("fifteen-letters").await;
+        assert_eq!(short.exit_code(), 0);
+        let [diagnostic] = short.diagnostics.as_slice() else { panic!("{short}") };
+        assert_eq!(
+            (diagnostic.severity, diagnostic.field.as_str()),
+            (Severity::Warning, "spec.source.webhook.signingSecretRef")
+        );
+        assert!(!diagnostic.message.contains("fifteen-letters"), "{diagnostic}");
+        assert!(with("sixteen-letters-").await.diagnostics.is_empty());
     }
 
     #[tokio::test]
