@@ -6,6 +6,7 @@
 //! or that it has no answer, is its caller's to count.
 
 mod bounds;
+mod budget;
 mod names;
 mod pattern;
 mod variables;
@@ -16,10 +17,11 @@ use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::IdedExpr;
 use cel::{Env, ExecutionError, Value};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use bounds::Unbounded;
 pub use bounds::{MAX_LOOP_TEXT, MAX_LOOP_VALUES};
+pub use budget::{Budget, MAX_TABLE_LENGTH, MAX_TABLE_PATTERN_BYTES, MAX_TABLE_PATTERNS};
 pub use names::VARIABLES;
 use pattern::{PatternError, Patterns};
 pub use variables::Variables;
@@ -46,8 +48,8 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
 });
 
 /// A compiled condition. It serialises as its source.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Serialize)]
+#[serde(into = "String")]
 pub struct Condition {
     source: String,
     compiled: Arc<Compiled>,
@@ -123,6 +125,26 @@ pub enum ConditionError {
          compiled once"
     )]
     PatternNotLiteral(String),
+    /// The expressions of a table together are longer than [`MAX_TABLE_LENGTH`].
+    #[error(
+        "the CEL expressions of the table have more than {limit} KiB together; shorten them, or make several \
+         PresenceRoutes of it",
+        limit = MAX_TABLE_LENGTH >> 10
+    )]
+    TableTooLong,
+    /// The expressions of a table together have more than [`MAX_TABLE_PATTERNS`].
+    #[error(
+        "the CEL expressions of the table call matches more than {MAX_TABLE_PATTERNS} times together; make one pattern \
+         of several, (a|b), or use startsWith, contains or `in` for fixed text"
+    )]
+    TooManyPatterns,
+    /// The patterns of a table together need more than [`MAX_TABLE_PATTERN_BYTES`].
+    #[error(
+        "the patterns of the table's CEL expressions take more than {limit} MiB of memory together; write classes of \
+         ASCII ([A-Za-z0-9]) instead of Unicode (\\w, \\pL), and smaller repetitions",
+        limit = MAX_TABLE_PATTERN_BYTES >> 20
+    )]
+    PatternsTooLarge,
     /// A literal that is no pattern.
     #[error("`{source_text}` calls matches with a pattern that cannot be used: {cause}")]
     Pattern {
@@ -131,6 +153,14 @@ pub enum ConditionError {
         /// What is wrong with the pattern.
         cause: String,
     },
+}
+
+impl ConditionError {
+    /// Whether the table's budget is spent, so that no further condition can be compiled.
+    #[must_use]
+    pub fn is_over_budget(&self) -> bool {
+        matches!(self, Self::TableTooLong | Self::TooManyPatterns | Self::PatternsTooLarge)
+    }
 }
 
 /// Why an expression has no answer for one event. It never holds a part of the event.
@@ -150,11 +180,18 @@ pub enum EvaluationError {
 }
 
 impl Condition {
-    /// Compiles an expression.
-    pub fn compile(source: &str) -> Result<Self, ConditionError> {
+    /// Compiles an expression that stands alone.
+    #[cfg(test)]
+    pub(crate) fn compile(source: &str) -> Result<Self, ConditionError> {
+        Self::compile_within(source, &mut Budget::default())
+    }
+
+    /// Compiles an expression of a table, within what the others have left of its budget.
+    pub fn compile_within(source: &str, budget: &mut Budget) -> Result<Self, ConditionError> {
         if source.len() > MAX_LENGTH {
             return Err(ConditionError::TooLong(source.len()));
         }
+        budget.take_length(source.len())?;
         let mut expression = parse(source)?;
         if let Some(name) = names::first_unknown_variable(&expression) {
             return Err(ConditionError::UnknownVariable { source_text: source.into(), name: name.into() });
@@ -168,7 +205,8 @@ impl Condition {
             Some(Unbounded::Built) => return Err(ConditionError::Built(source.into())),
             None => {}
         }
-        let patterns = Patterns::take_from(&mut expression).map_err(|error| match error {
+        let patterns = Patterns::take_from(&mut expression, budget).map_err(|error| match error {
+            PatternError::Budget(error) => error,
             PatternError::NotLiteral => ConditionError::PatternNotLiteral(source.into()),
             PatternError::Invalid(cause) => {
                 ConditionError::Pattern { source_text: source.into(), cause: one_line(&cause) }
@@ -224,7 +262,11 @@ fn parse(source: &str) -> Result<IdedExpr, ConditionError> {
         let parsed = ENVIRONMENT.parser().parse(source);
         let expression = parsed.map_err(|cause| ConditionError::Syntax {
             source_text: source.into(),
-            cause: one_line(&cause),
+            cause: format!(
+                "{}{}",
+                one_line(&cause),
+                if has_single_equals(source) { "; did you mean == ?" } else { "" }
+            ),
         })?;
         if walk::is_deeper_than(&expression, MAX_DEPTH) {
             return Err(ConditionError::TooDeep(source.into()));
@@ -237,6 +279,26 @@ fn parse(source: &str) -> Result<IdedExpr, ConditionError> {
             thread.spawn_scoped(scope, parse).map_err(|cause| ConditionError::NoThread(cause.to_string()))?;
         parsing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Whether there is a `=` outside of quotes that belongs to no operator of CEL: what is written where `==` is meant.
+fn has_single_equals(source: &str) -> bool {
+    let mut quote = None;
+    let mut before = ' ';
+    let mut characters = source.chars().peekable();
+    while let Some(character) = characters.next() {
+        match (quote, character) {
+            (None, '\'' | '"') => quote = Some(character),
+            (Some(_), '\\') => {
+                characters.next();
+            }
+            (Some(open), character) if open == character => quote = None,
+            (None, '=') if !"=!<>".contains(before) && characters.peek() != Some(&'=') => return true,
+            _ => {}
+        }
+        before = character;
+    }
+    false
 }
 
 fn one_line(text: &impl ToString) -> String {
@@ -252,14 +314,6 @@ impl PartialEq for Condition {
 impl fmt::Debug for Condition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Condition({:?})", self.source)
-    }
-}
-
-impl TryFrom<String> for Condition {
-    type Error = ConditionError;
-
-    fn try_from(source: String) -> Result<Self, Self::Error> {
-        Self::compile(&source)
     }
 }
 
@@ -312,6 +366,20 @@ mod tests {
     fn refuses_what_is_not_cel() {
         let error = Condition::compile("attributes.presence ==").unwrap_err();
         assert!(error.to_string().starts_with("`attributes.presence ==` is not a CEL expression"), "{error}");
+    }
+
+    #[test]
+    fn a_single_equals_sign_is_pointed_out() {
+        for (expression, is_hinted) in [
+            ("attributes.presence = 'AVAILABLE'", true),
+            ("id == 'a' && source='b'", true),
+            ("id == 'a=b' &&", false),
+            ("id == 'a\\'=b' &&", false),
+            ("timestamp >= 1 && id != 'a' && timestamp <= 3 &&", false),
+        ] {
+            let error = Condition::compile(expression).unwrap_err().to_string();
+            assert_eq!(error.contains("did you mean == ?"), is_hinted, "{error}");
+        }
     }
 
     #[test]

@@ -1,50 +1,72 @@
 //! Which librdkafka properties a manifest can set.
 //!
 //! Only those that are listed: a newer librdkafka may have others that undo a promise, and a misspelt one would keep
-//! every new relay pod from starting. Names are those of librdkafka's CONFIGURATION.md.
+//! every new relay pod from starting. A wrong value would do the same, so that it is checked, too. Names and ranges are
+//! those of librdkafka's CONFIGURATION.md.
 
-/// The properties that can be set.
-pub const SETTABLE: [&str; 34] = [
-    "batch.num.messages",
-    "batch.size",
-    "broker.address.family",
-    "broker.address.ttl",
-    "client.dns.lookup",
-    "client.id",
-    "client.rack",
-    "compression.codec",
-    "compression.level",
-    "compression.type",
-    "connections.max.idle.ms",
-    "enable.metrics.push",
-    "log.connection.close",
-    "message.copy.max.bytes",
-    "message.max.bytes",
-    "metadata.max.age.ms",
-    "metadata.recovery.rebootstrap.trigger.ms",
-    "metadata.recovery.strategy",
-    "receive.message.max.bytes",
-    "reconnect.backoff.max.ms",
-    "reconnect.backoff.ms",
-    "retry.backoff.max.ms",
-    "retry.backoff.ms",
-    "socket.connection.setup.timeout.ms",
-    "socket.keepalive.enable",
-    "socket.max.fails",
-    "socket.nagle.disable",
-    "socket.receive.buffer.bytes",
-    "socket.send.buffer.bytes",
-    "socket.timeout.ms",
-    "statistics.interval.ms",
-    "topic.metadata.refresh.fast.interval.ms",
-    "topic.metadata.refresh.interval.ms",
-    "topic.metadata.refresh.sparse",
+use std::ops::RangeInclusive;
+
+/// What the value of a property is.
+pub enum Kind {
+    /// A whole number in this range.
+    Number(RangeInclusive<i64>),
+    /// True or false.
+    Boolean,
+    /// One of these.
+    OneOf(&'static [&'static str]),
+    /// Any text.
+    Text,
+}
+
+use Kind::{Boolean, Number, OneOf, Text};
+
+/// The largest value of a number without a bound of its own.
+const MAX: i64 = 2_147_483_647;
+
+const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+
+/// The properties that can be set, and their values.
+pub static SETTABLE: [(&str, Kind); 34] = [
+    ("batch.num.messages", Number(1..=1_000_000)),
+    ("batch.size", Number(1..=MAX)),
+    ("broker.address.family", OneOf(&["any", "v4", "v6"])),
+    ("broker.address.ttl", Number(0..=86_400_000)),
+    ("client.dns.lookup", OneOf(&["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"])),
+    ("client.id", Text),
+    ("client.rack", Text),
+    ("compression.codec", OneOf(&CODECS)),
+    ("compression.level", Number(-1..=12)),
+    ("compression.type", OneOf(&CODECS)),
+    ("connections.max.idle.ms", Number(0..=MAX)),
+    ("enable.metrics.push", Boolean),
+    ("log.connection.close", Boolean),
+    ("message.copy.max.bytes", Number(0..=1_000_000_000)),
+    ("message.max.bytes", Number(1000..=1_000_000_000)),
+    ("metadata.max.age.ms", Number(1..=86_400_000)),
+    ("metadata.recovery.rebootstrap.trigger.ms", Number(0..=MAX)),
+    ("metadata.recovery.strategy", OneOf(&["none", "rebootstrap"])),
+    ("receive.message.max.bytes", Number(1000..=MAX)),
+    ("reconnect.backoff.max.ms", Number(0..=3_600_000)),
+    ("reconnect.backoff.ms", Number(0..=3_600_000)),
+    ("retry.backoff.max.ms", Number(1..=300_000)),
+    ("retry.backoff.ms", Number(1..=300_000)),
+    ("socket.connection.setup.timeout.ms", Number(1000..=MAX)),
+    ("socket.keepalive.enable", Boolean),
+    ("socket.max.fails", Number(0..=1_000_000)),
+    ("socket.nagle.disable", Boolean),
+    ("socket.receive.buffer.bytes", Number(0..=100_000_000)),
+    ("socket.send.buffer.bytes", Number(0..=100_000_000)),
+    ("socket.timeout.ms", Number(10..=300_000)),
+    ("statistics.interval.ms", Number(0..=86_400_000)),
+    ("topic.metadata.refresh.fast.interval.ms", Number(1..=60_000)),
+    ("topic.metadata.refresh.interval.ms", Number(-1..=3_600_000)),
+    ("topic.metadata.refresh.sparse", Boolean),
 ];
 
 /// Why a manifest cannot set this property; `None` when it can.
 pub fn refused_property(name: &str) -> Option<&'static str> {
     let reason = match name {
-        settable if SETTABLE.contains(&settable) => return None,
+        settable if kind(settable).is_some() => return None,
         "acks" | "request.required.acks" => {
             "an answer of 200 promises that all in-sync replicas have the event"
         }
@@ -85,6 +107,38 @@ pub fn refused_property(name: &str) -> Option<&'static str> {
     Some(reason)
 }
 
+fn kind(name: &str) -> Option<&'static Kind> {
+    SETTABLE.iter().find(|(settable, _)| *settable == name).map(|(_, kind)| kind)
+}
+
+/// What a property's value has to be, where this is no such value.
+pub fn wrong_value(name: &str, value: &str) -> Option<String> {
+    match kind(name)? {
+        Number(range) if number(value).is_none_or(|number| !range.contains(&number)) => {
+            Some(format!("a whole number from {} to {}", range.start(), range.end()))
+        }
+        Boolean
+            if !["true", "t", "1", "false", "f", "0"]
+                .iter()
+                .any(|legal| legal.eq_ignore_ascii_case(value)) =>
+        {
+            Some("true or false".into())
+        }
+        OneOf(legal) if !legal.iter().any(|legal| legal.eq_ignore_ascii_case(value)) => {
+            Some(format!("one of {}", legal.join(", ")))
+        }
+        Number(_) | Boolean | OneOf(_) | Text => None,
+    }
+}
+
+/// A number as librdkafka reads it: decimal, or hexadecimal behind 0x.
+fn number(value: &str) -> Option<i64> {
+    match value.strip_prefix("0x") {
+        Some(digits) => i64::from_str_radix(digits, 16).ok(),
+        None => value.parse().ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +172,31 @@ mod tests {
         let listed =
             page.lines().find_map(|line| line.strip_prefix("These can be set: ")).unwrap_or_default();
         let listed: Vec<_> = listed.split('`').skip(1).step_by(2).collect();
-        assert_eq!(listed, SETTABLE);
+        assert_eq!(listed, SETTABLE.each_ref().map(|(name, _)| *name));
+    }
+
+    #[test]
+    fn a_value_that_librdkafka_would_refuse_is_named() {
+        for (name, value, expected) in [
+            ("compression.level", "13", "a whole number from -1 to 12"),
+            ("socket.timeout.ms", "1 min", "a whole number from 10 to 300000"),
+            ("batch.size", "2147483648", "a whole number from 1 to 2147483647"),
+            ("statistics.interval.ms", "", "a whole number from 0 to 86400000"),
+            ("socket.keepalive.enable", "yes", "true or false"),
+            ("compression.type", "brotli", "one of none, gzip, snappy, lz4, zstd"),
+        ] {
+            assert_eq!(wrong_value(name, value).as_deref(), Some(expected), "{name}={value}");
+        }
+        for (name, value) in [
+            ("compression.level", "-1"),
+            ("batch.size", "0x10000"),
+            ("socket.keepalive.enable", "True"),
+            ("compression.type", "ZSTD"),
+            ("client.id", ""),
+            ("acks", "refused by its name"),
+        ] {
+            assert_eq!(wrong_value(name, value), None, "{name}={value}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::condition::{Condition, ConditionError};
+use crate::condition::{Budget, Condition, ConditionError};
 
 pub use router::{Decision, Key, Routed, Router, Target, Verdict};
 
@@ -29,18 +29,17 @@ pub struct RoutingTable {
 }
 
 /// One rule of the table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Route {
     /// The events that it is for.
     pub event_type: EventTypePattern,
     /// A further condition.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
     /// Where they go.
     pub topic: TopicName,
     /// The key of their records.
-    #[serde(default)]
     pub key: RecordKey,
 }
 
@@ -130,6 +129,14 @@ pub enum RoutingError {
     /// A condition that does not compile.
     #[error(transparent)]
     Condition(#[from] ConditionError),
+    /// The same in a table that was read.
+    #[error("routes[{index}].when: {cause}")]
+    When {
+        /// The route's position, from 0.
+        index: usize,
+        /// Why.
+        cause: ConditionError,
+    },
 }
 
 impl RoutingTable {
@@ -158,7 +165,7 @@ impl RoutingTable {
             }
             Form::Whole { version, .. } if version != VERSION => Err(RoutingError::Version(version)),
             Form::Whole { revision, routes, unmatched, .. } => {
-                let table = Self::new(routes, unmatched)?;
+                let table = Self::new(compile(routes)?, unmatched)?;
                 Ok(Self { revision: revision.unwrap_or(table.revision), ..table })
             }
         }
@@ -200,7 +207,7 @@ impl RoutingTable {
 /// The two forms of the file, told apart by the key `routes`, which is no event type that Genesys Cloud has.
 enum Form {
     Short(BTreeMap<EventTypePattern, TopicName>),
-    Whole { version: u32, revision: Option<String>, routes: Vec<Route>, unmatched: Unmatched },
+    Whole { version: u32, revision: Option<String>, routes: Vec<Uncompiled>, unmatched: Unmatched },
 }
 
 #[derive(Deserialize)]
@@ -209,9 +216,31 @@ struct Whole {
     version: u32,
     #[serde(default)]
     revision: Option<String>,
-    routes: Vec<Route>,
+    routes: Vec<Uncompiled>,
     #[serde(default)]
     unmatched: Unmatched,
+}
+
+/// A [`Route`] as it is written. Its condition is compiled within the table's budget, which a deserializer does not know.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Uncompiled {
+    event_type: EventTypePattern,
+    #[serde(default)]
+    when: Option<String>,
+    topic: TopicName,
+    #[serde(default)]
+    key: RecordKey,
+}
+
+fn compile(routes: Vec<Uncompiled>) -> Result<Vec<Route>, RoutingError> {
+    let mut budget = Budget::default();
+    let compiled = routes.into_iter().enumerate().map(|(index, route)| {
+        let Uncompiled { event_type, when, topic, key } = route;
+        let when = when.map(|source| Condition::compile_within(&source, &mut budget)).transpose();
+        Ok(Route { event_type, when: when.map_err(|cause| RoutingError::When { index, cause })?, topic, key })
+    });
+    compiled.collect()
 }
 
 impl<'de> Deserialize<'de> for Form {
@@ -451,6 +480,14 @@ unmatched: {action: DeadLetter, topic: gen-presence-unmatched}
                 .contains("not a CEL expression")
         );
         assert!(error("{version: 1, routes: [{eventType: a, topics: b}]}").contains("topics"));
+        let large = "{eventType: a, topic: b, when: \"id.matches(r'[\\\\pL\\\\pN]{20}')\"}";
+        let table = format!("{{version: 1, routes: [{}]}}", vec![large; 20].join(", "));
+        let error_of_large = error(&table);
+        assert!(
+            error_of_large
+                .contains("].when: the patterns of the table's CEL expressions take more than 8 MiB"),
+            "{error_of_large}"
+        );
         assert!(
             error(
                 "{version: 1, routes: [{eventType: a, topic: b}], unmatched: {action: Reject, status: 500}}"

@@ -70,6 +70,8 @@ use crate::status::PresenceRouteStatus;
     // The objects of a route are named after it, and a Service's name is a DNS label of at most 63 characters.
     validation = Rule::new("size(self.metadata.name) <= 56 && !self.metadata.name.contains('.')")
         .message("metadata.name must have at most 56 characters and no dot: the relay's Service is called NAME-relay"),
+    validation = Rule::new("!self.metadata.name.matches('^[0-9]')")
+        .message("metadata.name must begin with a letter: the relay's Service is called NAME-relay"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -2,14 +2,18 @@
 //!
 //! Server-side apply with one field manager; an object that already contains what is desired is not written. Other
 //! managers may add fields, but not to what selects pods, nor to what relays mount ([`exclusive_fields`]). An object that
-//! carries the route's label and is not desired any more is deleted. What the objects contain is left to `build`.
+//! carries the route's label and is not desired any more is deleted. An object of the same name that does not belong to
+//! the route is never written and never deleted ([`ApplyError::Foreign`]). What the objects contain is left to `build`.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
+};
+use kube::core::ObjectMeta;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -17,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::api_server::ApiServerError;
 use crate::cache::owned_objects::Orphan;
 use crate::cache::{OwnedObjects, RouteKey};
-use presenceroute_manifest::build::http_route;
+use presenceroute_manifest::build::{MANAGED_BY, http_route};
 
 /// The field manager of everything that the operator writes.
 pub const FIELD_MANAGER: &str = "presenceroute-operator";
@@ -47,6 +51,19 @@ pub enum ApplyError {
         /// What the API server says.
         source: ApiServerError,
     },
+    /// An object of another owner has the name.
+    #[error(
+        "{kind} {name:?} exists and is not the operator's (it has no label {label}={value}), so that it is left as it is; \
+         rename or delete it, or create the PresenceRoute under another name",
+        label = MANAGED_BY.0,
+        value = MANAGED_BY.1
+    )]
+    Foreign {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+    },
     /// The Gateway API is not installed.
     #[error(
         "spec.endpoint.gateway needs the Gateway API, which this cluster does not have; install its CRDs, which is \
@@ -60,7 +77,7 @@ impl ApplyError {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::NoGatewayApi => true,
+            Self::NoGatewayApi | Self::Foreign { .. } => true,
             Self::Apply { source, .. } | Self::Delete { source, .. } => {
                 matches!(source.code(), Some(400 | 403 | 422))
             }
@@ -98,7 +115,8 @@ pub fn owned_kinds() -> Vec<ApiResource> {
 
 /// Writes what differs, in the given order, then deletes the orphans. `keep` names kinds that are never orphans.
 ///
-/// An object that is refused holds up no other, but nothing is deleted then: what it was to replace may be of use.
+/// An object that is refused holds up no other, but nothing is deleted then: what it was to replace may be of use. A
+/// foreign object ends it: the pods that follow would mount it, or run as it.
 ///
 /// # Errors
 /// The first refusal, or the first other error, which ends it.
@@ -116,6 +134,7 @@ pub async fn apply(
             continue;
         }
         match apply_one(client, objects, &object, content_hash).await {
+            Err(foreign @ ApplyError::Foreign { .. }) => return Err(foreign),
             Err(error) if error.is_refusal() => refusal = refusal.or(Some(error)),
             other => other?,
         }
@@ -160,6 +179,10 @@ async fn apply_one(
         }
         error => ApplyError::Apply { kind: resource.kind.clone(), name: name.clone(), source: error.into() },
     };
+    // The watch is of the operator's own objects, so that it does not show a foreign one.
+    if !objects.knows(object) && is_foreign(&api, object).await.map_err(refused)? {
+        return Err(ApplyError::Foreign { kind: resource.kind.clone(), name });
+    }
     let parameters = PatchParams::apply(FIELD_MANAGER);
     let mut answer = api.patch(&name, &parameters.force(), &Patch::Apply(object)).await.map_err(refused)?;
     if let Some(removal) = removal_of_added_data(&answer, object) {
@@ -169,6 +192,25 @@ async fn apply_one(
     }
     objects.applied(answer, content_hash);
     Ok(())
+}
+
+/// Whether an object of another owner has the name. A list, because it takes no right that the watch does not.
+async fn is_foreign(api: &Api<DynamicObject>, desired: &DynamicObject) -> Result<bool, kube::Error> {
+    let named = ListParams::default().fields(&format!("metadata.name={}", desired.name_any()));
+    let found = api.list_metadata(&named).await?;
+    Ok(found.items.iter().any(|live| !belongs_to_route(&live.metadata, &desired.metadata)))
+}
+
+/// Whether an object is one that the operator made for the route, or for a route of its name that was there before: the
+/// owner's uid is another one after a restore.
+fn belongs_to_route(live: &ObjectMeta, desired: &ObjectMeta) -> bool {
+    let (label, value) = MANAGED_BY;
+    let is_managed = live.labels.iter().flatten().any(|(key, found)| key == label && found == value);
+    let owners = |metadata: &'_ ObjectMeta| metadata.owner_references.clone().unwrap_or_default();
+    let is_owned = owners(live).iter().any(|live| {
+        owners(desired).iter().any(|desired| (&live.kind, &live.name) == (&desired.kind, &desired.name))
+    });
+    is_managed || is_owned
 }
 
 /// A patch that removes what other managers have added to the data that relays mount. Server-side apply leaves their
@@ -386,6 +428,29 @@ mod tests {
             object("NetworkPolicy", &json!({"spec": {"ingress": [{"from": [], "ports": [{"port": 1}]}]}}));
         let live = object("NetworkPolicy", &json!({"spec": {"ingress": [{"ports": [{"port": 1}]}]}}));
         assert!(contains(&live, &desired));
+    }
+
+    #[test]
+    fn an_object_without_label_and_owner_is_foreign() {
+        let metadata = |fields: Value| serde_json::from_value::<ObjectMeta>(fields).unwrap();
+        let owner = |uid: &str, name: &str| json!([{"apiVersion": "presenceroute.io/v1alpha1", "kind": "PresenceRoute", "name": name, "uid": uid}]);
+        let labels = json!({MANAGED_BY.0: MANAGED_BY.1});
+        let desired =
+            metadata(json!({"name": "one-relay", "labels": labels, "ownerReferences": owner("2", "one")}));
+        let table = [
+            (json!({"name": "one-relay"}), false),
+            (json!({"name": "one-relay", "labels": {"app.kubernetes.io/managed-by": "Helm"}}), false),
+            (json!({"name": "one-relay", "ownerReferences": owner("2", "other")}), false),
+            (json!({"name": "one-relay", "labels": labels}), true),
+            // A restored route has another uid, and a label that was removed by hand makes no foreign object.
+            (json!({"name": "one-relay", "labels": labels, "ownerReferences": owner("1", "one")}), true),
+            (json!({"name": "one-relay", "ownerReferences": owner("2", "one")}), true),
+        ];
+        for (live, belongs) in table {
+            assert_eq!(belongs_to_route(&metadata(live.clone()), &desired), belongs, "{live}");
+        }
+        let error = ApplyError::Foreign { kind: "Secret".into(), name: "one-signing".into() };
+        assert!(error.is_refusal());
     }
 
     #[test]

@@ -231,7 +231,7 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
             return Ok(Action::await_change());
         }
     };
-    let name_pending = match context.registrations.conflict(route) {
+    let name_pending = match context.registrations.conflict(route, &model) {
         None => None,
         Some(Conflict::Owned(why)) => {
             report_invalid(route, context, vec![why]).await?;

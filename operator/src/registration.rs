@@ -258,7 +258,7 @@ impl Registrations {
         let status = desired.status();
         let intended = record.clone().intended(&status, self.is_contested(route));
         if intended != record {
-            if let Some(Conflict::Owned(_)) = self.conflict(route) {
+            if let Some(Conflict::Owned(_)) = self.conflict(route, model) {
                 return Ok(None);
             }
             self.write_record(route, &intended).await?;
@@ -462,9 +462,10 @@ impl Registrations {
     }
 
     /// The route that owns the same with more right, or has not released it yet.
-    pub fn conflict(&self, route: &PresenceRoute) -> Option<Conflict> {
+    pub fn conflict(&self, route: &PresenceRoute, model: &Model) -> Option<Conflict> {
         let routes = self.index.routes();
-        conflicts::conflict(route, routes.iter().filter_map(|other| other.0.as_ref().ok()))
+        let lacks_secrets = !model.secret_problems().is_empty();
+        conflicts::conflict(route, lacks_secrets, routes.iter().filter_map(|other| other.0.as_ref().ok()))
     }
 
     /// Forgets all routes but those that are there.

@@ -12,6 +12,8 @@ use cel::common::value::{StaticVal, Val};
 use cel::{Context, DeclarationError, Env};
 use regex::{Regex, RegexBuilder};
 
+use super::ConditionError;
+use super::budget::Budget;
 use super::walk::parts_mut;
 
 /// The function whose last argument is a pattern.
@@ -19,6 +21,10 @@ const MATCHES: &str = "matches";
 
 /// What a compiled pattern may take in memory, in bytes: a hundred times what people write, and little for a relay.
 const SIZE_LIMIT: usize = 1 << 20;
+
+/// The sizes that a pattern is compiled within, one after the other: the first that suffices is what it takes of the
+/// table's budget. A pattern that does not fit is given up early, so that all attempts cost little more than the last.
+const SIZES: [usize; 4] = [SIZE_LIMIT >> 6, SIZE_LIMIT >> 4, SIZE_LIMIT >> 2, SIZE_LIMIT];
 
 static PATTERN: Type = Type::new_unspecified_type("@pattern");
 
@@ -56,6 +62,8 @@ pub(super) enum PatternError {
     NotLiteral,
     /// It is no regular expression, or too large a one.
     Invalid(String),
+    /// The table has no room for it.
+    Budget(ConditionError),
 }
 
 /// The patterns of one expression, each with the name of its variable.
@@ -63,29 +71,26 @@ pub(super) struct Patterns(Vec<(String, Pattern)>);
 
 impl Patterns {
     /// Compiles the patterns in `expression`, and puts their variables where they were.
-    pub(super) fn take_from(expression: &mut IdedExpr) -> Result<Self, PatternError> {
+    pub(super) fn take_from(expression: &mut IdedExpr, budget: &mut Budget) -> Result<Self, PatternError> {
         let mut patterns = Self(Vec::new());
-        patterns.take(expression)?;
+        patterns.take(expression, budget)?;
         Ok(patterns)
     }
 
-    fn take(&mut self, expression: &mut IdedExpr) -> Result<(), PatternError> {
+    fn take(&mut self, expression: &mut IdedExpr, budget: &mut Budget) -> Result<(), PatternError> {
         if let Expr::Call(call) = &mut expression.expr
             && let Some(argument) = pattern_argument(call)
         {
             let Expr::Literal(LiteralValue::String(source)) = &argument.expr else {
                 return Err(PatternError::NotLiteral);
             };
-            let compiled = RegexBuilder::new(source.inner())
-                .size_limit(SIZE_LIMIT)
-                .build()
-                .map_err(|cause| PatternError::Invalid(cause.to_string()))?;
+            let compiled = compile(source.inner(), budget)?;
             // No name in an expression can begin so.
             let name = format!("@pattern{}", self.0.len());
             argument.expr = Expr::Ident(name.clone());
             self.0.push((name, Pattern(Arc::new(compiled))));
         }
-        parts_mut(&mut expression.expr).into_iter().try_for_each(|part| self.take(part))
+        parts_mut(&mut expression.expr).into_iter().try_for_each(|part| self.take(part, budget))
     }
 
     /// `variables` with the patterns beside them.
@@ -101,6 +106,26 @@ impl Patterns {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// Compiles a pattern within what is left for the table.
+fn compile(source: &str, budget: &mut Budget) -> Result<Regex, PatternError> {
+    budget.take_pattern().map_err(PatternError::Budget)?;
+    let mut compiled = Err(PatternError::Budget(ConditionError::PatternsTooLarge));
+    for size in SIZES.into_iter().take_while(|size| *size <= budget.pattern_bytes()) {
+        match RegexBuilder::new(source).size_limit(size).build() {
+            Ok(pattern) => {
+                budget.take_pattern_bytes(size).map_err(PatternError::Budget)?;
+                return Ok(pattern);
+            }
+            Err(cause @ regex::Error::CompiledTooBig(_)) if size == SIZE_LIMIT => {
+                compiled = Err(PatternError::Invalid(cause.to_string()));
+            }
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(cause) => return Err(PatternError::Invalid(cause.to_string())),
+        }
+    }
+    compiled
 }
 
 /// `x.matches(PATTERN)` and `matches(x, PATTERN)`.

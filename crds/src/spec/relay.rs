@@ -16,6 +16,10 @@ use crate::references::TlsSecretRef;
 /// The relay pods.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.autoscaling) || (has(self.resources.requests) && 'cpu' in self.resources.requests) || \
+     (has(self.resources.limits) && 'cpu' in self.resources.limits)"
+).message("autoscaling needs resources.requests.cpu: the target is a percentage of it"))]
 pub struct Relay {
     /// The number of pods. Ignored while `autoscaling` is set.
     #[serde(default = "replicas")]
@@ -81,6 +85,15 @@ fn resources() -> ResourceRequirements {
         requests: quantities(&[("cpu", "50m"), ("memory", "64Mi")]),
         limits: quantities(&[("memory", "256Mi")]),
         ..ResourceRequirements::default()
+    }
+}
+
+impl Relay {
+    /// Whether a pod requests CPU; where only a limit is set, the request is the same.
+    #[must_use]
+    pub fn requests_cpu(&self) -> bool {
+        let of_cpu = [&self.resources.requests, &self.resources.limits];
+        of_cpu.into_iter().flatten().any(|quantities| quantities.contains_key("cpu"))
     }
 }
 

@@ -28,7 +28,8 @@ pub struct Source {
 pub struct Webhook {
     /// The secret that events are signed with.
     pub signing_secret_ref: SigningSecretRef,
-    /// The registration's name at Genesys Cloud, unique in the organisation. Default: NAMESPACE/NAME.
+    /// The registration's name at Genesys Cloud, unique in the organisation. Default: NAMESPACE/NAME. A name
+    /// with a slash begins with the route's namespace: each namespace has the names below NAMESPACE/ to itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub name: Option<String>,

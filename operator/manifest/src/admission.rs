@@ -18,6 +18,8 @@ use serde_json::Value;
 
 use crate::field::FieldPath;
 
+pub(crate) use metadata::is_subdomain;
+
 /// One reason for which the API server refuses an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {

@@ -1,6 +1,6 @@
 //! Two routes must not claim the same endpoint URL or the same registration: they would overwrite each other for
-//! ever. Each belongs to the route that has it already, and otherwise to the older one; until a route has released a
-//! registration that its spec does not name any more, the next one goes by another name.
+//! ever. Each belongs to the route that has it already, otherwise to the one that can use it, and of two such to the older
+//! one; until a route has released a registration that its spec does not name any more, the next one goes by another name.
 //!
 //! Pure: specs and statuses in, the conflict out. What becomes of a route in conflict is left to the caller.
 
@@ -12,6 +12,7 @@ use presenceroute_crds::status::RegistrationLocation;
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 
 use crate::field::FieldPath;
+use crate::registration_name::{self, registration_name};
 use presenceroute_core::region;
 use presenceroute_core::url::{is_same_base_url, normalized_base_url};
 
@@ -22,25 +23,15 @@ struct Registration {
 }
 
 impl Registration {
-    /// The registration that the spec asks for, if it asks for one.
+    /// The registration that the spec asks for, if it asks for one that it may have.
     fn asked_by(route: &PresenceRoute) -> Option<Self> {
-        let webhook = route.spec.source.webhook.as_ref()?;
-        let default_name = || format!("{}/{}", route.namespace().unwrap_or_default(), route.name_any());
-        Some(Self { api_url: api_url(route), name: webhook.name.clone().unwrap_or_else(default_name) })
+        let name = registration_name(route)?.into_owned();
+        Some(Self { api_url: api_url(route), name })
     }
 
-    /// Whether another spec asks for the same. Nothing is copied unless the name is the same, because thousands of
-    /// routes are compared each with each.
+    /// Whether another spec asks for the same, and may.
     fn is_asked_by(&self, route: &PresenceRoute) -> bool {
-        let Some(webhook) = &route.spec.source.webhook else { return false };
-        let is_called_so = match &webhook.name {
-            Some(name) => *name == self.name,
-            None => self.name.split_once('/').is_some_and(|(namespace, name)| {
-                route.metadata.namespace.as_deref() == Some(namespace)
-                    && route.metadata.name.as_deref() == Some(name)
-            }),
-        };
-        is_called_so && is_same_base_url(&api_url(route), &self.api_url)
+        registration_name::is_asked_by(&self.name, route) && is_same_base_url(&api_url(route), &self.api_url)
     }
 
     /// Whether a route may have it, by its status, whatever its spec says now.
@@ -79,25 +70,31 @@ pub enum Conflict {
     PendingRelease(String),
 }
 
-/// The conflict of `route` with one of `others`, if there is one.
+/// The conflict of `route`, which is valid, with one of `others`, if there is one. Its status may not say yet whether it
+/// `lacks_secrets`.
 pub fn conflict<'r>(
     route: &PresenceRoute,
+    lacks_secrets: bool,
     others: impl IntoIterator<Item = &'r PresenceRoute>,
 ) -> Option<Conflict> {
     let url = route.spec.endpoint_url();
     let registration = Registration::asked_by(route);
     let has_registration = registration.as_ref().is_some_and(|registration| registration.is_held_by(route));
     let has_url = url.is_some_and(|url| is_registered_for(route, url));
+    let is_idle = route.spec.suspend || lacks_secrets;
     let mut pending = None;
     for other in others.into_iter().filter(|other| other.metadata.uid != route.metadata.uid) {
-        let owner =
-            || format!("PresenceRoute {}/{}", other.namespace().unwrap_or_default(), other.name_any());
+        let owner = || owner(other, route);
         let is_older = || age_order(other) < age_order(route);
-        // What both have, or neither has, is the older one's.
+        // What both have, or neither has, is that one's that can use it, and of two such the older one's.
         let goes_first = |theirs: bool, ours: bool| match (theirs, ours) {
             (true, false) => Some("has it"),
             (false, true) => None,
-            _ => is_older().then_some("is older"),
+            _ => match (cannot_use(other), is_idle) {
+                (true, false) => None,
+                (false, true) => Some("can use it now"),
+                _ => is_older().then_some("is older"),
+            },
         };
         if let Some(url) = url
             && other.spec.endpoint_url().is_some_and(|theirs| is_same_base_url(theirs, url))
@@ -161,6 +158,21 @@ pub fn belongs_to_another<'r>(
     })
 }
 
+/// Another route as `route`'s status may name it: the names of one namespace are no other's business.
+fn owner(other: &PresenceRoute, route: &PresenceRoute) -> String {
+    match (other.namespace(), route.namespace()) {
+        (theirs, ours) if theirs != ours => "a PresenceRoute of another namespace".into(),
+        (namespace, _) => format!("PresenceRoute {}/{}", namespace.unwrap_or_default(), other.name_any()),
+    }
+}
+
+/// Whether a route is suspended, refused or without its Secrets, so that it would only keep others from what it claims.
+fn cannot_use(route: &PresenceRoute) -> bool {
+    let conditions = route.status.iter().flat_map(|status| &status.conditions);
+    let mut failing = conditions.filter(|condition| condition.status == "False");
+    route.spec.suspend || failing.any(|it| matches!(it.type_.as_str(), "Accepted" | "SecretsResolved"))
+}
+
 /// Whether a route's registration is known to send to this URL.
 fn is_registered_for(route: &PresenceRoute, url: &str) -> bool {
     let registration = route.status.as_ref().and_then(PresenceRouteStatus::registration);
@@ -175,6 +187,14 @@ fn age_order(route: &PresenceRoute) -> (Option<Timestamp>, Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a route that has its Secrets.
+    fn conflict<'r>(
+        route: &PresenceRoute,
+        others: impl IntoIterator<Item = &'r PresenceRoute>,
+    ) -> Option<Conflict> {
+        super::conflict(route, false, others)
+    }
 
     fn route(name: &str, uid: &str, created: &str, url: &str) -> PresenceRoute {
         let yaml = format!(
@@ -264,6 +284,58 @@ spec:
         assert!(!belongs_to_another(&has, &place, [&has]));
     }
 
+    fn failing(mut route: PresenceRoute, condition: &str) -> PresenceRoute {
+        let condition = serde_json::json!({
+            "type": condition, "status": "False", "reason": "Test", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        route.status = Some(serde_json::from_value(serde_json::json!({"conditions": [condition]})).unwrap());
+        route
+    }
+
+    #[test]
+    fn an_older_route_that_cannot_use_a_url_does_not_keep_it() {
+        const URL: &str = "https://presence.example.com/events";
+        let old = || route("old", "1", "2026-01-01T00:00:00Z", URL);
+        let young = route("young", "2", "2026-01-02T00:00:00Z", URL);
+        let mut suspended = old();
+        suspended.spec.suspend = true;
+        for idle in [failing(old(), "Accepted"), failing(old(), "SecretsResolved"), suspended] {
+            assert_eq!(conflict(&young, [&idle, &young]), None);
+        }
+        let Some(Conflict::Owned(message)) = super::conflict(&old(), true, [&young]) else {
+            panic!("it has no Secrets")
+        };
+        assert!(message.contains("presence/young, which can use it now"), "{message}");
+        // Both cannot: the older one's. One that is there and works keeps it.
+        let mut young_too = young.clone();
+        young_too.spec.suspend = true;
+        assert!(conflict(&young_too, [&failing(old(), "SecretsResolved")]).is_some());
+        let mut holder = registered(old());
+        holder.spec.suspend = true;
+        let Some(Conflict::Owned(message)) = conflict(&young, [&holder]) else { panic!("it has it") };
+        assert!(message.contains("which has it"), "{message}");
+        // A failing condition of another kind is no reason.
+        assert!(conflict(&young, [&failing(old(), "RelayAvailable")]).is_some());
+    }
+
+    #[test]
+    fn a_conflict_names_no_route_of_another_namespace() {
+        let mut old = route("secret-plan", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
+        old.metadata.namespace = Some("board".into());
+        let young = route("young", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/one");
+        let pending = called(registered_as(old.clone(), "wanted"), "another");
+        let mut other_url = called(young.clone(), "wanted");
+        other_url.spec.endpoint.as_mut().unwrap().url = "https://presence.example.com/two".into();
+        for conflict in [conflict(&young, [&old]), conflict(&other_url, [&pending])] {
+            let Some(Conflict::Owned(message) | Conflict::PendingRelease(message)) = conflict else {
+                panic!("no conflict")
+            };
+            assert!(message.contains("a PresenceRoute of another namespace"), "{message}");
+            assert!(!message.contains("secret-plan") && !message.contains("board"), "{message}");
+        }
+    }
+
     #[test]
     fn routes_with_different_urls_do_not_conflict() {
         let one = route("one", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/one");
@@ -309,6 +381,27 @@ spec:
             "both have it: the older one"
         );
         assert_eq!(conflict(&old, [&old, &young]), None);
+    }
+
+    #[test]
+    fn a_route_elsewhere_cannot_claim_a_name_of_the_namespace() {
+        let victim = route("desk", "2", "2026-01-02T00:00:00Z", "https://presence.example.com/one");
+        let mut thief = route("thief", "1", "2026-01-01T00:00:00Z", "https://presence.example.com/two");
+        thief.metadata.namespace = Some("elsewhere".into());
+        for name in ["presence/desk", "presence/desk/2"] {
+            let (victim, thief) = (called(victim.clone(), name), called(thief.clone(), name));
+            assert_eq!(conflict(&victim, [&victim, &thief]), None, "{name}");
+            assert!(common_claims(&victim, &thief).is_empty() && common_claims(&thief, &victim).is_empty());
+        }
+        let thief = called(thief, "presence/desk");
+        assert_eq!(conflict(&victim, [&victim, &thief]), None, "by its default name");
+        let held = registered_as(thief, "presence/desk");
+        assert!(
+            matches!(conflict(&victim, [&victim, &held]), Some(Conflict::PendingRelease(_))),
+            "a registration from before the name was reserved holds up the name alone"
+        );
+        let record = &held.status.as_ref().unwrap().former_registrations()[0];
+        assert!(!belongs_to_another(&victim, record, [&victim, &held]));
     }
 
     #[test]

@@ -120,20 +120,35 @@ pub async fn dereference<S: SecretSource>(
 
 /// The names of all Secrets that `spec` points at.
 pub fn referenced_secrets(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str> {
+    secret_names(spec).map(|(_, name)| name)
+}
+
+/// The same with the field below `spec` that names each.
+pub fn secret_names(spec: &PresenceRouteSpec) -> impl Iterator<Item = (&'static str, &str)> {
     let tls = spec.kafka.tls.as_ref();
+    let sasl = spec.kafka.sasl.as_ref();
+    let oauth_ca = sasl.and_then(|sasl| sasl.oauth.as_ref()?.ca_secret_ref.as_ref());
     [
-        Some(&spec.genesys.credentials_secret_ref.name),
-        spec.genesys.api.ca_secret_ref.as_ref().map(|reference| &reference.name),
-        spec.source.webhook.as_ref().map(|webhook| &webhook.signing_secret_ref.name),
-        tls.and_then(|tls| tls.ca_secret_ref.as_ref()).map(|reference| &reference.name),
-        tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|reference| &reference.name),
-        spec.kafka.sasl.as_ref().map(|sasl| &sasl.credentials_secret_ref.name),
-        spec.kafka.sasl.as_ref().and_then(|sasl| Some(&sasl.oauth.as_ref()?.ca_secret_ref.as_ref()?.name)),
-        spec.relay.tls.as_ref().map(|tls| &tls.certificate_secret_ref.name),
+        ("genesys.credentialsSecretRef.name", Some(&spec.genesys.credentials_secret_ref.name)),
+        ("genesys.api.caSecretRef.name", spec.genesys.api.ca_secret_ref.as_ref().map(|it| &it.name)),
+        (
+            "source.webhook.signingSecretRef.name",
+            spec.source.webhook.as_ref().map(|webhook| &webhook.signing_secret_ref.name),
+        ),
+        ("kafka.tls.caSecretRef.name", tls.and_then(|tls| tls.ca_secret_ref.as_ref()).map(|it| &it.name)),
+        (
+            "kafka.tls.clientCertificateSecretRef.name",
+            tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|it| &it.name),
+        ),
+        ("kafka.sasl.credentialsSecretRef.name", sasl.map(|sasl| &sasl.credentials_secret_ref.name)),
+        ("kafka.sasl.oauth.caSecretRef.name", oauth_ca.map(|it| &it.name)),
+        (
+            "relay.tls.certificateSecretRef.name",
+            spec.relay.tls.as_ref().map(|tls| &tls.certificate_secret_ref.name),
+        ),
     ]
     .into_iter()
-    .flatten()
-    .map(String::as_str)
+    .filter_map(|(field, name)| Some((field, name?.as_str())))
 }
 
 /// The OAuth client in a Secret.

@@ -10,5 +10,6 @@ pub mod dereference;
 pub mod document;
 pub mod field;
 pub mod lint;
+pub mod registration_name;
 pub mod rotation;
 pub mod validate;

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use presenceroute_core::region::is_known;
 use presenceroute_crds::PresenceRoute;
+use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use crate::admission::admit;
@@ -22,7 +23,10 @@ use crate::conflicts::common_claims;
 use crate::dereference::{SecretProblem, SecretSource, dereference};
 use crate::document::{Document, Manifest, Place};
 use crate::field::FieldPath;
-use crate::validate::validate;
+use crate::validate::{SourceModel, validate};
+
+/// The fewest bytes of a signing secret that nothing is said of.
+const SHORTEST_SECRET: usize = 16;
 
 /// A file that has been read.
 #[derive(Clone, Debug)]
@@ -272,6 +276,17 @@ async fn check_route(
                 .into_iter()
                 .filter(|problem| !matches!(problem, SecretProblem::Missing(_)));
             diagnostics.extend(problems.map(|problem| context.warning(&spec, problem.to_string())));
+            let SourceModel::Webhook(webhook) = &model.source;
+            if let Ok(secret) = &webhook.signing_secret
+                && secret.expose_secret().len() < SHORTEST_SECRET
+            {
+                let message = format!(
+                    "the signing secret has fewer than {SHORTEST_SECRET} bytes, so that it can be guessed; make a random \
+                     one, such as with openssl rand -hex 32"
+                );
+                let field = spec.child("source").child("webhook").child("signingSecretRef");
+                diagnostics.push(context.warning(&field, message));
+            }
         }
     }
 }
@@ -461,6 +476,73 @@ spec:
         let diagnostic = &self::report(&[&format!("{one}---\n{two}")]).await.diagnostics[0];
         assert_eq!(diagnostic.field, "spec.source.webhook.name");
         assert_eq!(self::report(&[RIGHT, RIGHT]).await.exit_code(), 0, "it is one route");
+    }
+
+    #[tokio::test]
+    async fn a_registration_name_of_another_namespace_is_an_error() {
+        let named =
+            |name: &str| RIGHT.replace("{name: webhook}}", &format!("{{name: webhook}}, name: {name}}}"));
+        let report = report(&[&named("victim/desk")]).await;
+        let diagnostic = &report.diagnostics[0];
+        assert_eq!((diagnostic.origin, diagnostic.severity), (Origin::Operator, Severity::Error));
+        assert_eq!(diagnostic.field, "spec.source.webhook.name");
+        assert_eq!(
+            diagnostic.message,
+            "\"victim/desk\" is reserved to the namespace \"victim\"; begin it with the route's own namespace, \
+             presence/, or use a name without a slash"
+        );
+        let anywhere = named("victim/desk").replace(", namespace: presence", "");
+        for legal in [named("presence/one/eu-1"), named("desk"), anywhere] {
+            assert_eq!(self::report(&[&legal]).await.exit_code(), 0, "{legal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_operators_own_secret_cannot_be_referred_to() {
+        let table = [
+            ("signingSecretRef: {name: webhook}", "spec.source.webhook.signingSecretRef.name"),
+            ("credentialsSecretRef: {name: oauth}", "spec.genesys.credentialsSecretRef.name"),
+        ];
+        for (reference, field) in table {
+            let own = reference.replace("webhook}", "one-signing}").replace("oauth}", "one-signing}");
+            let report = report(&[&RIGHT.replace(reference, &own)]).await;
+            assert_eq!(report.exit_code(), 1, "{own}");
+            let diagnostic = &report.diagnostics[0];
+            assert_eq!((diagnostic.field.as_str(), diagnostic.origin), (field, Origin::Operator));
+            assert!(diagnostic.message.contains("use a Secret of another name"), "{diagnostic}");
+        }
+        let other = RIGHT.replace("{name: webhook}", "{name: two-signing}");
+        assert_eq!(report(&[&other]).await.exit_code(), 0);
+    }
+
+    #[tokio::test]
+    async fn patterns_beyond_the_tables_budget_are_an_error() {
+        let when = vec![r"id.matches(r'[\pL\pN]{20}')"; 60].join(" || ");
+        let costly = format!("  - {{eventType: a, topic: b, when: \"{}\"}}\n", when.replace('\\', "\\\\"));
+        let report = report(&[&RIGHT.replace("  kafka:", &format!("{}  kafka:", costly.repeat(10)))]).await;
+        let [diagnostic] = report.diagnostics.as_slice() else { panic!("{report}") };
+        assert_eq!((diagnostic.field.as_str(), diagnostic.origin), ("spec.routes[1].when", Origin::Operator));
+        assert!(diagnostic.message.contains("more than 8 MiB"), "{diagnostic}");
+    }
+
+    #[tokio::test]
+    async fn a_short_signing_secret_is_a_warning_without_it() {
+        let with = async |secret: &str| {
+            let manifest = format!(
+                "kind: Secret\napiVersion: v1\nmetadata: {{name: webhook, namespace: presence}}\n\
+                 stringData: {{secret: {secret}}}\n---\n{RIGHT}"
+            );
+            report(&[&manifest]).await
+        };
+        let short = with("fifteen-letters").await;
+        assert_eq!(short.exit_code(), 0);
+        let [diagnostic] = short.diagnostics.as_slice() else { panic!("{short}") };
+        assert_eq!(
+            (diagnostic.severity, diagnostic.field.as_str()),
+            (Severity::Warning, "spec.source.webhook.signingSecretRef")
+        );
+        assert!(!diagnostic.message.contains("fifteen-letters"), "{diagnostic}");
+        assert!(with("sixteen-letters-").await.diagnostics.is_empty());
     }
 
     #[tokio::test]

@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 
 use kube::ResourceExt;
-use presenceroute_core::condition::Condition;
+use presenceroute_core::condition::{Budget, Condition};
 use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec, TokenRequest};
-use presenceroute_core::kafka_properties::refused_property;
+use presenceroute_core::kafka_properties::{refused_property, wrong_value};
 use presenceroute_core::relay_config::{
     CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig,
     SaslMechanism,
@@ -24,8 +24,14 @@ use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::dereference::{OAuthClient, References, SecretProblem};
+use crate::admission::is_subdomain;
+use crate::build::signing_secret;
+use crate::dereference::{OAuthClient, References, SecretProblem, secret_names};
 use crate::field::FieldPath;
+use crate::registration_name::reserved_for_another;
+
+/// How large a routing table may be as YAML: a ConfigMap holds 1 MiB, and the level of the log is beside it.
+const MAX_TABLE_BYTES: usize = (1 << 20) - 64;
 
 /// Where the relay's container finds the files that it is given.
 pub mod paths {
@@ -195,6 +201,30 @@ pub enum SpecProblem {
          them one by one"
     )]
     SubscribedWildcard(String),
+    /// The name of a registration of another namespace.
+    #[error(
+        "spec.source.webhook.name: {name:?} is reserved to the namespace {namespace:?}; begin it with the route's own \
+         namespace, {own}/, or use a name without a slash"
+    )]
+    ReservedName {
+        /// The name.
+        name: String,
+        /// The namespace that it is reserved to.
+        namespace: String,
+        /// The route's namespace.
+        own: String,
+    },
+    /// A Secret that the operator writes.
+    #[error(
+        "spec.{field}: {name:?} is the Secret that the operator keeps the route's signing secrets in; use a Secret of \
+         another name"
+    )]
+    OperatorsSecret {
+        /// Where.
+        field: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// A Kafka property that is the relay's own.
     #[error("spec.kafka.properties: {name:?} cannot be set: {reason}")]
     KafkaProperty {
@@ -203,6 +233,37 @@ pub enum SpecProblem {
         /// Why.
         reason: &'static str,
     },
+    /// A Kafka property with a value that librdkafka refuses.
+    #[error("spec.kafka.properties: {name:?} must be {expected}")]
+    KafkaPropertyValue {
+        /// The property.
+        name: String,
+        /// What it has to be.
+        expected: String,
+    },
+    /// A name after which no Service can be named.
+    #[error(
+        "metadata.name: {0:?} must begin with a letter, and have letters, digits and hyphens only and at most 56 \
+         characters: the relay's Service is called NAME-relay; create the PresenceRoute under another name"
+    )]
+    Name(String),
+    /// A name that no Secret has.
+    #[error(
+        "spec.{field}: {name:?} cannot be the name of a Secret: lower case letters, digits, hyphens and dots, with a \
+         letter or digit at both ends of each part"
+    )]
+    SecretName {
+        /// Where.
+        field: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A table that no ConfigMap holds.
+    #[error(
+        "spec.routes: the routing table has {0} bytes, and a ConfigMap holds {MAX_TABLE_BYTES}; shorten the conditions, \
+         or make several PresenceRoutes of it"
+    )]
+    TableTooLarge(usize),
     /// Two fields that contradict each other, or one that is missing.
     #[error("spec.{field}: {rule}")]
     Rule {
@@ -219,11 +280,19 @@ impl SpecProblem {
         let spec = FieldPath::default().child("spec");
         match self {
             Self::Routing { field, .. } => FieldPath::parse(&format!("spec.{field}")),
-            Self::Url { field, .. } | Self::Rule { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            Self::Url { field, .. } | Self::Rule { field, .. } | Self::OperatorsSecret { field, .. } => {
+                FieldPath::parse(&format!("spec.{field}"))
+            }
             Self::EventTypes(_) | Self::SubscribedWildcard(_) => {
                 spec.child("source").child("webhook").child("eventTypes")
             }
-            Self::KafkaProperty { name, .. } => spec.child("kafka").child("properties").child(name),
+            Self::ReservedName { .. } => spec.child("source").child("webhook").child("name"),
+            Self::Name(_) => FieldPath::parse("metadata.name"),
+            Self::SecretName { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            Self::TableTooLarge(_) => spec.child("routes"),
+            Self::KafkaProperty { name, .. } | Self::KafkaPropertyValue { name, .. } => {
+                spec.child("kafka").child("properties").child(name)
+            }
         }
     }
 
@@ -246,6 +315,9 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     let event_types = webhook.and_then(|webhook| note(&mut problems, event_types(webhook, &spec.routes)));
     let endpoint = note(&mut problems, endpoint(spec.endpoint.as_ref()));
     let api_url = note(&mut problems, api_url(&spec.genesys));
+    problems.extend(reserved_name(route));
+    problems.extend(operators_secret(spec, &signing_secret::name(&name)));
+    problems.extend((!is_service_name(&name)).then(|| SpecProblem::Name(name.clone())));
     problems.extend(broken_rules(spec));
 
     let (Some(table), Some((webhook, signing_secret)), Some(event_types), Some(endpoint), Some(api_url), []) =
@@ -300,6 +372,12 @@ fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
     problems.extend(spec.kafka.properties.keys().filter_map(|name| {
         refused_property(name).map(|reason| SpecProblem::KafkaProperty { name: name.clone(), reason })
     }));
+    problems.extend(spec.kafka.properties.iter().filter_map(|(name, value)| {
+        let expected = wrong_value(name, value)?;
+        Some(SpecProblem::KafkaPropertyValue { name: name.clone(), expected })
+    }));
+    let misnamed = secret_names(spec).filter(|(_, name)| !is_subdomain(name));
+    problems.extend(misnamed.map(|(field, name)| SpecProblem::SecretName { field, name: name.to_owned() }));
     problems.extend(spec.kafka.sasl.as_ref().and_then(sasl_problem));
     if spec.kafka.bootstrap_servers.is_empty() {
         problems.push(SpecProblem::Rule {
@@ -316,7 +394,21 @@ fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
             rule: "minReplicas must not be above maxReplicas",
         });
     }
+    if spec.relay.autoscaling.is_some() && !spec.relay.requests_cpu() {
+        problems.push(SpecProblem::Rule {
+            field: "relay",
+            rule: "autoscaling needs resources.requests.cpu: the target is a percentage of it",
+        });
+    }
     problems
+}
+
+/// Whether NAME-relay is a DNS label (RFC 1035), as the name of a Service must be.
+fn is_service_name(route: &str) -> bool {
+    let is_legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    route.len() <= 56
+        && route.starts_with(|first: char| first.is_ascii_lowercase())
+        && route.bytes().all(is_legal)
 }
 
 fn note<T>(problems: &mut Vec<SpecProblem>, result: Result<T, Vec<SpecProblem>>) -> Option<T> {
@@ -327,28 +419,42 @@ fn note<T>(problems: &mut Vec<SpecProblem>, result: Result<T, Vec<SpecProblem>>)
 pub fn routing_table(spec: &PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecProblem>> {
     let mut problems = Vec::new();
     let mut routes = Vec::with_capacity(spec.routes.len());
+    let mut budget = Budget::default();
     for (index, route) in spec.routes.iter().enumerate() {
-        match checked_route(route) {
+        match checked_route(route, &mut budget) {
             Ok(route) => routes.push(route),
             Err((field, cause)) => {
+                let is_over_budget =
+                    matches!(&cause, RoutingError::Condition(cause) if cause.is_over_budget());
                 problems.push(SpecProblem::Routing { field: format!("routes[{index}].{field}"), cause });
+                if is_over_budget {
+                    break;
+                }
             }
         }
     }
     let unmatched = note(&mut problems, unmatched(&spec.unmatched).map_err(|problem| vec![problem]));
     match (unmatched, problems.is_empty()) {
-        (Some(unmatched), true) => RoutingTable::new(routes, unmatched)
-            .map_err(|cause| vec![SpecProblem::Routing { field: "routes".into(), cause }]),
+        (Some(unmatched), true) => {
+            let wrong = |cause| vec![SpecProblem::Routing { field: "routes".into(), cause }];
+            let table = RoutingTable::new(routes, unmatched).map_err(wrong)?;
+            match table.to_yaml().map_err(wrong)?.len() {
+                bytes if bytes > MAX_TABLE_BYTES => Err(vec![SpecProblem::TableTooLarge(bytes)]),
+                _ => Ok(table),
+            }
+        }
         _ => Err(problems),
     }
 }
 
-fn checked_route(route: &spec::Route) -> Result<Route, (&'static str, RoutingError)> {
+fn checked_route(route: &spec::Route, budget: &mut Budget) -> Result<Route, (&'static str, RoutingError)> {
     Ok(Route {
         event_type: EventTypePattern::try_from(route.event_type.clone())
             .map_err(|cause| ("eventType", cause))?,
         when: match &route.when {
-            Some(source) => Some(Condition::compile(source).map_err(|cause| ("when", cause.into()))?),
+            Some(source) => {
+                Some(Condition::compile_within(source, budget).map_err(|cause| ("when", cause.into()))?)
+            }
             None => None,
         },
         topic: TopicName::try_from(route.topic.clone()).map_err(|cause| ("topic", cause))?,
@@ -388,6 +494,22 @@ fn webhook(source: &spec::Source) -> Result<&Webhook, Vec<SpecProblem>> {
     source.webhook.as_ref().ok_or_else(|| {
         vec![SpecProblem::Rule { field: "source", rule: "exactly one source must be set: webhook" }]
     })
+}
+
+fn reserved_name(route: &PresenceRoute) -> Option<SpecProblem> {
+    let name = route.spec.source.webhook.as_ref()?.name.as_ref()?;
+    let namespace = reserved_for_another(name, route)?;
+    Some(SpecProblem::ReservedName {
+        name: name.clone(),
+        namespace: namespace.to_owned(),
+        own: route.namespace().unwrap_or_default(),
+    })
+}
+
+/// The references to the Secret that the operator writes under this name.
+fn operators_secret(spec: &PresenceRouteSpec, name: &str) -> Vec<SpecProblem> {
+    let named = secret_names(spec).filter(|(_, named)| *named == name);
+    named.map(|(field, name)| SpecProblem::OperatorsSecret { field, name: name.to_owned() }).collect()
 }
 
 /// What to subscribe to: sorted, each once.

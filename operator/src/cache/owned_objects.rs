@@ -88,6 +88,12 @@ impl OwnedObjects {
         self.kind(kind)?.objects.lock().get(&key)?.object()
     }
 
+    /// Whether an object of this kind and name is known to belong to a route.
+    pub fn knows(&self, object: &DynamicObject) -> bool {
+        let kind = object.types.as_ref().and_then(|types| self.kind(&types.kind));
+        kind.is_some_and(|kind| kind.objects.lock().get(&ObjectKey::of(object)).is_some())
+    }
+
     /// Whether an object is there and `contains` what is desired. The result is remembered for this version of the
     /// object and this content hash of the desired one.
     pub fn is_up_to_date(
@@ -255,6 +261,7 @@ mod tests {
         assert!(kept.managed_fields().is_empty());
         assert!(objects.get("ConfigMap", "other", "a").is_none());
         assert!(objects.get("Secret", "presence", "a").is_none());
+        assert!(objects.knows(&config_map("a", 9, "one")) && !objects.knows(&config_map("b", 9, "one")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::gateway;
 use crate::stage::{Stage, until};
@@ -93,5 +93,81 @@ async fn every_kind_of_object_is_created_and_deleted() {
     operator.is_quiet().await;
     let writes: Vec<_> = operator.calls.since(calls).into_iter().filter(|call| call.is_write()).collect();
     assert!(writes.is_empty(), "{writes:#?}");
+    stage.end(operator).await;
+}
+
+/// What a user has made under a name that the route's objects need.
+fn foreign_objects() -> [Value; 4] {
+    let pods = json!({"app": "foreign"});
+    [
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "taken-routing"}, "data": {"a": "b"}}),
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "taken-signing"}, "data": {"secret": "YQ=="},
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken-relay"},
+            "spec": {"selector": pods, "ports": [{"port": 80}]},
+        }),
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "taken-relay"},
+            "spec": {
+                "replicas": 0,
+                "selector": {"matchLabels": pods},
+                "template": {
+                    "metadata": {"labels": pods},
+                    "spec": {"containers": [{"name": "foreign", "image": "foreign"}]},
+                },
+            },
+        }),
+    ]
+}
+
+#[tokio::test]
+async fn an_object_of_another_owner_is_left_as_it_is() {
+    let stage = Stage::new().await;
+    let mut kept = Vec::new();
+    for object in foreign_objects() {
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        kept.push((kind, stage.apply(object).await));
+    }
+    let operator = stage.operator().await;
+    stage.apply(stage.route("taken")).await;
+    // Each is named in its turn, in the order of the objects, and is free when its owner has deleted it.
+    kept.sort_by_key(|(kind, _)| {
+        ["Secret", "ConfigMap", "Service", "Deployment"].iter().position(|it| it == kind)
+    });
+    for position in 0..kept.len() {
+        let (kind, object) = &kept[position];
+        let named = format!("{kind} {:?} exists and is not the operator's", object.name_any());
+        until("the condition names the object", Duration::from_secs(60), async || {
+            let message = stage.condition("taken", "RelayAvailable", "False", "ApplyFailed").await;
+            if message.contains(&named) { Ok(()) } else { Err(message) }
+        })
+        .await;
+        for (kind, object) in &kept[position..] {
+            let now = stage.get(kind, &object.name_any()).await.unwrap();
+            assert_eq!((now.uid(), &now.metadata.labels), (object.uid(), &None), "{kind}");
+            let content = |object: &kube::api::DynamicObject| {
+                (object.data["data"].clone(), object.data["spec"].clone())
+            };
+            assert_eq!(content(&now), content(object), "{kind}");
+        }
+        stage.delete(kind, &object.name_any()).await;
+    }
+    stage.is_ready("taken").await;
+
+    // A route that is deleted takes none of them along.
+    let [config_map, ..] = foreign_objects();
+    let mut config_map = config_map;
+    config_map["metadata"]["name"] = json!("left-routing");
+    let left = stage.apply(config_map).await;
+    stage.apply(stage.route("left")).await;
+    stage.condition("left", "RelayAvailable", "False", "ApplyFailed").await;
+    stage.delete("PresenceRoute", "left").await;
+    until("the route is gone", Duration::from_secs(20), async || {
+        if stage.get("PresenceRoute", "left").await.is_none() { Ok(()) } else { Err("it is there") }
+    })
+    .await;
+    assert_eq!(stage.get("ConfigMap", "left-routing").await.unwrap().uid(), left.uid());
     stage.end(operator).await;
 }

@@ -66,7 +66,7 @@ mod tests {
             !matches!(refused, Some(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)))
         };
         assert!(!is_known("compresion.type"));
-        for name in SETTABLE {
+        for (name, _) in &SETTABLE {
             assert!(is_known(name), "{name}");
         }
     }

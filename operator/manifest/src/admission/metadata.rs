@@ -88,7 +88,7 @@ fn check(metadata: &ObjectMeta, at: &FieldPath, violations: &mut Vec<Violation>)
 }
 
 /// RFC 1123, as Kubernetes takes it.
-fn is_subdomain(name: &str) -> bool {
+pub(crate) fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_lowercase_word)
 }
 

@@ -152,6 +152,22 @@ fn each_rule_of_the_crd_is_evaluated() {
             json!("contact.centre"),
             ": metadata.name must have at most 56 characters and no dot: the relay's Service is called NAME-relay",
         ),
+        (
+            "/metadata/name",
+            json!("24x7-desk"),
+            ": metadata.name must begin with a letter: the relay's Service is called NAME-relay",
+        ),
+        (
+            "/spec/source/webhook/signingSecretRef",
+            json!({"name": "web hook"}),
+            "spec.source.webhook.signingSecretRef.name: must be the name of a Secret: lower case letters, digits, hyphens \
+             and dots, with a letter or digit at both ends of each part",
+        ),
+        (
+            "/spec/relay",
+            json!({"autoscaling": {"maxReplicas": 4}, "resources": {"requests": {"memory": "64Mi"}}}),
+            "spec.relay: autoscaling needs resources.requests.cpu: the target is a percentage of it",
+        ),
     ] {
         assert_eq!(refused(place, value), [violation]);
     }

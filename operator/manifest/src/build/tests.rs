@@ -464,3 +464,53 @@ spec:
         assert!(told.contains(part), "{part:?} is not in\n{told}");
     }
 }
+
+/// As the operator sees an object that was stored under an older CRD, whose rules were others.
+#[tokio::test]
+async fn what_kubernetes_would_refuse_later_is_a_problem_of_the_spec() {
+    let extra = defaults()
+        + "
+  relay: {autoscaling: {maxReplicas: 4}, resources: {limits: {memory: 64Mi}}}";
+    let properties = "bootstrapServers: ['kafka:9092'], properties: {compression.level: '13'}";
+    let text = manifest(&extra)
+        .replace("{name: contact-centre,", "{name: 24x7-desk,")
+        .replace("signingSecretRef: {name: webhook}", "signingSecretRef: {name: web hook}")
+        .replace("bootstrapServers: ['kafka:9092']", properties);
+    let Err(problems) = validated(&text).await else { panic!("it was taken") };
+    let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    for part in [
+        r#"metadata.name: "24x7-desk" must begin with a letter"#,
+        r#"spec.source.webhook.signingSecretRef.name: "web hook" cannot be the name of a Secret"#,
+        r#"spec.kafka.properties: "compression.level" must be a whole number from -1 to 12"#,
+        "spec.relay: autoscaling needs resources.requests.cpu",
+    ] {
+        assert!(told.iter().any(|problem| problem.contains(part)), "{part:?} is not in\n{told:#?}");
+    }
+    assert_eq!(told.len(), 4, "{told:#?}");
+    let limited = extra.replace("limits: {memory: 64Mi}", "limits: {cpu: 1}");
+    assert!(validated(&manifest(&limited)).await.is_ok(), "a limit is a request, too");
+}
+
+#[tokio::test]
+async fn a_table_that_no_config_map_holds_is_a_problem_of_the_spec() {
+    let route = |number: usize| {
+        format!(
+            "  - {{eventType: \"{number:04}{}\", topic: \"{number:04}{}\", key: \"attributes.{}\"}}\n",
+            "\u{1f600}".repeat(250),
+            "t".repeat(240),
+            "k".repeat(240)
+        )
+    };
+    let of = |count: usize| {
+        let routes: String = (0..count).map(route).collect();
+        let text = manifest(&defaults());
+        text.replace("  endpoint:", &format!("{routes}  endpoint:"))
+    };
+    assert!(validated(&of(500)).await.is_ok());
+    let Err(problems) = validated(&of(1000)).await else { panic!("it was taken") };
+    let told = problems[0].to_string();
+    assert!(
+        told.starts_with("spec.routes: the routing table has ") && told.contains("several PresenceRoutes"),
+        "{told}"
+    );
+}
