@@ -266,8 +266,9 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     let Some(relays) = sync_relays(route, &state, context).await? else {
         return Ok(Action::requeue(LIVE_POLL));
     };
+    let is_refused = state.apply_error.is_some();
     let ReconcileState { model, revisions, rotation, .. } = &mut state;
-    let input = RegistrationInput { route, model, relays: &relays, revisions };
+    let input = RegistrationInput { route, model, relays: &relays, revisions, is_refused };
     let registration = context.registrations.reconcile(&input, rotation).await?;
     let action = requeue_after(&state, &relays, &registration);
     context.status().report(route, state.facts(&context.owned, &relays, registration)).await?;
