@@ -6,6 +6,7 @@
 
 pub mod key;
 pub mod listing;
+pub mod obstacle;
 pub mod owned_objects;
 pub mod pods;
 pub mod ready;

@@ -32,7 +32,7 @@ use crate::events::EventRecorder;
 use crate::finalizer::has_finalizer;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
-use crate::reconcile_state::{ReconcileState, deployment};
+use crate::reconcile_state::{Delays, ReconcileState, deployment};
 use crate::registration::execute::Executor;
 use crate::registration::failure::Failure;
 use crate::registration::in_flight::InFlightCalls;
@@ -54,6 +54,8 @@ const CONFLICT: Duration = Duration::from_secs(15);
 /// How soon an object that Kubernetes refused is applied again: no watch reports that a quota is freed or a policy
 /// changed.
 const REFUSED: Duration = Duration::from_secs(15);
+/// How soon relay pods that are not ready, or not replaced, are asked why: at first, and when that has lasted for long.
+const DELAYED: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(30));
 /// How soon the relays are asked again whether topics that were missing or forbidden are usable.
 const TOPICS: Duration = Duration::from_secs(10);
 /// How often the state of routes that are gone is dropped.
@@ -258,13 +260,15 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     drop(worker);
     // What Kubernetes refuses for good is in the status; the other steps go on with what there is.
     let apply_error = apply::refusal_of(applied)?;
-    let mut state = ReconcileState { model, rotation, revisions, apply_error, name_pending };
+    let delays = delays(&model, context);
+    let mut state = ReconcileState { model, rotation, revisions, apply_error, delays, name_pending };
 
     let Some(relays) = sync_relays(route, &state, context).await? else {
         return Ok(Action::requeue(LIVE_POLL));
     };
+    let is_refused = state.apply_error.is_some();
     let ReconcileState { model, revisions, rotation, .. } = &mut state;
-    let input = RegistrationInput { route, model, relays: &relays, revisions };
+    let input = RegistrationInput { route, model, relays: &relays, revisions, is_refused };
     let registration = context.registrations.reconcile(&input, rotation).await?;
     let action = requeue_after(&state, &relays, &registration);
     context.status().report(route, state.facts(&context.owned, &relays, registration)).await?;
@@ -291,6 +295,16 @@ fn rotation(model: &Model, context: &Context) -> CredentialRotation {
     match &webhook.signing_secret {
         Ok(secret) => rotation.advance(secret, Timestamp::now()),
         Err(_) => rotation,
+    }
+}
+
+/// Since when the relay pods have not been as they should be.
+fn delays(Model { namespace, name, uid, .. }: &Model, context: &Context) -> Delays {
+    let deployment = deployment(&context.owned, namespace, name).unwrap_or_default();
+    let none_is_ready = deployment.wanted > 0 && deployment.ready == 0;
+    Delays {
+        none_ready: context.states.waits(uid, WaitReason::Available, none_is_ready),
+        rollout: context.states.waits(uid, WaitReason::Rollout, deployment.outdated > 0),
     }
 }
 
@@ -349,11 +363,14 @@ fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &Regi
     };
     let lagging =
         (relays.ready().next().is_some() && !relays.all_live(&state.revisions)).then_some(PROGRESSING);
+    let delay = state.delays.none_ready.max(state.delays.rollout);
+    let delayed = delay.map(|delay| (delay / 2).clamp(DELAYED.0, DELAYED.1));
     let are_reachable = relays.missing_topics().is_empty() && relays.forbidden_topics().is_empty();
     let topics = (!are_reachable).then_some(TOPICS);
     let conflict = state.name_pending.as_ref().map(|_| CONFLICT);
     let refused = state.apply_error.as_ref().map(|_| REFUSED);
-    let soonest = [retire, registration, lagging, topics, conflict, refused].into_iter().flatten().min();
+    let soonest =
+        [retire, registration, lagging, delayed, topics, conflict, refused].into_iter().flatten().min();
     Action::requeue(soonest.unwrap_or(STEADY))
 }
 

@@ -4,6 +4,7 @@ use kube::Resource;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
 use crate::apply::FIELD_MANAGER;
+use crate::text::truncated;
 
 /// The longest note in bytes; the API server refuses more than 1 kB.
 const LONGEST_NOTE: usize = 1000;
@@ -40,20 +41,14 @@ impl EventRecorder {
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            note: Some(truncated(note, LONGEST_NOTE)),
+            note: Some(truncated(note, LONGEST_NOTE).to_owned()),
             // A repeated event is counted on the one that is there, which the recorder finds by its action and not by its
             // note: without it, the first of several revisions would be shown for all of them.
-            action: truncated(note, LONGEST_ACTION),
+            action: truncated(note, LONGEST_ACTION).to_owned(),
             secondary: None,
         };
         if let Err(error) = self.0.publish(&event, &object.object_ref(&())).await {
             tracing::warn!(%error, reason, "cannot write an event");
         }
     }
-}
-
-/// The beginning of a text, of at most so many bytes.
-fn truncated(text: &str, bytes: usize) -> String {
-    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].to_owned()
 }

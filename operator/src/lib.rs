@@ -21,4 +21,5 @@ pub mod relay_pods;
 pub mod route_state;
 mod run;
 pub mod status;
+pub mod text;
 mod watches;

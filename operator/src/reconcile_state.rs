@@ -1,5 +1,7 @@
 //! What a reconcile works on between building and reporting, and the facts that its status is made of.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use presenceroute_crds::status::SigningPhase;
 use presenceroute_manifest::build;
@@ -10,6 +12,10 @@ use crate::cache::OwnedObjects;
 use crate::registration::RegistrationState;
 use crate::relay_pods::{DesiredRevisions, RelayPods};
 use crate::status::conditions::{self, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
+use crate::text::one_line;
+
+/// The longest text in bytes of why pods are refused.
+const MAX_REFUSAL: usize = 512;
 
 /// One valid route, built and applied.
 pub struct ReconcileState {
@@ -21,8 +27,19 @@ pub struct ReconcileState {
     pub revisions: DesiredRevisions,
     /// Why an object was refused by Kubernetes.
     pub apply_error: Option<String>,
+    /// How long its relay pods have not been as they should be.
+    pub delays: Delays,
     /// Why its registration goes by another name than the spec's.
     pub name_pending: Option<String>,
+}
+
+/// For how long the relay pods of a route have not been as they should be. `None`: they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Delays {
+    /// Pods are wanted, and none is ready.
+    pub none_ready: Option<Duration>,
+    /// Pods of an older generation are there.
+    pub rollout: Option<Duration>,
 }
 
 impl ReconcileState {
@@ -33,7 +50,7 @@ impl ReconcileState {
         relays: &RelayPods,
         registration: RegistrationState,
     ) -> Observed {
-        let Self { model, rotation, revisions, apply_error, name_pending } = self;
+        let Self { model, rotation, revisions, apply_error, delays, name_pending } = self;
         let distributed = relays.all_accept(&revisions.signing);
         let SourceModel::Webhook(webhook) = &model.source;
         let phase = match &webhook.signing_secret {
@@ -44,6 +61,8 @@ impl ReconcileState {
             secret_problems: model.secret_problems().into_iter().cloned().collect(),
             apply_error: apply_error.clone(),
             deployment: deployment(owned, &model.namespace, &model.name),
+            obstacle: relays.obstacle(),
+            delays: *delays,
             selector: build::selector_text(&model.name),
             routing: RoutingFacts {
                 routes: model.table.routes().len(),
@@ -52,7 +71,6 @@ impl ReconcileState {
                 lagging: relays.lagging(revisions),
                 missing_topics: relays.missing_topics(),
                 forbidden_topics: relays.forbidden_topics(),
-                kafka_errors: relays.kafka_errors(),
                 revision: revisions.routing.clone(),
             },
             signing: conditions::signing(rotation.revision(), phase, rotation.retire_at()),
@@ -67,11 +85,25 @@ impl ReconcileState {
 /// The numbers of a route's Deployment, once there is one.
 pub fn deployment(owned: &OwnedObjects, namespace: &str, route: &str) -> Option<DeploymentFacts> {
     let live = owned.get("Deployment", namespace, &build::relay_name(route))?;
+    let generation = live.metadata.generation;
     let deployment: Deployment = live.try_parse().ok()?;
     let status = deployment.status.unwrap_or_default();
+    let condition = |type_: &str, holds: &str| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.find(|condition| condition.type_ == type_ && condition.status == holds)
+    };
+    // The name of the pod that was refused is another one with each attempt.
+    let refused = condition("ReplicaFailure", "True").and_then(|failure| failure.message.as_deref());
+    let refused = refused.map(|text| text.split_once(" is forbidden: ").map_or(text, |(_, cause)| cause));
+    let stalled = condition("Progressing", "False").is_some();
+    let replicas = status.replicas.unwrap_or(0);
+    let is_observed = status.observed_generation >= generation;
     Some(DeploymentFacts {
         wanted: deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1),
-        replicas: status.replicas.unwrap_or(0),
+        replicas,
+        outdated: if is_observed { replicas - status.updated_replicas.unwrap_or(0) } else { replicas },
+        refused: refused.map(|text| one_line(text, MAX_REFUSAL)),
+        stalled,
         ready: status.ready_replicas.unwrap_or(0),
     })
 }

@@ -107,6 +107,8 @@ pub struct RegistrationInput<'i> {
     pub relays: &'i RelayPods,
     /// What the relay pods are to serve.
     pub revisions: &'i DesiredRevisions,
+    /// Whether Kubernetes has refused one of the route's objects, perhaps the one that exposes the endpoint.
+    pub is_refused: bool,
 }
 
 /// What the registrations of all routes share.
@@ -194,7 +196,7 @@ impl Registrations {
         rotation: &CredentialRotation,
         record: &RegistrationRecord,
     ) -> Result<Option<Result<Desired, RegistrationState>>, ReconcileError> {
-        let RegistrationInput { route, model, relays, revisions } = *input;
+        let RegistrationInput { route, model, relays, revisions, is_refused } = *input;
         let is_first = record.id().is_none();
         let unmet = |what, check_in| Ok(is_first.then(|| Err(waiting(what, check_in))));
         let SourceModel::Webhook(webhook) = &model.source;
@@ -204,6 +206,13 @@ impl Registrations {
         };
         if is_first && relays.ready().next().is_none() {
             return unmet("waiting for a relay pod to become ready", None);
+        }
+        if is_first && is_refused {
+            // The controller applies it again soon.
+            return unmet(
+                "waiting for every object of the route to be applied: RelayAvailable names the refused one",
+                None,
+            );
         }
         if !rotation.is_registered(secret) && !self.may_sign(input, is_first) {
             let what = "waiting for every relay pod to accept the newest signing secret";

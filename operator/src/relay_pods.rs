@@ -15,6 +15,7 @@ use kube::api::{Api, Patch, PatchParams};
 use presenceroute_core::relay_status::RelayStatus;
 use serde_json::json;
 
+use crate::cache::obstacle::Obstacle;
 use crate::cache::pods::SYNC_ANNOTATION;
 
 pub use client::RelayStatusClient;
@@ -23,6 +24,8 @@ pub use client::RelayStatusClient;
 const MAX_LAGGING: usize = 20;
 /// How many versions are shown: a rollout has two at a time.
 const MAX_VERSIONS: usize = 8;
+/// The reason of pods that are not ready because of Kafka.
+const KAFKA_UNREACHABLE: &str = "KafkaUnreachable";
 
 /// The relay pods of one route at one moment.
 pub struct RelayPods {
@@ -38,6 +41,8 @@ pub struct RelayPod {
     pub ready: bool,
     /// What it reports, or why there is no report.
     pub report: Result<RelayStatus, String>,
+    /// Why it is not ready, where its status says so.
+    pub obstacle: Option<Obstacle>,
     synced: Option<Box<str>>,
 }
 
@@ -112,10 +117,13 @@ impl RelayPods {
         topics.into_iter().take(report::MAX_TOPICS).collect()
     }
 
-    /// The failures to reach Kafka that pods report, each once, sorted.
-    pub fn kafka_errors(&self) -> Vec<String> {
-        let errors: BTreeSet<_> = self.reports().filter_map(|report| report.kafka.error.clone()).collect();
-        errors.into_iter().collect()
+    /// What keeps pods from being ready: of the first that says so, what it reports of Kafka, or else what Kubernetes
+    /// says of a pod.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        let waiting = || self.pods.iter().filter(|pod| !pod.ready);
+        let of_kafka = waiting().find_map(|pod| pod.report.as_ref().ok()?.kafka.error.as_deref());
+        let of_kafka = of_kafka.map(|error| Obstacle { reason: KAFKA_UNREACHABLE, message: error.into() });
+        of_kafka.or_else(|| waiting().find_map(|pod| pod.obstacle.clone()))
     }
 
     /// The versions that the pods report, joined by a comma.

@@ -42,6 +42,10 @@ pub enum WaitReason {
     Starting,
     /// The Service to route to a relay pod.
     Service,
+    /// A first relay pod to be ready.
+    Available,
+    /// Pods of the newest template to replace those of an older one.
+    Rollout,
 }
 
 impl RouteStates {
@@ -117,6 +121,15 @@ impl RouteStates {
         let mut states = self.states.lock();
         let state = states.entry(uid.to_owned()).or_default();
         state.waits.entry(reason).or_insert_with(Instant::now).elapsed()
+    }
+
+    /// For how long a route has been waiting, where it does; otherwise the wait timer stops.
+    pub fn waits(&self, uid: &str, reason: WaitReason, does: bool) -> Option<Duration> {
+        if does {
+            return Some(self.waiting_for(uid, reason));
+        }
+        self.clear_wait(uid, reason);
+        None
     }
 
     /// Stops the wait timer.

@@ -14,6 +14,7 @@ use presenceroute_manifest::build::{ROUTE_LABEL, relay_name};
 
 use super::key::RouteKey;
 use super::listing::{Entry, Listing};
+use super::obstacle::Obstacle;
 use super::ready::Outstanding;
 
 /// Carries the revisions that a pod should have. Its value is read by the operator alone: a pod that changes is synced
@@ -38,6 +39,8 @@ pub struct PodFacts {
     pub is_ready: bool,
     /// Whether it is being deleted.
     pub is_terminating: bool,
+    /// Why it is not ready, where its status says so.
+    pub obstacle: Option<Obstacle>,
     /// The value of [`SYNC_ANNOTATION`].
     pub synced: Option<Box<str>>,
 }
@@ -93,11 +96,13 @@ impl PodFacts {
         let status = pod.status.as_ref();
         let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
         let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
+        let is_ready = ready.any(|condition| condition.status == "True");
         Some(Self {
             route: route.as_str().into(),
             address: status.and_then(|status| status.pod_ip.as_deref()?.parse().ok()),
-            is_ready: ready.any(|condition| condition.status == "True"),
+            is_ready,
             is_terminating: pod.metadata.deletion_timestamp.is_some(),
+            obstacle: if is_ready { None } else { Obstacle::of(pod) },
             synced: pod.annotations().get(SYNC_ANNOTATION).map(|mark| mark.as_str().into()),
         })
     }

@@ -80,7 +80,7 @@ impl RelayStatusClient {
                     self.report(SocketAddr::new(address, self.port)).await
                 }
             };
-            RelayPod { name, ready: pod.is_ready, report, synced: pod.synced }
+            RelayPod { name, ready: pod.is_ready, report, obstacle: pod.obstacle, synced: pod.synced }
         });
         RelayPods { pods: stream::iter(asked).buffered(AT_ONCE_IN_NAMESPACE).collect().await }
     }

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use presenceroute_crds::PresenceRouteStatus;
 
-use super::conditions::{FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, PROGRESSING};
+use super::conditions::{FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, NOT_CREATED, PROGRESSING, ROLLOUT};
 
 /// A condition that differs from before.
 pub struct Change<'s> {
@@ -35,8 +35,8 @@ pub fn changes<'s>(
             return None;
         }
         // A route that was just made has no ready pod yet.
-        let is_starting = is_first && matches!(reason, NO_REPLICA_READY | "RelayNotCreated");
-        let is_meant = matches!(reason, "Waiting" | PROGRESSING | "Suspended" | "ScaledToZero");
+        let is_starting = is_first && matches!(reason, NO_REPLICA_READY | NOT_CREATED);
+        let is_meant = matches!(reason, "Waiting" | PROGRESSING | ROLLOUT | "Suspended" | "ScaledToZero");
         let is_left = matches!(reason, FORMER_LEFT | NAME_SHARED);
         Some(Change { condition, is_alarming: is_left || !(holds || is_starting || is_meant) })
     })
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn relays_that_go_are_reported_while_the_spec_is_invalid() {
         let up = status(&[("Accepted", "True", "Accepted"), ("RelayAvailable", "True", "Available")]);
-        let deployment = Some(DeploymentFacts { wanted: 2, replicas: 2, ready: 0 });
+        let deployment = Some(DeploymentFacts { wanted: 2, replicas: 2, ..DeploymentFacts::default() });
         let observed = Observed::Invalid { problems: vec!["spec.kafka: ...".into()], deployment };
         let down = build(Some(&up), Some(2), observed, Timestamp::UNIX_EPOCH);
         assert_eq!(

@@ -1,6 +1,8 @@
 //! What a reconcile has observed becomes the status. Pure, so that the same facts always read the same, and a status that
 //! says nothing new is not written.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use presenceroute_crds::status::{
@@ -8,14 +10,27 @@ use presenceroute_crds::status::{
     SigningPhase, SigningStatus,
 };
 
+use crate::cache::obstacle::Obstacle;
+use crate::reconcile_state::Delays;
 use crate::registration::RegistrationState;
 use crate::registration::record::RegistrationRecord;
 use presenceroute_manifest::dereference::SecretProblem;
 
 /// The reason of RelayAvailable, and of what depends on it.
 pub(super) const NO_REPLICA_READY: &str = "NoReplicaReady";
+/// The reason of RelayAvailable before there is a Deployment.
+pub(super) const NOT_CREATED: &str = "RelayNotCreated";
+/// The reason of RelayAvailable while a rollout takes long and nothing is known to be in its way.
+pub(super) const ROLLOUT: &str = "RolloutProgressing";
 /// The reason of RoutingLive while relays take up what is new.
 pub(super) const PROGRESSING: &str = "Progressing";
+
+/// How the message of a rollout begins.
+const UNFINISHED: &str = "the rollout is not finished";
+/// For how long pods that start may not be ready before the status says why.
+const START_PATIENCE: Duration = Duration::from_secs(3);
+/// For how long pods of an older generation may be there before the status says so: a rollout takes some seconds a pod.
+const ROLLOUT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a reconcile has observed.
 pub enum Observed {
@@ -38,6 +53,10 @@ pub struct RouteFacts {
     pub apply_error: Option<String>,
     /// The Deployment, once there is one.
     pub deployment: Option<DeploymentFacts>,
+    /// What keeps relay pods from being ready, as far as it is known.
+    pub obstacle: Option<Obstacle>,
+    /// How long the relay pods have not been as they should be.
+    pub delays: Delays,
     /// The relay pods' selector, as text.
     pub selector: String,
     /// The routing table and who serves it.
@@ -55,7 +74,7 @@ pub struct RouteFacts {
 }
 
 /// The Deployment's own numbers.
-#[derive(Clone, Copy)]
+#[derive(Clone, Default)]
 pub struct DeploymentFacts {
     /// Pods wanted.
     pub wanted: i32,
@@ -63,6 +82,12 @@ pub struct DeploymentFacts {
     pub replicas: i32,
     /// Pods that are ready.
     pub ready: i32,
+    /// Pods of an older template.
+    pub outdated: i32,
+    /// Why Kubernetes creates no more of them, such as a quota.
+    pub refused: Option<String>,
+    /// Whether Kubernetes has given up on the rollout.
+    pub stalled: bool,
 }
 
 /// The routing table and who serves it.
@@ -81,8 +106,6 @@ pub struct RoutingFacts {
     pub missing_topics: Vec<String>,
     /// Topics that Kafka does not let pods write to.
     pub forbidden_topics: Vec<String>,
-    /// What pods report of Kafka.
-    pub kafka_errors: Vec<String>,
 }
 
 /// One condition's content.
@@ -122,6 +145,7 @@ pub fn build(
     let previous = previous.cloned().unwrap_or_default();
     let findings = findings(&facts, &previous, generation);
     let routing = &facts.routing;
+    let deployment = facts.deployment.unwrap_or_default();
     let record = record(&facts.registration, RegistrationRecord::read(Some(previous.clone())), now);
     PresenceRouteStatus {
         observed_generation: generation,
@@ -135,8 +159,8 @@ pub fn build(
         }),
         signing: Some(facts.signing),
         relay: Some(RelayPodsStatus {
-            replicas: facts.deployment.map_or(0, |deployment| deployment.replicas),
-            ready_replicas: facts.deployment.map_or(0, |deployment| deployment.ready),
+            replicas: deployment.replicas,
+            ready_replicas: deployment.ready,
             selector: facts.selector,
             version: facts.relay_version,
         }),
@@ -153,8 +177,8 @@ fn refused(
 ) -> PresenceRouteStatus {
     let mut kept = previous.cloned().unwrap_or_default();
     let mut findings = vec![("Accepted", Finding::fails("Invalid", problems.join("; ")))];
-    if deployment.is_some() {
-        findings.push(("RelayAvailable", relay_available(deployment, None)));
+    if let Some(deployment) = &deployment {
+        findings.push(("RelayAvailable", any_ready(deployment)));
     }
     findings.push(("Ready", Finding::fails("Invalid", problems.join("; "))));
     kept.conditions = overlay(&kept.conditions, findings, generation, now);
@@ -180,7 +204,7 @@ fn findings(
             "RelayAvailable",
             match &facts.apply_error {
                 Some(error) => Finding::fails("ApplyFailed", error.clone()),
-                None => relay_available(facts.deployment, facts.routing.kafka_errors.first()),
+                None => relay_available(facts, previous),
             },
         ),
         ("RoutingLive", routing_live(facts)),
@@ -202,19 +226,68 @@ fn secrets_resolved(facts: &RouteFacts) -> Finding {
     Finding::fails("SecretsUnresolved", messages.join("; "))
 }
 
-fn relay_available(deployment: Option<DeploymentFacts>, kafka_error: Option<&String>) -> Finding {
+fn relay_available(facts: &RouteFacts, previous: &PresenceRouteStatus) -> Finding {
+    let Some(deployment) = &facts.deployment else {
+        return Finding::fails(NOT_CREATED, "the relay's Deployment does not exist yet");
+    };
+    let finding = any_ready(deployment);
+    let before = previous.conditions.iter().find(|old| old.type_ == "RelayAvailable");
+    // What was said before the operator was restarted is not taken back for the time of a patience.
+    let is_over = |delay: Option<Duration>, patience, was_said: fn(&Condition) -> bool| {
+        delay.is_some_and(|delay| delay >= patience || before.is_some_and(was_said))
+    };
+    if deployment.wanted > 0
+        && deployment.ready == 0
+        && is_over(facts.delays.none_ready, START_PATIENCE, |old| {
+            old.message.starts_with("0 of ") && old.reason != NO_REPLICA_READY
+        })
+    {
+        return match cause(facts, deployment) {
+            Some(Obstacle { reason, message }) => {
+                Finding::fails(reason, format!("{}: {message}", finding.message))
+            }
+            None => finding,
+        };
+    }
+    if finding.holds
+        && is_over(facts.delays.rollout, ROLLOUT_PATIENCE, |old| old.message.starts_with(UNFINISHED))
+    {
+        let DeploymentFacts { outdated, replicas, .. } = deployment;
+        let what = format!("{UNFINISHED}: {outdated} of {replicas} relay pods are of an older generation");
+        return match cause(facts, deployment) {
+            Some(Obstacle { reason, message }) => {
+                Finding::fails(reason, format!("{what}, and another is not ready: {message}"))
+            }
+            None if deployment.stalled => {
+                Finding::fails("RolloutStalled", format!("{what}; see kubectl describe of the newest pods"))
+            }
+            None => Finding::fails(ROLLOUT, what),
+        };
+    }
+    finding
+}
+
+/// Whether a relay pod is ready, whatever its generation.
+fn any_ready(deployment: &DeploymentFacts) -> Finding {
     match deployment {
-        None => Finding::fails("RelayNotCreated", "the relay's Deployment does not exist yet"),
-        Some(DeploymentFacts { wanted: 0, .. }) => {
+        DeploymentFacts { wanted: 0, .. } => {
             Finding::fails("ScaledToZero", "spec.relay.replicas is 0; no pod receives events")
         }
-        Some(DeploymentFacts { ready: 0, wanted, .. }) => {
-            let cause = kafka_error.map(|error| format!(": {error}")).unwrap_or_default();
-            Finding::fails(NO_REPLICA_READY, format!("0 of {wanted} relay pods are ready{cause}"))
+        DeploymentFacts { ready: 0, wanted, .. } => {
+            Finding::fails(NO_REPLICA_READY, format!("0 of {wanted} relay pods are ready"))
         }
         // Not how many, which changes with every rollout and every scaling: status.relay has the numbers.
-        Some(_) => Finding::holds("Available", "relay pods are ready"),
+        _ => Finding::holds("Available", "relay pods are ready"),
     }
+}
+
+/// What keeps pods from being ready, or from being created.
+fn cause(facts: &RouteFacts, deployment: &DeploymentFacts) -> Option<Obstacle> {
+    let refused = || {
+        let message = format!("Kubernetes creates no more pods: {}", deployment.refused.as_ref()?);
+        Some(Obstacle { reason: "PodsRefused", message: message.into() })
+    };
+    facts.obstacle.clone().or_else(refused)
 }
 
 fn routing_live(facts: &RouteFacts) -> Finding {
@@ -410,8 +483,6 @@ fn count(number: usize) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn registered_as(state: RegistrationState) -> Finding {
@@ -424,6 +495,8 @@ mod tests {
             secret_problems: Vec::new(),
             apply_error: None,
             deployment: None,
+            obstacle: None,
+            delays: Delays::default(),
             selector: String::new(),
             routing: RoutingFacts {
                 revision: "r".into(),
@@ -433,7 +506,6 @@ mod tests {
                 lagging: Vec::new(),
                 missing_topics: Vec::new(),
                 forbidden_topics: Vec::new(),
-                kafka_errors: Vec::new(),
             },
             signing: signing("s".into(), SigningPhase::Stable, None),
             relay_version: None,
@@ -457,6 +529,88 @@ mod tests {
             is_verifiable: true,
             trusted_for: Duration::ZERO,
         }
+    }
+
+    fn deployment(ready: i32, outdated: i32) -> DeploymentFacts {
+        DeploymentFacts { wanted: 2, replicas: 2, ready, outdated, ..DeploymentFacts::default() }
+    }
+
+    fn kafka_is_unreachable() -> Option<Obstacle> {
+        Some(Obstacle { reason: "KafkaUnreachable", message: "kafka:9092 cannot be resolved".into() })
+    }
+
+    fn available(facts: &RouteFacts, before: Option<(&str, &str, &str)>) -> (bool, String, String) {
+        let before = before.map(|(status, reason, message)| Condition {
+            type_: "RelayAvailable".into(),
+            status: status.into(),
+            reason: reason.into(),
+            message: message.into(),
+            observed_generation: Some(1),
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        });
+        let previous = PresenceRouteStatus {
+            conditions: before.into_iter().collect(),
+            ..PresenceRouteStatus::default()
+        };
+        let Finding { holds, reason, message } = relay_available(facts, &previous);
+        (holds, reason, message)
+    }
+
+    #[test]
+    fn the_cause_of_pods_that_are_not_ready_is_named_after_a_moment() {
+        let delays = |seconds| Delays { none_ready: Some(Duration::from_secs(seconds)), rollout: None };
+        let mut facts = RouteFacts {
+            deployment: Some(deployment(0, 0)),
+            obstacle: kafka_is_unreachable(),
+            delays: delays(0),
+            ..facts()
+        };
+        let plain = (false, NO_REPLICA_READY.to_owned(), "0 of 2 relay pods are ready".to_owned());
+        assert_eq!(available(&facts, None), plain);
+        assert_eq!(available(&facts, Some(("False", NO_REPLICA_READY, &plain.2))), plain);
+        let cause = "0 of 2 relay pods are ready: kafka:9092 cannot be resolved";
+        let named = (false, "KafkaUnreachable".into(), cause.into());
+        assert_eq!(
+            available(&facts, Some(("False", "KafkaUnreachable", cause))),
+            named,
+            "as before a restart"
+        );
+        facts.delays = delays(3);
+        assert_eq!(available(&facts, Some(("False", NO_REPLICA_READY, &plain.2))), named);
+        facts.obstacle = None;
+        assert_eq!(available(&facts, None), plain);
+        facts.deployment =
+            Some(DeploymentFacts { refused: Some("exceeded quota".into()), ..deployment(0, 0) });
+        let (_, reason, message) = available(&facts, None);
+        assert_eq!(reason, "PodsRefused");
+        assert!(message.ends_with(": Kubernetes creates no more pods: exceeded quota"), "{message}");
+    }
+
+    #[test]
+    fn a_rollout_that_does_not_finish_is_named_with_its_cause() {
+        let delays = |seconds| Delays { none_ready: None, rollout: Some(Duration::from_secs(seconds)) };
+        let mut facts = RouteFacts {
+            deployment: Some(deployment(1, 1)),
+            obstacle: kafka_is_unreachable(),
+            delays: delays(19),
+            ..facts()
+        };
+        assert!(available(&facts, Some(("True", "Available", ""))).0);
+        facts.delays = delays(20);
+        let (holds, reason, message) = available(&facts, Some(("True", "Available", "")));
+        assert!(!holds);
+        assert_eq!(reason, "KafkaUnreachable");
+        assert!(message.contains("1 of 2 relay pods are of an older generation"), "{message}");
+        assert!(message.ends_with(": kafka:9092 cannot be resolved"), "{message}");
+        facts.delays = delays(0);
+        assert!(!available(&facts, Some(("False", "KafkaUnreachable", &message))).0, "as before a restart");
+        facts.delays = delays(20);
+        facts.obstacle = None;
+        assert_eq!(available(&facts, None).1, ROLLOUT);
+        facts.deployment = Some(DeploymentFacts { stalled: true, ..deployment(1, 1) });
+        assert_eq!(available(&facts, None).1, "RolloutStalled");
+        facts.delays = Delays::default();
+        assert!(available(&facts, Some(("False", "RolloutStalled", UNFINISHED))).0);
     }
 
     #[test]

@@ -86,6 +86,12 @@ async fn a_gateway_api_installed_late_needs_no_restart() {
     stage.apply(route).await;
     let message = stage.condition("outside", "RelayAvailable", "False", "ApplyFailed").await;
     assert!(message.contains("install its CRDs"), "{message}");
+    // Genesys Cloud is not given a URL that leads nowhere.
+    stage.condition("outside", "RoutingLive", "True", "Live").await;
+    let message = stage.condition("outside", "Registered", "False", "Waiting").await;
+    assert!(message.contains("every object of the route to be applied"), "{message}");
+    let is_outside = |name: &str| name.ends_with("/outside");
+    assert!(!stage.simulator.registrations().iter().any(|it| is_outside(&it.name)));
 
     install(&stage).await;
     let began = Instant::now();

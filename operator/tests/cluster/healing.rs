@@ -45,6 +45,10 @@ async fn an_object_that_kubernetes_rejects_is_sent_again() {
     let operator = stage.operator().await;
     let message = stage.condition("refused", "RelayAvailable", "False", "ApplyFailed").await;
     assert!(message.contains("quota"), "{message}");
+    stage.condition("refused", "RoutingLive", "True", "Live").await;
+    let message = stage.condition("refused", "Registered", "False", "Waiting").await;
+    assert!(message.contains("every object of the route to be applied"), "{message}");
+    assert!(stage.simulator.registrations().is_empty(), "its URL leads nowhere yet");
     stage.delete("ResourceQuota", "none").await;
     stage.is_ready("refused").await;
     stage.end(operator).await;

@@ -14,6 +14,7 @@
 
 mod api_calls;
 mod api_server;
+mod causes;
 mod deletion;
 mod events;
 mod gateway;

@@ -5,6 +5,7 @@
 //! that arrives while the pods are silent is answered afterwards, with the state of before.
 
 use std::collections::{HashMap, HashSet};
+use std::future::IntoFuture;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,7 @@ static NEXT_ADDRESS: AtomicU16 = AtomicU16::new(1);
 pub(crate) struct PlayedRelays {
     frozen: Arc<Mutex<HashSet<String>>>,
     silent: watch::Sender<bool>,
+    kafka_error: watch::Sender<Option<String>>,
     task: JoinHandle<()>,
 }
 
@@ -37,13 +39,19 @@ impl PlayedRelays {
     pub(crate) fn start(client: Client, namespace: &str) -> Self {
         let frozen = Arc::<Mutex<HashSet<String>>>::default();
         let (silent, is_silent) = watch::channel(false);
-        let all = play_all(client, namespace.to_owned(), Arc::clone(&frozen), is_silent);
-        Self { frozen, silent, task: tokio::spawn(all) }
+        let (kafka_error, kafka) = watch::channel(None);
+        let all = play_all(client, namespace.to_owned(), Arc::clone(&frozen), is_silent, kafka);
+        Self { frozen, silent, kafka_error, task: tokio::spawn(all) }
     }
 
     /// Whether requests wait for their answer.
     pub(crate) fn fall_silent(&self, yes: bool) {
         self.silent.send_replace(yes);
+    }
+
+    /// Pods that start from now on report this of Kafka, and none of them is ready, until it is `None`.
+    pub(crate) fn cannot_reach_kafka(&self, error: Option<&str>) {
+        self.kafka_error.send_replace(error.map(str::to_owned));
     }
 
     /// The pod syncs nothing until it thaws.
@@ -67,6 +75,7 @@ async fn play_all(
     namespace: String,
     frozen: Arc<Mutex<HashSet<String>>>,
     silent: watch::Receiver<bool>,
+    kafka: watch::Receiver<Option<String>>,
 ) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let mut events = watcher(pods, watcher::Config::default().labels(ROUTE_LABEL))
@@ -89,6 +98,8 @@ async fn play_all(
             route: pod.labels()[ROUTE_LABEL].clone(),
             frozen: Arc::clone(&frozen),
             silent: silent.clone(),
+            kafka: kafka.clone(),
+            kafka_error: Arc::default(),
             last: Arc::default(),
         };
         servers.spawn(relay.serve(address));
@@ -103,6 +114,8 @@ struct Relay {
     route: String,
     frozen: Arc<Mutex<HashSet<String>>>,
     silent: watch::Receiver<bool>,
+    kafka: watch::Receiver<Option<String>>,
+    kafka_error: Arc<Mutex<Option<String>>>,
     last: Arc<Mutex<RelayStatus>>,
 }
 
@@ -110,17 +123,9 @@ impl Relay {
     async fn serve(self, address: Ipv4Addr) {
         let port = u16::try_from(ADMIN_PORT).unwrap();
         let listener = TcpListener::bind(SocketAddr::from((address, port))).await.unwrap();
-        // As a relay that starts: it is ready once it has loaded what it serves.
-        self.report().await;
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        let ready = json!({"status": {
-            "phase": "Running",
-            "podIP": address,
-            "podIPs": [{"ip": address}],
-            "conditions": [{"type": "Ready", "status": "True"}],
-        }});
-        // It may be gone already.
-        let _ = pods.patch_status(&self.pod, &PatchParams::default(), &Patch::Strategic(ready)).await;
+        let error = self.kafka.borrow().clone();
+        *self.kafka_error.lock().unwrap() = error;
+        let up = self.clone().come_up(address);
         let answer = async |State(mut relay): State<Relay>| {
             if *relay.silent.borrow() {
                 let before = relay.last.lock().unwrap().clone();
@@ -130,7 +135,33 @@ impl Relay {
             Json(relay.report().await)
         };
         let router = Router::new().route("/status", get(answer)).with_state(self);
-        axum::serve(listener, router).await.unwrap();
+        let (served, ()) = tokio::join!(axum::serve(listener, router).into_future(), up);
+        served.unwrap();
+    }
+
+    /// As a relay that starts: it is ready once it has loaded what it serves, and reaches Kafka.
+    async fn come_up(mut self, address: Ipv4Addr) {
+        self.report().await;
+        if self.kafka_error.lock().unwrap().is_some() {
+            self.show(address, "False").await;
+            if self.kafka.wait_for(Option::is_none).await.is_err() {
+                return;
+            }
+            *self.kafka_error.lock().unwrap() = None;
+        }
+        self.show(address, "True").await;
+    }
+
+    async fn show(&self, address: Ipv4Addr, ready: &str) {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let status = json!({"status": {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": ready}],
+        }});
+        // It may be gone already.
+        let _ = pods.patch_status(&self.pod, &PatchParams::default(), &Patch::Strategic(status)).await;
     }
 
     async fn report(&self) -> RelayStatus {
@@ -139,7 +170,9 @@ impl Relay {
         {
             *self.last.lock().unwrap() = newest;
         }
-        self.last.lock().unwrap().clone()
+        let kafka_error = self.kafka_error.lock().unwrap().clone();
+        let kafka = KafkaReport { reachable: kafka_error.is_none(), error: kafka_error };
+        RelayStatus { kafka, ..self.last.lock().unwrap().clone() }
     }
 
     async fn newest(&self) -> Option<RelayStatus> {
@@ -161,7 +194,6 @@ impl Relay {
                 active: signing.len() - 1,
                 ..SecretsReport::default()
             },
-            kafka: KafkaReport { reachable: true, error: None },
             ..RelayStatus::default()
         })
     }

@@ -136,6 +136,8 @@ fn container(model: &Model, image: &RelayImage) -> Container {
         ),
         ports: Some(vec![port(service::port_name(model), EVENTS_PORT), port("admin", ADMIN_PORT)]),
         resources: Some(model.relay.resources.clone()),
+        // The last line of a relay that ends is in the pod's status, and from there in the route's.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
         liveness_probe: Some(Probe {
             period_seconds: Some(10),
             failure_threshold: Some(3),
