@@ -287,6 +287,20 @@ async fn an_acknowledged_event_is_200_and_its_record_is_the_body() {
 }
 
 #[tokio::test]
+async fn an_event_is_published_as_signed_however_it_is_written() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let table = "version: 1\nroutes:\n- {eventType: \"presence:*\", topic: gen-presence-state, \
+                 key: attributes.userId, when: attributes.presence == 'AVAILABLE'}\n";
+    let relay = relay(settings(&kafka.bootstrap_servers(), table)).await;
+    let written = event("1").replace("u-1", r"u\ud83d").replace("1700000000123", "1.7e12");
+    let body = format!("\u{feff}{written}");
+    assert_eq!(post(&relay, &body).await.status, 200);
+    let record = records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await.remove(0);
+    assert_eq!((record.key.as_str(), &record.value), ("u\u{fffd}", &body));
+    assert_eq!(record.headers["ce_time"], "2023-11-14T22:13:20.000Z");
+}
+
+#[tokio::test]
 async fn no_200_comes_before_the_acknowledgement() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;

@@ -8,12 +8,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{EventTypePattern, RecordKey, RejectStatus, Route, RoutingTable, TopicName, Unmatched};
 use crate::condition::Variables;
 use crate::event::Event;
+use crate::json;
 
 /// A routing table, laid out for lookup.
 #[derive(Debug)]
@@ -213,7 +214,9 @@ impl<'a> Conditions<'a> {
 fn variables(event: &Event<'_>) -> Option<Variables> {
     // Deeper than serde_json follows, the attributes cannot be looked at, and no condition on them holds.
     let attributes: serde_json::Value = match event.attributes {
-        Some(raw) => serde_json::from_str(raw.get()).ok()?,
+        Some(raw) => serde_json::from_str(raw.get())
+            .or_else(|_| serde_json::from_str(&json::with_whole_characters(raw.get())))
+            .ok()?,
         None => serde_json::Value::Object(serde_json::Map::new()),
     };
     let source = event.source.as_deref().unwrap_or_default();
@@ -238,17 +241,11 @@ fn record_key<'a>(key: &RecordKey, event: &'a Event<'_>) -> Key<'a> {
 fn attribute<'a>(attributes: &'a RawValue, path: &[String]) -> Option<Cow<'a, str>> {
     let value = path.iter().try_fold(attributes, |object, name| member(object, name))?;
     match value.get().as_bytes().first()? {
-        b'"' => serde_json::from_str::<Text<'a>>(value.get())
-            .ok()
-            .map(|text| text.0)
-            .filter(|key| !key.is_empty()),
+        b'"' => json::text(value).filter(|key| !key.is_empty()),
         b'{' | b'[' | b'n' => None,
         _ => Some(Cow::Borrowed(value.get())),
     }
 }
-
-#[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The member `name` of a JSON object, without decoding the others.
 fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
@@ -266,36 +263,15 @@ impl<'de> Visitor<'de> for Member<'_> {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
         let mut found = None;
-        while let Some(is_meant) = map.next_key_seed(Named(self.0))? {
-            if is_meant {
+        // By its text and not as a `str`, in which a name with half a surrogate pair would be an error.
+        while let Some(name) = map.next_key::<&RawValue>()? {
+            if json::text(name).is_some_and(|name| name == self.0) {
                 found = Some(map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(found)
-    }
-}
-
-struct Named<'n>(&'n str);
-
-impl<'de> DeserializeSeed<'de> for Named<'_> {
-    type Value = bool;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Named<'_> {
-    type Value = bool;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
-        Ok(name == self.0)
     }
 }
 
@@ -398,6 +374,21 @@ unmatched: {action: DeadLetter, topic: rest}
         let failed = &verdicts(r#"{"id":"1","eventType":"x"}"#)[4];
         assert!(failed.starts_with("ConditionFailed") && failed.contains("presence"), "{failed}");
         assert_eq!(verdicts(r#"{"id":"1","eventType":"x"}"#)[0], "OtherEventType");
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_blinds_neither_conditions_nor_keys() {
+        let router = router(
+            "version: 1\nroutes: [{eventType: t, topic: k, key: attributes.a.b, when: attributes.p == 'x'}]\n",
+        );
+        for (attributes, key) in [
+            (r#"{"n":"\ud83d","p":"x","a":{"b":"u"}}"#, "k=u"),
+            (r#"{"\ude00":{"\ud83d":1},"p":"x","a":{"\ud83d":0,"b":"u\ud83d"}}"#, "k=u\u{fffd}"),
+            (r#"{"n":["\ud83d\\"],"\u0070":"x","\u0061":{"b":"\ud83d\ude00"}}"#, "k=😀"),
+        ] {
+            let body = format!(r#"{{"id":"1","eventType":"t","attributes":{attributes}}}"#);
+            assert_eq!(targets(&router, &body), [key], "{attributes}");
+        }
     }
 
     #[test]
