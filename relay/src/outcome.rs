@@ -68,6 +68,8 @@ pub enum ProblemKind {
     /// A body over the limit.
     BodyTooLarge,
     SignatureMissing,
+    /// A body in a `Content-Encoding` other than identity.
+    EncodingUnsupported,
     /// A body slower than its deadline.
     BodyTimeout,
     /// A body that ended before it was whole.
@@ -93,11 +95,12 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::UnknownPath,
         Self::MethodNotAllowed,
         Self::BodyTooLarge,
         Self::SignatureMissing,
+        Self::EncodingUnsupported,
         Self::BodyTimeout,
         Self::BodyIncomplete,
         Self::SignatureMismatch,
@@ -120,6 +123,7 @@ impl ProblemKind {
             Self::SignatureMissing | Self::BodyIncomplete | Self::EventInvalid | Self::UnroutedRetry => {
                 StatusCode::BAD_REQUEST
             }
+            Self::EncodingUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::SignatureMismatch => StatusCode::FORBIDDEN,
             Self::KafkaRefused
@@ -137,6 +141,7 @@ impl ProblemKind {
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
             Self::SignatureMissing => "signature-missing",
+            Self::EncodingUnsupported => "encoding-unsupported",
             Self::BodyTimeout => "body-timeout",
             Self::BodyIncomplete => "body-incomplete",
             Self::SignatureMismatch => "signature-mismatch",

@@ -65,6 +65,29 @@ async fn no_signature_is_400() {
 }
 
 #[tokio::test]
+async fn an_encoded_body_is_415_and_its_encoding_named() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let ask = async |encoding: &str, body: &str, sent: usize| {
+        let signature = sign(SECRET, body.as_bytes());
+        let headers = [("X-Genesys-Event-Signature", signature.as_str()), ("Content-Encoding", encoding)];
+        let bytes = request("POST", PATH, &headers, body.as_bytes());
+        exchange(relay.address(), &bytes[..bytes.len() - body.len() + sent]).await
+    };
+    for (encoding, named) in [("gzip", "gzip"), ("identity, BR", "BR"), ("zstd;q=1", "zstd;q=1")] {
+        // The answer does not wait for the body.
+        let answer = ask(encoding, &event("1"), 1).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (415, "encoding-unsupported"), "{encoding}");
+        assert!(answer.detail().contains(&format!("\"{named}\"")), "{}", answer.detail());
+        assert_eq!(answer.headers["accept-encoding"], "identity");
+    }
+    for (id, encoding) in ["identity", "Identity", "identity, identity", ""].iter().enumerate() {
+        let body = event(&id.to_string());
+        assert_eq!(ask(encoding, &body, body.len()).await.status, 200, "{encoding}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_slower_than_its_deadline_is_408() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);

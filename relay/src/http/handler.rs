@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue,
+};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
@@ -169,6 +171,7 @@ impl<S: PushSource> Handler<S> {
         let length = announced_length(&head.headers);
         self.body.check_length(length)?;
         let proof = self.source.check_head(&head)?;
+        check_encoding(&head.headers)?;
         Ok(CheckedHead { proof, length, wants_receipt: self.source.wants_receipt(&head) })
     }
 
@@ -195,6 +198,23 @@ fn json(body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// Rejects an encoded body. The relay publishes the bytes that were signed, and a consumer expects JSON.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    for value in headers.get_all(CONTENT_ENCODING) {
+        let codings = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        for coding in codings {
+            if !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity") {
+                let coding = escaped(&String::from_utf8_lossy(coding));
+                let detail = format!(
+                    "the Content-Encoding {coding} is not supported; send the body without an encoding"
+                );
+                return Err(Problem::new(ProblemKind::EncodingUnsupported, detail));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn announced_length(headers: &HeaderMap) -> Option<usize> {
