@@ -139,7 +139,35 @@ async fn an_unrouted_event_is_404() {
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     let answer = post(&relay, &event_of("presence:other", "1")).await;
     assert_eq!((answer.status, answer.problem().as_str()), (404, "unrouted"));
-    assert!(answer.detail().contains(r#""presence:other""#), "{}", answer.detail());
+    assert_eq!(answer.detail(), r#"no route names the event type "presence:other"; add one"#);
+}
+
+#[tokio::test]
+async fn an_event_whose_conditions_are_all_false_is_200_and_filtered() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let table = |unmatched: &str| {
+        format!(
+            "version: 1\nroutes: [{{eventType: 'presence:*', topic: gen-presence-state, when: id == 'other'}}]\n\
+             unmatched: {unmatched}\n"
+        )
+    };
+    let filtering = relay(settings(&kafka.bootstrap_servers(), &table("{action: Reject}"))).await;
+    let answer = post(&filtering, &event("1")).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"filtered"}"#));
+    let signature = sign(SECRET, event("1").as_bytes());
+    let headers = [("X-Genesys-Event-Signature", signature.as_str()), ("Prefer", "return=representation")];
+    let asked = request("POST", PATH, &headers, event("1").as_bytes());
+    let answer = exchange(filtering.address(), &asked).await;
+    assert_eq!(answer.body, r#"{"status":"filtered","records":[]}"#);
+    let counted = r#"presenceroute_relay_requests_total{code="200",reason="filtered"} 2"#;
+    metrics_show(&filtering, &[counted]).await;
+    assert_eq!(post(&filtering, &event_of("other", "1")).await.status, 404);
+    let including = table("{action: Reject, includeFiltered: true}");
+    let including = relay(settings(&kafka.bootstrap_servers(), &including)).await;
+    let answer = post(&including, &event("1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (404, "unrouted"));
+    assert!(answer.detail().contains("are false; change one"), "{}", answer.detail());
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 0).await;
 }
 
 #[tokio::test]

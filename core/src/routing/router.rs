@@ -33,6 +33,8 @@ pub struct Router {
 pub struct Routed<'a> {
     /// What becomes of it.
     pub decision: Decision<'a>,
+    /// Whether a route names its type. Where nothing is published, no condition of such a route holds.
+    pub is_named: bool,
     /// How many conditions had no answer for this event, and so did not match.
     pub failed_conditions: u64,
 }
@@ -42,11 +44,13 @@ pub struct Routed<'a> {
 pub enum Decision<'a> {
     /// It is published to each of these topics, of which none comes twice and at least one is there.
     Publish(Vec<Target<'a>>),
-    /// No route matches: it is refused.
+    /// Routes name its type, and the condition of none holds: it is answered as if it had been published.
+    Filtered,
+    /// It is unmatched: it is refused.
     Reject(RejectStatus),
-    /// No route matches: it is answered as if it had been published.
+    /// It is unmatched: it is answered as if it had been published.
     Drop,
-    /// No route matches: it is published to a topic of its own.
+    /// It is unmatched: it is published to a topic of its own.
     DeadLetter(Target<'a>),
 }
 
@@ -123,23 +127,28 @@ impl Router {
                 targets.push(Target { topic: &route.topic, key: record_key(&route.key, event).value });
             }
         };
-        match self.exact.get(event.event_type.as_ref()) {
-            Some(routes) => routes.iter().copied().for_each(&mut consider),
+        let is_named = match self.exact.get(event.event_type.as_ref()) {
+            Some(routes) => {
+                routes.iter().copied().for_each(&mut consider);
+                true
+            }
             None => {
                 let mut routes: Vec<usize> = self.wildcards(&event.event_type).collect();
                 routes.sort_unstable();
-                routes.into_iter().for_each(&mut consider);
+                routes.iter().copied().for_each(&mut consider);
+                !routes.is_empty()
             }
-        }
+        };
         let decision = match self.table.unmatched() {
             _ if !targets.is_empty() => Decision::Publish(targets),
-            Unmatched::Reject { status } => Decision::Reject(*status),
-            Unmatched::Drop {} => Decision::Drop,
-            Unmatched::DeadLetter { topic } => {
+            unmatched if is_named && !unmatched.includes_filtered() => Decision::Filtered,
+            Unmatched::Reject { status, .. } => Decision::Reject(*status),
+            Unmatched::Drop { .. } => Decision::Drop,
+            Unmatched::DeadLetter { topic, .. } => {
                 Decision::DeadLetter(Target { topic, key: record_key(&RecordKey::Id, event).value })
             }
         };
-        Routed { decision, failed_conditions: conditions.failed }
+        Routed { decision, is_named, failed_conditions: conditions.failed }
     }
 
     /// What each route makes of `event`, in the table's order. The topics that are published to are those that
@@ -316,7 +325,7 @@ unmatched: {action: DeadLetter, topic: rest}
     fn a_type_that_the_table_does_not_name_is_found_by_its_prefixes() {
         assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"a:b:d"}"#), ["wide=1", "narrow=1"]);
         assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"a:x"}"#), ["wide=1"]);
-        assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"aé"}"#), ["dead letter rest=1"]);
+        assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"aé"}"#), ["Filtered"]);
     }
 
     #[test]
@@ -332,12 +341,33 @@ unmatched: {action: DeadLetter, topic: rest}
     }
 
     #[test]
+    fn an_event_whose_conditions_are_all_false_is_filtered() {
+        let with = |unmatched: &str| {
+            router(&format!(
+                "version: 1\nroutes: [{{eventType: a, topic: t, when: id == '0'}}, {{eventType: 'b*', topic: t, when: \
+                 id == '0'}}]\nunmatched: {unmatched}\n"
+            ))
+        };
+        for named in [r#"{"id":"1","eventType":"a"}"#, r#"{"id":"1","eventType":"bc"}"#] {
+            for action in ["action: Reject", "action: Drop", "action: DeadLetter, topic: d"] {
+                assert_eq!(targets(&with(&format!("{{{action}}}")), named), ["Filtered"], "{action}");
+            }
+            let included =
+                |action: &str| targets(&with(&format!("{{{action}, includeFiltered: true}}")), named);
+            assert_eq!(included("action: Reject, status: 400"), ["Reject(BadRequest)"]);
+            assert_eq!(included("action: Drop"), ["Drop"]);
+            assert_eq!(included("action: DeadLetter, topic: d"), ["dead letter d=1"]);
+        }
+        assert_eq!(targets(&with("{action: Reject}"), r#"{"id":"1","eventType":"c"}"#), ["Reject(NotFound)"]);
+    }
+
+    #[test]
     fn a_condition_without_an_answer_does_not_match_and_is_counted() {
         let router = router(TABLE);
         let event = Event::parse(br#"{"id":"1","eventType":"x"}"#).unwrap();
         let routed = router.route(&event);
         assert_eq!(routed.failed_conditions, 1);
-        assert!(matches!(routed.decision, Decision::DeadLetter(_)));
+        assert_eq!(routed.decision, Decision::Filtered);
     }
 
     #[test]

@@ -31,6 +31,9 @@ use crate::source::PushSource;
 /// The body of a 200.
 const PROCESSED: &[u8] = br#"{"status":"processed"}"#;
 
+/// The body of a 200 to an event that no condition of its routes holds for.
+const FILTERED: &[u8] = br#"{"status":"filtered"}"#;
+
 /// Names the preference that was followed (RFC 7240).
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -113,9 +116,9 @@ impl<S: PushSource> Handler<S> {
             Err(problem) => Err(self.rejected(problem, trace)),
         };
         let (outcome, response) = match result {
-            Ok(Accepted { delivered, receipt: None }) => (Outcome::Delivered(delivered), processed()),
+            Ok(Accepted { delivered, receipt: None }) => (Outcome::Delivered(delivered), accepted(delivered)),
             Ok(Accepted { delivered, receipt: Some(receipt) }) => {
-                (Outcome::Delivered(delivered), processed_with(&receipt))
+                (Outcome::Delivered(delivered), accepted_with(delivered, &receipt))
             }
             Err(problem) => {
                 let kind = problem.kind;
@@ -182,13 +185,13 @@ impl<S: PushSource> Handler<S> {
     }
 }
 
-fn processed() -> Response<Full<Bytes>> {
-    json(Bytes::from_static(PROCESSED))
+fn accepted(delivered: Delivered) -> Response<Full<Bytes>> {
+    json(Bytes::from_static(if delivered == Delivered::Filtered { FILTERED } else { PROCESSED }))
 }
 
-fn processed_with(receipt: &Receipt) -> Response<Full<Bytes>> {
+fn accepted_with(delivered: Delivered, receipt: &Receipt) -> Response<Full<Bytes>> {
     // A receipt always serialises; if it did not, the event would be in Kafka all the same.
-    let Ok(body) = serde_json::to_vec(receipt) else { return processed() };
+    let Ok(body) = serde_json::to_vec(receipt) else { return accepted(delivered) };
     let mut response = json(body.into());
     response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static(PREFERENCE));
     response
