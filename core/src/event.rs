@@ -6,8 +6,16 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::json;
+
+/// What some systems write before UTF-8, and JSON does not know (RFC 8259, section 8.1).
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// The longest `id` and `eventType`, in bytes.
 pub const LONGEST_NAME: usize = 256;
@@ -19,7 +27,7 @@ pub struct Event<'a> {
     pub id: Cow<'a, str>,
     /// What it is; not empty, without control characters.
     pub event_type: Cow<'a, str>,
-    /// Condition it happened, in milliseconds since 1970.
+    /// When it happened, in milliseconds since 1970.
     pub timestamp: Option<i64>,
     /// What it comes from.
     pub source: Option<Cow<'a, str>>,
@@ -47,6 +55,7 @@ pub enum EventError {
 impl<'a> Event<'a> {
     /// Reads the event in `body`. Fields that are not known are left alone; `null` means absent.
     pub fn parse(body: &'a [u8]) -> Result<Self, EventError> {
+        let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         let text = str::from_utf8(body).map_err(|_| EventError::NotText)?;
         // Of anything else than an object, serde_json's error would hold the content.
         if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
@@ -115,9 +124,14 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 Key::Known(1, name) => fields.event_type = text(map.next_value()?, name)?,
                 Key::Known(2, name) => {
                     let raw: &RawValue = map.next_value()?;
-                    fields.timestamp = serde_json::from_str(raw.get()).map_err(|_| {
-                        M::Error::custom(format_args!("`{name}` must be a whole number of milliseconds"))
-                    })?;
+                    fields.timestamp = match raw.get() {
+                        "null" => None,
+                        _ => Some(milliseconds(raw).ok_or_else(|| {
+                            M::Error::custom(format_args!(
+                                "`{name}` must be a whole number of milliseconds, or a time of ISO 8601"
+                            ))
+                        })?),
+                    };
                 }
                 Key::Known(3, name) => fields.source = text(map.next_value()?, name)?,
                 Key::Known(_, name) => {
@@ -137,19 +151,23 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 }
 
-/// A JSON string, borrowed where it has no escapes.
+/// A JSON string, or nothing for `null`.
 fn text<'de, E: serde::de::Error>(raw: &'de RawValue, field: &str) -> Result<Option<Cow<'de, str>>, E> {
-    let json = raw.get();
-    if json == "null" {
+    if raw.get() == "null" {
         return Ok(None);
     }
-    let must_be_text = || E::custom(format_args!("`{field}` must be a string"));
-    let inside = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(must_be_text)?;
-    if inside.contains('\\') {
-        serde_json::from_str(json).map(|text: String| Some(Cow::Owned(text))).map_err(|_| must_be_text())
-    } else {
-        Ok(Some(Cow::Borrowed(inside)))
+    json::text(raw).map(Some).ok_or_else(|| E::custom(format_args!("`{field}` must be a string")))
+}
+
+/// A time in milliseconds since 1970: a number of them, or a text of ISO 8601, which is in UTC where it names no offset.
+fn milliseconds(raw: &RawValue) -> Option<i64> {
+    if !raw.get().starts_with('"') {
+        return json::whole_number(raw.get());
     }
+    let text = json::text(raw)?;
+    let time = text.parse::<Timestamp>();
+    let time = time.or_else(|_| TimeZone::UTC.to_timestamp(text.parse::<DateTime>()?));
+    time.ok().map(Timestamp::as_millisecond)
 }
 
 enum Key {
@@ -157,28 +175,24 @@ enum Key {
     Other,
 }
 
+impl Key {
+    fn of(name: &str) -> Self {
+        match name {
+            "id" => Self::Known(0, "id"),
+            "eventType" => Self::Known(1, "eventType"),
+            "timestamp" => Self::Known(2, "timestamp"),
+            "source" => Self::Known(3, "source"),
+            "attributes" => Self::Known(4, "attributes"),
+            _ => Self::Other,
+        }
+    }
+}
+
+/// By its text and not as a `str`, in which a name with half a surrogate pair would be an error.
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl Visitor<'_> for KeyVisitor {
-            type Value = Key;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a field's name")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Key, E> {
-                Ok(match name {
-                    "id" => Key::Known(0, "id"),
-                    "eventType" => Key::Known(1, "eventType"),
-                    "timestamp" => Key::Known(2, "timestamp"),
-                    "source" => Key::Known(3, "source"),
-                    "attributes" => Key::Known(4, "attributes"),
-                    _ => Key::Other,
-                })
-            }
-        }
-        deserializer.deserialize_str(KeyVisitor)
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        Ok(json::text(raw).map_or(Self::Other, |name| Self::of(&name)))
     }
 }
 
@@ -220,12 +234,80 @@ mod tests {
         }
     }
 
+    fn timestamp(json: &str) -> Option<i64> {
+        let body = format!(r#"{{"id":"1","eventType":"t","timestamp":{json}}}"#);
+        Event::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}")).timestamp
+    }
+
+    #[test]
+    fn a_timestamp_is_a_whole_number_in_any_spelling() {
+        for json in ["1700000000000", "1.7e12", "1700000000000.0", "17E+11"] {
+            assert_eq!(timestamp(json), Some(1_700_000_000_000), "{json}");
+        }
+        assert_eq!(timestamp("null"), None);
+    }
+
+    #[test]
+    fn a_timestamp_may_be_a_text_of_iso_8601() {
+        for (text, milliseconds) in [
+            ("2023-11-14T22:13:20Z", 1_700_000_000_000),
+            ("2023-11-14T22:13:20.123Z", 1_700_000_000_123),
+            ("2023-11-14T22:13:20.123456789Z", 1_700_000_000_123),
+            ("2023-11-14T23:13:20+01:00", 1_700_000_000_000),
+            ("2023-11-14T23:13:20.000+0100", 1_700_000_000_000),
+            ("2023-11-14t22:13:20z", 1_700_000_000_000),
+            ("2023-11-14 22:13:20Z", 1_700_000_000_000),
+            ("20231114T221320Z", 1_700_000_000_000),
+            ("2023-11-14T22:13:20", 1_700_000_000_000),
+            (r"2023-11-14T22:13:20\u005a", 1_700_000_000_000),
+            ("1969-12-31T23:59:59.999Z", -1),
+        ] {
+            assert_eq!(timestamp(&format!("\"{text}\"")), Some(milliseconds), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_time_is_read_back_from_its_text() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..20_000 {
+            let milliseconds = random.i64(-62_135_596_800_000..253_402_207_200_000);
+            let time = Timestamp::from_millisecond(milliseconds).unwrap();
+            let offset = jiff::tz::Offset::from_seconds(random.i32(-56..=56) * 900).unwrap();
+            for text in [format!("\"{time}\""), format!("\"{}\"", time.display_with_offset(offset))] {
+                assert_eq!(timestamp(&text), Some(milliseconds), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped() {
+        let event = Event::parse("\u{feff}{\"id\":\"1\",\"eventType\":\"t\"}".as_bytes()).unwrap();
+        assert_eq!(event.id, "1");
+        let twice = "\u{feff}\u{feff}{\"id\":\"1\",\"eventType\":\"t\"}";
+        assert!(refusal(twice).contains("does not begin with {"));
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_anywhere_loses_no_event() {
+        let event = Event::parse(
+            br#"{"id":"a\ud83d","event\u0054ype":"t","x\ude00":"\ud83d","source":"\ude00s",
+                "attributes":{"a\ud83d":"\ud83d"}}"#,
+        )
+        .unwrap();
+        assert_eq!((event.id.as_ref(), event.event_type.as_ref()), ("a\u{fffd}", "t"));
+        assert_eq!(event.source.unwrap(), "\u{fffd}s");
+        assert_eq!(event.attributes.unwrap().get(), r#"{"a\ud83d":"\ud83d"}"#);
+    }
+
     #[test]
     fn a_field_of_the_wrong_type_is_named() {
         for (field, value) in [
             ("id", "1"),
             ("eventType", "[]"),
             ("timestamp", "\"now\""),
+            ("timestamp", "\"\""),
+            ("timestamp", "true"),
+            ("timestamp", "{}"),
             ("timestamp", "1.5"),
             ("timestamp", "9223372036854775808"),
             ("source", "{}"),

@@ -7,6 +7,7 @@ pub mod certificate_expiry;
 pub mod condition;
 pub mod event;
 pub mod genesys_api;
+mod json;
 pub mod kafka_properties;
 pub mod receipt;
 pub mod region;

@@ -11,9 +11,9 @@ pub const PREFERENCE: &str = "return=representation";
 /// The body of a 200 to a request that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// `processed`, as in every 200.
+    /// `processed`; `filtered` for an event that no condition of its routes holds for.
     pub status: String,
-    /// A record for each topic that has the event; none when the table drops it.
+    /// A record for each topic that has the event; none when the table drops or filters it.
     pub records: Vec<ReceiptRecord>,
 }
 

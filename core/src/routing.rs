@@ -43,28 +43,50 @@ pub struct Route {
     pub key: RecordKey,
 }
 
-/// What becomes of an event that no route matches.
+/// What becomes of an event whose type no route names; with `include_filtered` also of one whose type a route names and
+/// for which no condition holds. Without it, such an event is answered 200 and counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "action", deny_unknown_fields)]
+#[serde(tag = "action", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum Unmatched {
     /// It is answered with an error.
     Reject {
         /// Which one.
         #[serde(default)]
         status: RejectStatus,
+        /// Whether it is for filtered events, too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        include_filtered: bool,
     },
     /// It is answered 200 and counted.
-    Drop {},
+    Drop {
+        /// Whether it is for filtered events, too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        include_filtered: bool,
+    },
     /// It is published to a topic of its own.
     DeadLetter {
         /// Where.
         topic: TopicName,
+        /// Whether it is for filtered events, too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        include_filtered: bool,
     },
+}
+
+impl Unmatched {
+    /// Whether it also decides about events for which no condition holds.
+    pub fn includes_filtered(&self) -> bool {
+        match self {
+            Self::Reject { include_filtered, .. }
+            | Self::Drop { include_filtered }
+            | Self::DeadLetter { include_filtered, .. } => *include_filtered,
+        }
+    }
 }
 
 impl Default for Unmatched {
     fn default() -> Self {
-        Self::Reject { status: RejectStatus::default() }
+        Self::Reject { status: RejectStatus::default(), include_filtered: false }
     }
 }
 
@@ -194,8 +216,8 @@ impl RoutingTable {
     /// Every topic that the table can publish to, sorted, each once.
     pub fn topics(&self) -> Vec<&TopicName> {
         let dead_letter = match &self.unmatched {
-            Unmatched::DeadLetter { topic } => Some(topic),
-            Unmatched::Reject { .. } | Unmatched::Drop {} => None,
+            Unmatched::DeadLetter { topic, .. } => Some(topic),
+            Unmatched::Reject { .. } | Unmatched::Drop { .. } => None,
         };
         let mut topics: Vec<_> = self.routes.iter().map(|route| &route.topic).chain(dead_letter).collect();
         topics.sort();
@@ -433,7 +455,7 @@ unmatched: {action: DeadLetter, topic: gen-presence-unmatched}
         let table =
             RoutingTable::parse(r#"{"presence:state:changed": gen-presence-state, "b:*": rest}"#).unwrap();
         assert_eq!(table.routes().len(), 2);
-        assert_eq!(table.unmatched(), &Unmatched::Reject { status: RejectStatus::NotFound });
+        assert_eq!(table.unmatched(), &Unmatched::default());
         assert_eq!(table.revision().len(), 12);
     }
 
@@ -452,7 +474,7 @@ unmatched: {action: DeadLetter, topic: gen-presence-unmatched}
             key: RecordKey::Id,
         };
         let routes = ["y", "no", "true", "null", "123", "1e3", "0x1f", "1.5", "-", "_"].map(route);
-        let table = RoutingTable::new(routes.into(), Unmatched::Drop {}).unwrap();
+        let table = RoutingTable::new(routes.into(), Unmatched::Drop { include_filtered: true }).unwrap();
         assert_eq!(RoutingTable::parse(&table.to_yaml().unwrap()).unwrap(), table);
     }
 

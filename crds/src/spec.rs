@@ -96,7 +96,8 @@ pub struct PresenceRouteSpec {
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Atomic)]
     pub routes: Vec<Route>,
-    /// What happens to an event that no route matches.
+    /// What happens to an event whose type no route names. An event whose type a route names and for which no `when` is
+    /// true is filtered: responded to with 200 and counted.
     #[serde(default)]
     pub unmatched: Unmatched,
     /// The Kafka cluster that the events go to.

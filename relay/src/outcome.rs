@@ -7,19 +7,24 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
+/// The name of an event that no condition of its routes holds for, in answers, metrics, log and spans.
+pub const FILTERED: &str = "filtered";
+
 /// How an event was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivered {
     /// Every topic of its routes acknowledged it.
     Published,
-    /// No route matches, and the table drops it.
+    /// Routes name its type, and the condition of none holds.
+    Filtered,
+    /// It is unmatched, and the table drops it.
     Dropped,
-    /// No route matches, and the dead-letter topic acknowledged it.
+    /// It is unmatched, and the dead-letter topic acknowledged it.
     DeadLettered,
 }
 
 impl Delivered {
-    pub const ALL: [Self; 3] = [Self::Published, Self::Dropped, Self::DeadLettered];
+    pub const ALL: [Self; 4] = [Self::Published, Self::Filtered, Self::Dropped, Self::DeadLettered];
 }
 
 /// How a request or a message ended, for metrics, log and spans.
@@ -42,6 +47,7 @@ impl Outcome {
     pub fn name(self) -> &'static str {
         match self {
             Self::Delivered(Delivered::Published) => "processed",
+            Self::Delivered(Delivered::Filtered) => FILTERED,
             Self::Delivered(Delivered::Dropped) => "dropped",
             Self::Delivered(Delivered::DeadLettered) => "dead-lettered",
             Self::Rejected(kind) => kind.name(),
@@ -68,6 +74,8 @@ pub enum ProblemKind {
     /// A body over the limit.
     BodyTooLarge,
     SignatureMissing,
+    /// A body in a `Content-Encoding` other than identity.
+    EncodingUnsupported,
     /// A body slower than its deadline.
     BodyTimeout,
     /// A body that ended before it was whole.
@@ -76,9 +84,9 @@ pub enum ProblemKind {
     SignatureMismatch,
     /// A body that is no event.
     EventInvalid,
-    /// An event that no route matches, rejected for good.
+    /// An unmatched event, rejected for good.
     Unrouted,
-    /// An event that no route matches, where a retry is wanted.
+    /// An unmatched event, rejected with 400.
     UnroutedRetry,
     /// Kafka rejects the event until a person acts.
     KafkaRefused,
@@ -93,11 +101,12 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::UnknownPath,
         Self::MethodNotAllowed,
         Self::BodyTooLarge,
         Self::SignatureMissing,
+        Self::EncodingUnsupported,
         Self::BodyTimeout,
         Self::BodyIncomplete,
         Self::SignatureMismatch,
@@ -120,6 +129,7 @@ impl ProblemKind {
             Self::SignatureMissing | Self::BodyIncomplete | Self::EventInvalid | Self::UnroutedRetry => {
                 StatusCode::BAD_REQUEST
             }
+            Self::EncodingUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::SignatureMismatch => StatusCode::FORBIDDEN,
             Self::KafkaRefused
@@ -137,6 +147,7 @@ impl ProblemKind {
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
             Self::SignatureMissing => "signature-missing",
+            Self::EncodingUnsupported => "encoding-unsupported",
             Self::BodyTimeout => "body-timeout",
             Self::BodyIncomplete => "body-incomplete",
             Self::SignatureMismatch => "signature-mismatch",

@@ -20,7 +20,7 @@ use crate::observe::metrics::{Metrics, seconds};
 use crate::observe::request_log::RequestLog;
 use crate::observe::spans::{EventSpan, Spans};
 use crate::observe::trace_context::Trace;
-use crate::outcome::{Delivered, Outcome, Problem, ProblemKind, escaped};
+use crate::outcome::{Delivered, FILTERED, Outcome, Problem, ProblemKind, escaped};
 use presenceroute_core::event::Event;
 use presenceroute_core::routing::{Decision, Router};
 
@@ -121,8 +121,14 @@ impl Pipeline {
                 self.publisher.publish(&record, &[target], routed_at, receipt).await?;
                 Ok(Delivered::DeadLettered)
             }
+            Decision::Filtered => {
+                if let Some(receipt) = receipt {
+                    receipt.status = FILTERED.into();
+                }
+                Ok(Delivered::Filtered)
+            }
             Decision::Drop => Ok(Delivered::Dropped),
-            Decision::Reject(status) => Err(unrouted(status, record.event)),
+            Decision::Reject(status) => Err(unrouted(status, record.event, routed.is_named)),
         }
     }
 
@@ -149,15 +155,21 @@ impl Pipeline {
     }
 }
 
-fn unrouted(status: RejectStatus, event: &Event<'_>) -> Problem {
+fn unrouted(status: RejectStatus, event: &Event<'_>, is_named: bool) -> Problem {
     let kind = match status {
         RejectStatus::NotFound => ProblemKind::Unrouted,
         RejectStatus::BadRequest => ProblemKind::UnroutedRetry,
     };
-    Problem::new(
-        kind,
-        format!("no route matches the event type {}; add one to the table", escaped(&event.event_type)),
-    )
+    let event_type = escaped(&event.event_type);
+    let detail = if is_named {
+        format!(
+            "the conditions of all routes that name the event type {event_type} are false; change one, or remove \
+             unmatched.includeFiltered"
+        )
+    } else {
+        format!("no route names the event type {event_type}; add one")
+    };
+    Problem::new(kind, detail)
 }
 
 #[cfg(test)]

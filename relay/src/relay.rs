@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::http::handler::Handler;
-use crate::http::server::{Closing, serve};
+use crate::http::server::{Closing, RequestBody, serve};
 use crate::http::tls::Handshakes;
 use crate::http::{certificate, limits};
 use crate::kafka::{self, Publisher, PublisherError};
@@ -210,7 +210,7 @@ fn bind(address: SocketAddr) -> Result<Bound, StartError> {
 impl Bound {
     fn serve<H, F>(self, tls: Option<Handshakes>, connections: Gauge, most: usize, handle: H) -> Listening
     where
-        H: Fn(http::Request<hyper::body::Incoming>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(http::Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = http::Response<http_body_util::Full<bytes::Bytes>>> + Send + 'static,
     {
         let closing = Closing::default();

@@ -22,7 +22,7 @@ pub const SECRET_VARIABLE: &str = "GENESYS_WEBHOOK_SECRET";
 const DEFAULT_ROUTES: &str = "{
     presence:state:changed: gen-presence-state,
     presence:status:changed: gen-presence-status,
-    presence:user:changed: gen-presence-user,
+    presence:location:changed: gen-presence-location,
 }";
 
 /// Receives signed Genesys Cloud events, verifies and routes them, and publishes them to Kafka.
@@ -298,7 +298,8 @@ mod tests {
         assert_eq!(settings.config.kafka.bootstrap_servers, ["a:9092", "b:9092"]);
         assert_eq!(settings.config.path, "/eventbridge/presence");
         let RoutingSource::Fixed(table) = settings.routing else { panic!("a file") };
-        assert_eq!(table.routes().len(), 3);
+        let topics: Vec<_> = table.topics().into_iter().map(|topic| topic.as_str()).collect();
+        assert_eq!(topics, ["gen-presence-location", "gen-presence-state", "gen-presence-status"]);
     }
 
     #[test]

@@ -65,6 +65,29 @@ async fn no_signature_is_400() {
 }
 
 #[tokio::test]
+async fn an_encoded_body_is_415_and_its_encoding_named() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let ask = async |encoding: &str, body: &str, sent: usize| {
+        let signature = sign(SECRET, body.as_bytes());
+        let headers = [("X-Genesys-Event-Signature", signature.as_str()), ("Content-Encoding", encoding)];
+        let bytes = request("POST", PATH, &headers, body.as_bytes());
+        exchange(relay.address(), &bytes[..bytes.len() - body.len() + sent]).await
+    };
+    for (encoding, named) in [("gzip", "gzip"), ("identity, BR", "BR"), ("zstd;q=1", "zstd;q=1")] {
+        // The answer does not wait for the body.
+        let answer = ask(encoding, &event("1"), 1).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (415, "encoding-unsupported"), "{encoding}");
+        assert!(answer.detail().contains(&format!("\"{named}\"")), "{}", answer.detail());
+        assert_eq!(answer.headers["accept-encoding"], "identity");
+    }
+    for (id, encoding) in ["identity", "Identity", "identity, identity", ""].iter().enumerate() {
+        let body = event(&id.to_string());
+        assert_eq!(ask(encoding, &body, body.len()).await.status, 200, "{encoding}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_slower_than_its_deadline_is_408() {
     let kafka = kafka(&["gen-presence-state"]);
     let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
@@ -116,7 +139,35 @@ async fn an_unrouted_event_is_404() {
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
     let answer = post(&relay, &event_of("presence:other", "1")).await;
     assert_eq!((answer.status, answer.problem().as_str()), (404, "unrouted"));
-    assert!(answer.detail().contains(r#""presence:other""#), "{}", answer.detail());
+    assert_eq!(answer.detail(), r#"no route names the event type "presence:other"; add one"#);
+}
+
+#[tokio::test]
+async fn an_event_whose_conditions_are_all_false_is_200_and_filtered() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let table = |unmatched: &str| {
+        format!(
+            "version: 1\nroutes: [{{eventType: 'presence:*', topic: gen-presence-state, when: id == 'other'}}]\n\
+             unmatched: {unmatched}\n"
+        )
+    };
+    let filtering = relay(settings(&kafka.bootstrap_servers(), &table("{action: Reject}"))).await;
+    let answer = post(&filtering, &event("1")).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"filtered"}"#));
+    let signature = sign(SECRET, event("1").as_bytes());
+    let headers = [("X-Genesys-Event-Signature", signature.as_str()), ("Prefer", "return=representation")];
+    let asked = request("POST", PATH, &headers, event("1").as_bytes());
+    let answer = exchange(filtering.address(), &asked).await;
+    assert_eq!(answer.body, r#"{"status":"filtered","records":[]}"#);
+    let counted = r#"presenceroute_relay_requests_total{code="200",reason="filtered"} 2"#;
+    metrics_show(&filtering, &[counted]).await;
+    assert_eq!(post(&filtering, &event_of("other", "1")).await.status, 404);
+    let including = table("{action: Reject, includeFiltered: true}");
+    let including = relay(settings(&kafka.bootstrap_servers(), &including)).await;
+    let answer = post(&including, &event("1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (404, "unrouted"));
+    assert!(answer.detail().contains("are false; change one"), "{}", answer.detail());
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 0).await;
 }
 
 #[tokio::test]
@@ -284,6 +335,20 @@ async fn an_acknowledged_event_is_200_and_its_record_is_the_body() {
     ] {
         assert_eq!(record.headers[name], value);
     }
+}
+
+#[tokio::test]
+async fn an_event_is_published_as_signed_however_it_is_written() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let table = "version: 1\nroutes:\n- {eventType: \"presence:*\", topic: gen-presence-state, \
+                 key: attributes.userId, when: attributes.presence == 'AVAILABLE'}\n";
+    let relay = relay(settings(&kafka.bootstrap_servers(), table)).await;
+    let written = event("1").replace("u-1", r"u\ud83d").replace("1700000000123", "1.7e12");
+    let body = format!("\u{feff}{written}");
+    assert_eq!(post(&relay, &body).await.status, 200);
+    let record = records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await.remove(0);
+    assert_eq!((record.key.as_str(), &record.value), ("u\u{fffd}", &body));
+    assert_eq!(record.headers["ce_time"], "2023-11-14T22:13:20.000Z");
 }
 
 #[tokio::test]

@@ -8,12 +8,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{EventTypePattern, RecordKey, RejectStatus, Route, RoutingTable, TopicName, Unmatched};
 use crate::condition::Variables;
 use crate::event::Event;
+use crate::json;
 
 /// A routing table, laid out for lookup.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Router {
 pub struct Routed<'a> {
     /// What becomes of it.
     pub decision: Decision<'a>,
+    /// Whether a route names its type. Where nothing is published, no condition of such a route holds.
+    pub is_named: bool,
     /// How many conditions had no answer for this event, and so did not match.
     pub failed_conditions: u64,
 }
@@ -41,11 +44,13 @@ pub struct Routed<'a> {
 pub enum Decision<'a> {
     /// It is published to each of these topics, of which none comes twice and at least one is there.
     Publish(Vec<Target<'a>>),
-    /// No route matches: it is refused.
+    /// Routes name its type, and the condition of none holds: it is answered as if it had been published.
+    Filtered,
+    /// It is unmatched: it is refused.
     Reject(RejectStatus),
-    /// No route matches: it is answered as if it had been published.
+    /// It is unmatched: it is answered as if it had been published.
     Drop,
-    /// No route matches: it is published to a topic of its own.
+    /// It is unmatched: it is published to a topic of its own.
     DeadLetter(Target<'a>),
 }
 
@@ -122,23 +127,28 @@ impl Router {
                 targets.push(Target { topic: &route.topic, key: record_key(&route.key, event).value });
             }
         };
-        match self.exact.get(event.event_type.as_ref()) {
-            Some(routes) => routes.iter().copied().for_each(&mut consider),
+        let is_named = match self.exact.get(event.event_type.as_ref()) {
+            Some(routes) => {
+                routes.iter().copied().for_each(&mut consider);
+                true
+            }
             None => {
                 let mut routes: Vec<usize> = self.wildcards(&event.event_type).collect();
                 routes.sort_unstable();
-                routes.into_iter().for_each(&mut consider);
+                routes.iter().copied().for_each(&mut consider);
+                !routes.is_empty()
             }
-        }
+        };
         let decision = match self.table.unmatched() {
             _ if !targets.is_empty() => Decision::Publish(targets),
-            Unmatched::Reject { status } => Decision::Reject(*status),
-            Unmatched::Drop {} => Decision::Drop,
-            Unmatched::DeadLetter { topic } => {
+            unmatched if is_named && !unmatched.includes_filtered() => Decision::Filtered,
+            Unmatched::Reject { status, .. } => Decision::Reject(*status),
+            Unmatched::Drop { .. } => Decision::Drop,
+            Unmatched::DeadLetter { topic, .. } => {
                 Decision::DeadLetter(Target { topic, key: record_key(&RecordKey::Id, event).value })
             }
         };
-        Routed { decision, failed_conditions: conditions.failed }
+        Routed { decision, is_named, failed_conditions: conditions.failed }
     }
 
     /// What each route makes of `event`, in the table's order. The topics that are published to are those that
@@ -213,7 +223,9 @@ impl<'a> Conditions<'a> {
 fn variables(event: &Event<'_>) -> Option<Variables> {
     // Deeper than serde_json follows, the attributes cannot be looked at, and no condition on them holds.
     let attributes: serde_json::Value = match event.attributes {
-        Some(raw) => serde_json::from_str(raw.get()).ok()?,
+        Some(raw) => serde_json::from_str(raw.get())
+            .or_else(|_| serde_json::from_str(&json::with_whole_characters(raw.get())))
+            .ok()?,
         None => serde_json::Value::Object(serde_json::Map::new()),
     };
     let source = event.source.as_deref().unwrap_or_default();
@@ -238,17 +250,11 @@ fn record_key<'a>(key: &RecordKey, event: &'a Event<'_>) -> Key<'a> {
 fn attribute<'a>(attributes: &'a RawValue, path: &[String]) -> Option<Cow<'a, str>> {
     let value = path.iter().try_fold(attributes, |object, name| member(object, name))?;
     match value.get().as_bytes().first()? {
-        b'"' => serde_json::from_str::<Text<'a>>(value.get())
-            .ok()
-            .map(|text| text.0)
-            .filter(|key| !key.is_empty()),
+        b'"' => json::text(value).filter(|key| !key.is_empty()),
         b'{' | b'[' | b'n' => None,
         _ => Some(Cow::Borrowed(value.get())),
     }
 }
-
-#[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The member `name` of a JSON object, without decoding the others.
 fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
@@ -266,36 +272,15 @@ impl<'de> Visitor<'de> for Member<'_> {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
         let mut found = None;
-        while let Some(is_meant) = map.next_key_seed(Named(self.0))? {
-            if is_meant {
+        // By its text and not as a `str`, in which a name with half a surrogate pair would be an error.
+        while let Some(name) = map.next_key::<&RawValue>()? {
+            if json::text(name).is_some_and(|name| name == self.0) {
                 found = Some(map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(found)
-    }
-}
-
-struct Named<'n>(&'n str);
-
-impl<'de> DeserializeSeed<'de> for Named<'_> {
-    type Value = bool;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Named<'_> {
-    type Value = bool;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
-        Ok(name == self.0)
     }
 }
 
@@ -340,7 +325,7 @@ unmatched: {action: DeadLetter, topic: rest}
     fn a_type_that_the_table_does_not_name_is_found_by_its_prefixes() {
         assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"a:b:d"}"#), ["wide=1", "narrow=1"]);
         assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"a:x"}"#), ["wide=1"]);
-        assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"aé"}"#), ["dead letter rest=1"]);
+        assert_eq!(targets(&router(TABLE), r#"{"id":"1","eventType":"aé"}"#), ["Filtered"]);
     }
 
     #[test]
@@ -356,12 +341,33 @@ unmatched: {action: DeadLetter, topic: rest}
     }
 
     #[test]
+    fn an_event_whose_conditions_are_all_false_is_filtered() {
+        let with = |unmatched: &str| {
+            router(&format!(
+                "version: 1\nroutes: [{{eventType: a, topic: t, when: id == '0'}}, {{eventType: 'b*', topic: t, when: \
+                 id == '0'}}]\nunmatched: {unmatched}\n"
+            ))
+        };
+        for named in [r#"{"id":"1","eventType":"a"}"#, r#"{"id":"1","eventType":"bc"}"#] {
+            for action in ["action: Reject", "action: Drop", "action: DeadLetter, topic: d"] {
+                assert_eq!(targets(&with(&format!("{{{action}}}")), named), ["Filtered"], "{action}");
+            }
+            let included =
+                |action: &str| targets(&with(&format!("{{{action}, includeFiltered: true}}")), named);
+            assert_eq!(included("action: Reject, status: 400"), ["Reject(BadRequest)"]);
+            assert_eq!(included("action: Drop"), ["Drop"]);
+            assert_eq!(included("action: DeadLetter, topic: d"), ["dead letter d=1"]);
+        }
+        assert_eq!(targets(&with("{action: Reject}"), r#"{"id":"1","eventType":"c"}"#), ["Reject(NotFound)"]);
+    }
+
+    #[test]
     fn a_condition_without_an_answer_does_not_match_and_is_counted() {
         let router = router(TABLE);
         let event = Event::parse(br#"{"id":"1","eventType":"x"}"#).unwrap();
         let routed = router.route(&event);
         assert_eq!(routed.failed_conditions, 1);
-        assert!(matches!(routed.decision, Decision::DeadLetter(_)));
+        assert_eq!(routed.decision, Decision::Filtered);
     }
 
     #[test]
@@ -398,6 +404,21 @@ unmatched: {action: DeadLetter, topic: rest}
         let failed = &verdicts(r#"{"id":"1","eventType":"x"}"#)[4];
         assert!(failed.starts_with("ConditionFailed") && failed.contains("presence"), "{failed}");
         assert_eq!(verdicts(r#"{"id":"1","eventType":"x"}"#)[0], "OtherEventType");
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_blinds_neither_conditions_nor_keys() {
+        let router = router(
+            "version: 1\nroutes: [{eventType: t, topic: k, key: attributes.a.b, when: attributes.p == 'x'}]\n",
+        );
+        for (attributes, key) in [
+            (r#"{"n":"\ud83d","p":"x","a":{"b":"u"}}"#, "k=u"),
+            (r#"{"\ude00":{"\ud83d":1},"p":"x","a":{"\ud83d":0,"b":"u\ud83d"}}"#, "k=u\u{fffd}"),
+            (r#"{"n":["\ud83d\\"],"\u0070":"x","\u0061":{"b":"\ud83d\ude00"}}"#, "k=😀"),
+        ] {
+            let body = format!(r#"{{"id":"1","eventType":"t","attributes":{attributes}}}"#);
+            assert_eq!(targets(&router, &body), [key], "{attributes}");
+        }
     }
 
     #[test]

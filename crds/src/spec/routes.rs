@@ -36,7 +36,8 @@ pub struct Route {
     pub key: Option<String>,
 }
 
-/// What happens to an event that no route matches.
+/// What happens to an event whose type no route names. An event whose type a route names and for which no `when` is
+/// true is filtered: responded to with 200 and counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -59,6 +60,9 @@ pub struct Unmatched {
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'")
         .message("must be a legal Kafka topic name: letters, digits, dots, underscores and hyphens, at most 249"))]
     pub topic: Option<String>,
+    /// Also apply this to filtered events.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub include_filtered: bool,
 }
 
 /// What the relay does with an unmatched event.

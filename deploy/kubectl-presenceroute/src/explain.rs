@@ -16,6 +16,8 @@ pub(crate) struct Explanation {
     revision: String,
     /// Every route, in the table's order.
     routes: Vec<ExplainedRoute>,
+    /// Whether a route is for events of its type.
+    is_named: bool,
     outcome: Outcome,
 }
 
@@ -40,19 +42,22 @@ struct ExplainedRoute {
 enum Outcome {
     Publish { topics: Vec<String> },
     DeadLetter { topic: String, key: String },
+    Filtered,
     Drop,
     Reject { status: u16 },
 }
 
 /// Routes an event, with the reason of each route.
 pub(crate) fn explain(router: &Router, event: &Event<'_>) -> Explanation {
-    let outcome = match router.route(event).decision {
+    let routed = router.route(event);
+    let outcome = match routed.decision {
         Decision::Publish(targets) => {
             Outcome::Publish { topics: targets.iter().map(|target| target.topic.to_string()).collect() }
         }
         Decision::DeadLetter(target) => {
             Outcome::DeadLetter { topic: target.topic.to_string(), key: target.key.into_owned() }
         }
+        Decision::Filtered => Outcome::Filtered,
         Decision::Drop => Outcome::Drop,
         Decision::Reject(status) => Outcome::Reject { status: status.into() },
     };
@@ -61,6 +66,7 @@ pub(crate) fn explain(router: &Router, event: &Event<'_>) -> Explanation {
         event_type: event.event_type.to_string(),
         revision: router.table().revision().to_owned(),
         routes: router.explain(event).into_iter().map(|(route, verdict)| explained(route, verdict)).collect(),
+        is_named: routed.is_named,
         outcome,
     }
 }
@@ -95,7 +101,7 @@ fn explained(route: &Route, verdict: Verdict<'_>) -> ExplainedRoute {
 
 /// For a person.
 pub(crate) fn render(explanation: &Explanation) -> String {
-    let Explanation { id, event_type, revision, routes, outcome } = explanation;
+    let Explanation { id, event_type, revision, routes, is_named, outcome } = explanation;
     let mut out = format!("event {}, {event_type}, by routes {revision}\n", paint(STRONG, id));
     for (index, route) in routes.iter().enumerate() {
         let (style, mark) = verdict(route.matches);
@@ -110,16 +116,15 @@ pub(crate) fn render(explanation: &Explanation) -> String {
             paint(FAINT, &format!("{}{key}", route.reason))
         ));
     }
+    let why = if *is_named { "no condition is true" } else { "no route names the event type" };
     let outcome = match outcome {
         Outcome::Publish { topics } => format!("published to {}", paint(STRONG, &topics.join(", "))),
         Outcome::DeadLetter { topic, key } => {
-            format!(
-                "no route matches: published to the dead-letter topic {} under {key:?}",
-                paint(STRONG, topic)
-            )
+            format!("{why}: published to the dead-letter topic {} under {key:?}", paint(STRONG, topic))
         }
-        Outcome::Drop => paint(UNSURE, "no route matches: acknowledged with 200, counted and dropped"),
-        Outcome::Reject { status } => paint(UNSURE, &format!("no route matches: rejected with {status}")),
+        Outcome::Filtered => paint(UNSURE, &format!("{why}: acknowledged with 200 and counted as filtered")),
+        Outcome::Drop => paint(UNSURE, &format!("{why}: acknowledged with 200, counted and dropped")),
+        Outcome::Reject { status } => paint(UNSURE, &format!("{why}: rejected with {status}")),
     };
     out.push_str(&format!("→ {outcome}\n"));
     out
@@ -139,12 +144,13 @@ pub(crate) fn render_table(router: &Router) -> String {
         out.push_str(&format!("{:>5}  {} → {}{key}{when}\n", index + 1, route.event_type, route.topic));
     }
     let rest = match table.unmatched() {
-        Unmatched::Reject { status: RejectStatus::NotFound } => "rejected with 404".to_owned(),
-        Unmatched::Reject { status: RejectStatus::BadRequest } => "rejected with 400".to_owned(),
-        Unmatched::Drop {} => "acknowledged with 200, counted and dropped".to_owned(),
-        Unmatched::DeadLetter { topic } => format!("→ {topic}"),
+        Unmatched::Reject { status: RejectStatus::NotFound, .. } => "rejected with 404".to_owned(),
+        Unmatched::Reject { status: RejectStatus::BadRequest, .. } => "rejected with 400".to_owned(),
+        Unmatched::Drop { .. } => "acknowledged with 200, counted and dropped".to_owned(),
+        Unmatched::DeadLetter { topic, .. } => format!("→ {topic}"),
     };
-    out.push_str(&format!(" else  {rest}\n"));
+    let filtered = if table.unmatched().includes_filtered() { ", also if no condition is true" } else { "" };
+    out.push_str(&format!(" else  {rest}{filtered}\n"));
     out
 }
 
@@ -200,6 +206,22 @@ unmatched: {action: DeadLetter, topic: rest}
     fn an_unmatched_event_is_explained_by_the_tables_rule() {
         let text = explained_event(r#"{"id":"e-2","eventType":"other"}"#);
         assert!(text.ends_with("published to the dead-letter topic rest under \"e-2\"\n"), "{text}");
+    }
+
+    #[test]
+    fn a_filtered_event_is_explained_by_its_conditions() {
+        let event = Event::parse(br#"{"id":"1","eventType":"a"}"#).unwrap();
+        let explained = |more: &str| {
+            let table = format!(
+                "version: 1\nroutes: [{{eventType: a, topic: t, when: id == '0'}}]\nunmatched: {{action: Reject{more}}}\n"
+            );
+            let router = Router::new(RoutingTable::parse(&table).unwrap());
+            strip_str(&render(&explain(&router, &event))).to_string()
+        };
+        let filtered = "→ no condition is true: acknowledged with 200 and counted as filtered\n";
+        assert!(explained("").ends_with(filtered), "{}", explained(""));
+        let rejected = explained(", includeFiltered: true");
+        assert!(rejected.ends_with("→ no condition is true: rejected with 404\n"), "{rejected}");
     }
 
     #[test]

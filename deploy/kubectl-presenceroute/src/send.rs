@@ -140,6 +140,9 @@ struct Sent {
     /// Where Kafka has it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     records: Vec<ReceiptRecord>,
+    /// No condition of its routes holds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_filtered: bool,
     /// Why it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
@@ -253,9 +256,10 @@ fn outcome(id: String, status: u16, answer: &[u8], took: Duration) -> Sent {
     let milliseconds = took.as_millis();
     if status == 200 {
         // A relay that gives no receipts says only that the event was processed.
-        let records =
-            serde_json::from_slice(answer).map_or_else(|_| Vec::new(), |receipt: Receipt| receipt.records);
-        return Sent { id, status, records, problem: None, milliseconds };
+        let receipt = serde_json::from_slice::<Receipt>(answer).ok();
+        let is_filtered = receipt.as_ref().is_some_and(|receipt| receipt.status == "filtered");
+        let records = receipt.map(|receipt| receipt.records).unwrap_or_default();
+        return Sent { id, status, records, is_filtered, problem: None, milliseconds };
     }
     let reported: BTreeMap<String, Value> = serde_json::from_slice(answer).unwrap_or_default();
     let text = |name: &str| reported.get(name).and_then(Value::as_str);
@@ -265,12 +269,12 @@ fn outcome(id: String, status: u16, answer: &[u8], took: Duration) -> Sent {
         // Not a relay's answer: something on the way to it.
         (None, None) => String::from_utf8_lossy(answer).chars().take(200).collect(),
     };
-    Sent { id, status, records: Vec::new(), problem: Some(problem), milliseconds }
+    Sent { id, status, records: Vec::new(), is_filtered: false, problem: Some(problem), milliseconds }
 }
 
 fn render(sent: &[Sent], phase: Option<SigningPhase>) -> String {
     let mut out = String::new();
-    for Sent { id, status, records, problem, milliseconds } in sent {
+    for Sent { id, status, records, is_filtered, problem, milliseconds } in sent {
         let (style, mark) = verdict(*status == 200);
         let place = |record: &ReceiptRecord| match (record.partition, record.offset) {
             (Some(partition), Some(offset)) => {
@@ -280,6 +284,7 @@ fn render(sent: &[Sent], phase: Option<SigningPhase>) -> String {
         };
         let outcome = match (problem, records.as_slice()) {
             (Some(problem), _) => problem.clone(),
+            (None, []) if *is_filtered => "filtered: no condition of its routes is true".to_owned(),
             (None, []) => "processed; the relay gave no receipt".to_owned(),
             (None, records) => records.iter().map(place).collect::<Vec<_>>().join(", "),
         };
@@ -458,6 +463,8 @@ mod tests {
             "✓ 200 e-1  a partition 2 offset 40, b (acknowledged before)  3 ms\n"
         );
         assert!(shown(200, r#"{"status":"processed"}"#, None).contains("the relay gave no receipt"));
+        let filtered = shown(200, r#"{"status":"filtered","records":[]}"#, None);
+        assert_eq!(filtered, "✓ 200 e-1  filtered: no condition of its routes is true  3 ms\n");
     }
 
     #[test]

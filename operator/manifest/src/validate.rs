@@ -471,15 +471,18 @@ fn unmatched(unmatched: &spec::Unmatched) -> Result<Unmatched, SpecProblem> {
             .map_err(|cause| SpecProblem::Routing { field: "unmatched.topic".into(), cause })
     };
     let rule = |rule| Err(SpecProblem::Rule { field: "unmatched", rule });
+    let include_filtered = unmatched.include_filtered;
     match (unmatched.action, unmatched.status, &unmatched.topic) {
         (UnmatchedAction::Reject, status, None) => {
             let status = u16::try_from(status.unwrap_or(404)).unwrap_or(0);
             RejectStatus::try_from(status)
-                .map(|status| Unmatched::Reject { status })
+                .map(|status| Unmatched::Reject { status, include_filtered })
                 .map_err(|cause| SpecProblem::Routing { field: "unmatched.status".into(), cause })
         }
-        (UnmatchedAction::Drop, None, None) => Ok(Unmatched::Drop {}),
-        (UnmatchedAction::DeadLetter, None, Some(name)) => Ok(Unmatched::DeadLetter { topic: topic(name)? }),
+        (UnmatchedAction::Drop, None, None) => Ok(Unmatched::Drop { include_filtered }),
+        (UnmatchedAction::DeadLetter, None, Some(name)) => {
+            Ok(Unmatched::DeadLetter { topic: topic(name)?, include_filtered })
+        }
         (UnmatchedAction::DeadLetter, _, None) => rule("topic must be set when action is DeadLetter"),
         (UnmatchedAction::Reject | UnmatchedAction::Drop, _, Some(_)) => {
             rule("topic can only be set when action is DeadLetter")

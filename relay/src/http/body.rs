@@ -1,5 +1,6 @@
 //! Reading a request's body, within its size, its time and the memory budget.
 
+use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -13,6 +14,12 @@ use tokio::time::timeout;
 
 use super::memory_budget::Reservation;
 use crate::outcome::{Problem, ProblemKind};
+
+/// A request's body whose connection is told once its origin is verified.
+pub trait ProvenBody: Body<Data = Bytes> {
+    /// The request is verified.
+    fn verified(&self);
+}
 
 /// The most memory that is reserved because a sender announced that much.
 const TRUSTED_LENGTH: usize = 16 << 10;
@@ -42,7 +49,7 @@ impl BodyReader {
     pub(super) async fn read<B>(
         &self,
         body: Pin<&mut B>,
-        length: Option<usize>,
+        length: Option<NonZeroUsize>,
         reservation: &mut Reservation<'_>,
     ) -> Result<Bytes, Problem>
     where
@@ -65,7 +72,7 @@ impl BodyReader {
     async fn read_all<B>(
         &self,
         mut body: Pin<&mut B>,
-        length: Option<usize>,
+        length: Option<NonZeroUsize>,
         reservation: &mut Reservation<'_>,
     ) -> Result<Bytes, Problem>
     where
@@ -90,7 +97,7 @@ impl BodyReader {
                 return Err(self.too_large());
             }
             let needed = whole.len() + data.len();
-            let room = capacity_for(needed, whole.capacity(), length, self.max_bytes);
+            let room = capacity_for(needed, whole.capacity(), length.map(NonZeroUsize::get), self.max_bytes);
             reservation.make_room(&mut whole, room)?;
             whole.extend_from_slice(&data);
         }

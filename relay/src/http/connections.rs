@@ -1,9 +1,9 @@
 //! Which connections are open, and which of them are closed at the limit.
 //!
 //! A connection without a request costs memory and a file descriptor, and any client that reaches the port can open
-//! many. So there is a limit; at the limit, a new connection is accepted and another is closed: one that never succeeded
-//! before one that did, and of those the one that has been idle the longest. A sender at work is never locked out by
-//! idle ones, not even between two of its events.
+//! many. So there is a limit; at the limit, a new connection is accepted and another is closed: one that never had a
+//! verified request before one that did, and of those the one that has waited the longest. Only a verified request
+//! protects its connection: a client without the secret can begin requests that never end.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -75,14 +75,27 @@ pub(super) struct Activity {
     linger_on_close: Arc<AtomicBool>,
     /// Whether it has sent an HTTP/2 request. HTTP/2's keep-alive detects a dead sender.
     is_http2: AtomicBool,
-    /// Whether one of its requests has succeeded, for which a sender must know the secret.
-    has_succeeded: AtomicBool,
+    /// Whether one of its requests was verified, for which a sender must know the secret, or succeeded.
+    has_verified: AtomicBool,
+    /// Whether one was verified since it last was without a request.
+    is_verified: AtomicBool,
     /// Its permits beside the first.
     http2_permits: OnceLock<OwnedSemaphorePermit>,
     /// Ends it.
     task: OnceLock<AbortHandle>,
     /// Wakes it to check whether it is to end.
     waker: AtomicWaker,
+}
+
+/// What a connection has shown of its sender, those that are evicted first before the others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It never had a verified request, and is idle or in the middle of one that is not.
+    Unknown,
+    /// It had one, and is idle.
+    Idle,
+    /// It had one, and is in the middle of another that is not verified yet.
+    Receiving,
 }
 
 /// A request that has no answer yet.
@@ -110,14 +123,14 @@ impl Connections {
         }
     }
 
-    /// A permit for one more connection. At the limit, idle connections are closed for it.
+    /// A permit for one more connection. At the limit, other connections are closed for it.
     pub(super) async fn permit(&self) -> OwnedSemaphorePermit {
         loop {
             if let Ok(permit) = Arc::clone(&self.common.permits).try_acquire_owned() {
                 return permit;
             }
-            self.evict_idle();
-            // Those at work are not closed, and may take a while.
+            self.evict();
+            // Those with verified requests are not closed, and may take a while.
             let freed =
                 tokio::time::timeout(CHECK_EVERY, Arc::clone(&self.common.permits).acquire_owned()).await;
             if let Ok(Ok(permit)) = freed {
@@ -141,7 +154,8 @@ impl Connections {
             idle_since: AtomicU64::new(milliseconds(self.common.since.elapsed())),
             linger_on_close: Arc::default(),
             is_http2: AtomicBool::new(false),
-            has_succeeded: AtomicBool::new(false),
+            has_verified: AtomicBool::new(false),
+            is_verified: AtomicBool::new(false),
             http2_permits: OnceLock::new(),
             task: OnceLock::new(),
             waker: AtomicWaker::new(),
@@ -186,15 +200,15 @@ impl Connections {
         }
     }
 
-    /// Evicts idle connections: never-successful first, then longest idle.
-    fn evict_idle(&self) {
-        let mut idle: Vec<((bool, u64), Arc<Activity>)> = self
+    /// Evicts connections without a verified request: never-verified first, then longest waiting.
+    fn evict(&self) {
+        let mut idle: Vec<((Standing, u64), Arc<Activity>)> = self
             .open
             .lock()
             .connections
             .values()
             .filter_map(|activity| {
-                let order = (activity.has_succeeded.load(Ordering::Relaxed), activity.idle_since()?);
+                let order = (activity.standing()?, activity.idle_since.load(Ordering::Relaxed));
                 Some((order, Arc::clone(activity)))
             })
             .collect();
@@ -206,13 +220,13 @@ impl Connections {
         self.log_eviction(count);
     }
 
-    /// Charges an HTTP/2 connection its additional permits. Where they are not free, idle connections are evicted, and its
+    /// Charges an HTTP/2 connection its additional permits. Where they are not free, connections are evicted, and its
     /// next request finds theirs.
     fn charge_http2(&self, activity: &Activity) {
         match Arc::clone(&self.common.permits).try_acquire_many_owned(HTTP2_PERMITS - 1) {
             // A connection that has them already keeps those.
             Ok(permits) => drop(activity.http2_permits.set(permits)),
-            Err(_) => self.evict_idle(),
+            Err(_) => self.evict(),
         }
     }
 
@@ -292,6 +306,25 @@ impl Activity {
         (self.requests.load(Ordering::Relaxed) == 0).then(|| self.idle_since.load(Ordering::Relaxed))
     }
 
+    /// How it stands in an eviction. `None` while it has a verified request.
+    fn standing(&self) -> Option<Standing> {
+        if !self.has_verified.load(Ordering::Relaxed) {
+            Some(Standing::Unknown)
+        } else if self.requests.load(Ordering::Relaxed) == 0 {
+            Some(Standing::Idle)
+        } else if self.is_verified.load(Ordering::Relaxed) {
+            None
+        } else {
+            Some(Standing::Receiving)
+        }
+    }
+
+    /// One of its requests is verified, which protects it until it has no request.
+    pub(super) fn verified(&self) {
+        self.has_verified.store(true, Ordering::Relaxed);
+        self.is_verified.store(true, Ordering::Relaxed);
+    }
+
     /// Whether its sender may still be sending when the connection is closed.
     pub(super) fn linger_on_close(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.linger_on_close)
@@ -330,6 +363,11 @@ impl Activity {
 }
 
 impl OpenRequest {
+    /// The connection that it is on.
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.0
+    }
+
     /// Its response has a body, which HTTP/2 sends only as the other side lets it.
     pub(super) fn hold_answer(&self) -> Unsent {
         self.0.hold_answer()
@@ -343,7 +381,7 @@ impl OpenRequest {
     /// It is answered. Returns whether the response must announce that the connection ends.
     pub(super) fn end(self, status: StatusCode) -> bool {
         if status.is_success() {
-            self.0.has_succeeded.store(true, Ordering::Relaxed);
+            self.0.has_verified.store(true, Ordering::Relaxed);
         }
         self.0.common.is_draining.load(Ordering::Acquire)
     }
@@ -352,7 +390,9 @@ impl OpenRequest {
 impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.idle_since.store(milliseconds(self.0.common.since.elapsed()), Ordering::Relaxed);
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        if self.0.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.is_verified.store(false, Ordering::Relaxed);
+        }
     }
 }
 
@@ -403,6 +443,7 @@ mod tests {
         }
         // The oldest is at work, and the second was until now.
         let _working = old[0].begin(Version::HTTP_11);
+        old[0].verified();
         old[1].idle_since.store(10, Ordering::Relaxed);
         let new = open(&connections).await;
         assert_eq!(connections.gauge.get(), 3);
@@ -427,6 +468,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_protects_its_connection_only_once_it_is_verified() {
+        let connections = connections(4, Duration::from_secs(60));
+        let opened = [
+            open(&connections).await,
+            open(&connections).await,
+            open(&connections).await,
+            open(&connections).await,
+        ];
+        let [verified, receiving, idle, stranger] = &opened;
+        let _requests = [verified, receiving, stranger].map(|activity| activity.begin(Version::HTTP_11));
+        for activity in [verified, receiving, idle] {
+            activity.verified();
+        }
+        receiving.is_verified.store(false, Ordering::Relaxed);
+        for (number, activity) in opened.iter().enumerate() {
+            activity.idle_since.store(number as u64, Ordering::Relaxed);
+        }
+        let mut newer = Vec::new();
+        for left in [[true, true, true, false], [true, true, false, false], [true, false, false, false]] {
+            let new = open(&connections).await;
+            newer.push(new.begin(Version::HTTP_11));
+            new.verified();
+            assert_eq!(opened.each_ref().map(|activity| is_open(&connections, activity)), left);
+        }
+    }
+
+    #[tokio::test]
     async fn an_http2_connection_takes_several_permits() {
         let connections = connections(8, Duration::from_secs(60));
         let http2 = open(&connections).await;
@@ -435,11 +503,13 @@ mod tests {
             activity.idle_since.store(number as u64, Ordering::Relaxed);
         }
         let request = http2.begin(Version::HTTP_2);
+        http2.verified();
         connections.charge_http2(&http2);
         assert_eq!(connections.common.permits.available_permits(), 1);
         // Another one finds too few permits, and with its next request it has them.
         let second = open(&connections).await;
         let _request = second.begin(Version::HTTP_2);
+        second.verified();
         while second.http2_permits.get().is_none() {
             connections.charge_http2(&second);
             tokio::task::yield_now().await;
@@ -482,10 +552,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_that_are_all_at_work_are_waited_for() {
+    async fn connections_with_verified_requests_are_waited_for() {
         let connections = connections(1, Duration::from_secs(60));
         let activity = open(&connections).await;
         let working = activity.begin(Version::HTTP_11);
+        activity.verified();
         let mut waiting = tokio::spawn(async move { drop(open(&connections).await) });
         assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
         drop(working);

@@ -3,20 +3,22 @@
 //! [`Handler::answer`] is the HTTP contract as one function, generic over the source and the body, so that it can be
 //! driven without a connection. The source is a type parameter: no request pays for a choice between sources.
 
+use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue,
+};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
-use hyper::body::Body;
 use presenceroute_core::receipt::{PREFERENCE, Receipt};
 use presenceroute_core::relay_config::Limits;
 
-use super::body::{BodyReader, is_over};
+use super::body::{BodyReader, ProvenBody, is_over};
 use super::memory_budget::{MemoryBudget, REQUEST_BYTES};
 use super::problem;
 use crate::observe::metrics::Metrics;
@@ -28,6 +30,9 @@ use crate::source::PushSource;
 
 /// The body of a 200.
 const PROCESSED: &[u8] = br#"{"status":"processed"}"#;
+
+/// The body of a 200 to an event that no condition of its routes holds for.
+const FILTERED: &[u8] = br#"{"status":"filtered"}"#;
 
 /// Names the preference that was followed (RFC 7240).
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -46,8 +51,8 @@ pub struct Handler<S> {
 /// What is kept of a request's head. The head itself is dropped, because it keeps the memory that it was read into.
 struct CheckedHead<P> {
     proof: P,
-    /// The length that the sender announced.
-    length: Option<usize>,
+    /// The length that the sender announced, if any and not 0.
+    length: Option<NonZeroUsize>,
     wants_receipt: bool,
 }
 
@@ -86,7 +91,7 @@ impl<S: PushSource> Handler<S> {
         request: Request<B>,
     ) -> impl Future<Output = Response<Full<Bytes>>> + use<S, B>
     where
-        B: Body<Data = Bytes>,
+        B: ProvenBody,
     {
         let (head, body) = request.into_parts();
         let trace = TraceHeaders::of(&head.headers);
@@ -103,7 +108,7 @@ impl<S: PushSource> Handler<S> {
         trace: &TraceHeaders,
     ) -> Response<Full<Bytes>>
     where
-        B: Body<Data = Bytes>,
+        B: ProvenBody,
     {
         let mut body = pin!(body);
         let result = match checked {
@@ -111,9 +116,9 @@ impl<S: PushSource> Handler<S> {
             Err(problem) => Err(self.rejected(problem, trace)),
         };
         let (outcome, response) = match result {
-            Ok(Accepted { delivered, receipt: None }) => (Outcome::Delivered(delivered), processed()),
+            Ok(Accepted { delivered, receipt: None }) => (Outcome::Delivered(delivered), accepted(delivered)),
             Ok(Accepted { delivered, receipt: Some(receipt) }) => {
-                (Outcome::Delivered(delivered), processed_with(&receipt))
+                (Outcome::Delivered(delivered), accepted_with(delivered, &receipt))
             }
             Err(problem) => {
                 let kind = problem.kind;
@@ -134,20 +139,21 @@ impl<S: PushSource> Handler<S> {
     async fn process<B>(
         &self,
         head: CheckedHead<S::Proof>,
-        body: Pin<&mut B>,
+        mut body: Pin<&mut B>,
         trace: &TraceHeaders,
     ) -> Result<Accepted, Problem>
     where
-        B: Body<Data = Bytes>,
+        B: ProvenBody,
     {
         let span_start = self.pipeline.span_start();
         let mut reservation = self.memory.reserve();
         reservation.grow(REQUEST_BYTES).map_err(|problem| self.rejected(problem, trace))?;
-        let body = self.body.read(body, head.length, &mut reservation).await;
-        let body = body.map_err(|problem| self.rejected(problem, trace))?;
+        let whole = self.body.read(body.as_mut(), head.length, &mut reservation).await;
+        let whole = whole.map_err(|problem| self.rejected(problem, trace))?;
         let received = Instant::now();
-        self.source.verify(&head.proof, &body).map_err(|problem| self.rejected(problem, trace))?;
-        let (event, value) = self.source.decode(&body).map_err(|error| {
+        self.source.verify(&head.proof, &whole).map_err(|problem| self.rejected(problem, trace))?;
+        body.verified();
+        let (event, value) = self.source.decode(&whole).map_err(|error| {
             self.rejected(Problem::new(ProblemKind::EventInvalid, error.to_string()), trace)
         })?;
         let mut receipt = head.wants_receipt.then(Receipt::default);
@@ -169,6 +175,8 @@ impl<S: PushSource> Handler<S> {
         let length = announced_length(&head.headers);
         self.body.check_length(length)?;
         let proof = self.source.check_head(&head)?;
+        check_encoding(&head.headers)?;
+        let length = length.and_then(NonZeroUsize::new);
         Ok(CheckedHead { proof, length, wants_receipt: self.source.wants_receipt(&head) })
     }
 
@@ -179,13 +187,13 @@ impl<S: PushSource> Handler<S> {
     }
 }
 
-fn processed() -> Response<Full<Bytes>> {
-    json(Bytes::from_static(PROCESSED))
+fn accepted(delivered: Delivered) -> Response<Full<Bytes>> {
+    json(Bytes::from_static(if delivered == Delivered::Filtered { FILTERED } else { PROCESSED }))
 }
 
-fn processed_with(receipt: &Receipt) -> Response<Full<Bytes>> {
+fn accepted_with(delivered: Delivered, receipt: &Receipt) -> Response<Full<Bytes>> {
     // A receipt always serialises; if it did not, the event would be in Kafka all the same.
-    let Ok(body) = serde_json::to_vec(receipt) else { return processed() };
+    let Ok(body) = serde_json::to_vec(receipt) else { return accepted(delivered) };
     let mut response = json(body.into());
     response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static(PREFERENCE));
     response
@@ -197,6 +205,23 @@ fn json(body: Bytes) -> Response<Full<Bytes>> {
     response
 }
 
+/// Rejects an encoded body. The relay publishes the bytes that were signed, and a consumer expects JSON.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    for value in headers.get_all(CONTENT_ENCODING) {
+        let codings = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        for coding in codings {
+            if !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity") {
+                let coding = escaped(&String::from_utf8_lossy(coding));
+                let detail = format!(
+                    "the Content-Encoding {coding} is not supported; send the body without an encoding"
+                );
+                return Err(Problem::new(ProblemKind::EncodingUnsupported, detail));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn announced_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
@@ -204,6 +229,7 @@ fn announced_length(headers: &HeaderMap) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::server::RequestBody;
     use crate::kafka;
     use crate::source::webhook::Webhook;
     use crate::source::webhook::secrets::Secrets;
@@ -251,6 +277,11 @@ mod tests {
         assert_eq!(problem["type"], "urn:presenceroute:problem:shutting-down");
     }
 
+    /// Without a connection.
+    impl ProvenBody for Full<Bytes> {
+        fn verified(&self) {}
+    }
+
     fn future_bytes<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
         size_of::<F>()
     }
@@ -259,7 +290,7 @@ mod tests {
     /// 1968 bytes when this was written.
     #[test]
     fn the_future_of_a_request_stays_small() {
-        let bytes = future_bytes(Handler::<Webhook>::answer::<hyper::body::Incoming>);
+        let bytes = future_bytes(Handler::<Webhook>::answer::<RequestBody>);
         println!("FUTURE {bytes}");
         assert!(bytes <= 1968, "{bytes}");
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http_body_util::Full;
 use serde::Serialize;
 
@@ -37,6 +37,10 @@ pub(super) fn response(problem: &Problem) -> Response<Full<Bytes>> {
     if kind == ProblemKind::MethodNotAllowed {
         headers.insert(ALLOW, HeaderValue::from_static("POST"));
     }
+    if kind == ProblemKind::EncodingUnsupported {
+        // RFC 9110, section 12.5.3: what a request may have instead.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
     if kind.is_transient() {
         headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
     }
@@ -53,6 +57,7 @@ fn title(kind: ProblemKind) -> &'static str {
         ProblemKind::MethodNotAllowed => "Only POST is allowed",
         ProblemKind::BodyTooLarge => "The body is too large",
         ProblemKind::SignatureMissing => "The request is not signed",
+        ProblemKind::EncodingUnsupported => "The body has a content encoding",
         ProblemKind::BodyTimeout => "The body took too long",
         ProblemKind::BodyIncomplete => "The body is not whole",
         ProblemKind::SignatureMismatch => "The signature does not match",
@@ -74,6 +79,7 @@ pub(super) fn may_leave_body(kind: ProblemKind) -> bool {
             | ProblemKind::MethodNotAllowed
             | ProblemKind::BodyTooLarge
             | ProblemKind::SignatureMissing
+            | ProblemKind::EncodingUnsupported
             | ProblemKind::BodyTimeout
             | ProblemKind::BodyIncomplete
             | ProblemKind::Overloaded

@@ -25,6 +25,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
+use super::body::ProvenBody;
 use super::connections::{Activity, Connections, Entry, Unsent};
 use super::fair_read::FairReader;
 use super::tls::{HandshakeStream, Handshakes};
@@ -73,7 +74,7 @@ pub async fn serve<H, F>(
     most: usize,
     handle: H,
 ) where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let builder = Arc::new(builder());
@@ -138,12 +139,13 @@ fn answer<H, F>(
     handle: &H,
 ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<H, F>
 where
-    H: Fn(Request<Incoming>) -> F,
+    H: Fn(Request<RequestBody>) -> F,
     F: Future<Output = Response<Full<Bytes>>>,
 {
     let version = request.version();
     let open = entry.begin(version);
-    let answer = handle(request);
+    let connection = Arc::clone(open.activity());
+    let answer = handle(request.map(|body| RequestBody { body, connection }));
     async move {
         let mut response = answer.await;
         let mut unsent = None;
@@ -214,6 +216,38 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     builder
+}
+
+/// The body of a request, and the connection that it comes by.
+pub struct RequestBody {
+    body: Incoming,
+    connection: Arc<Activity>,
+}
+
+impl ProvenBody for RequestBody {
+    fn verified(&self) {
+        self.connection.verified();
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        pin!(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The body of a response, which counts as unsent until the connection has taken it. HTTP/2 takes it when its sender lets

@@ -1,9 +1,12 @@
 //! Many connections, and more than there may be.
 
-use std::time::Duration;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::process::*;
 use crate::support::*;
@@ -58,4 +61,80 @@ async fn at_the_connection_limit_the_longest_idle_one_is_closed() {
     })
     .await;
     assert!(relay.log().contains("connection limit reached; closing idle connections"), "{}", relay.log());
+}
+
+/// How long an honest sender may wait for its answer, whatever strangers do.
+const HONEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Begins a request whose body never comes, and again when its connection is closed.
+async fn stranger_over_http1(address: SocketAddr) {
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: relay\r\nx-genesys-event-signature: 00\r\ncontent-length: 500\r\n\r\n"
+    );
+    loop {
+        if let Ok(mut stream) = TcpStream::connect(address).await
+            && stream.write_all(head.as_bytes()).await.is_ok()
+        {
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn stranger_over_http2(address: SocketAddr) {
+    loop {
+        if let Ok(stream) = TcpStream::connect(address).await
+            && let Ok((mut sender, connection)) = h2::client::handshake(stream).await
+        {
+            let head = http::Request::post(format!("http://relay{PATH}"))
+                .header("x-genesys-event-signature", "00")
+                .body(())
+                .unwrap();
+            let begun = sender.send_request(head, false);
+            let _ = connection.await;
+            drop(begun);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Honest senders, each on a new connection, beside as many strangers as there are permits, of which a connection takes
+/// several with HTTP/2.
+async fn beside_strangers<S>(stranger: impl Fn(SocketAddr) -> S, permits_each: u64)
+where
+    S: Future<Output = ()> + Send + 'static,
+{
+    let relay = Abused::start_within("{}", Some(300)).await;
+    let mut strangers = JoinSet::new();
+    for _ in 0..150 {
+        strangers.spawn(stranger(relay.address));
+    }
+    relay.until_metric("presenceroute_relay_connections", |open| open >= 140 / permits_each).await;
+    let until = Instant::now() + Duration::from_secs(4);
+    let mut answered = 0;
+    while Instant::now() < until {
+        let request = signed(SECRET, event(&unique()).as_bytes());
+        let honest = exchange(relay.address, &request);
+        let answer = tokio::time::timeout(HONEST_WAIT, honest).await.expect("an answer over HTTP/1.1");
+        assert_eq!(answer.status, 200);
+        let honest = async {
+            let sender = crate::http2::connect(&relay).await;
+            crate::http2::post(&sender, event(&unique())).await
+        };
+        let status = tokio::time::timeout(HONEST_WAIT, honest).await.expect("an answer over HTTP/2");
+        assert_eq!(status.unwrap(), 200);
+        answered += 1;
+    }
+    println!("{answered} pairs of honest events");
+    strangers.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_never_come_keep_out_no_new_sender_over_http1() {
+    beside_strangers(stranger_over_http1, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_never_come_keep_out_no_new_sender_over_http2() {
+    beside_strangers(stranger_over_http2, 4).await;
 }

@@ -20,7 +20,7 @@ pub(crate) async fn connect(relay: &Process) -> SendRequest<Bytes> {
 }
 
 /// Posts an event on a connection that may be shared; its status.
-async fn post(sender: &SendRequest<Bytes>, body: String) -> Result<u16, h2::Error> {
+pub(crate) async fn post(sender: &SendRequest<Bytes>, body: String) -> Result<u16, h2::Error> {
     let request = http::Request::post(format!("http://relay{PATH}"))
         .header("x-genesys-event-signature", sign(SECRET, body.as_bytes()))
         .body(())

@@ -21,6 +21,7 @@ struct Request {
     method: &'static str,
     path: &'static str,
     signature: Option<String>,
+    encoding: &'static str,
     /// The length that is announced.
     length: usize,
     body: String,
@@ -44,9 +45,10 @@ async fn over_http1(relay: &Process, request: &Request) -> Answer {
     let signature = request.signature.as_ref();
     let signature =
         signature.map(|text| format!("x-genesys-event-signature: {text}\r\n")).unwrap_or_default();
-    let Request { method, path, length, body, .. } = request;
+    let Request { method, path, length, body, encoding, .. } = request;
     let text = format!(
-        "{method} {path} HTTP/1.1\r\nhost: relay\r\n{signature}content-length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: relay\r\n{signature}content-encoding: {encoding}\r\n\
+         content-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(text.as_bytes()).await.unwrap();
     read_answer(&mut stream).await.expect("an answer")
@@ -57,6 +59,7 @@ async fn over_http2(relay: &Process, request: &Request) -> Answer {
     let mut head = http::Request::builder()
         .method(request.method)
         .uri(format!("http://relay{}", request.path))
+        .header("content-encoding", request.encoding)
         .header("content-length", request.length);
     if let Some(signature) = &request.signature {
         head = head.header("x-genesys-event-signature", signature);
@@ -84,27 +87,42 @@ async fn a_request_that_breaks_several_rules_is_told_the_first() {
     let unrouted = || event_of("presence:other", &unique());
     let routed = || event(&unique());
     for protocol in [Protocol::Http1, Protocol::Http2] {
-        let told = async |method, path, signature: Option<&str>, body: &str, length: usize| {
+        let told_of = async |method, path, signature: Option<&str>, encoding, body: &str, length: usize| {
             let signature = signature.map(|secret| sign(secret, body.as_bytes()));
-            let request = Request { method, path, signature, length, body: body.to_owned() };
+            let request = Request { method, path, signature, encoding, length, body: body.to_owned() };
             let (status, problem, is_to_retry) = ask(protocol, &relay, &request).await;
             assert!(!is_to_retry || status == 503, "{protocol:?} {problem}");
             (status, problem)
         };
+        let encoded = async |method, path, signature: Option<&str>, body: &str, length: usize| {
+            told_of(method, path, signature, "gzip", body, length).await
+        };
+        let told = async |method, path, signature: Option<&str>, body: &str, length: usize| {
+            told_of(method, path, signature, "identity", body, length).await
+        };
         let is = |status: u16, problem: &str| (status, problem.to_owned());
         // Each is wrong in everything that comes later in the contract, too.
         assert_eq!(
-            told("GET", "/other", None, "x", too_large).await,
+            encoded("GET", "/other", None, "x", too_large).await,
             is(404, "unknown-path"),
             "{protocol:?}"
         );
         assert_eq!(
-            told("GET", PATH, None, "x", too_large).await,
+            encoded("GET", PATH, None, "x", too_large).await,
             is(405, "method-not-allowed"),
             "{protocol:?}"
         );
-        assert_eq!(told("POST", PATH, None, "x", too_large).await, is(413, "body-too-large"), "{protocol:?}");
-        assert_eq!(told("POST", PATH, None, "x", 2).await, is(400, "signature-missing"), "{protocol:?}");
+        assert_eq!(
+            encoded("POST", PATH, None, "x", too_large).await,
+            is(413, "body-too-large"),
+            "{protocol:?}"
+        );
+        assert_eq!(encoded("POST", PATH, None, "x", 2).await, is(400, "signature-missing"), "{protocol:?}");
+        assert_eq!(
+            encoded("POST", PATH, Some("guess"), "x", 2).await,
+            is(415, "encoding-unsupported"),
+            "{protocol:?}"
+        );
         assert_eq!(told("POST", PATH, Some("guess"), "x", 2).await, is(408, "body-timeout"), "{protocol:?}");
         assert_eq!(
             told("POST", PATH, Some("guess"), "x", 1).await,
@@ -131,7 +149,14 @@ async fn a_request_that_breaks_several_rules_is_told_the_first() {
             (SECRET, routed(), 503, "kafka-unavailable", true),
         ] {
             let signature = Some(sign(secret, body.as_bytes()));
-            let request = Request { method: "POST", path: PATH, signature, length: body.len(), body };
+            let request = Request {
+                method: "POST",
+                path: PATH,
+                signature,
+                encoding: "identity",
+                length: body.len(),
+                body,
+            };
             let told = ask(protocol, &relay, &request).await;
             assert_eq!(told, (status, problem.to_owned(), is_to_retry), "{protocol:?}");
         }

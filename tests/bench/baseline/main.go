@@ -56,9 +56,9 @@ func run() error {
 		return errors.New("set GENESYS_WEBHOOK_SECRET and KAFKA_BROKERS")
 	}
 	topics := map[string]string{
-		"presence:state:changed":  "gen-presence-state",
-		"presence:status:changed": "gen-presence-status",
-		"presence:user:changed":   "gen-presence-user",
+		"presence:state:changed":    "gen-presence-state",
+		"presence:status:changed":   "gen-presence-status",
+		"presence:location:changed": "gen-presence-location",
 	}
 	if routes := os.Getenv("ROUTES"); routes != "" {
 		topics = nil

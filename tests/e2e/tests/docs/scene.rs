@@ -13,7 +13,7 @@ use presenceroute_e2e::{Failure, Outcome, ensure, harness, kubectl, tree};
 use serde_json::json;
 
 const SCRATCH: Scratch = Scratch("docs-test");
-const TOPICS: [&str; 3] = ["gen-presence-state", "gen-presence-status", "gen-presence-user"];
+const TOPICS: [&str; 3] = ["gen-presence-state", "gen-presence-status", "gen-presence-location"];
 
 /// What the pages make.
 const RELEASE: Release = Release { name: "presenceroute", namespace: "presenceroute-system" };

@@ -27,8 +27,8 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     let route = Route::new(&stage.namespace, "contact-centre");
     let name = route.registration_name();
     let simulator = &stage.simulator;
-    let topics =
-        ["gen-presence-state", "gen-presence-status", "gen-presence-user"].map(|topic| stage.topic(topic));
+    let topics = ["gen-presence-state", "gen-presence-status", "gen-presence-location"]
+        .map(|topic| stage.topic(topic));
     let topic_of: Vec<_> = EVENT_TYPES.into_iter().zip(&topics).collect();
     let states = stage.topic("states-by-user");
 

@@ -8,7 +8,7 @@ use crate::stage::Stage;
 
 /// The three event types of the tutorial.
 pub(crate) const EVENT_TYPES: [&str; 3] =
-    ["presence:state:changed", "presence:status:changed", "presence:user:changed"];
+    ["presence:state:changed", "presence:status:changed", "presence:location:changed"];
 
 /// An example of this tree, at home in this run's namespace, with its topics and its broker.
 pub(crate) fn example(stage: &Stage, file: &str) -> Outcome<String> {
