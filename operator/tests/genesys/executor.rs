@@ -243,7 +243,7 @@ async fn two_clusters_with_one_name_do_not_fight_for_ever() {
     assert_eq!(organisation.calls(UPDATES), updates);
 
     // The one with another name gets a registration of its own, and takes nothing of the other's away.
-    second.webhook().name = Some("elsewhere/one".to_owned());
+    second.webhook().name = Some("elsewhere-one".to_owned());
     assert_eq!(second.register(&elsewhere).await.unwrap().change, Some(Change::Created));
     second.remove_former(&elsewhere).await.unwrap();
     later(UNTIL_THE_NEXT_ONE).await;
@@ -288,7 +288,7 @@ async fn a_registration_that_was_taken_and_renamed_is_let_go() {
     let (mut second, elsewhere) = in_another_cluster(&organisation);
     first.register(&executor).await.unwrap();
     second.register(&elsewhere).await.unwrap();
-    second.webhook().name = Some("elsewhere/one".to_owned());
+    second.webhook().name = Some("elsewhere-one".to_owned());
     second.register(&elsewhere).await.unwrap();
     later(UNTIL_THE_NEXT_ONE).await;
     assert_eq!(first.register(&executor).await.unwrap().change, Some(Change::Created));
