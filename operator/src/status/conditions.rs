@@ -14,6 +14,7 @@ use crate::cache::obstacle::Obstacle;
 use crate::reconcile_state::Delays;
 use crate::registration::RegistrationState;
 use crate::registration::record::RegistrationRecord;
+use crate::text::{first_of, shortened};
 use presenceroute_manifest::dereference::SecretProblem;
 
 /// The reason of RelayAvailable, and of what depends on it.
@@ -25,6 +26,11 @@ pub(super) const ROLLOUT: &str = "RolloutProgressing";
 /// The reason of RoutingLive while relays take up what is new.
 pub(super) const PROGRESSING: &str = "Progressing";
 
+/// How many problems of a spec are named, and the bytes of each.
+const MAX_PROBLEMS: usize = 5;
+const MAX_PROBLEM: usize = 1000;
+/// The bytes of a condition's message. The API server refuses a status with one of more than 32 KiB.
+const MAX_MESSAGE: usize = 8192;
 /// How the message of a rollout begins.
 const UNFINISHED: &str = "the rollout is not finished";
 /// For how long pods that start may not be ready before the status says why.
@@ -176,11 +182,12 @@ fn refused(
     now: Timestamp,
 ) -> PresenceRouteStatus {
     let mut kept = previous.cloned().unwrap_or_default();
-    let mut findings = vec![("Accepted", Finding::fails("Invalid", problems.join("; ")))];
+    let problems = first_of(problems, MAX_PROBLEMS, MAX_PROBLEM);
+    let mut findings = vec![("Accepted", Finding::fails("Invalid", problems.clone()))];
     if let Some(deployment) = &deployment {
         findings.push(("RelayAvailable", any_ready(deployment)));
     }
-    findings.push(("Ready", Finding::fails("Invalid", problems.join("; "))));
+    findings.push(("Ready", Finding::fails("Invalid", problems)));
     kept.conditions = overlay(&kept.conditions, findings, generation, now);
     if let (Some(relay), Some(deployment)) = (&mut kept.relay, deployment) {
         (relay.replicas, relay.ready_replicas) = (deployment.replicas, deployment.ready);
@@ -444,7 +451,7 @@ fn merge(
                 type_: type_.into(),
                 status: status.into(),
                 reason: finding.reason,
-                message: finding.message,
+                message: shortened(finding.message, MAX_MESSAGE),
                 observed_generation: generation,
                 last_transition_time: unchanged
                     .map_or_else(|| Time(now), |old| old.last_transition_time.clone()),
@@ -611,6 +618,24 @@ mod tests {
         assert_eq!(available(&facts, None).1, "RolloutStalled");
         facts.delays = Delays::default();
         assert!(available(&facts, Some(("False", "RolloutStalled", UNFINISHED))).0);
+    }
+
+    #[test]
+    fn a_status_stays_small_whatever_is_wrong() {
+        let long = "x".repeat(100_000);
+        let problems = (0..600).map(|route| format!("spec.routes[{route}].when: {long}")).collect();
+        let observed = Observed::Invalid { problems, deployment: None };
+        let invalid = build(None, Some(1), observed, Timestamp::UNIX_EPOCH);
+        let ready = invalid.conditions.iter().find(|it| it.type_ == "Ready").unwrap();
+        assert!(ready.message.starts_with("spec.routes[0].when: x"));
+        assert!(ready.message.contains("spec.routes[4].when") && ready.message.ends_with("; and 595 more"));
+
+        let facts = RouteFacts { apply_error: Some(long.clone()), ..facts() };
+        let valid = build(None, Some(1), Observed::Valid(Box::new(facts)), Timestamp::UNIX_EPOCH);
+        let blocked = deletion_blocked(None, Some(1), "Invalid", &long, Timestamp::UNIX_EPOCH);
+        for status in [invalid, valid, blocked] {
+            assert!(status.conditions.iter().all(|it| it.message.len() <= MAX_MESSAGE));
+        }
     }
 
     #[test]
