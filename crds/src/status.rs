@@ -187,6 +187,9 @@ pub struct RelayPodsStatus {
     pub replicas: i32,
     /// The number of ready pods.
     pub ready_replicas: i32,
+    /// The number of ready pods of those wanted, as `2/2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<String>,
     /// The label selector of the pods, as text.
     pub selector: String,
     /// The version that the pods report, or several joined by a comma during a rollout.

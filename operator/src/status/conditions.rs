@@ -167,6 +167,7 @@ pub fn build(
         relay: Some(RelayPodsStatus {
             replicas: deployment.replicas,
             ready_replicas: deployment.ready,
+            pods: Some(pods(&deployment)),
             selector: facts.selector,
             version: facts.relay_version,
         }),
@@ -191,6 +192,7 @@ fn refused(
     kept.conditions = overlay(&kept.conditions, findings, generation, now);
     if let (Some(relay), Some(deployment)) = (&mut kept.relay, deployment) {
         (relay.replicas, relay.ready_replicas) = (deployment.replicas, deployment.ready);
+        relay.pods = Some(pods(&deployment));
     }
     PresenceRouteStatus { observed_generation: generation, ..kept }
 }
@@ -219,10 +221,21 @@ fn findings(
     ];
     let ready = match findings.iter().find(|(_, finding)| !finding.holds) {
         Some((_, failing)) => Finding::fails(failing.reason.clone(), failing.message.clone()),
-        None => Finding::holds("Ready", "events flow from Genesys Cloud to Kafka"),
+        None => Finding::holds("Ready", is_set_up(facts, previous)),
     };
     findings.push(("Ready", ready));
     findings
+}
+
+/// What is known of a route that is ready. Whether events come is known to Genesys Cloud alone.
+fn is_set_up(facts: &RouteFacts, previous: &PresenceRouteStatus) -> String {
+    let registration = match &facts.registration {
+        RegistrationState::Registered { record, .. } => record.current.as_ref(),
+        _ => previous.registration(),
+    };
+    let url = registration.map(|registration| registration.spec.url.as_str()).unwrap_or("the endpoint");
+    let revision = &facts.routing.revision;
+    format!("the relays serve revision {revision}, and Genesys Cloud is registered to call {url}")
 }
 
 fn secrets_resolved(facts: &RouteFacts) -> Finding {
@@ -484,6 +497,10 @@ pub fn signing(revision: String, phase: SigningPhase, retire_at: Option<Timestam
     SigningStatus { revision, phase, retire_time: retire_at.map(Time) }
 }
 
+fn pods(deployment: &DeploymentFacts) -> String {
+    format!("{}/{}", deployment.ready, deployment.wanted)
+}
+
 fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
@@ -651,6 +668,19 @@ mod tests {
             finding.message
         );
         assert_eq!(registered_as(state(&[], &[])).message, "Genesys Cloud sends events to the endpoint");
+    }
+
+    #[test]
+    fn ready_says_what_is_known_and_not_that_events_flow() {
+        let facts =
+            RouteFacts { deployment: Some(deployment(2, 0)), registration: state(&[], &[]), ..facts() };
+        let status = build(None, Some(1), Observed::Valid(Box::new(facts)), Timestamp::UNIX_EPOCH);
+        let ready = status.conditions.iter().find(|it| it.type_ == "Ready").unwrap();
+        assert_eq!(status.relay.unwrap().pods.as_deref(), Some("2/2"));
+        assert_eq!(
+            ready.message,
+            "the relays serve revision r, and Genesys Cloud is registered to call https://presence.example.com/one"
+        );
     }
 
     #[test]
