@@ -34,7 +34,6 @@ use crate::status::PresenceRouteStatus;
     kind = "PresenceRoute",
     plural = "presenceroutes",
     shortname = "pr",
-    category = "all",
     namespaced,
     derive = "PartialEq",
     status = "PresenceRouteStatus",
@@ -53,10 +52,10 @@ use crate::status::PresenceRouteStatus;
     ),
     printcolumn(name = "Routes", type_ = "integer", json_path = ".status.routing.routes"),
     printcolumn(
-        name = "Live",
-        type_ = "integer",
-        json_path = ".status.routing.liveReplicas",
-        description = "Relay pods that serve the newest routing table"
+        name = "Pods",
+        type_ = "string",
+        json_path = ".status.relay.pods",
+        description = "Relay pods that are ready, of those wanted"
     ),
     printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.endpoint.url"),
     printcolumn(name = "Registration", type_ = "string", json_path = ".status.source.registration.id", priority = 1),

@@ -87,6 +87,9 @@ pub struct RegistrationStatus {
     pub spec: RegistrationSpec,
     /// The API that holds it.
     pub access: RegistrationAccess,
+    /// True until Genesys Cloud accepts the OAuth client for the first time: nothing can have been registered before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unauthenticated: bool,
     /// The time since which Genesys Cloud confirms all of this. The operator verifies it every five minutes, without
     /// writing that down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,6 +187,9 @@ pub struct RelayPodsStatus {
     pub replicas: i32,
     /// The number of ready pods.
     pub ready_replicas: i32,
+    /// The number of ready pods of those wanted, as `2/2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<String>,
     /// The label selector of the pods, as text.
     pub selector: String,
     /// The version that the pods report, or several joined by a comma during a rollout.

@@ -27,7 +27,7 @@ fn the_crd_keeps_the_names_that_scripts_rely_on() {
     assert_eq!(definition.metadata.name.as_deref(), Some("presenceroutes.presenceroute.io"));
     let names = definition.spec.names;
     assert_eq!(names.short_names, Some(vec!["pr".to_owned()]));
-    assert_eq!(names.categories, Some(vec!["all".to_owned()]));
+    assert_eq!(names.categories, None);
     let subresources = definition.spec.versions[0].subresources.clone().unwrap();
     assert_eq!(subresources.scale.unwrap().spec_replicas_path, ".spec.relay.replicas");
     assert!(subresources.status.is_some());

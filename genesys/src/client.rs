@@ -342,6 +342,14 @@ impl Client {
         Ok(response)
     }
 
+    /// Gets an access token, unless there is one. Nothing at Genesys Cloud is changed or read.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn authenticate(&self) -> Result<(), GenesysError> {
+        self.tokens.get(None, self.fetch_token()).await.map(drop)
+    }
+
     async fn fetch_token(&self) -> Result<Grant, GenesysError> {
         let info = RequestInfo::new(Operation::Token, &auth::TOKEN, &self.token_url);
         let credentials = ClientCredentials { id: &self.client_id, secret: &self.client_secret, scope: None };

@@ -62,6 +62,14 @@ impl EventBridges {
         self.collection == other.collection
     }
 
+    /// Has the OAuth client accepted, without any call to the event bridges.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    pub async fn authenticate(&self) -> Result<(), GenesysError> {
+        self.client.authenticate().await
+    }
+
     /// All registrations of exactly this name, in the server's order: none, the one, or more where something went
     /// wrong. Costs a request a page.
     ///

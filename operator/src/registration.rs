@@ -127,6 +127,8 @@ pub struct Registrations {
 
 /// What a call to Genesys Cloud came to.
 pub enum CallResult {
+    /// Of the OAuth client of a location where nothing was registered yet.
+    Authenticated(Box<RegistrationLocation>, Result<(), Failure>),
     /// Of the desired registration.
     Ensured(Box<CallContext>, Outcome),
     /// Of former locations, each free or not.
@@ -179,6 +181,23 @@ impl Registrations {
         let Some(context) = self.persist(input, rotation, record, desired).await? else {
             return Ok(waiting("waiting for another PresenceRoute that owns the same", Some(POLL)));
         };
+        let mut context = context;
+        if context.record.is_unauthenticated() {
+            let call = self.authenticate(&model.uid, &context.desired);
+            let Some(CallResult::Authenticated(location, result)) =
+                self.calls.start(&key, &model.uid, call).await
+            else {
+                return Ok(pending);
+            };
+            if let Err(failure) = result {
+                return Ok(RegistrationState::Failed(failure));
+            }
+            context.record = context.record.authenticated(&location);
+            self.write_record(route, &context.record).await?;
+            if !context.record.was_at(&location) {
+                self.executor.cache().begin(&model.uid, &location);
+            }
+        }
         let call = self.ensure(route, &model.uid, rotation, context);
         let Some(CallResult::Ensured(context, outcome)) = self.calls.start(&key, &model.uid, call).await
         else {
@@ -280,6 +299,19 @@ impl Registrations {
         Ok(Some(Box::new(CallContext { desired, record: intended, drift })))
     }
 
+    /// The call that has the OAuth client accepted. A route whose client never is can be deleted without any call.
+    fn authenticate(
+        &self,
+        uid: &str,
+        desired: &Desired,
+    ) -> impl Future<Output = CallResult> + Send + 'static {
+        let (executor, uid, desired) = (Arc::clone(&self.executor), uid.to_owned(), desired.clone());
+        async move {
+            let location = Box::new(desired.location.clone());
+            CallResult::Authenticated(location, executor.authenticate(&uid, desired).await)
+        }
+    }
+
     /// The call that observes, plans and executes.
     fn ensure(
         &self,
@@ -370,7 +402,8 @@ impl Registrations {
                 self.drop_removed(&mut record, &results, input.route).await;
                 record
             }
-            CallResult::Deregistered(_) => return Ok(()),
+            CallResult::Authenticated(location, Ok(())) => before.clone().authenticated(&location),
+            CallResult::Authenticated(_, Err(_)) | CallResult::Deregistered(_) => return Ok(()),
         };
         if record != before {
             self.write_record(input.route, &record).await?;

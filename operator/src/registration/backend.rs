@@ -37,6 +37,15 @@ pub enum StepResult {
 }
 
 impl Backend {
+    /// Has the OAuth client accepted, without reading or changing any registration.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    pub async fn authenticate(&self) -> Result<(), GenesysError> {
+        let Self::EventBridges(bridges) = self;
+        bridges.authenticate().await
+    }
+
     /// What Genesys Cloud shows under a name and an id.
     ///
     /// # Errors

@@ -45,6 +45,9 @@ impl Registrations {
                     Ok(targets) => targets,
                     Err(failure) => return Ok(Deletion::Blocked(failure)),
                 };
+                if targets.is_empty() {
+                    return self.release(route).await;
+                }
                 let call = self.clean_up(route, targets, None).await?.map(|cleaned| {
                     let failures = cleaned.into_iter().filter_map(|(_, result)| result.err());
                     CallResult::Deregistered(Failure::joined(failures.collect()))
@@ -73,8 +76,10 @@ impl Registrations {
         route: &PresenceRoute,
     ) -> Result<Result<Vec<CleanupTarget>, Failure>, ReconcileError> {
         let url = route.spec.endpoint.as_ref().map(|endpoint| endpoint.url.as_str());
-        let recorded: Vec<_> = RegistrationRecord::read(self.states.status(route)).targets(url).collect();
-        if !recorded.is_empty() {
+        let record = RegistrationRecord::read(self.states.status(route));
+        let was_never_accepted = record.is_unauthenticated();
+        let recorded: Vec<_> = record.targets(url).collect();
+        if was_never_accepted || !recorded.is_empty() {
             return Ok(Ok(recorded));
         }
         // The status is lost, as after a restore from a backup: the spec is left.

@@ -59,6 +59,7 @@ impl Desired {
             id: self.location.id.clone(),
             spec: self.spec.clone(),
             access: self.location.access.clone(),
+            unauthenticated: false,
             last_verified_time: None,
         }
     }

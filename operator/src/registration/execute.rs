@@ -140,6 +140,22 @@ impl Executor {
         }
     }
 
+    /// Has the OAuth client accepted, before anything is asked that could register. A failure is waited for, longer each
+    /// time.
+    ///
+    /// # Errors
+    /// Why the client is not accepted.
+    pub async fn authenticate(&self, uid: &str, desired: Desired) -> Result<(), Failure> {
+        if let Some(failure) = self.cache.backoff(uid, &desired) {
+            return Err(failure);
+        }
+        let accepted = match self.backend(&desired.access) {
+            Ok(backend) => backend.authenticate().await.map_err(|error| Failure::from(&error)),
+            Err(failure) => Err(failure),
+        };
+        accepted.map_err(|failure| self.cache.failed(uid, desired, failure))
+    }
+
     /// Removes the route's registrations from one location, but for the one to keep. `Ok` is Genesys Cloud's word that
     /// none is there, at a time when none can come any more. A failure is waited for, longer each time.
     ///

@@ -110,9 +110,29 @@ impl RegistrationRecord {
         current.iter().chain(&self.former).any(|known| RegistrationKey::from(known) == key)
     }
 
+    /// Whether nothing can have been registered at the location that the spec names: its OAuth client was never accepted.
+    pub fn is_unauthenticated(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.unauthenticated)
+    }
+
+    /// The record once the OAuth client of this location is accepted. From then on a registration may be there.
+    #[must_use]
+    pub fn authenticated(mut self, at: &RegistrationLocation) -> Self {
+        if let Some(current) = self.current.as_mut().filter(|current| is_same(&current.location(), at)) {
+            current.unauthenticated = false;
+        }
+        self
+    }
+
+    /// Whether a former registration may have this location's name at its API.
+    pub fn was_at(&self, location: &RegistrationLocation) -> bool {
+        let key = RegistrationKey::from(location);
+        self.former.iter().any(|former| RegistrationKey::from(former) == key)
+    }
+
     /// Every location where there may be a registration of a route whose spec names this URL.
     pub fn targets(self, url: Option<&str>) -> impl Iterator<Item = CleanupTarget> {
-        let current = self.current.map(|current| CleanupTarget {
+        let current = self.current.filter(|current| !current.unauthenticated).map(|current| CleanupTarget {
             urls: url.map(str::to_owned).into_iter().chain([current.spec.url.clone()]).collect(),
             location: current.location(),
         });
@@ -130,6 +150,7 @@ impl RegistrationRecord {
                 self.current = Some(RegistrationStatus { access: desired.access.clone(), ..current });
                 return self;
             }
+            Some(current) if current.unauthenticated => None,
             Some(current) => {
                 let location = current.location();
                 let id = current.id.filter(|_| is_same_api(&location, &desired.location()));
@@ -140,8 +161,10 @@ impl RegistrationRecord {
         };
         // The spec may be back at a former location.
         let returned = self.former.iter().position(|former| is_same(former, &desired.location()));
-        let former_id = returned.and_then(|position| self.former.remove(position).id);
-        self.current = Some(RegistrationStatus { id: former_id.or(known_id), ..desired.clone() });
+        let returned = returned.map(|position| self.former.remove(position));
+        let unauthenticated = returned.is_none() && known_id.is_none();
+        let id = returned.and_then(|former| former.id).or(known_id);
+        self.current = Some(RegistrationStatus { id, unauthenticated, ..desired.clone() });
         self
     }
 
@@ -249,8 +272,32 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_was_never_accepted_leaves_nothing_behind() {
+        let made = RegistrationRecord::default().moved_to(&at("http://a", "x", "wrong"));
+        assert!(made.is_unauthenticated());
+        assert_eq!(made.clone().targets(None).count(), 0);
+        let again = made.clone().moved_to(&at("http://a", "x", "wrong"));
+        assert!(again.is_unauthenticated(), "a restart changes nothing");
+        let corrected = made.clone().moved_to(&at("http://a", "x", "right"));
+        assert!(corrected.is_unauthenticated() && corrected.former.is_empty());
+        let late = corrected.authenticated(&at("http://a", "x", "wrong").location());
+        assert!(late.is_unauthenticated(), "the result of another client proves nothing");
+
+        let accepted = made.authenticated(&at("http://a", "x", "wrong").location());
+        assert_eq!(accepted.clone().targets(None).count(), 1);
+        let moved = accepted.moved_to(&at("http://a", "y", "wrong"));
+        assert!(moved.is_unauthenticated() && moved.former.len() == 1);
+        let back = moved.moved_to(&at("http://a", "x", "wrong"));
+        assert!(!back.is_unauthenticated(), "a create request may still take effect there");
+        assert!(
+            !recorded(at("http://a", "x", "c"), "1").moved_to(&at("http://a", "y", "c")).is_unauthenticated()
+        );
+    }
+
+    #[test]
     fn returning_to_a_former_location_restores_its_id() {
         let away = recorded(at("http://a", "x", "c"), "1").moved_to(&at("http://b", "x", "c"));
+        let away = away.authenticated(&at("http://b", "x", "c").location());
         let back = away.moved_to(&at("http://a", "x", "c"));
         assert_eq!(back.id(), Some("1"));
         assert_eq!(back.former, [at("http://b", "x", "c").location()]);
@@ -260,7 +307,9 @@ mod tests {
     fn every_location_of_many_moves_is_recorded() {
         let record = recorded(at("http://a", "x", "c"), "1")
             .moved_to(&at("http://b", "x", "c"))
-            .moved_to(&at("http://c", "x", "c"));
+            .authenticated(&at("http://b", "x", "c").location())
+            .moved_to(&at("http://c", "x", "c"))
+            .authenticated(&at("http://c", "x", "c").location());
         let urls: Vec<_> = record.targets(None).map(|it| it.location.access.api.api_url).collect();
         assert_eq!(urls, ["http://c", "http://a", "http://b"]);
     }

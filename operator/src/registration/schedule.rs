@@ -186,6 +186,13 @@ impl RegistrationCache {
         self.entry(uid, |entry| entry.creates.entry(location.into()).or_insert(None).is_none());
     }
 
+    /// Why the last attempt failed, while it is too soon for the next.
+    pub fn backoff(&self, uid: &str, desired: &Desired) -> Option<Failure> {
+        let inner = self.inner.lock();
+        let (failed, backoff) = inner.routes.get(uid)?.failed.as_ref()?;
+        failed.is_same_attempt(desired).then(|| backoff.pending(Instant::now()))?
+    }
+
     /// Whether to ask, and how. Where a route was in order before this process started, the first question is postponed
     /// to some moment of the next five minutes: all routes at once would use up the budget of a minute.
     pub fn decide(&self, uid: &str, desired: &Desired, known: &Known) -> CacheDecision {

@@ -14,6 +14,7 @@ use crate::cache::obstacle::Obstacle;
 use crate::reconcile_state::Delays;
 use crate::registration::RegistrationState;
 use crate::registration::record::RegistrationRecord;
+use crate::text::{first_of, shortened};
 use presenceroute_manifest::dereference::SecretProblem;
 
 /// The reason of RelayAvailable, and of what depends on it.
@@ -25,6 +26,11 @@ pub(super) const ROLLOUT: &str = "RolloutProgressing";
 /// The reason of RoutingLive while relays take up what is new.
 pub(super) const PROGRESSING: &str = "Progressing";
 
+/// How many problems of a spec are named, and the bytes of each.
+const MAX_PROBLEMS: usize = 5;
+const MAX_PROBLEM: usize = 1000;
+/// The bytes of a condition's message. The API server refuses a status with one of more than 32 KiB.
+const MAX_MESSAGE: usize = 8192;
 /// How the message of a rollout begins.
 const UNFINISHED: &str = "the rollout is not finished";
 /// For how long pods that start may not be ready before the status says why.
@@ -161,6 +167,7 @@ pub fn build(
         relay: Some(RelayPodsStatus {
             replicas: deployment.replicas,
             ready_replicas: deployment.ready,
+            pods: Some(pods(&deployment)),
             selector: facts.selector,
             version: facts.relay_version,
         }),
@@ -176,14 +183,16 @@ fn refused(
     now: Timestamp,
 ) -> PresenceRouteStatus {
     let mut kept = previous.cloned().unwrap_or_default();
-    let mut findings = vec![("Accepted", Finding::fails("Invalid", problems.join("; ")))];
+    let problems = first_of(problems, MAX_PROBLEMS, MAX_PROBLEM);
+    let mut findings = vec![("Accepted", Finding::fails("Invalid", problems.clone()))];
     if let Some(deployment) = &deployment {
         findings.push(("RelayAvailable", any_ready(deployment)));
     }
-    findings.push(("Ready", Finding::fails("Invalid", problems.join("; "))));
+    findings.push(("Ready", Finding::fails("Invalid", problems)));
     kept.conditions = overlay(&kept.conditions, findings, generation, now);
     if let (Some(relay), Some(deployment)) = (&mut kept.relay, deployment) {
         (relay.replicas, relay.ready_replicas) = (deployment.replicas, deployment.ready);
+        relay.pods = Some(pods(&deployment));
     }
     PresenceRouteStatus { observed_generation: generation, ..kept }
 }
@@ -212,10 +221,21 @@ fn findings(
     ];
     let ready = match findings.iter().find(|(_, finding)| !finding.holds) {
         Some((_, failing)) => Finding::fails(failing.reason.clone(), failing.message.clone()),
-        None => Finding::holds("Ready", "events flow from Genesys Cloud to Kafka"),
+        None => Finding::holds("Ready", is_set_up(facts, previous)),
     };
     findings.push(("Ready", ready));
     findings
+}
+
+/// What is known of a route that is ready. Whether events come is known to Genesys Cloud alone.
+fn is_set_up(facts: &RouteFacts, previous: &PresenceRouteStatus) -> String {
+    let registration = match &facts.registration {
+        RegistrationState::Registered { record, .. } => record.current.as_ref(),
+        _ => previous.registration(),
+    };
+    let url = registration.map(|registration| registration.spec.url.as_str()).unwrap_or("the endpoint");
+    let revision = &facts.routing.revision;
+    format!("the relays serve revision {revision}, and Genesys Cloud is registered to call {url}")
 }
 
 fn secrets_resolved(facts: &RouteFacts) -> Finding {
@@ -444,7 +464,7 @@ fn merge(
                 type_: type_.into(),
                 status: status.into(),
                 reason: finding.reason,
-                message: finding.message,
+                message: shortened(finding.message, MAX_MESSAGE),
                 observed_generation: generation,
                 last_transition_time: unchanged
                     .map_or_else(|| Time(now), |old| old.last_transition_time.clone()),
@@ -475,6 +495,10 @@ fn is_same(old: &RegistrationStatus, fresh: &RegistrationStatus) -> bool {
 /// The signing part of the status.
 pub fn signing(revision: String, phase: SigningPhase, retire_at: Option<Timestamp>) -> SigningStatus {
     SigningStatus { revision, phase, retire_time: retire_at.map(Time) }
+}
+
+fn pods(deployment: &DeploymentFacts) -> String {
+    format!("{}/{}", deployment.ready, deployment.wanted)
 }
 
 fn count(number: usize) -> i32 {
@@ -614,6 +638,24 @@ mod tests {
     }
 
     #[test]
+    fn a_status_stays_small_whatever_is_wrong() {
+        let long = "x".repeat(100_000);
+        let problems = (0..600).map(|route| format!("spec.routes[{route}].when: {long}")).collect();
+        let observed = Observed::Invalid { problems, deployment: None };
+        let invalid = build(None, Some(1), observed, Timestamp::UNIX_EPOCH);
+        let ready = invalid.conditions.iter().find(|it| it.type_ == "Ready").unwrap();
+        assert!(ready.message.starts_with("spec.routes[0].when: x"));
+        assert!(ready.message.contains("spec.routes[4].when") && ready.message.ends_with("; and 595 more"));
+
+        let facts = RouteFacts { apply_error: Some(long.clone()), ..facts() };
+        let valid = build(None, Some(1), Observed::Valid(Box::new(facts)), Timestamp::UNIX_EPOCH);
+        let blocked = deletion_blocked(None, Some(1), "Invalid", &long, Timestamp::UNIX_EPOCH);
+        for status in [invalid, valid, blocked] {
+            assert!(status.conditions.iter().all(|it| it.message.len() <= MAX_MESSAGE));
+        }
+    }
+
+    #[test]
     fn registered_holds_and_names_a_former_registration_until_it_is_gone() {
         let finding = registered_as(state(&["presence/old"], &[]));
         assert!(finding.holds);
@@ -626,6 +668,19 @@ mod tests {
             finding.message
         );
         assert_eq!(registered_as(state(&[], &[])).message, "Genesys Cloud sends events to the endpoint");
+    }
+
+    #[test]
+    fn ready_says_what_is_known_and_not_that_events_flow() {
+        let facts =
+            RouteFacts { deployment: Some(deployment(2, 0)), registration: state(&[], &[]), ..facts() };
+        let status = build(None, Some(1), Observed::Valid(Box::new(facts)), Timestamp::UNIX_EPOCH);
+        let ready = status.conditions.iter().find(|it| it.type_ == "Ready").unwrap();
+        assert_eq!(status.relay.unwrap().pods.as_deref(), Some("2/2"));
+        assert_eq!(
+            ready.message,
+            "the relays serve revision r, and Genesys Cloud is registered to call https://presence.example.com/one"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! RelayAvailable says why relay pods are not ready, soon, and that a rollout does not finish.
+//! The status names causes: why relay pods are not ready, soon; that a rollout does not finish; what is wrong with a spec.
 
 use std::time::{Duration, Instant};
 
@@ -81,5 +81,20 @@ async fn a_rollout_that_cannot_finish_makes_the_route_not_ready() {
 
     stage.relays.cannot_reach_kafka(None);
     stage.is_ready("halfway").await;
+    stage.end(operator).await;
+}
+
+#[tokio::test]
+async fn six_hundred_invalid_conditions_make_a_written_status() {
+    let stage = Stage::new().await;
+    let operator = stage.operator().await;
+    let mut route = stage.route("mistyped");
+    let routes = (0..600).map(|number| {
+        json!({"eventType": "presence:state:changed", "topic": format!("t{number}"), "when": "attributes.presence =="})
+    });
+    route["spec"]["routes"] = routes.collect();
+    stage.apply(route).await;
+    let message = stage.condition("mistyped", "Accepted", "False", "Invalid").await;
+    assert!(message.contains("spec.routes[0].when") && message.ends_with("; and 595 more"), "{message}");
     stage.end(operator).await;
 }

@@ -47,6 +47,32 @@ async fn a_deletion_waits_while_genesys_is_down_unless_it_retains() {
 }
 
 #[tokio::test]
+async fn a_route_whose_client_never_was_accepted_can_be_deleted() {
+    let stage = Stage::new().await;
+    let rejected =
+        json!([{"match": {"method": "POST", "path": "/api/v2/oauth/token"}, "do": {"status": 401}}]);
+    stage.simulator.set_faults(serde_json::from_value(rejected).unwrap());
+    let operator = stage.operator().await;
+    for name in ["mistaken", "mistaken-too"] {
+        stage.apply(stage.route(name)).await;
+        stage.condition(name, "Registered", "False", "CredentialsRejected").await;
+    }
+    let is_gone = async |name: &str| {
+        stage.delete("PresenceRoute", name).await;
+        until("it is gone", Duration::from_secs(5), async || {
+            stage.get("PresenceRoute", name).await.map_or(Ok(()), |left| Err(left.data))
+        })
+        .await;
+    };
+    is_gone("mistaken").await;
+    // Another operator knows it, too.
+    operator.stop().await;
+    let operator = stage.operator().await;
+    is_gone("mistaken-too").await;
+    stage.end(operator).await;
+}
+
+#[tokio::test]
 async fn a_deletion_removes_the_registration_and_all_objects() {
     let stage = Stage::new().await;
     stage.apply(stage.route("short-lived")).await;

@@ -21,11 +21,11 @@ async fn kubectl_gets_scales_waits_and_explains() {
     let mut lines = wide.lines();
     let header: Vec<_> = lines.next().unwrap().split_whitespace().collect();
     let expected =
-        ["NAME", "READY", "REASON", "ROUTES", "LIVE", "ENDPOINT", "REGISTRATION", "MESSAGE", "AGE"];
+        ["NAME", "READY", "REASON", "ROUTES", "PODS", "ENDPOINT", "REGISTRATION", "MESSAGE", "AGE"];
     assert_eq!(header, expected);
     let id = stage.simulator.registrations()[0].id.to_string();
     let line = lines.next().unwrap();
-    for part in ["read", "True", "Ready", "https://read.", &id, "events flow from Genesys Cloud to Kafka"] {
+    for part in ["read", "True", "Ready", "https://read.", &id, "Genesys Cloud is registered to call"] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     assert!(in_namespace(&["get", "all"]).contains("presenceroute.presenceroute.io/read"));

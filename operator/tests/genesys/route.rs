@@ -115,6 +115,10 @@ spec:
             executor.cache().begin(&self.uid(), &desired.location);
         }
         self.record = self.record.clone().intended(&desired.status(), self.contested);
+        if self.record.is_unauthenticated() {
+            executor.authenticate(&self.uid(), desired.clone()).await?;
+            self.record = self.record.clone().authenticated(&desired.location);
+        }
         match executor.ensure(&self.uid(), desired.clone(), &self.known(secret_drifted)).await {
             Outcome::Failed(failure) => Err(failure),
             Outcome::Contested(failure) => {
