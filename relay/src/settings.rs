@@ -169,10 +169,14 @@ pub enum SettingsError {
     /// The secret of the variable is not usable.
     #[error(transparent)]
     Secret(#[from] SecretsError),
+    /// Several of these at once.
+    #[error("{} settings are missing or not valid:{}", .0.len(), .0.iter().map(|error| format!("\n- {error}")).collect::<String>())]
+    Several(Vec<SettingsError>),
 }
 
 impl Settings {
-    /// Checks what the arguments say, together with the secret of [`SECRET_VARIABLE`] where it is set.
+    /// Checks what the arguments say, together with the secret of [`SECRET_VARIABLE`] where it is set. What is missing is
+    /// named at once, so that a person need not find it out one start at a time.
     pub fn resolve(arguments: Arguments, secret: Option<SecretString>) -> Result<Self, SettingsError> {
         let mut config = match &arguments.config {
             Some(path) => read_config(path)?,
@@ -193,25 +197,44 @@ impl Settings {
         {
             config.tls = Some(CertificateFiles { certificate_file, private_key_file });
         }
-        check(&config)?;
-        let routing = match (arguments.routing_file, arguments.routes) {
-            (Some(path), _) => RoutingSource::File(path),
-            (None, Some(text)) => RoutingSource::Fixed(RoutingTable::parse(&text)?),
-            (None, None) => RoutingSource::Fixed(RoutingTable::parse(DEFAULT_ROUTES)?),
-        };
-        let secrets = match (arguments.secret_dir, secret) {
-            (Some(directory), _) => SecretSource::Directory(directory),
-            (None, Some(secret)) => SecretSource::Fixed(Secrets::single(SECRET_VARIABLE, &secret)?),
-            (None, None) => return Err(SettingsError::NoSecret),
-        };
-        Ok(Self {
-            listen: arguments.listen,
-            admin_listen: arguments.admin_listen,
-            config,
-            routing,
-            secrets,
-            spans: None,
-        })
+        let checked = check(&config);
+        let routing = routing_source(arguments.routing_file, arguments.routes);
+        let secrets = secret_source(arguments.secret_dir, secret);
+        match (checked, routing, secrets) {
+            (Ok(()), Ok(routing), Ok(secrets)) => Ok(Self {
+                listen: arguments.listen,
+                admin_listen: arguments.admin_listen,
+                config,
+                routing,
+                secrets,
+                spans: None,
+            }),
+            (checked, routing, secrets) => {
+                let mut errors: Vec<_> =
+                    [checked.err(), routing.err(), secrets.err()].into_iter().flatten().collect();
+                Err(if errors.len() == 1 { errors.remove(0) } else { SettingsError::Several(errors) })
+            }
+        }
+    }
+}
+
+fn routing_source(file: Option<PathBuf>, table: Option<String>) -> Result<RoutingSource, SettingsError> {
+    Ok(match (file, table) {
+        (Some(path), _) => RoutingSource::File(path),
+        (None, table) => {
+            RoutingSource::Fixed(RoutingTable::parse(table.as_deref().unwrap_or(DEFAULT_ROUTES))?)
+        }
+    })
+}
+
+fn secret_source(
+    directory: Option<PathBuf>,
+    secret: Option<SecretString>,
+) -> Result<SecretSource, SettingsError> {
+    match (directory, secret) {
+        (Some(directory), _) => Ok(SecretSource::Directory(directory)),
+        (None, Some(secret)) => Ok(SecretSource::Fixed(Secrets::single(SECRET_VARIABLE, &secret)?)),
+        (None, None) => Err(SettingsError::NoSecret),
     }
 }
 
@@ -311,6 +334,15 @@ mod tests {
             refusal(&["--kafka-brokers", "a:9092", "--path", "x"], Some("s")).contains("begin it with /")
         );
         assert!(refusal(&["--kafka-brokers", "a:9092", "--routes", "{}"], Some("s")).contains("no routes"));
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_named_at_once() {
+        let refusal = refusal(&["--routes", "{}"], None);
+        assert!(refusal.starts_with("3 settings are missing or not valid:\n- no Kafka broker"), "{refusal}");
+        for named in ["set KAFKA_BROKERS", "--routes: ", "set GENESYS_WEBHOOK_SECRET"] {
+            assert!(refusal.contains(named), "{refusal}");
+        }
     }
 
     #[test]
