@@ -55,6 +55,10 @@ pub struct Arguments {
     /// Kafka brokers to find the cluster by, where no relay.yaml names them.
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT", value_delimiter = ',')]
     pub kafka_brokers: Vec<String>,
+    /// How long a connection may be without a request, in milliseconds; longer than a proxy in front keeps one
+    /// [default: 620000, or relay.yaml's].
+    #[arg(long, env = "PRESENCEROUTE_IDLE_TIMEOUT_MS", value_name = "MILLISECONDS")]
+    pub idle_timeout_ms: Option<u64>,
     /// The certificate, with its chain, that events are received with by TLS, re-read when it changes. Without it,
     /// plain HTTP.
     #[arg(
@@ -192,6 +196,9 @@ impl Settings {
         if let Some(path) = arguments.path {
             config.path = path;
         }
+        if let Some(idle_timeout_ms) = arguments.idle_timeout_ms {
+            config.limits.idle_timeout_ms = idle_timeout_ms;
+        }
         if let (Some(certificate_file), Some(private_key_file)) =
             (arguments.tls_certificate_file, arguments.tls_private_key_file)
         {
@@ -272,6 +279,7 @@ pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
         ("maxBodyBytes", limits.max_body_bytes as u64),
         ("bodyTimeoutMs", limits.body_timeout_ms),
         ("publishTimeoutMs", limits.publish_timeout_ms),
+        ("idleTimeoutMs", limits.idle_timeout_ms),
         ("maxInFlight", limits.max_in_flight as u64),
         ("maxInFlightBytes", limits.max_in_flight_bytes as u64),
     ];
@@ -337,6 +345,16 @@ mod tests {
     }
 
     #[test]
+    fn the_idle_timeout_outlasts_common_proxies_and_can_be_set() {
+        let of = |more: &[&str]| {
+            let arguments = [&["--kafka-brokers", "a:9092"], more].concat();
+            resolve(&arguments, Some("s")).unwrap().config.limits.idle_timeout_ms
+        };
+        assert!(of(&[]) > 600_000);
+        assert_eq!(of(&["--idle-timeout-ms", "90000"]), 90_000);
+    }
+
+    #[test]
     fn everything_that_is_missing_is_named_at_once() {
         let refusal = refusal(&["--routes", "{}"], None);
         assert!(refusal.starts_with("3 settings are missing or not valid:\n- no Kafka broker"), "{refusal}");
@@ -357,6 +375,9 @@ mod tests {
         assert!(refused.to_string().contains("kafka.properties.acks"), "{refused}");
         let refused = with("{kafka: {bootstrapServers: [a:9092]}, limits: {maxInFlight: 0}}").err().unwrap();
         assert_eq!(refused.to_string(), "limits.maxInFlight must be above 0");
+        let refused =
+            with("{kafka: {bootstrapServers: [a:9092]}, limits: {idleTimeoutMs: 0}}").err().unwrap();
+        assert_eq!(refused.to_string(), "limits.idleTimeoutMs must be above 0");
         assert!(with("kafka: {}").is_err());
     }
 
