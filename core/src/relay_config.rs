@@ -164,6 +164,10 @@ pub struct Limits {
     pub dedupe_max_ids: usize,
     /// How long the dedupe window is: a repetition of an event that was acknowledged within it is not published again.
     pub dedupe_window_ms: u64,
+    /// How long a connection may be without a request. Longer than common proxies keep one (nginx and AWS ALB 60 s,
+    /// Traefik 90 s, Google Cloud 600 s), so that the proxy closes first: an event that a proxy sends into a connection
+    /// that the relay is closing is a 502.
+    pub idle_timeout_ms: u64,
     /// How long the relay keeps answering after SIGTERM, so that every proxy has removed it.
     pub drain_ms: u64,
 }
@@ -179,6 +183,7 @@ impl Default for Limits {
             max_in_flight_bytes: 64 << 20,
             dedupe_max_ids: 100_000,
             dedupe_window_ms: 600_000,
+            idle_timeout_ms: 620_000,
             drain_ms: 5_000,
         }
     }

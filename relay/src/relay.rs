@@ -121,13 +121,16 @@ impl Relay {
             .map(|certificate| Handshakes::new(certificate, metrics.tls_handshake_failures.clone()));
         let (address, admin_address) = (listener.local, admin_listener.local);
         let max_connections = limits::max_connections(&config.limits, config.tls.is_some());
-        let events = listener.serve(tls, metrics.connections.clone(), max_connections, move |request| {
+        let idle_timeout = Duration::from_millis(config.limits.idle_timeout_ms);
+        let gauge = metrics.connections.clone();
+        let events = listener.serve(tls, gauge, max_connections, idle_timeout, move |request| {
             Arc::clone(&handler).answer(request)
         });
         let admin = Arc::new(Admin::new(routing, secrets, certificate, Arc::clone(&publisher), metrics));
         let observed = {
             let admin = Arc::clone(&admin);
-            admin_listener.serve(None, Default::default(), MAX_ADMIN_CONNECTIONS, move |request| {
+            let (gauge, most) = (Gauge::default(), MAX_ADMIN_CONNECTIONS);
+            admin_listener.serve(None, gauge, most, idle_timeout, move |request| {
                 std::future::ready(admin.answer(&request))
             })
         };
@@ -208,13 +211,22 @@ fn bind(address: SocketAddr) -> Result<Bound, StartError> {
 }
 
 impl Bound {
-    fn serve<H, F>(self, tls: Option<Handshakes>, connections: Gauge, most: usize, handle: H) -> Listening
+    fn serve<H, F>(
+        self,
+        tls: Option<Handshakes>,
+        connections: Gauge,
+        most: usize,
+        idle_timeout: Duration,
+        handle: H,
+    ) -> Listening
     where
         H: Fn(http::Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = http::Response<http_body_util::Full<bytes::Bytes>>> + Send + 'static,
     {
         let closing = Closing::default();
-        let served = tokio::spawn(serve(self.listener, tls, closing.clone(), connections, most, handle));
+        let closings = closing.clone();
+        let served =
+            tokio::spawn(serve(self.listener, tls, closings, connections, most, idle_timeout, handle));
         Listening { closing, served }
     }
 }

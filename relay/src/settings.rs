@@ -55,6 +55,10 @@ pub struct Arguments {
     /// Kafka brokers to find the cluster by, where no relay.yaml names them.
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT", value_delimiter = ',')]
     pub kafka_brokers: Vec<String>,
+    /// How long a connection may be without a request, in milliseconds; longer than a proxy in front keeps one
+    /// [default: 620000, or relay.yaml's].
+    #[arg(long, env = "PRESENCEROUTE_IDLE_TIMEOUT_MS", value_name = "MILLISECONDS")]
+    pub idle_timeout_ms: Option<u64>,
     /// The certificate, with its chain, that events are received with by TLS, re-read when it changes. Without it,
     /// plain HTTP.
     #[arg(
@@ -169,10 +173,14 @@ pub enum SettingsError {
     /// The secret of the variable is not usable.
     #[error(transparent)]
     Secret(#[from] SecretsError),
+    /// Several of these at once.
+    #[error("{} settings are missing or not valid:{}", .0.len(), .0.iter().map(|error| format!("\n- {error}")).collect::<String>())]
+    Several(Vec<SettingsError>),
 }
 
 impl Settings {
-    /// Checks what the arguments say, together with the secret of [`SECRET_VARIABLE`] where it is set.
+    /// Checks what the arguments say, together with the secret of [`SECRET_VARIABLE`] where it is set. What is missing is
+    /// named at once, so that a person need not find it out one start at a time.
     pub fn resolve(arguments: Arguments, secret: Option<SecretString>) -> Result<Self, SettingsError> {
         let mut config = match &arguments.config {
             Some(path) => read_config(path)?,
@@ -188,30 +196,52 @@ impl Settings {
         if let Some(path) = arguments.path {
             config.path = path;
         }
+        if let Some(idle_timeout_ms) = arguments.idle_timeout_ms {
+            config.limits.idle_timeout_ms = idle_timeout_ms;
+        }
         if let (Some(certificate_file), Some(private_key_file)) =
             (arguments.tls_certificate_file, arguments.tls_private_key_file)
         {
             config.tls = Some(CertificateFiles { certificate_file, private_key_file });
         }
-        check(&config)?;
-        let routing = match (arguments.routing_file, arguments.routes) {
-            (Some(path), _) => RoutingSource::File(path),
-            (None, Some(text)) => RoutingSource::Fixed(RoutingTable::parse(&text)?),
-            (None, None) => RoutingSource::Fixed(RoutingTable::parse(DEFAULT_ROUTES)?),
-        };
-        let secrets = match (arguments.secret_dir, secret) {
-            (Some(directory), _) => SecretSource::Directory(directory),
-            (None, Some(secret)) => SecretSource::Fixed(Secrets::single(SECRET_VARIABLE, &secret)?),
-            (None, None) => return Err(SettingsError::NoSecret),
-        };
-        Ok(Self {
-            listen: arguments.listen,
-            admin_listen: arguments.admin_listen,
-            config,
-            routing,
-            secrets,
-            spans: None,
-        })
+        let checked = check(&config);
+        let routing = routing_source(arguments.routing_file, arguments.routes);
+        let secrets = secret_source(arguments.secret_dir, secret);
+        match (checked, routing, secrets) {
+            (Ok(()), Ok(routing), Ok(secrets)) => Ok(Self {
+                listen: arguments.listen,
+                admin_listen: arguments.admin_listen,
+                config,
+                routing,
+                secrets,
+                spans: None,
+            }),
+            (checked, routing, secrets) => {
+                let mut errors: Vec<_> =
+                    [checked.err(), routing.err(), secrets.err()].into_iter().flatten().collect();
+                Err(if errors.len() == 1 { errors.remove(0) } else { SettingsError::Several(errors) })
+            }
+        }
+    }
+}
+
+fn routing_source(file: Option<PathBuf>, table: Option<String>) -> Result<RoutingSource, SettingsError> {
+    Ok(match (file, table) {
+        (Some(path), _) => RoutingSource::File(path),
+        (None, table) => {
+            RoutingSource::Fixed(RoutingTable::parse(table.as_deref().unwrap_or(DEFAULT_ROUTES))?)
+        }
+    })
+}
+
+fn secret_source(
+    directory: Option<PathBuf>,
+    secret: Option<SecretString>,
+) -> Result<SecretSource, SettingsError> {
+    match (directory, secret) {
+        (Some(directory), _) => Ok(SecretSource::Directory(directory)),
+        (None, Some(secret)) => Ok(SecretSource::Fixed(Secrets::single(SECRET_VARIABLE, &secret)?)),
+        (None, None) => Err(SettingsError::NoSecret),
     }
 }
 
@@ -249,6 +279,7 @@ pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
         ("maxBodyBytes", limits.max_body_bytes as u64),
         ("bodyTimeoutMs", limits.body_timeout_ms),
         ("publishTimeoutMs", limits.publish_timeout_ms),
+        ("idleTimeoutMs", limits.idle_timeout_ms),
         ("maxInFlight", limits.max_in_flight as u64),
         ("maxInFlightBytes", limits.max_in_flight_bytes as u64),
     ];
@@ -314,6 +345,25 @@ mod tests {
     }
 
     #[test]
+    fn the_idle_timeout_outlasts_common_proxies_and_can_be_set() {
+        let of = |more: &[&str]| {
+            let arguments = [&["--kafka-brokers", "a:9092"], more].concat();
+            resolve(&arguments, Some("s")).unwrap().config.limits.idle_timeout_ms
+        };
+        assert!(of(&[]) > 600_000);
+        assert_eq!(of(&["--idle-timeout-ms", "90000"]), 90_000);
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_named_at_once() {
+        let refusal = refusal(&["--routes", "{}"], None);
+        assert!(refusal.starts_with("3 settings are missing or not valid:\n- no Kafka broker"), "{refusal}");
+        for named in ["set KAFKA_BROKERS", "--routes: ", "set GENESYS_WEBHOOK_SECRET"] {
+            assert!(refusal.contains(named), "{refusal}");
+        }
+    }
+
+    #[test]
     fn relay_yaml_is_checked() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let with = |yaml: &str| {
@@ -325,6 +375,9 @@ mod tests {
         assert!(refused.to_string().contains("kafka.properties.acks"), "{refused}");
         let refused = with("{kafka: {bootstrapServers: [a:9092]}, limits: {maxInFlight: 0}}").err().unwrap();
         assert_eq!(refused.to_string(), "limits.maxInFlight must be above 0");
+        let refused =
+            with("{kafka: {bootstrapServers: [a:9092]}, limits: {idleTimeoutMs: 0}}").err().unwrap();
+        assert_eq!(refused.to_string(), "limits.idleTimeoutMs must be above 0");
         assert!(with("kafka: {}").is_err());
     }
 

@@ -2,11 +2,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource};
 use support::*;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -264,4 +264,21 @@ async fn two_relays_in_one_process_share_nothing() {
     for relay in [&one, &two] {
         assert!(get(relay, "/metrics").await.body.contains(r#"reason="processed"} 1"#));
     }
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_after_the_idle_timeout_only() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    let idle_timeout = Duration::from_millis(500);
+    settings.config.limits.idle_timeout_ms = 500;
+    let relay = relay(settings).await;
+    let mut stream = TcpStream::connect(relay.address()).await.unwrap();
+    stream.write_all(&signed(SECRET, event("1").as_bytes())).await.unwrap();
+    assert_eq!(read_answer(&mut stream).await.unwrap().status, 200);
+    let answered = Instant::now();
+    let ended = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await.expect("the connection ends");
+    assert!(ended.is_err() || ended.is_ok_and(|read| read == 0));
+    // The relay answered before it was read here.
+    assert!(answered.elapsed() > idle_timeout / 2, "{:?}", answered.elapsed());
 }

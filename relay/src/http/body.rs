@@ -41,7 +41,11 @@ impl BodyReader {
     }
 
     fn too_large(&self) -> Problem {
-        let detail = format!("an event has at most {} bytes; raise limits.maxBodyBytes", self.max_bytes);
+        let detail = format!(
+            "an event has at most {} bytes; send a smaller one, or, for a relay without the operator, raise \
+             limits.maxBodyBytes in relay.yaml",
+            self.max_bytes
+        );
         Problem::new(ProblemKind::BodyTooLarge, detail)
     }
 

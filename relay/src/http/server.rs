@@ -36,10 +36,6 @@ use crate::observe::request_log::RateLimitedLog;
 /// (With any more, it doubles already when the first bytes come by themselves.)
 const MAX_HEAD_BYTES: usize = 8 << 10;
 
-/// How long a connection may be without a request. Longer than the idle time of common proxies, so that they close
-/// first and never send into a connection that is being closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
 /// The most requests that one HTTP/2 connection has open.
 const MAX_STREAMS: u32 = 256;
 
@@ -65,20 +61,21 @@ pub struct Closing {
 }
 
 /// Serves `listener` until it is stopped and every connection has ended. At most `most` connections are open at
-/// once, and counted in `gauge`.
+/// once, and counted in `gauge`; one without a request for `idle_timeout` is closed.
 pub async fn serve<H, F>(
     listener: TcpListener,
     tls: Option<Handshakes>,
     closing: Closing,
     gauge: Gauge,
     most: usize,
+    idle_timeout: Duration,
     handle: H,
 ) where
     H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let builder = Arc::new(builder());
-    let connections = Arc::new(Connections::new(most, IDLE_TIMEOUT, gauge));
+    let connections = Arc::new(Connections::new(most, idle_timeout, gauge));
     let watch = tokio::spawn(Arc::clone(&connections).close_idle());
     let drain = tokio::spawn(drain_when_asked(Arc::clone(&connections), closing.drain));
     let mut unaccepted = RateLimitedLog::default();
