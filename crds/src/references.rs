@@ -1,24 +1,21 @@
 //! References to Secrets in the namespace of the PresenceRoute: a name, and the keys that hold each part.
 
-// The schema derive copies each type into a private module, where `pub` is out of reach.
-#![allow(unreachable_pub)]
-
-use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The rule of a Secret's name, and what it says.
-const SECRET_NAME: &str =
-    "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$')";
-const SECRET_NAME_MESSAGE: &str = "must be the name of a Secret: lower case letters, digits, hyphens and dots, with a \
-                                   letter or digit at both ends of each part";
+/// The CEL rule of a reference in the spec, and what it says. It is a rule of the field and not of these types: the status
+/// has them in a list without a bound, where the API server takes no such rule.
+pub(crate) const SECRET_NAME: &str =
+    "self.name.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$')";
+pub(crate) const SECRET_NAME_MESSAGE: &str = "name must be the name of a Secret: lower case letters, digits, hyphens and \
+                                              dots, with a letter or digit at both ends of each part";
 
 /// A Secret with the id and the secret of an OAuth client.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OAuthClientSecretRef {
     /// The Secret's name, in the namespace of the PresenceRoute.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub name: String,
     /// The key that holds the client's id.
     #[serde(default = "client_id_key")]
@@ -37,12 +34,11 @@ fn client_secret_key() -> String {
 }
 
 /// A Secret key with a webhook secret.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SigningSecretRef {
     /// The Secret's name, in the namespace of the PresenceRoute.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub name: String,
     /// The key that holds the secret.
     #[serde(default = "signing_secret_key")]
@@ -54,12 +50,11 @@ fn signing_secret_key() -> String {
 }
 
 /// A Secret with CA certificates in PEM. The default key is the one of Strimzi's cluster CA secret.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CaSecretRef {
     /// The Secret's name, in the namespace of the PresenceRoute.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub name: String,
     /// The key that holds the certificates.
     #[serde(default = "ca_key")]
@@ -71,12 +66,11 @@ fn ca_key() -> String {
 }
 
 /// A Secret with a certificate and its private key in PEM. The default keys are those of a Strimzi KafkaUser.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientCertificateSecretRef {
     /// The Secret's name, in the namespace of the PresenceRoute.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub name: String,
     /// The key that holds the certificate.
     #[serde(default = "certificate_key")]
@@ -96,12 +90,11 @@ fn private_key_key() -> String {
 
 /// A Secret with a Kafka user's name and password. The Secret of a Strimzi KafkaUser fits as it is: without a user name
 /// in it, the user has the name of the Secret.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaCredentialsSecretRef {
     /// The Secret's name, in the namespace of the PresenceRoute.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub name: String,
     /// The key that holds the user's name. Where the Secret lacks it, the user has the name of the Secret.
     #[serde(default = "username_key")]
@@ -120,12 +113,11 @@ fn password_key() -> String {
 }
 
 /// A Secret of type kubernetes.io/tls, with the keys `tls.crt` and `tls.key`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsSecretRef {
     /// The Secret's name, in the namespace of the PresenceRoute.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub name: String,
 }
 

@@ -7,7 +7,7 @@ use kube::KubeSchema;
 use presenceroute_core::genesys_api::TokenRequest;
 use serde::{Deserialize, Serialize};
 
-use crate::references::{CaSecretRef, OAuthClientSecretRef};
+use crate::references::{CaSecretRef, OAuthClientSecretRef, SECRET_NAME, SECRET_NAME_MESSAGE};
 
 /// Where the Genesys Cloud API is, and the OAuth client to call it with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -28,6 +28,7 @@ pub struct Genesys {
         .message("must be an http or https URL without user, query or fragment"))]
     pub api_url: Option<String>,
     /// The OAuth client (grant: client credentials).
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub credentials_secret_ref: OAuthClientSecretRef,
     /// Where an organisation's API differs from the documented one.
     #[serde(default)]
@@ -48,6 +49,7 @@ pub struct GenesysApi {
     pub token_request: TokenRequest,
     /// A Secret with the certificate of the private CA that signed the API's certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub ca_secret_ref: Option<CaSecretRef>,
 }
 

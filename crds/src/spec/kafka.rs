@@ -10,7 +10,9 @@ use presenceroute_core::relay_config::SaslMechanism;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::references::{CaSecretRef, ClientCertificateSecretRef, KafkaCredentialsSecretRef};
+use crate::references::{
+    CaSecretRef, ClientCertificateSecretRef, KafkaCredentialsSecretRef, SECRET_NAME, SECRET_NAME_MESSAGE,
+};
 
 /// The Kafka cluster, and the authentication to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -42,14 +44,16 @@ pub struct Kafka {
 pub struct BootstrapServer(#[schemars(length(min = 3, max = 260))] pub String);
 
 /// TLS towards the brokers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaTls {
     /// The CA that signed the brokers' certificates. Default: the public CAs of the relay's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub ca_secret_ref: Option<CaSecretRef>,
     /// The relay's own certificate, for mutual TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub client_certificate_secret_ref: Option<ClientCertificateSecretRef>,
 }
 
@@ -62,6 +66,7 @@ pub struct KafkaSasl {
     /// The mechanism.
     pub mechanism: SaslMechanism,
     /// The Secret with the user's name and password; with OAUTHBEARER, the id and the secret of the OAuth client.
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub credentials_secret_ref: KafkaCredentialsSecretRef,
     /// The source of the relay's tokens, with OAUTHBEARER.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,5 +88,6 @@ pub struct KafkaOauth {
     pub scope: Option<String>,
     /// The CA that signed the token endpoint's certificate. Default: the public CAs of the relay's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub ca_secret_ref: Option<CaSecretRef>,
 }

@@ -11,7 +11,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::references::TlsSecretRef;
+use crate::references::{SECRET_NAME, SECRET_NAME_MESSAGE, TlsSecretRef};
 
 /// The relay pods.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -139,11 +139,12 @@ fn sample_percentage() -> i32 {
 }
 
 /// TLS on the port that events are posted to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayTls {
     /// The Secret of type kubernetes.io/tls with the certificate, as cert-manager makes it. The pods reload a renewed
     /// certificate without a restart.
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub certificate_secret_ref: TlsSecretRef,
 }
 

@@ -9,7 +9,7 @@ use presenceroute_core::relay_config::signature_header;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::references::SigningSecretRef;
+use crate::references::{SECRET_NAME, SECRET_NAME_MESSAGE, SigningSecretRef};
 
 /// How events leave Genesys Cloud: exactly one of the fields is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -27,6 +27,7 @@ pub struct Source {
 #[serde(rename_all = "camelCase")]
 pub struct Webhook {
     /// The secret that events are signed with.
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub signing_secret_ref: SigningSecretRef,
     /// The registration's name at Genesys Cloud, unique in the organisation. Default: NAMESPACE/NAME. A name
     /// with a slash begins with the route's namespace: each namespace has the names below NAMESPACE/ to itself.

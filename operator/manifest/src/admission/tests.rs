@@ -160,8 +160,8 @@ fn each_rule_of_the_crd_is_evaluated() {
         (
             "/spec/source/webhook/signingSecretRef",
             json!({"name": "web hook"}),
-            "spec.source.webhook.signingSecretRef.name: must be the name of a Secret: lower case letters, digits, hyphens \
-             and dots, with a letter or digit at both ends of each part",
+            "spec.source.webhook.signingSecretRef: name must be the name of a Secret: lower case letters, digits, hyphens and \
+             dots, with a letter or digit at both ends of each part",
         ),
         (
             "/spec/relay",
