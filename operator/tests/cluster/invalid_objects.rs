@@ -141,7 +141,7 @@ async fn an_invalid_route_reports_why_its_deletion_waits() {
     };
     is_said("is left as it is").await;
     stage.delete("PresenceRoute", "leaving").await;
-    is_said("stays, although it is to be deleted").await;
+    is_said("stays, although it is being deleted").await;
 
     let mut written_anew = stage.route("leaving");
     written_anew["spec"]["deletionPolicy"] = json!("Retain");

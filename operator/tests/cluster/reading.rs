@@ -28,7 +28,7 @@ async fn kubectl_gets_scales_waits_and_explains() {
     for part in ["read", "True", "Ready", "https://read.", &id, "Genesys Cloud is registered to call"] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
-    assert!(in_namespace(&["get", "all"]).contains("presenceroute.presenceroute.io/read"));
+    assert!(!in_namespace(&["get", "all"]).contains("presenceroute.presenceroute.io/read"));
 
     let said = in_namespace(&["scale", "pr/read", "--replicas=3"]);
     assert_eq!(said.trim(), "presenceroute.presenceroute.io/read scaled");

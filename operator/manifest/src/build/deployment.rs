@@ -1,5 +1,7 @@
 //! The Deployment of the relay pods.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, HTTPGetAction,
@@ -93,7 +95,7 @@ fn pod_spec(model: &Model, image: &RelayImage) -> PodSpec {
                 .map(|secret| LocalObjectReference { name: secret.name.clone() })
                 .collect()
         }),
-        node_selector: (!relay.node_selector.is_empty()).then(|| relay.node_selector.clone()),
+        node_selector: Some(node_selector(model)),
         tolerations: (!relay.tolerations.is_empty()).then(|| relay.tolerations.clone()),
         affinity: relay.affinity.clone(),
         topology_spread_constraints: Some(
@@ -103,6 +105,13 @@ fn pod_spec(model: &Model, image: &RelayImage) -> PodSpec {
         volumes: Some(volumes(model)),
         ..PodSpec::default()
     }
+}
+
+/// The relay's image is for Linux; the spec may say otherwise for an image of its own.
+fn node_selector(model: &Model) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]);
+    labels.extend(model.relay.node_selector.clone());
+    labels
 }
 
 fn spread_over_nodes(model: &Model) -> TopologySpreadConstraint {

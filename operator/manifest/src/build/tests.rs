@@ -118,6 +118,18 @@ async fn the_smallest_manifest_makes_these_objects_and_no_others() {
 }
 
 #[tokio::test]
+async fn relay_pods_run_on_linux_and_keep_their_last_line() {
+    let made = objects(&defaults()).await;
+    let pod = &find(&made, "Deployment")["spec"]["template"]["spec"];
+    assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux"}));
+    assert_eq!(pod["containers"][0]["terminationMessagePolicy"], "FallbackToLogsOnError");
+    let chosen = "\n  relay: {nodeSelector: {disk: fast, kubernetes.io/os: other}}";
+    let made = objects(&format!("{}{chosen}", defaults())).await;
+    let pod = &find(&made, "Deployment")["spec"]["template"]["spec"];
+    assert_eq!(pod["nodeSelector"], json!({"disk": "fast", "kubernetes.io/os": "other"}));
+}
+
+#[tokio::test]
 async fn every_object_is_owned_and_labelled() {
     for object in objects(&defaults()).await {
         let name = object.name_any();

@@ -42,13 +42,13 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         measured(&format!("Ready {:.1} s after kubectl apply", began.elapsed().as_secs_f64()));
         Ok(manifest)
     })?;
-    steps.prove("kubectl get shows it Ready, with its routes and live pods", || {
+    steps.prove("kubectl get shows it Ready, with its routes and ready pods", || {
         // It is ready with the first of its two pods.
-        until("both pods are live", seconds(30), || {
+        until("both pods are ready", seconds(30), || {
             let table = kubectl::run(&["-n", &route.namespace, "get", "presenceroutes"])?;
             let row = table.lines().nth(1).unwrap_or_default();
             let columns: Vec<_> = row.split_whitespace().take(5).collect();
-            ensure(columns == [route.name.as_str(), "True", "Ready", "3", "2"], || table.clone())
+            ensure(columns == [route.name.as_str(), "True", "Ready", "3", "2/2"], || table.clone())
         })
     })?;
     let registration = steps.prove("it is registered exactly once, for the types of its routes", || {
