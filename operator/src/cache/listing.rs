@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_reports_what_changed_came_and_went_when_it_is_complete() {
+    fn a_complete_listing_reports_what_changed_came_and_went() {
         let mut listing = listed();
         run(&mut listing, [Apply("same@1"), Apply("changed@2"), Apply("gone@3")]);
         let steps = [Init, Listed("same@1"), Listed("changed@9"), Listed("new@8"), Done];
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_is_reported_instead_of_its_object_and_both_where_it_changes() {
+    fn the_owner_is_reported_and_both_where_it_changes() {
         let mut listing = listed();
         assert_eq!(run(&mut listing, [Apply("a@1/one"), Apply("b@2/one")]), ["one"; 2]);
         let names = |route: &str| listing.owned_by(&key(route)).map(|(name, _)| name.to_owned()).collect();

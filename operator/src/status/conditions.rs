@@ -656,7 +656,7 @@ mod tests {
     }
 
     #[test]
-    fn registered_holds_and_names_a_former_registration_until_it_is_gone() {
+    fn registered_names_a_former_registration_until_it_is_gone() {
         let finding = registered_as(state(&["presence/old"], &[]));
         assert!(finding.holds);
         assert_eq!(finding.reason, "Registered");
@@ -684,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn registered_names_another_owners_registration_of_the_same_name() {
+    fn registered_names_another_owners_registration() {
         let finding = registered_as(state(&[], &["https://other.example.com/e"]));
         assert!(finding.holds);
         assert_eq!(finding.reason, NAME_SHARED);

@@ -47,7 +47,7 @@ fn ids(organisation: &Organisation) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn in_the_steady_state_a_route_costs_one_call_in_five_minutes_and_not_all_at_once() {
+async fn a_steady_route_costs_one_call_in_five_minutes() {
     const ROUTES: usize = 40;
     const STEP: Duration = Duration::from_secs(5);
     let organisation = open_organisation().await;
@@ -81,7 +81,7 @@ async fn in_the_steady_state_a_route_costs_one_call_in_five_minutes_and_not_all_
 }
 
 #[tokio::test]
-async fn an_operator_that_starts_anew_looks_at_what_was_in_order_within_five_minutes_and_not_all_at_once() {
+async fn a_restart_spreads_verifications_over_five_minutes() {
     const ROUTES: usize = 40;
     let organisation = open_organisation().await;
     let before_the_restart = executor(&organisation);
@@ -131,7 +131,7 @@ async fn an_operator_that_starts_anew_looks_at_what_was_in_order_within_five_min
 }
 
 #[tokio::test]
-async fn a_route_that_was_unwell_since_the_operator_started_is_looked_at_when_it_is_well_again() {
+async fn a_route_that_failed_since_a_restart_is_verified_once_it_is_well() {
     let organisation = open_organisation().await;
     let mut route = Route::new(&organisation, "one");
     route.register(&executor(&organisation)).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_route_that_was_unwell_since_the_operator_started_is_looked_at_when_it
 }
 
 #[tokio::test]
-async fn a_look_for_which_no_call_is_left_says_nothing_against_a_route_that_was_in_order() {
+async fn an_exhausted_budget_postpones_a_route_that_was_in_order() {
     let limits = Limits { calls_per_minute: 6, ..Limits::default() };
     let organisation =
         Organisation::open(Config { rate_limit_per_minute: 0, ..Config::default() }, limits).await;
@@ -163,7 +163,7 @@ async fn a_look_for_which_no_call_is_left_says_nothing_against_a_route_that_was_
 }
 
 #[tokio::test]
-async fn a_look_that_is_recent_is_not_repeated_whatever_wakes_the_route() {
+async fn a_recent_verification_is_not_repeated() {
     let organisation = open_organisation().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
@@ -252,7 +252,7 @@ async fn two_clusters_with_one_name_do_not_fight_for_ever() {
 }
 
 #[tokio::test]
-async fn the_deletion_of_a_route_whose_registration_another_cluster_has_leaves_it_there() {
+async fn deleting_a_contested_route_leaves_the_registration() {
     let organisation = open_organisation().await;
     let ((mut first, executor), (second, elsewhere)) = contest(&organisation).await;
     second.deregister(&elsewhere).await.unwrap();
@@ -262,7 +262,7 @@ async fn the_deletion_of_a_route_whose_registration_another_cluster_has_leaves_i
 }
 
 #[tokio::test]
-async fn another_owners_registration_of_the_same_name_is_reported_and_left() {
+async fn another_owners_registration_is_reported_and_left() {
     const THEIRS: &str = "https://presence.example.org/one";
     let organisation = open_organisation().await;
     let (mut route, executor) = (Route::new(&organisation, "one"), executor(&organisation));
@@ -297,7 +297,7 @@ async fn a_registration_that_was_taken_and_renamed_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_url_that_somebody_changes_now_and_then_is_repaired_each_time() {
+async fn a_url_changed_now_and_then_is_repaired_each_time() {
     let organisation = open_organisation().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
@@ -327,7 +327,7 @@ async fn a_secret_that_the_relays_do_not_know_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_second_registration_that_appears_late_is_removed_and_the_known_one_kept() {
+async fn a_late_second_registration_is_removed() {
     let organisation = open_organisation().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
@@ -340,7 +340,7 @@ async fn a_second_registration_that_appears_late_is_removed_and_the_known_one_ke
 }
 
 #[tokio::test]
-async fn a_creation_that_was_not_answered_is_looked_for_until_it_cannot_come_any_more() {
+async fn an_unconfirmed_create_is_looked_up_until_it_times_out() {
     let organisation = open_organisation().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
@@ -369,7 +369,7 @@ async fn creation_under_way(organisation: &Organisation) -> Route {
 }
 
 #[tokio::test]
-async fn what_an_operator_before_this_one_asked_for_and_comes_late_is_found_within_a_minute() {
+async fn a_late_create_of_an_earlier_operator_is_found() {
     let organisation = open_organisation().await;
     let mut route = creation_under_way(&organisation).await;
     let restarted = executor(&organisation);
@@ -402,7 +402,7 @@ async fn it_is_found_too_where_a_listing_is_dear() {
 }
 
 #[tokio::test]
-async fn a_deletion_waits_for_what_an_operator_before_this_one_may_have_asked_for() {
+async fn a_deletion_waits_for_an_earlier_operators_create() {
     let organisation = open_organisation().await;
     let route = creation_under_way(&organisation).await;
     let restarted = executor(&organisation);
@@ -415,7 +415,7 @@ async fn a_deletion_waits_for_what_an_operator_before_this_one_may_have_asked_fo
 }
 
 #[tokio::test]
-async fn a_deletion_waits_for_nothing_where_every_creation_was_answered_or_found() {
+async fn a_deletion_waits_for_nothing_without_unconfirmed_creates() {
     let organisation = open_organisation().await;
     let mut route = Route::new(&organisation, "one");
     let executor = executor(&organisation);
@@ -432,7 +432,7 @@ async fn a_deletion_waits_for_nothing_where_every_creation_was_answered_or_found
 }
 
 #[tokio::test]
-async fn a_restarted_operator_finds_by_its_name_what_the_last_one_did_not_hear_of() {
+async fn a_restarted_operator_finds_an_unconfirmed_create_by_name() {
     for fault in [json!({"cutConnection": "after"}), json!({"garbage": true}), json!({"noId": true})] {
         let small_pages = Config { page_size_cap: 1, ..Config::default() };
         let organisation = Organisation::open(small_pages, Limits::default()).await;
@@ -453,7 +453,7 @@ async fn a_restarted_operator_finds_by_its_name_what_the_last_one_did_not_hear_o
 }
 
 #[tokio::test]
-async fn a_server_that_knows_creation_alone_is_posted_to_once_and_again_when_something_is_new() {
+async fn a_post_only_server_is_posted_to_once_and_on_changes() {
     let organisation = open_organisation().await;
     organisation.suffers(json!({"postOnly": true}));
     let mut route = Route::new(&organisation, "one");
@@ -472,7 +472,7 @@ async fn a_server_that_knows_creation_alone_is_posted_to_once_and_again_when_som
 }
 
 #[tokio::test]
-async fn at_a_server_that_cannot_be_asked_what_is_new_replaces_what_was_there() {
+async fn without_get_a_change_replaces_the_registration() {
     for (method, creations) in [("GET", 1), ("PUT", 2)] {
         let organisation = open_organisation().await;
         let missing = |method: &str| json!({"match": {"method": method}, "do": {"status": 405}});
@@ -490,7 +490,7 @@ async fn at_a_server_that_cannot_be_asked_what_is_new_replaces_what_was_there() 
 }
 
 #[tokio::test]
-async fn at_a_server_that_gives_every_page_the_steady_look_is_still_one_call() {
+async fn a_server_that_ignores_the_name_still_costs_one_call() {
     let organisation = open_organisation().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
@@ -570,7 +570,7 @@ async fn a_retry_after_is_obeyed_and_nothing_is_asked_before() {
 }
 
 #[tokio::test]
-async fn waits_grow_to_two_minutes_each_with_some_chance_in_it_and_start_again_after_a_success() {
+async fn backoff_grows_to_two_minutes_and_starts_again() {
     let organisation = open_organisation().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
@@ -593,7 +593,7 @@ async fn waits_grow_to_two_minutes_each_with_some_chance_in_it_and_start_again_a
 }
 
 #[tokio::test]
-async fn new_credentials_are_used_by_the_next_call_which_is_made_at_once() {
+async fn new_credentials_are_used_at_once() {
     let organisation = Organisation::new().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
@@ -620,7 +620,7 @@ async fn a_mended_way_to_the_api_is_tried_at_once() {
 }
 
 #[tokio::test]
-async fn another_oauth_client_of_the_same_organisation_goes_on_with_the_same_registration() {
+async fn another_client_of_the_organisation_keeps_the_registration() {
     let organisation = open_organisation().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
@@ -659,7 +659,7 @@ async fn a_route_that_moves_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn an_old_place_that_cannot_be_reached_is_tried_again_and_holds_up_nothing() {
+async fn an_unreachable_former_location_holds_up_nothing() {
     let (old, new) = (open_organisation().await, open_organisation().await);
     let executor = executor(&old);
     let mut route = Route::new(&old, "one");
@@ -681,7 +681,7 @@ async fn an_old_place_that_cannot_be_reached_is_tried_again_and_holds_up_nothing
 }
 
 #[tokio::test]
-async fn a_client_that_sees_no_registration_proves_nothing_and_the_one_that_made_it_is_asked() {
+async fn not_found_by_another_client_proves_nothing() {
     let (old, new) = (open_organisation().await, open_organisation().await);
     let executor = executor(&old);
     let mut route = Route::new(&old, "one");
@@ -709,7 +709,7 @@ async fn a_client_that_sees_no_registration_proves_nothing_and_the_one_that_made
 }
 
 #[tokio::test]
-async fn a_removal_counts_when_the_server_itself_says_that_there_is_none_left() {
+async fn a_removal_counts_when_the_server_lists_none() {
     let organisation = open_organisation().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
