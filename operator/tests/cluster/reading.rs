@@ -47,13 +47,13 @@ async fn kubectl_gets_scales_waits_and_explains() {
     for (field, words) in [
         ("pr", "carries the presence events of a Genesys Cloud organisation to Kafka topics"),
         ("pr.spec.routes", "Every route that matches gets the event, at most once a topic"),
-        ("pr.spec.deletionPolicy", "What becomes of the registration when this object is deleted"),
+        ("pr.spec.deletionPolicy", "Whether the registration is deleted together with this object"),
         ("pr.spec.suspend", "Disables the registration at Genesys Cloud and keeps everything else"),
         (
             "pr.status.conditions",
             "Accepted, SecretsResolved, RelayAvailable, RoutingLive, Registered and Ready",
         ),
-        ("pr.status.routing.liveReplicas", "How many relay pods report that they serve it"),
+        ("pr.status.routing.liveReplicas", "The number of relay pods that report this revision"),
     ] {
         // The API server publishes the schema a moment after it has begun to serve the definition.
         until(&format!("kubectl explains {field}"), Duration::from_secs(30), async || {
