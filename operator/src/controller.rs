@@ -14,10 +14,10 @@ use kube::runtime::controller::{Action, Controller};
 use kube::{Client, Resource, ResourceExt};
 use presenceroute_crds::{GROUP, PresenceRoute};
 use presenceroute_genesys::Genesys;
-use presenceroute_manifest::build::{self, BuildError, signing_secret};
+use presenceroute_manifest::build::{self, BuildError};
 use presenceroute_manifest::conflicts::Conflict;
 use presenceroute_manifest::dereference::dereference;
-use presenceroute_manifest::rotation::CredentialRotation;
+use presenceroute_manifest::rotation::{CredentialRotation, secret_name};
 use presenceroute_manifest::validate::{Model, SourceModel, validate};
 use tokio::sync::Semaphore;
 
@@ -32,14 +32,14 @@ use crate::events::EventRecorder;
 use crate::finalizer::has_finalizer;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
-use crate::reconcile_state::{Delays, ReconcileState, deployment};
+use crate::reconcile_state::{ReconcileState, deployment};
 use crate::registration::execute::Executor;
 use crate::registration::failure::Failure;
 use crate::registration::in_flight::InFlightCalls;
 use crate::registration::{Deletion, RegistrationInput, RegistrationState, Registrations};
 use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusClient};
 use crate::route_state::{RouteStates, WaitReason};
-use crate::status::conditions::{Observed, is_progressing};
+use crate::status::conditions::{Delays, Observed, is_progressing};
 use crate::watches::{self, WatchScope, reference, secrets_of};
 
 /// How often a route that is as it should be is reconciled although no watch triggers it.
@@ -287,7 +287,7 @@ async fn delete_route(route: &PresenceRoute, context: &Context) -> Result<Action
 
 /// The rotation as it was written last, one step on: the answer to our own write counts before the watch brings it.
 fn rotation(model: &Model, context: &Context) -> CredentialRotation {
-    let name = signing_secret::name(&model.name);
+    let name = secret_name(&model.name);
     let stored = context.owned.get("Secret", &model.namespace, &name);
     let stored: Option<Secret> = stored.and_then(|object| object.try_parse().ok());
     let rotation = CredentialRotation::read(stored.as_ref());

@@ -1,7 +1,5 @@
 //! What a reconcile works on between building and reporting, and the facts that its status is made of.
 
-use std::time::Duration;
-
 use k8s_openapi::api::apps::v1::Deployment;
 use presenceroute_crds::status::SigningPhase;
 use presenceroute_manifest::build;
@@ -11,7 +9,7 @@ use presenceroute_manifest::validate::{Model, SourceModel};
 use crate::cache::OwnedObjects;
 use crate::registration::RegistrationState;
 use crate::relay_pods::{DesiredRevisions, RelayPods};
-use crate::status::conditions::{self, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
+use crate::status::conditions::{self, Delays, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
 use crate::text::one_line;
 
 /// The longest text in bytes of why pods are refused.
@@ -31,15 +29,6 @@ pub struct ReconcileState {
     pub delays: Delays,
     /// Why its registration goes by another name than the spec's.
     pub name_pending: Option<String>,
-}
-
-/// For how long the relay pods of a route have not been as they should be. `None`: they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Delays {
-    /// Pods are wanted, and none is ready.
-    pub none_ready: Option<Duration>,
-    /// Pods of an older generation are there.
-    pub rollout: Option<Duration>,
 }
 
 impl ReconcileState {

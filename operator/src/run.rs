@@ -4,8 +4,10 @@
 //! reconcile does is left to the [`controller`].
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Args;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared as SharedFuture};
 use kube::Client;
@@ -13,16 +15,67 @@ use kube::client::ClientBuilder;
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{Installation, RelayImage};
 use presenceroute_runtime::listen::listen;
+use presenceroute_runtime::log::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
 use crate::cache::RouteIndex;
 use crate::cache::ready::unless_stopped;
-use crate::cli::RunArguments;
 use crate::controller::{self, Settings, Shared};
 use crate::leader::{LEASE_NAME, LeaderElection, Timings};
 use crate::metrics::Metrics;
+use crate::registration::execute::CREATE_TIMEOUT;
+
+/// The arguments of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// The image of the relay pods.
+    #[arg(
+        long,
+        env = "PRESENCEROUTE_RELAY_IMAGE",
+        default_value = concat!("ghcr.io/presenceroute/relay:", env!("CARGO_PKG_VERSION"))
+    )]
+    pub(crate) relay_image: String,
+    /// When the relay pods' image is pulled: Always, IfNotPresent or Never.
+    #[arg(long, env = "PRESENCEROUTE_RELAY_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub(crate) relay_image_pull_policy: String,
+    /// The namespaces whose routes are served, separated by commas. Empty for all.
+    #[arg(long, env = "PRESENCEROUTE_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub(crate) watch_namespaces: Vec<String>,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "PRESENCEROUTE_LISTEN", default_value = "[::]:8080")]
+    pub(crate) listen: SocketAddr,
+    /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one, in seconds.
+    #[arg(long, env = "PRESENCEROUTE_SECRET_GRACE_SECONDS", default_value_t = 300)]
+    pub(crate) secret_grace_seconds: u64,
+    /// How long an unconfirmed create request may still take effect at Genesys Cloud, in seconds.
+    #[arg(
+        long,
+        env = "PRESENCEROUTE_CREATE_TIMEOUT_SECONDS",
+        default_value_t = CREATE_TIMEOUT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(..=86_400)
+    )]
+    pub(crate) create_timeout_seconds: u64,
+    /// How the log is written.
+    #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as info,kube=debug.
+    #[arg(long, env = "PRESENCEROUTE_LOG_LEVEL", default_value = "info")]
+    pub(crate) log_level: String,
+    /// A file with the log's level, which is followed when it changes; while there is none, --log-level holds.
+    #[arg(long, env = "PRESENCEROUTE_LOG_LEVEL_FILE")]
+    pub(crate) log_level_file: Option<PathBuf>,
+    /// This replica's name in the leader election.
+    #[arg(long, env = "POD_NAME", default_value = "presenceroute-operator")]
+    pub(crate) pod_name: String,
+    /// This pod's uid. The Lease that the pod holds is deleted with it, so that no replica waits for a pod that is gone.
+    #[arg(long, env = "POD_UID")]
+    pub(crate) pod_uid: Option<String>,
+    /// This pod's namespace, and that of the Lease that the replicas compete for.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub(crate) pod_namespace: String,
+}
 
 /// How soon the API server is asked again for a CRD that it does not have yet.
 const CRD_POLL: Duration = Duration::from_secs(2);

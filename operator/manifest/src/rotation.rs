@@ -26,6 +26,11 @@ pub const REGISTERED_ANNOTATION: &str = "presenceroute.io/registered-secret";
 /// The annotation that says when the others go.
 pub const RETIRE_ANNOTATION: &str = "presenceroute.io/retire-others-at";
 
+/// The name of a route's Secret with the active signing secrets.
+pub fn secret_name(route: &str) -> String {
+    format!("{route}-signing")
+}
+
 /// The secrets that relays accept.
 #[derive(Clone, Default)]
 pub struct CredentialRotation {

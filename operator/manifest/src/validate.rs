@@ -25,10 +25,10 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::admission::is_subdomain;
-use crate::build::signing_secret;
 use crate::dereference::{OAuthClient, References, SecretProblem, secret_names};
 use crate::field::FieldPath;
 use crate::registration_name::reserved_for_another;
+use crate::rotation::secret_name;
 
 /// How large a routing table may be as YAML: a ConfigMap holds 1 MiB, and the level of the log is beside it.
 const MAX_TABLE_BYTES: usize = (1 << 20) - 64;
@@ -316,7 +316,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
     let endpoint = note(&mut problems, endpoint(spec.endpoint.as_ref()));
     let api_url = note(&mut problems, api_url(&spec.genesys));
     problems.extend(reserved_name(route));
-    problems.extend(operators_secret(spec, &signing_secret::name(&name)));
+    problems.extend(operators_secret(spec, &secret_name(&name)));
     problems.extend((!is_service_name(&name)).then(|| SpecProblem::Name(name.clone())));
     problems.extend(broken_rules(spec));
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use presenceroute_crds::status::RegistrationLocation;
 use presenceroute_genesys::error::LimitedBy;
-use presenceroute_genesys::{Access, Genesys, GenesysError, Registration};
+use presenceroute_genesys::{Access, Genesys, GenesysError};
 use presenceroute_manifest::dereference::SecretProblem;
 use tokio::time::Instant;
 
 use super::backend::{Backend, LookupStrategy, StepResult};
 use super::desired::{Desired, client_fingerprint};
 use super::failure::Failure;
-use super::plan::{Change, Conflict, Observed, PreviousState, Step, Steps, plan, plan_removal};
+use super::plan::{Applied, Conflict, Observed, PreviousState, Step, Steps, plan, plan_removal};
 use super::record::CleanupTarget;
 use super::schedule::{CacheDecision, Inquiry, Known, RegistrationCache};
 
@@ -29,25 +29,6 @@ pub const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Executor {
     genesys: Genesys,
     cache: RegistrationCache,
-}
-
-/// A registration that is as desired, and what was done for it.
-#[derive(Clone, Debug)]
-pub struct Applied {
-    /// As it was last observed.
-    pub registration: Registration,
-    /// Whether it can be observed. A server that supports creation alone shows nothing.
-    pub is_verifiable: bool,
-    /// Whether looking it up by name takes one call.
-    pub is_cheap_to_list: bool,
-    /// What was changed, for the event that reports it.
-    pub change: Option<Change>,
-    /// Whether Genesys Cloud was sent the secret.
-    pub secret_sent: bool,
-    /// The URL of another owner that it called before.
-    pub foreign_url: Option<String>,
-    /// Registrations of the same name that call other URLs: another owner's.
-    pub others: Vec<Registration>,
 }
 
 /// How a route stands at Genesys Cloud.

@@ -117,6 +117,25 @@ pub enum Change {
     },
 }
 
+/// What a plan came to: a registration that is as desired, and what was done for it.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// As it was last observed.
+    pub registration: Registration,
+    /// Whether it can be observed. A server that supports creation alone shows nothing.
+    pub is_verifiable: bool,
+    /// Whether looking it up by name takes one call.
+    pub is_cheap_to_list: bool,
+    /// What was changed, for the event that reports it.
+    pub change: Option<Change>,
+    /// Whether Genesys Cloud was sent the secret.
+    pub secret_sent: bool,
+    /// The URL of another owner that it called before.
+    pub foreign_url: Option<String>,
+    /// Registrations of the same name that call other URLs: another owner's.
+    pub others: Vec<Registration>,
+}
+
 /// The steps that make Genesys Cloud hold exactly the desired registration.
 ///
 /// # Errors

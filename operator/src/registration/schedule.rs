@@ -16,9 +16,8 @@ use tokio::time::Instant;
 
 use super::backend::Backend;
 use super::desired::{Desired, is_same_access};
-use super::execute::Applied;
 use super::failure::Failure;
-use super::plan::Change;
+use super::plan::{Applied, Change};
 use super::record::RegistrationKey;
 use super::secret_drift::SecretDrift;
 

@@ -11,7 +11,6 @@ use presenceroute_crds::status::{
 };
 
 use crate::cache::obstacle::Obstacle;
-use crate::reconcile_state::Delays;
 use crate::registration::RegistrationState;
 use crate::registration::record::RegistrationRecord;
 use crate::text::{first_of, shortened};
@@ -77,6 +76,15 @@ pub struct RouteFacts {
     pub name_pending: Option<String>,
     /// Whether the spec wants no events, so that a disabled registration is not taken for a working one.
     pub suspended: bool,
+}
+
+/// For how long the relay pods of a route have not been as they should be. `None`: they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Delays {
+    /// Pods are wanted, and none is ready.
+    pub none_ready: Option<Duration>,
+    /// Pods of an older generation are there.
+    pub rollout: Option<Duration>,
 }
 
 /// The Deployment's own numbers.

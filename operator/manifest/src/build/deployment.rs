@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ADMIN_PORT, EVENTS_PORT, RelayImage, config_maps, labels, metadata, relay_name, selector, service,
-    signing_secret,
 };
+use crate::rotation::secret_name;
 use crate::validate::{Model, paths};
 
 /// Carries the hash of what pods read only at their start, so that a change of it rolls them.
@@ -238,7 +238,7 @@ fn volumes(model: &Model) -> Vec<Volume> {
     [
         config_map("relay", relay_name(&model.name)),
         config_map("routing", config_maps::routing_name(model)),
-        secret("signing", signing_secret::name(&model.name)),
+        secret("signing", secret_name(&model.name)),
     ]
     .into_iter()
     .chain(model.mounts.iter().map(|mount| secret(mount.volume, mount.secret.clone())))

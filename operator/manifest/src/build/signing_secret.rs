@@ -3,17 +3,12 @@
 use k8s_openapi::api::core::v1::Secret;
 
 use super::metadata;
-use crate::rotation::CredentialRotation;
+use crate::rotation::{CredentialRotation, secret_name};
 use crate::validate::Model;
-
-/// Its name.
-pub fn name(route: &str) -> String {
-    format!("{route}-signing")
-}
 
 pub(super) fn build(model: &Model, signing: &CredentialRotation) -> Secret {
     let mut secret = Secret {
-        metadata: metadata(model, name(&model.name)),
+        metadata: metadata(model, secret_name(&model.name)),
         type_: Some("Opaque".into()),
         data: Some(signing.data()),
         ..Secret::default()
