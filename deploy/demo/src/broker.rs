@@ -1,9 +1,10 @@
 //! The embedded Kafka, and a consumer that counts what really arrived in each topic.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -81,6 +82,6 @@ fn count(consumer: &BaseConsumer, counts: &Mutex<BTreeMap<String, u64>>) {
     }
 }
 
-fn lock(counts: &Mutex<BTreeMap<String, u64>>) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {
-    counts.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(counts: &Mutex<BTreeMap<String, u64>>) -> MutexGuard<'_, BTreeMap<String, u64>> {
+    counts.lock()
 }

@@ -1,9 +1,9 @@
 //! Where one test happens: a namespace that takes only restricted pods, an organisation of its own in the simulator,
 //! relays, and the definition of PresenceRoutes.
 
+use parking_lot::Mutex;
 use std::fmt::Debug;
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use genesys_simulator::{Running, Simulator};
@@ -279,7 +279,7 @@ static SWEEPING: Mutex<()> = Mutex::new(());
 
 /// Takes away whatever carries our label: the definition, and with it the routes of tests that failed.
 fn sweep() {
-    let _alone = SWEEPING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = SWEEPING.lock();
     let selector = format!("{}={}", MADE_BY.0, MADE_BY.1);
     let definition = kubectl(&["get", "crd", "-l", &selector, "-o", "name"]);
     if definition.contains(DEFINITION) {

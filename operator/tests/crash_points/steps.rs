@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::process::Child;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::Outcome;
@@ -97,7 +97,7 @@ struct State {
 
 impl Steps {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// From now on this is the operator.

@@ -11,9 +11,9 @@ mod scene;
 mod shell;
 
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 
 use libtest_mimic::{Failed, Trial};
+use parking_lot::Mutex;
 use presenceroute_e2e::steps::Steps;
 use presenceroute_e2e::{Outcome, ensure, markdown, suite, tree};
 
@@ -62,7 +62,7 @@ fn every_page_is_run() -> Outcome {
 /// Runs the pages up to this one that have not been run.
 fn run_through(index: usize) -> Result<(), Failed> {
     scene::prepared()?;
-    let mut progress = PROGRESS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut progress = PROGRESS.lock();
     while progress.done <= index {
         if let Some(failed) = progress.failed {
             return Err(format!("it builds on {failed}, which failed").into());

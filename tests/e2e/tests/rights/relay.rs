@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use presenceroute_e2e::{Failure, Outcome, kubectl};
 use serde_json::{Value, json};
 
@@ -31,7 +32,7 @@ impl Relay {
         let answered = Arc::clone(&status);
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
-                let status = answered.lock().unwrap_or_else(PoisonError::into_inner).to_string();
+                let status = answered.lock().to_string();
                 // A client that goes asks again.
                 let _ = answer(connection, &status);
             }
@@ -43,7 +44,7 @@ impl Relay {
 
     /// Reports these revisions of the routing table and of the secrets from now on.
     pub(crate) fn reports(&self, routing: &str, secrets: &str) {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = report(routing, secrets);
+        *self.status.lock() = report(routing, secrets);
     }
 
     /// The pod belongs to a ReplicaSet that is named as those of the route's Deployment are: no other pod is asked.
