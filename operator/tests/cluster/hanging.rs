@@ -87,7 +87,8 @@ async fn an_edit_is_live_as_fast_while_genesys_hangs() {
     stage.asks("GET", before).await;
     stage.simulator.set_faults(Vec::new());
     stage.is_ready("quick").await;
-    for (reason, what) in [("Waiting", "Registered: waiting for Genesys Cloud"), ("Timeout", "Registered: ")] {
+    for (reason, what) in [("Waiting", "Registered: waiting for Genesys Cloud"), ("Timeout", "Registered: ")]
+    {
         let mut events = stage.events("quick").await;
         events.retain(|event| {
             let note = event.message.as_deref().unwrap_or_default();
