@@ -145,6 +145,7 @@ fn traffic(stage: &Stage, registration: &str) -> Outcome {
     }
     send(json!({"count": 5, "eventTypes": [EVENT_TYPES[0]], "signWith": {"secret": "another"}}))?;
     send(json!({"count": 5, "eventTypes": [EVENT_TYPES[1]]}))?;
+    send(json!({"count": 5, "eventTypes": ["presence:of-no-route:changed"]}))?;
     send(json!({"count": 5, "eventTypes": [EVENT_TYPES[2]]})).map(drop)
 }
 
