@@ -42,7 +42,7 @@ async fn a_wrong_password_is_named_by_user_mechanism_and_file() {
         let file = directory.path().join("password");
         std::fs::write(&file, "wrong").unwrap();
         let kafka = cluster.sasl(mechanism, USER, directory.path());
-        let expected = ["user \"relay\"", mechanism.as_str(), file.to_str().unwrap(), "not let in"];
+        let expected = ["user \"relay\"", mechanism.as_str(), file.to_str().unwrap(), "failed for user"];
         is_named(kafka, "any", &expected).await;
     }
 }
