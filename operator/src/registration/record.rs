@@ -103,7 +103,7 @@ impl RegistrationRecord {
         self
     }
 
-    /// Whether there may be a registration of this name already, whoever asked for it.
+    /// Whether the record names a registration of this name at this API already.
     pub fn knows(&self, location: &RegistrationLocation) -> bool {
         let key = RegistrationKey::from(location);
         let current = self.current.as_ref().map(RegistrationStatus::location);
