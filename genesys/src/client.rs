@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use presenceroute_core::genesys_api::TokenRequest;
+use presenceroute_core::genesys_api::{ApiEndpoint, TokenRequest};
 use presenceroute_core::url::parse_http_url;
 use presenceroute_runtime::oauth_token::{self, ClientCredentials, Encoding, Grant};
 use reqwest::StatusCode;
@@ -75,6 +75,18 @@ pub struct Access {
 }
 
 impl Access {
+    /// How an OAuth client calls an API.
+    #[must_use]
+    pub fn new(
+        api: ApiEndpoint,
+        client_id: String,
+        client_secret: SecretString,
+        ca_pem: Option<Vec<u8>>,
+    ) -> Self {
+        let ApiEndpoint { api_url, token_path, event_bridges_path, token_request } = api;
+        Self { api_url, token_path, event_bridges_path, token_request, client_id, client_secret, ca_pem }
+    }
+
     /// Whether both are the same, secrets and certificates too.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {

@@ -636,5 +636,5 @@ async fn access<S: SecretSource>(
             Err(problem) => return Ok(Err(problem)),
         },
     };
-    Ok(Ok(desired::access(api, client, ca_pem)))
+    Ok(Ok(Access::new(api.clone(), client.id, client.secret, ca_pem)))
 }

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use presenceroute_core::genesys_api::ApiEndpoint;
 use presenceroute_core::relay_config::RelayConfig;
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::spec::BootstrapServer;
@@ -221,16 +220,7 @@ async fn register(genesys: &Genesys, model: &Model, id: Option<&str>) -> Result<
 fn event_bridges(genesys: &Genesys, model: &Model) -> Result<EventBridges, Failure> {
     let SourceModel::Webhook(webhook) = &model.source;
     let client = model.genesys.oauth_client.clone()?;
-    let ApiEndpoint { api_url, token_path, event_bridges_path, token_request } =
-        model.genesys.api_endpoint(&webhook.event_bridges_path);
-    let access = Access {
-        api_url,
-        token_path,
-        event_bridges_path,
-        token_request,
-        client_id: client.id,
-        client_secret: client.secret,
-        ca_pem: None,
-    };
+    let api = model.genesys.api_endpoint(&webhook.event_bridges_path);
+    let access = Access::new(api, client.id, client.secret, None);
     Ok(genesys.client(access)?.event_bridges())
 }

@@ -4,7 +4,7 @@ use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec};
 use presenceroute_crds::spec::Genesys;
 use presenceroute_crds::status::{RegistrationAccess, RegistrationLocation, RegistrationStatus};
 use presenceroute_genesys::{Access, DesiredRegistration};
-use presenceroute_manifest::dereference::{OAuthClient, SecretProblem};
+use presenceroute_manifest::dereference::SecretProblem;
 use presenceroute_manifest::validate::{Model, SourceModel};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
@@ -42,7 +42,7 @@ impl Desired {
             spec: webhook.registration.clone(),
             secret: secret.clone(),
             location: RegistrationLocation { id: None, name: webhook.registration.name.clone(), access },
-            access: ca_pem.map(|ca_pem| self::access(&api, client, ca_pem)),
+            access: ca_pem.map(|ca_pem| Access::new(api, client.id, client.secret, ca_pem)),
         })
     }
 
@@ -80,20 +80,6 @@ impl Desired {
     #[must_use]
     pub fn api(&self) -> &ApiEndpoint {
         &self.location.access.api
-    }
-}
-
-/// How an API is called by an OAuth client.
-pub fn access(api: &ApiEndpoint, client: OAuthClient, ca_pem: Option<Vec<u8>>) -> Access {
-    let ApiEndpoint { api_url, token_path, event_bridges_path, token_request } = api.clone();
-    Access {
-        api_url,
-        token_path,
-        event_bridges_path,
-        token_request,
-        client_id: client.id,
-        client_secret: client.secret,
-        ca_pem,
     }
 }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::spec::Webhook;
-use presenceroute_genesys::Registration;
+use presenceroute_genesys::{Access, Registration};
 use presenceroute_manifest::dereference::{OAuthClient, References};
 use presenceroute_manifest::validate::{Model, validate};
-use presenceroute_operator::registration::desired::{Desired, access};
+use presenceroute_operator::registration::desired::Desired;
 use presenceroute_operator::registration::execute::{CREATE_TIMEOUT, Executor, Outcome};
 use presenceroute_operator::registration::failure::Failure;
 use presenceroute_operator::registration::plan::Change;
@@ -188,7 +188,8 @@ spec:
         target: &CleanupTarget,
         keep_id: Option<&str>,
     ) -> Result<(), Failure> {
-        let access = access(&target.location.access.api, self.client.clone(), None);
+        let OAuthClient { id, secret } = self.client.clone();
+        let access = Access::new(target.location.access.api.clone(), id, secret, None);
         executor.clean_up(&self.uid(), target, Ok(access), keep_id).await
     }
 }
