@@ -4,6 +4,10 @@
 //! later than that after the last flush does not wait. So with few events none waits, and with many each flush, each
 //! request to Kafka and each acknowledgement is shared. The next record flushes those before it, which takes no thread
 //! and no timer; only where none comes does a timer, and it is that of the first waiting sender.
+//!
+//! In a burst the first record is flushed at once, and the rest would wait until the interval is over although it is
+//! many: so records that are several share a flush earlier, and an acknowledgement, for which the serving thread wakes
+//! anyway, flushes them too.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -25,6 +29,16 @@ const MIN_INTERVAL: Duration = Duration::from_micros(1_300);
 /// the work it saves.
 const MIN_INTERVAL_BUSY: Duration = Duration::from_millis(4);
 
+/// The least time between two flushes once several records wait, unless the relay is near its capacity.
+const MIN_INTERVAL_BURST: Duration = Duration::from_micros(400);
+
+/// How many records with the next one are several. More than come within [`MIN_INTERVAL`] at 2,000 a second, at which
+/// a flush more often costs more than it is worth.
+const SEVERAL: usize = 4;
+
+/// The same at an acknowledgement: the timer that would flush them later costs a wake-up.
+const SEVERAL_AT_ACKNOWLEDGEMENT: usize = 2;
+
 /// As many as come within [`MIN_INTERVAL`] at 18,500 a second. Once there are, [`MIN_INTERVAL_BUSY`] holds down to a
 /// third of that.
 const MANY: usize = 24;
@@ -38,8 +52,16 @@ pub(super) struct Batcher {
 #[derive(Default)]
 struct Waiting {
     records: Vec<Message>,
-    /// When the next flush is allowed.
-    flush_at: Option<Instant>,
+    /// When the next flush is allowed; `None` before the first.
+    next: Option<NextFlush>,
+}
+
+#[derive(Clone, Copy)]
+struct NextFlush {
+    /// For any number of records.
+    at: Instant,
+    /// For several.
+    of_several_at: Instant,
 }
 
 /// A record that is ready to be produced.
@@ -73,7 +95,7 @@ impl Batcher {
         let now = message.since;
         let records = {
             let mut waiting = self.waiting.lock();
-            if let Some(flush_at) = waiting.flush_at.filter(|at| now < *at) {
+            if let Some(flush_at) = waiting.not_before(now, 1, SEVERAL) {
                 waiting.records.push(message);
                 let is_first = waiting.records.len() == 1;
                 return is_first.then(|| PendingBatch {
@@ -88,12 +110,13 @@ impl Batcher {
         None
     }
 
-    /// Produces what waits, if a flush is allowed.
+    /// Produces what waits, if a flush is allowed: after an acknowledgement, or when the first has waited long enough.
     pub(super) fn flush_if_due(&self) {
         let now = Instant::now();
         let records = {
             let mut waiting = self.waiting.lock();
-            if waiting.records.is_empty() || waiting.flush_at.is_some_and(|at| now < at) {
+            if waiting.records.is_empty() || waiting.not_before(now, 0, SEVERAL_AT_ACKNOWLEDGEMENT).is_some()
+            {
                 return;
             }
             waiting.take(now, 0)
@@ -120,18 +143,36 @@ impl Batcher {
 }
 
 impl Waiting {
+    /// When a flush is allowed, of what waits and `more` others, if it is not allowed at `now`.
+    fn not_before(&self, now: Instant, more: usize, several: usize) -> Option<Instant> {
+        let next = self.next.filter(|next| !next.allows(now, self.records.len() + more, several))?;
+        Some(next.at)
+    }
+
     /// All that waits, to be produced now together with `more` others.
     fn take(&mut self, now: Instant, more: usize) -> Vec<Message> {
         let waited = self.records.len();
-        self.flush_at = Some(now + interval_after(waited + more));
+        self.next = Some(NextFlush::after(now, waited + more));
         // As many are likely to wait again; where none did, nothing is allocated for none.
         std::mem::replace(&mut self.records, Vec::with_capacity(waited))
     }
 }
 
-/// How long after a flush of so many records the next one is allowed.
-fn interval_after(records: usize) -> Duration {
-    if records < MANY { MIN_INTERVAL } else { MIN_INTERVAL_BUSY }
+impl NextFlush {
+    /// After a flush of so many records.
+    fn after(flush: Instant, records: usize) -> Self {
+        let (interval, of_several) = if records < MANY {
+            (MIN_INTERVAL, MIN_INTERVAL_BURST)
+        } else {
+            (MIN_INTERVAL_BUSY, MIN_INTERVAL_BUSY)
+        };
+        Self { at: flush + interval, of_several_at: flush + of_several }
+    }
+
+    /// Whether so many records may be flushed, where `several` may be earlier.
+    fn allows(self, now: Instant, records: usize, several: usize) -> bool {
+        now >= self.at || (records >= several && now >= self.of_several_at)
+    }
 }
 
 impl PendingBatch {
@@ -155,5 +196,29 @@ impl Drop for PendingBatch {
         if !self.is_flushed {
             self.batcher.flush();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_records_are_flushed_earlier_than_few() {
+        let flush = Instant::now();
+        let next = NextFlush::after(flush, 1);
+        let after = |micros| flush + Duration::from_micros(micros);
+        assert!(!next.allows(after(399), SEVERAL, SEVERAL));
+        assert!(next.allows(after(400), SEVERAL, SEVERAL));
+        assert!(!next.allows(after(1_299), SEVERAL - 1, SEVERAL));
+        assert!(next.allows(after(1_300), 1, SEVERAL));
+    }
+
+    #[test]
+    fn after_many_records_several_wait_as_long_as_few() {
+        let flush = Instant::now();
+        let next = NextFlush::after(flush, MANY);
+        assert!(!next.allows(flush + Duration::from_micros(3_999), 1_000, SEVERAL));
+        assert!(next.allows(flush + MIN_INTERVAL_BUSY, 1, SEVERAL));
     }
 }

@@ -1,6 +1,6 @@
-//! The load: a constant rate that waits for nobody, or as many requests in flight as there are connections.
+//! The load: events at their due times, or as many requests in flight as there are connections.
 //!
-//! At a constant rate an event's latency begins when it was due, not when a connection was free for it: a server
+//! With due times an event's latency begins when it was due, not when a connection was free for it: a server
 //! that stalls is charged for every event that waits meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,8 +28,8 @@ pub(crate) struct Plan {
     pub(crate) server: u32,
     /// How many connections.
     pub(crate) connections: usize,
-    /// Events a second; without it, as many as the connections carry.
-    pub(crate) rate: Option<f64>,
+    /// When each event is due; without it, as many are sent as the connections carry.
+    pub(crate) schedule: Option<Vec<Duration>>,
     /// How long to load before anything is measured.
     pub(crate) warm_up: Duration,
     /// How long to measure.
@@ -127,9 +127,9 @@ impl Run<'_> {
             } else if self.answered == self.next || now >= end + LAST_ANSWERS {
                 break;
             }
-            let until = match self.plan.rate {
+            let until = match &self.plan.schedule {
                 _ if is_over => end + LAST_ANSWERS,
-                Some(rate) => self.due_at(self.next, rate),
+                Some(schedule) => schedule.get(self.next).map_or(end, |due| self.begin + *due),
                 None => end,
             };
             self.wait(&mut events, until)?;
@@ -165,15 +165,13 @@ impl Run<'_> {
         ))
     }
 
-    fn due_at(&self, number: usize, rate: f64) -> Instant {
-        self.begin + Duration::from_secs_f64(number as f64 / rate)
-    }
-
     fn send_what_is_due(&mut self, now: Instant) -> Result<()> {
-        match self.plan.rate {
-            Some(rate) => {
-                while self.next < self.requests.count() && self.due_at(self.next, rate) <= now {
-                    self.due.push(self.due_at(self.next, rate));
+        match &self.plan.schedule {
+            Some(schedule) => {
+                while let Some(due) =
+                    schedule.get(self.next).map(|due| self.begin + *due).filter(|due| *due <= now)
+                {
+                    self.due.push(due);
                     self.late.push_back(self.next);
                     self.next += 1;
                 }
@@ -239,7 +237,7 @@ impl Run<'_> {
             Progress::Answered(status) => {
                 self.answered(number, status);
                 self.connections[connection].request = None;
-                match (is_on, self.plan.rate, self.late.pop_front()) {
+                match (is_on, &self.plan.schedule, self.late.pop_front()) {
                     (_, Some(_), Some(late)) => self.send(connection, late),
                     (true, None, _) if self.next < self.requests.count() => {
                         self.due.push(Instant::now());

@@ -1,6 +1,7 @@
 //! `presenceroute-bench`: loads a relay on this machine and measures it from outside, or makes a table of what was
 //! measured.
 
+mod arrivals;
 mod connection;
 mod events;
 mod load;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use arrivals::Arrivals;
 use events::{Requests, Shape};
 use report::Measured;
 
@@ -57,6 +59,9 @@ struct Load {
     /// Events a second; without it, as many as the connections carry.
     #[arg(long)]
     rate: Option<f64>,
+    /// How the events of a rate are spread over time.
+    #[arg(long, value_enum, default_value_t = Arrivals::Even)]
+    arrivals: Arrivals,
     /// Seconds before anything is measured.
     #[arg(long, default_value_t = 3.0)]
     warm_up: f64,
@@ -106,11 +111,15 @@ fn read() -> Result<Vec<Measured>, Box<dyn Error>> {
 }
 
 fn measure(load: &Load) -> Result<Measured, Box<dyn Error>> {
+    let count = match load.rate {
+        Some(rate) => (rate * (load.warm_up + load.seconds)) as usize + 1,
+        None => load.events,
+    };
     let plan = load::Plan {
         address: load.address,
         server: load.server,
         connections: load.connections,
-        rate: load.rate,
+        schedule: load.rate.map(|rate| arrivals::schedule(load.arrivals, rate, count)),
         warm_up: Duration::try_from_secs_f64(load.warm_up)?,
         measured: Duration::try_from_secs_f64(load.seconds)?,
     };
@@ -123,10 +132,6 @@ fn measure(load: &Load) -> Result<Measured, Box<dyn Error>> {
         event_types: &load.event_types,
         body_bytes: load.body_bytes,
         run: &run,
-    };
-    let count = match load.rate {
-        Some(rate) => (rate * (load.warm_up + load.seconds)) as usize + 1,
-        None => load.events,
     };
     let outcome = load::run(&plan, &Requests::make(&shape, count))?;
     let acknowledged = outcome.answers.get(&200).copied().unwrap_or_default();

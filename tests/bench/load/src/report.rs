@@ -55,6 +55,8 @@ enum Target {
 const SATURATION: &str = "saturation-256";
 const SLOW: &str = "rate-500";
 const FAST: &str = "rate-2000";
+const POISSON: &str = "rate-2000-poisson";
+const BURSTS: &str = "rate-2000-bursts";
 
 fn lines() -> Vec<Line> {
     let line = |what, scenario, value, decimals, target| Line { what, scenario, value, decimals, target };
@@ -71,6 +73,12 @@ fn lines() -> Vec<Line> {
         line("p50 ms, 2,000/s", FAST, milliseconds_50, 2, Some(Target::AtMost(0.25))),
         line("p99 ms, 2,000/s", FAST, milliseconds_99, 2, Some(Target::AtMost(0.6))),
         line("p99.9 ms, 2,000/s", FAST, milliseconds_999, 2, None),
+        line("CPU µs/event, 2,000/s, Poisson", POISSON, |m| m.cpu_micros, 1, Some(Target::AtMost(0.55))),
+        line("p50 ms, 2,000/s, Poisson", POISSON, milliseconds_50, 2, Some(Target::AtMost(0.25))),
+        line("p99 ms, 2,000/s, Poisson", POISSON, milliseconds_99, 2, Some(Target::AtMost(0.6))),
+        line("CPU µs/event, 2,000/s, bursts of 8", BURSTS, |m| m.cpu_micros, 1, Some(Target::AtMost(0.55))),
+        line("p50 ms, 2,000/s, bursts of 8", BURSTS, milliseconds_50, 2, Some(Target::AtMost(0.25))),
+        line("p99 ms, 2,000/s, bursts of 8", BURSTS, milliseconds_99, 2, Some(Target::AtMost(0.6))),
         line("p50 ms, 256 connections", SATURATION, milliseconds_50, 2, None),
         line("p99 ms, 256 connections", SATURATION, milliseconds_99, 2, None),
         line(
