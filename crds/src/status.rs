@@ -19,7 +19,7 @@ pub struct PresenceRouteStatus {
     /// The generation of the spec that the status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Accepted, SecretsResolved, RelayAvailable, RoutingLive, Registered and Ready.
+    /// Accepted, SecretsResolved, RelayAvailable, RoutingLive, EndpointExposed, Registered and Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -32,6 +32,9 @@ pub struct PresenceRouteStatus {
     /// The signing secrets, and the step of a rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing: Option<SigningStatus>,
+    /// How the endpoint is exposed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointStatus>,
     /// The relay pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayPodsStatus>,
@@ -177,6 +180,17 @@ pub enum SigningPhase {
     Registering,
     /// Genesys Cloud signs with the new one; the old one is accepted until `retireTime`.
     Retiring,
+}
+
+/// How the endpoint is exposed, by what the exposing object reports.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointStatus {
+    /// The object that exposes it, as `KIND/NAME`.
+    pub exposed_by: String,
+    /// The first addresses that the object reports. An HTTPRoute has none: its Gateways have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
 }
 
 /// The relay pods, for people and for the scale subresource.

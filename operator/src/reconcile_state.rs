@@ -7,6 +7,7 @@ use presenceroute_manifest::rotation::CredentialRotation;
 use presenceroute_manifest::validate::{Model, SourceModel};
 
 use crate::cache::OwnedObjects;
+use crate::exposure::Exposure;
 use crate::registration::RegistrationState;
 use crate::relay_pods::{DesiredRevisions, RelayPods};
 use crate::status::conditions::{self, Delays, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
@@ -25,6 +26,8 @@ pub struct ReconcileState {
     pub revisions: DesiredRevisions,
     /// Why an object was refused by Kubernetes.
     pub apply_error: Option<String>,
+    /// How far its endpoint is exposed.
+    pub exposure: Exposure,
     /// How long its relay pods have not been as they should be.
     pub delays: Delays,
     /// Why its registration goes by another name than the spec's.
@@ -39,7 +42,7 @@ impl ReconcileState {
         relays: &RelayPods,
         registration: RegistrationState,
     ) -> Observed {
-        let Self { model, rotation, revisions, apply_error, delays, name_pending } = self;
+        let Self { model, rotation, revisions, apply_error, exposure, delays, name_pending } = self;
         let distributed = relays.all_accept(&revisions.signing);
         let SourceModel::Webhook(webhook) = &model.source;
         let phase = match &webhook.signing_secret {
@@ -47,7 +50,8 @@ impl ReconcileState {
             Err(_) => SigningPhase::Stable,
         };
         Observed::Valid(Box::new(RouteFacts {
-            secret_problems: model.secret_problems().into_iter().cloned().collect(),
+            call_secret_problems: model.call_secret_problems().cloned().collect(),
+            relay_secret_problems: model.relay_secret_problems().cloned().collect(),
             apply_error: apply_error.clone(),
             deployment: deployment(owned, &model.namespace, &model.name),
             obstacle: relays.obstacle(),
@@ -63,6 +67,7 @@ impl ReconcileState {
                 revision: revisions.routing.clone(),
             },
             signing: conditions::signing(rotation.revision(), phase, rotation.retire_at()),
+            exposure: exposure.clone(),
             relay_version: relays.version(),
             registration,
             name_pending: name_pending.clone(),

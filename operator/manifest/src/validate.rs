@@ -161,11 +161,20 @@ pub struct SecretMount {
 impl Model {
     /// Every Secret that is not as it should be.
     pub fn secret_problems(&self) -> Vec<&SecretProblem> {
+        self.call_secret_problems().chain(self.relay_secret_problems()).collect()
+    }
+
+    /// The problems of Secrets that only calls to Genesys Cloud need.
+    pub fn call_secret_problems(&self) -> impl Iterator<Item = &SecretProblem> {
         let GenesysModel { oauth_client, ca_pem, .. } = &self.genesys;
-        let SourceModel::Webhook(webhook) = &self.source;
         let ca_problem = ca_pem.as_ref().and_then(|ca| ca.as_ref().err());
-        let of_calls = oauth_client.as_ref().err().into_iter().chain(ca_problem);
-        of_calls.chain(webhook.signing_secret.as_ref().err()).chain(&self.mount_problems).collect()
+        oauth_client.as_ref().err().into_iter().chain(ca_problem)
+    }
+
+    /// The problems of Secrets that relays need: the signing secret, and those that relay pods mount.
+    pub fn relay_secret_problems(&self) -> impl Iterator<Item = &SecretProblem> {
+        let SourceModel::Webhook(webhook) = &self.source;
+        webhook.signing_secret.as_ref().err().into_iter().chain(&self.mount_problems)
     }
 }
 

@@ -3,6 +3,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use presenceroute_crds::PresenceRouteStatus;
 
+use crate::exposure::{ADDRESS_PENDING, GATEWAY_PENDING};
+
 use super::conditions::{FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, NOT_CREATED, PROGRESSING, ROLLOUT};
 
 /// A condition that differs from before.
@@ -25,7 +27,8 @@ pub fn changes<'s>(
         let holds = condition.status == "True";
         let (type_, reason) = (condition.type_.as_str(), condition.reason.as_str());
         let is_repeated = type_ == "Ready" || (type_ == "RoutingLive" && reason == NO_REPLICA_READY);
-        let is_expected = is_first && holds && matches!(type_, "Accepted" | "SecretsResolved");
+        let is_expected =
+            is_first && holds && matches!(type_, "Accepted" | "SecretsResolved" | "EndpointExposed");
         let is_known = old.is_some_and(|old| {
             // That another revision is live is news, even where it took no time.
             let is_same_revision = !(holds && type_ == "RoutingLive") || old.message == condition.message;
@@ -36,7 +39,16 @@ pub fn changes<'s>(
         }
         // A route that was just made has no ready pod yet.
         let is_starting = is_first && matches!(reason, NO_REPLICA_READY | NOT_CREATED);
-        let is_meant = matches!(reason, "Waiting" | PROGRESSING | ROLLOUT | "Suspended" | "ScaledToZero");
+        let is_meant = matches!(
+            reason,
+            "Waiting"
+                | PROGRESSING
+                | ROLLOUT
+                | ADDRESS_PENDING
+                | GATEWAY_PENDING
+                | "Suspended"
+                | "ScaledToZero"
+        );
         let is_left = matches!(reason, FORMER_LEFT | NAME_SHARED);
         Some(Change { condition, is_alarming: is_left || !(holds || is_starting || is_meant) })
     })

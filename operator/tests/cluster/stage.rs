@@ -131,6 +131,13 @@ impl Stage {
         self.objects(kind).patch(name, &parameters, &Patch::Merge(patch)).await.unwrap()
     }
 
+    /// Writes the status of an object as its controller does.
+    pub(crate) async fn report(&self, kind: &str, name: &str, status: Value) {
+        let parameters = PatchParams { field_manager: Some("a-controller".into()), ..PatchParams::default() };
+        let patch = Patch::Merge(json!({"status": status}));
+        self.objects(kind).patch_status(name, &parameters, &patch).await.unwrap();
+    }
+
     pub(crate) async fn get(&self, kind: &str, name: &str) -> Option<DynamicObject> {
         self.objects(kind).get_opt(name).await.unwrap()
     }
