@@ -174,9 +174,9 @@ pub enum SigningPhase {
     /// One secret, known to the relays and to Genesys Cloud.
     #[default]
     Stable,
-    /// The new secret is added beside the old one; waiting for every relay to accept both.
+    /// Waiting for every relay to accept the newest secret, in a rotation beside the old one.
     Distributing,
-    /// Every relay accepts both; the registration is being updated with the new one.
+    /// Every relay accepts the newest secret; Genesys Cloud is being given it.
     Registering,
     /// Genesys Cloud signs with the new one; the old one is accepted until `retireTime`.
     Retiring,

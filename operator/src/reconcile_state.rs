@@ -52,6 +52,7 @@ impl ReconcileState {
         Observed::Valid(Box::new(RouteFacts {
             call_secret_problems: model.call_secret_problems().cloned().collect(),
             relay_secret_problems: model.relay_secret_problems().cloned().collect(),
+            weak_secret: webhook.weak_secret(),
             apply_error: apply_error.clone(),
             deployment: deployment(owned, &model.namespace, &model.name),
             obstacle: relays.obstacle(),

@@ -21,7 +21,7 @@ use presenceroute_crds::spec::{
     self, DeletionPolicy, Kafka, KafkaSasl, Relay, ServiceTemplate, UnmatchedAction, Webhook,
 };
 use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::admission::is_subdomain;
@@ -116,6 +116,9 @@ pub enum SourceModel {
     Webhook(WebhookModel),
 }
 
+/// The fewest bytes of a signing secret that nothing is said of.
+pub const SHORTEST_SECRET: usize = 16;
+
 /// A registration that posts signed events to the endpoint.
 pub struct WebhookModel {
     /// The header with an event's signature.
@@ -126,6 +129,20 @@ pub struct WebhookModel {
     pub registration: RegistrationSpec,
     /// The secret that events are signed with.
     pub signing_secret: Result<SecretString, SecretProblem>,
+}
+
+impl WebhookModel {
+    /// What a signing secret of fewer than [`SHORTEST_SECRET`] bytes means. Genesys Cloud and the relays take it.
+    #[must_use]
+    pub fn weak_secret(&self) -> Option<String> {
+        let length = self.signing_secret.as_ref().ok()?.expose_secret().len();
+        (length < SHORTEST_SECRET).then(|| {
+            format!(
+                "the signing secret has fewer than {SHORTEST_SECRET} bytes, so that it can be guessed; make a random one, \
+                 such as with openssl rand -hex 32"
+            )
+        })
+    }
 }
 
 /// What Genesys Cloud calls, and how it is exposed.

@@ -61,6 +61,8 @@ pub struct RouteFacts {
     pub call_secret_problems: Vec<SecretProblem>,
     /// The same of the Secrets that the relays need.
     pub relay_secret_problems: Vec<SecretProblem>,
+    /// That the signing secret can be guessed.
+    pub weak_secret: Option<String>,
     /// Why an object could not be written.
     pub apply_error: Option<String>,
     /// The Deployment, once there is one.
@@ -307,7 +309,11 @@ fn secrets_resolved(facts: &RouteFacts) -> Finding {
     let problems = facts.call_secret_problems.iter().chain(&facts.relay_secret_problems);
     let messages: Vec<_> = problems.map(ToString::to_string).collect();
     if messages.is_empty() {
-        return Finding::holds("Resolved", "every Secret is there and has its keys");
+        const RESOLVED: &str = "every Secret is there and has its keys";
+        return match &facts.weak_secret {
+            None => Finding::holds("Resolved", RESOLVED),
+            Some(weak) => Finding::holds(SECRET_WEAK, format!("{RESOLVED}; {weak}")),
+        };
     }
     Finding::fails("SecretsUnresolved", messages.join("; "))
 }
@@ -429,6 +435,9 @@ pub(super) const FORMER_LEFT: &str = "FormerRegistrationLeft";
 
 /// As [`FORMER_LEFT`], where another owner has a registration of the same name.
 pub(super) const NAME_SHARED: &str = "NameShared";
+
+/// The reason of SecretsResolved that holds and should be looked at all the same.
+pub(super) const SECRET_WEAK: &str = "SigningSecretWeak";
 
 fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Option<i64>) -> Finding {
     let before = previous.conditions.iter().find(|old| old.type_ == "Registered");
@@ -593,6 +602,7 @@ mod tests {
         RouteFacts {
             call_secret_problems: Vec::new(),
             relay_secret_problems: Vec::new(),
+            weak_secret: None,
             apply_error: None,
             deployment: None,
             obstacle: None,

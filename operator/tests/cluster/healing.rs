@@ -25,7 +25,7 @@ async fn a_missing_secret_costs_no_calls_and_heals_at_once() {
     let calls: Vec<_> = operator.calls.since(calls).into_iter().filter(|call| !call.is_watch()).collect();
     assert!(calls.is_empty(), "it polls: {calls:#?}");
 
-    stage.apply(secret("late-webhook", json!({"secret": "sign-me"}))).await;
+    stage.apply(secret("late-webhook", json!({"secret": "sign-me-by-hmac-sha256"}))).await;
     let began = Instant::now();
     stage.condition("late", "SecretsResolved", "True", "Resolved").await;
     println!("a Secret that appears is seen after {:?}", began.elapsed());

@@ -75,7 +75,7 @@ impl Stage {
         let stage =
             Self { namespace, client, simulator, relays, genesys: Some(genesys), place, _company: company };
         stage.apply(secret("oauth", json!({"clientId": "client", "clientSecret": "hush"}))).await;
-        stage.apply(secret("webhook", json!({"secret": "sign-me"}))).await;
+        stage.apply(secret("webhook", json!({"secret": "sign-me-by-hmac-sha256"}))).await;
         stage
     }
 

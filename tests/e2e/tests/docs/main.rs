@@ -21,9 +21,10 @@ use crate::page::{FirstEvent, Page};
 
 /// In the order in which a new user reads them. A name with a `#` is that section alone, which is left out where the page
 /// itself is run.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "docs/install.md",
     "docs/first-route.md",
+    "docs/how-it-works.md",
     "docs/kubectl-plugin.md",
     "docs/troubleshooting.md",
     "docs/rotating-secrets.md",
