@@ -163,6 +163,10 @@ pub struct SigningStatus {
     pub revision: String,
     /// Stable, or the step of the rotation that is under way.
     pub phase: SigningPhase,
+    /// The `resourceVersion` of the Secret of `signingSecretRef` whose value Genesys Cloud has confirmed to sign with. A
+    /// rotation is complete there once it is that of the newest version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_version: Option<String>,
     /// The time until which the old secret is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retire_time: Option<Time>,

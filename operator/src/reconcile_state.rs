@@ -1,16 +1,17 @@
 //! What a reconcile works on between building and reporting, and the facts that its status is made of.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use presenceroute_crds::status::SigningPhase;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use presenceroute_crds::status::{SigningPhase, SigningStatus};
 use presenceroute_manifest::build;
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::{Model, SourceModel};
+use presenceroute_manifest::validate::{Model, SourceModel, WebhookModel};
 
 use crate::cache::OwnedObjects;
 use crate::exposure::Exposure;
 use crate::registration::RegistrationState;
 use crate::relay_pods::{DesiredRevisions, RelayPods};
-use crate::status::conditions::{self, Delays, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
+use crate::status::conditions::{Delays, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
 use crate::text::one_line;
 
 /// The longest text in bytes of why pods are refused.
@@ -67,7 +68,12 @@ impl ReconcileState {
                 forbidden_topics: relays.forbidden_topics(),
                 revision: revisions.routing.clone(),
             },
-            signing: conditions::signing(rotation.revision(), phase, rotation.retire_at()),
+            signing: SigningStatus {
+                revision: rotation.revision(),
+                phase,
+                secret_version: registered_version(webhook, rotation),
+                retire_time: rotation.retire_at().map(Time),
+            },
             exposure: exposure.clone(),
             relay_version: relays.version(),
             registration,
@@ -75,6 +81,12 @@ impl ReconcileState {
             suspended: model.suspended,
         }))
     }
+}
+
+/// The version of the user's Secret whose value Genesys Cloud signs with; nothing while that is an older one.
+fn registered_version(webhook: &WebhookModel, rotation: &CredentialRotation) -> Option<String> {
+    let secret = webhook.signing_secret.as_ref().ok().filter(|secret| rotation.is_registered(secret));
+    secret.and_then(|_| webhook.signing_secret_version.clone())
 }
 
 /// The numbers of a route's Deployment, once there is one.

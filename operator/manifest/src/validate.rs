@@ -129,6 +129,8 @@ pub struct WebhookModel {
     pub registration: RegistrationSpec,
     /// The secret that events are signed with.
     pub signing_secret: Result<SecretString, SecretProblem>,
+    /// The `resourceVersion` of the Secret that holds it.
+    pub signing_secret_version: Option<String>,
 }
 
 impl WebhookModel {
@@ -380,6 +382,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
                 retry_policy: webhook.retry_policy.clone(),
             },
             signing_secret,
+            signing_secret_version: references.signing_secret_version,
         }),
         uid: route.uid().unwrap_or_default(),
         suspended: spec.suspend,

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use presenceroute_crds::status::{
     EndpointStatus, PresenceRouteStatus, RegistrationLocation, RegistrationStatus, RelayPodsStatus,
-    RoutingStatus, SigningPhase, SigningStatus,
+    RoutingStatus, SigningStatus,
 };
 
 use crate::cache::obstacle::Obstacle;
@@ -184,6 +184,12 @@ pub fn build(
     let previous = previous.cloned().unwrap_or_default();
     let findings = findings(&facts, &previous, generation);
     let routing = &facts.routing;
+    // While a newer one is on its way, the version that is registered stands.
+    let registered = previous.signing.as_ref().and_then(|signing| signing.secret_version.clone());
+    let signing = SigningStatus {
+        secret_version: facts.signing.secret_version.clone().or(registered),
+        ..facts.signing.clone()
+    };
     let endpoint = EndpointStatus {
         exposed_by: facts.exposure.exposed_by.clone(),
         addresses: facts.exposure.addresses.clone(),
@@ -200,7 +206,7 @@ pub fn build(
             live_replicas: count(routing.live),
             missing_topics: routing.missing_topics.clone(),
         }),
-        signing: Some(facts.signing),
+        signing: Some(signing),
         endpoint: Some(endpoint),
         relay: Some(RelayPodsStatus {
             replicas: deployment.replicas,
@@ -576,11 +582,6 @@ fn is_same(old: &RegistrationStatus, fresh: &RegistrationStatus) -> bool {
         && *old == RegistrationStatus { last_verified_time: old.last_verified_time.clone(), ..fresh.clone() }
 }
 
-/// The signing part of the status.
-pub fn signing(revision: String, phase: SigningPhase, retire_at: Option<Timestamp>) -> SigningStatus {
-    SigningStatus { revision, phase, retire_time: retire_at.map(Time) }
-}
-
 fn pods(deployment: &DeploymentFacts) -> String {
     format!("{}/{}", deployment.ready, deployment.wanted)
 }
@@ -591,6 +592,8 @@ fn count(number: usize) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use presenceroute_crds::status::SigningPhase;
+
     use super::*;
 
     fn registered_as(state: RegistrationState) -> Finding {
@@ -617,7 +620,12 @@ mod tests {
                 missing_topics: Vec::new(),
                 forbidden_topics: Vec::new(),
             },
-            signing: signing("s".into(), SigningPhase::Stable, None),
+            signing: SigningStatus {
+                revision: "s".into(),
+                phase: SigningPhase::Stable,
+                secret_version: None,
+                retire_time: None,
+            },
             exposure: exposed(true),
             relay_version: None,
             registration: RegistrationState::Unchanged,
@@ -826,6 +834,22 @@ mod tests {
         let mut down = facts();
         down.deployment = Some(deployment(0, 0));
         assert_eq!(condition(down, None, "Ready").reason, NO_REPLICA_READY);
+    }
+
+    #[test]
+    fn the_registered_secret_version_stands_while_a_newer_one_is_on_its_way() {
+        let with = |version: Option<&str>, previous: Option<&PresenceRouteStatus>| {
+            let mut facts = facts();
+            facts.signing.secret_version = version.map(str::to_owned);
+            build(previous, Some(1), Observed::Valid(Box::new(facts)), Timestamp::UNIX_EPOCH)
+        };
+        let version = |status: &PresenceRouteStatus| status.signing.clone().unwrap().secret_version;
+        let first = with(Some("100"), None);
+        assert_eq!(version(&first).as_deref(), Some("100"));
+        let rotating = with(None, Some(&first));
+        assert_eq!(version(&rotating).as_deref(), Some("100"));
+        assert_eq!(version(&with(Some("107"), Some(&rotating))).as_deref(), Some("107"));
+        assert_eq!(version(&with(None, None)), None);
     }
 
     #[test]

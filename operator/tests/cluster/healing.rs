@@ -55,6 +55,25 @@ async fn an_object_that_kubernetes_rejects_is_sent_again() {
 }
 
 #[tokio::test]
+async fn a_signing_secret_that_can_be_guessed_is_warned_of() {
+    let stage = Stage::new().await;
+    stage.apply(secret("webhook", json!({"secret": "abc"}))).await;
+    stage.apply(stage.route("weak")).await;
+    let operator = stage.operator().await;
+    let message = stage.condition("weak", "SecretsResolved", "True", "SigningSecretWeak").await;
+    assert!(message.contains("fewer than 16 bytes") && !message.contains("abc"), "{message}");
+    stage.is_ready("weak").await;
+    let events = stage.events("weak").await;
+    let warns = |event: &k8s_openapi::api::core::v1::Event| {
+        event.type_.as_deref() == Some("Warning") && event.reason.as_deref() == Some("SigningSecretWeak")
+    };
+    assert_eq!(events.iter().filter(|event| warns(event)).count(), 1, "{events:#?}");
+    stage.apply(secret("webhook", json!({"secret": "sign-me-by-hmac-sha256"}))).await;
+    stage.condition("weak", "SecretsResolved", "True", "Resolved").await;
+    stage.end(operator).await;
+}
+
+#[tokio::test]
 async fn an_owned_object_that_drifts_is_repaired_at_once() {
     let stage = Stage::new().await;
     let mut route = stage.route("hurt");
