@@ -57,6 +57,14 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_events_lists_every_region() {
+        let page = include_str!("../../docs/events.md");
+        let (_, section) = page.split_once("\n## Regions\n").unwrap();
+        let listed: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(listed, KNOWN.map(|(domain, aws)| format!("| `{domain}` | {aws} |")));
+    }
+
+    #[test]
     fn no_region_is_listed_twice() {
         for (position, (domain, aws)) in KNOWN.iter().enumerate() {
             assert!(!KNOWN[..position].iter().any(|(other, at)| other == domain || at == aws), "{domain}");

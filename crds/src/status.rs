@@ -19,7 +19,7 @@ pub struct PresenceRouteStatus {
     /// The generation of the spec that the status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Accepted, SecretsResolved, RelayAvailable, RoutingLive, Registered and Ready.
+    /// Accepted, SecretsResolved, RelayAvailable, RoutingLive, EndpointExposed, Registered and Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -32,6 +32,9 @@ pub struct PresenceRouteStatus {
     /// The signing secrets, and the step of a rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing: Option<SigningStatus>,
+    /// How the endpoint is exposed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointStatus>,
     /// The relay pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayPodsStatus>,
@@ -160,6 +163,10 @@ pub struct SigningStatus {
     pub revision: String,
     /// Stable, or the step of the rotation that is under way.
     pub phase: SigningPhase,
+    /// The `resourceVersion` of the Secret of `signingSecretRef` whose value Genesys Cloud has confirmed to sign with. A
+    /// rotation is complete there once it is that of the newest version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_version: Option<String>,
     /// The time until which the old secret is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retire_time: Option<Time>,
@@ -171,12 +178,23 @@ pub enum SigningPhase {
     /// One secret, known to the relays and to Genesys Cloud.
     #[default]
     Stable,
-    /// The new secret is added beside the old one; waiting for every relay to accept both.
+    /// Waiting for every relay to accept the newest secret, in a rotation beside the old one.
     Distributing,
-    /// Every relay accepts both; the registration is being updated with the new one.
+    /// Every relay accepts the newest secret; Genesys Cloud is being given it.
     Registering,
     /// Genesys Cloud signs with the new one; the old one is accepted until `retireTime`.
     Retiring,
+}
+
+/// How the endpoint is exposed, by what the exposing object reports.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointStatus {
+    /// The object that exposes it, as `KIND/NAME`.
+    pub exposed_by: String,
+    /// The first addresses that the object reports. An HTTPRoute has none: its Gateways have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
 }
 
 /// The relay pods, for people and for the scale subresource.

@@ -55,9 +55,9 @@ pub type Requests = Family<RequestLabels, Counter>;
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
     /// The verb; `get` is also a list.
-    verb: &'static str,
+    pub(crate) verb: &'static str,
     /// The HTTP status, 0 where there was no answer.
-    code: u16,
+    pub(crate) code: u16,
 }
 
 /// Makes a client count its requests.

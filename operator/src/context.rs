@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::cache::{OwnedObjects, RouteOrInvalid, SecretCache, Stopped};
 use crate::events::EventRecorder;
+use crate::exposure::ExposureJudge;
 use crate::metrics::Metrics;
 use crate::registration::Registrations;
 use crate::relay_pods::RelayStatusClient;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub secret_grace: Duration,
     /// How long an unconfirmed create request may still take effect at Genesys Cloud.
     pub create_timeout: Duration,
+    /// How long a first registration waits for the address of an Ingress or a load balancer.
+    pub exposure_timeout: Duration,
 }
 
 /// Everything that a reconcile needs.
@@ -38,6 +41,7 @@ pub(crate) struct Context {
     /// Resolves when the caches are filled, or when the process is to stop before they are.
     pub(crate) caches_ready: Shared<BoxFuture<'static, Result<(), Stopped>>>,
     pub(crate) relay_status: RelayStatusClient,
+    pub(crate) exposures: ExposureJudge,
     pub(crate) registrations: Registrations,
     pub(crate) states: Arc<RouteStates>,
     pub(crate) events: Arc<EventRecorder>,

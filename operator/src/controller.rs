@@ -29,6 +29,7 @@ use crate::context::Context;
 pub use crate::context::Settings;
 use crate::error::{ReconcileError, kubernetes};
 use crate::events::EventRecorder;
+use crate::exposure::{Exposure, ExposureJudge, Past, Report};
 use crate::finalizer::has_finalizer;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
@@ -143,6 +144,7 @@ pub async fn run(
     };
     let context = Arc::new(Context {
         client,
+        exposures: ExposureJudge::new(settings.exposure_timeout),
         settings,
         routes: routes.clone(),
         secrets: caches.secrets,
@@ -261,14 +263,16 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     // What Kubernetes refuses for good is in the status; the other steps go on with what there is.
     let apply_error = apply::refusal_of(applied)?;
     let delays = delays(&model, context);
-    let mut state = ReconcileState { model, rotation, revisions, apply_error, delays, name_pending };
+    let exposure = exposure(route, &model, context);
+    let mut state = ReconcileState { model, rotation, revisions, apply_error, exposure, delays, name_pending };
 
     let Some(relays) = sync_relays(route, &state, context).await? else {
         return Ok(Action::requeue(LIVE_POLL));
     };
     let is_refused = state.apply_error.is_some();
-    let ReconcileState { model, revisions, rotation, .. } = &mut state;
-    let input = RegistrationInput { route, model, relays: &relays, revisions, is_refused };
+    let ReconcileState { model, revisions, rotation, exposure, .. } = &mut state;
+    let is_exposed = exposure.is_exposed;
+    let input = RegistrationInput { route, model, relays: &relays, revisions, is_refused, is_exposed };
     let registration = context.registrations.reconcile(&input, rotation).await?;
     let action = requeue_after(&state, &relays, &registration);
     context.status().report(route, state.facts(&context.owned, &relays, registration)).await?;
@@ -306,6 +310,19 @@ fn delays(Model { namespace, name, uid, .. }: &Model, context: &Context) -> Dela
         none_ready: context.states.waits(uid, WaitReason::Available, none_is_ready),
         rollout: context.states.waits(uid, WaitReason::Rollout, deployment.outdated > 0),
     }
+}
+
+/// How far the endpoint is exposed.
+fn exposure(route: &PresenceRoute, model: &Model, context: &Context) -> Exposure {
+    let report = Report::read(model, &context.owned);
+    let waited = context.states.waits(&model.uid, WaitReason::Address, report.lacks_address());
+    let status = context.states.status(route).unwrap_or_default();
+    let past = Past {
+        waited: waited.unwrap_or_default(),
+        is_registered: status.registration().is_some_and(|registration| registration.id.is_some()),
+        condition: status.conditions.iter().find(|condition| condition.type_ == "EndpointExposed"),
+    };
+    context.exposures.judge(report, past)
 }
 
 /// Has the relay pods take up what is new, and returns how they are. `None` for the moment in which they are at it,
@@ -352,7 +369,8 @@ fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &Regi
         Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO) + LIVE_POLL
     });
     let registration = match registration {
-        RegistrationState::Failed(Failure { retry_in, .. }) => Some(*retry_in),
+        RegistrationState::Failed(Failure { retry_in, .. })
+        | RegistrationState::Unverified(Failure { retry_in, .. }) => Some(*retry_in),
         RegistrationState::Waiting { check_in, .. } => *check_in,
         // Without the secret that is wanted, the Secret's own watch triggers the route.
         RegistrationState::Unchanged => webhook.signing_secret.is_ok().then_some(PROGRESSING),
@@ -369,8 +387,11 @@ fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &Regi
     let topics = (!are_reachable).then_some(TOPICS);
     let conflict = state.name_pending.as_ref().map(|_| CONFLICT);
     let refused = state.apply_error.as_ref().map(|_| REFUSED);
-    let soonest =
-        [retire, registration, lagging, delayed, topics, conflict, refused].into_iter().flatten().min();
+    let address = state.exposure.check_in;
+    let soonest = [retire, registration, lagging, delayed, topics, conflict, refused, address]
+        .into_iter()
+        .flatten()
+        .min();
     Action::requeue(soonest.unwrap_or(STEADY))
 }
 

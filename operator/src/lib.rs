@@ -12,6 +12,7 @@ mod context;
 pub mod controller;
 pub mod error;
 pub mod events;
+pub mod exposure;
 pub mod finalizer;
 pub mod leader;
 pub mod metrics;

@@ -224,13 +224,14 @@ impl Default for Metrics {
 
 #[cfg(test)]
 mod tests {
+    use crate::api_server::RequestLabels;
     use kube::runtime::reflector;
     use kube::runtime::watcher::Event;
 
     use super::*;
 
     #[test]
-    fn a_route_shows_while_it_is_there() {
+    fn a_route_shows_while_it_is_there_as_on_the_page_of_metrics() {
         let route: RouteOrInvalid = serde_saphyr::from_str(
             r#"
 apiVersion: presenceroute.io/v1alpha1
@@ -269,6 +270,8 @@ status:
         ] {
             assert!(text.contains(&format!("\npresenceroute_operator_{line}\n")), "{line} is not in\n{text}");
         }
+        drop(metrics.api_requests.get_or_create(&RequestLabels { verb: "get", code: 200 }));
+        presenceroute_runtime::testing::metrics_page::assert_current("operator", &metrics.text());
         let unreadable: RouteOrInvalid =
             serde_saphyr::from_str("metadata: {name: old, namespace: presence}\nspec: {}\n").unwrap();
         writer.apply_watcher_event(&Event::Apply(unreadable));

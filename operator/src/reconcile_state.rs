@@ -1,15 +1,17 @@
 //! What a reconcile works on between building and reporting, and the facts that its status is made of.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use presenceroute_crds::status::SigningPhase;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use presenceroute_crds::status::{SigningPhase, SigningStatus};
 use presenceroute_manifest::build;
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::{Model, SourceModel};
+use presenceroute_manifest::validate::{Model, SourceModel, WebhookModel};
 
 use crate::cache::OwnedObjects;
+use crate::exposure::Exposure;
 use crate::registration::RegistrationState;
 use crate::relay_pods::{DesiredRevisions, RelayPods};
-use crate::status::conditions::{self, Delays, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
+use crate::status::conditions::{Delays, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
 use crate::text::one_line;
 
 /// The longest text in bytes of why pods are refused.
@@ -25,6 +27,8 @@ pub struct ReconcileState {
     pub revisions: DesiredRevisions,
     /// Why an object was refused by Kubernetes.
     pub apply_error: Option<String>,
+    /// How far its endpoint is exposed.
+    pub exposure: Exposure,
     /// How long its relay pods have not been as they should be.
     pub delays: Delays,
     /// Why its registration goes by another name than the spec's.
@@ -39,7 +43,7 @@ impl ReconcileState {
         relays: &RelayPods,
         registration: RegistrationState,
     ) -> Observed {
-        let Self { model, rotation, revisions, apply_error, delays, name_pending } = self;
+        let Self { model, rotation, revisions, apply_error, exposure, delays, name_pending } = self;
         let distributed = relays.all_accept(&revisions.signing);
         let SourceModel::Webhook(webhook) = &model.source;
         let phase = match &webhook.signing_secret {
@@ -47,7 +51,9 @@ impl ReconcileState {
             Err(_) => SigningPhase::Stable,
         };
         Observed::Valid(Box::new(RouteFacts {
-            secret_problems: model.secret_problems().into_iter().cloned().collect(),
+            call_secret_problems: model.call_secret_problems().cloned().collect(),
+            relay_secret_problems: model.relay_secret_problems().cloned().collect(),
+            weak_secret: webhook.weak_secret(),
             apply_error: apply_error.clone(),
             deployment: deployment(owned, &model.namespace, &model.name),
             obstacle: relays.obstacle(),
@@ -62,13 +68,25 @@ impl ReconcileState {
                 forbidden_topics: relays.forbidden_topics(),
                 revision: revisions.routing.clone(),
             },
-            signing: conditions::signing(rotation.revision(), phase, rotation.retire_at()),
+            signing: SigningStatus {
+                revision: rotation.revision(),
+                phase,
+                secret_version: registered_version(webhook, rotation),
+                retire_time: rotation.retire_at().map(Time),
+            },
+            exposure: exposure.clone(),
             relay_version: relays.version(),
             registration,
             name_pending: name_pending.clone(),
             suspended: model.suspended,
         }))
     }
+}
+
+/// The version of the user's Secret whose value Genesys Cloud signs with; nothing while that is an older one.
+fn registered_version(webhook: &WebhookModel, rotation: &CredentialRotation) -> Option<String> {
+    let secret = webhook.signing_secret.as_ref().ok().filter(|secret| rotation.is_registered(secret));
+    secret.and_then(|_| webhook.signing_secret_version.clone())
 }
 
 /// The numbers of a route's Deployment, once there is one.

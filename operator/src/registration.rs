@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, ResourceExt};
 use presenceroute_crds::status::{RegistrationAccess, RegistrationLocation};
@@ -93,6 +94,8 @@ pub enum RegistrationState {
         /// How long this is trusted before Genesys Cloud is asked again.
         trusted_for: Duration,
     },
+    /// As the spec asks when it was last verified, which it cannot be now.
+    Unverified(Failure),
     /// Not as the spec asks.
     Failed(Failure),
 }
@@ -109,6 +112,8 @@ pub struct RegistrationInput<'i> {
     pub revisions: &'i DesiredRevisions,
     /// Whether Kubernetes has refused one of the route's objects, perhaps the one that exposes the endpoint.
     pub is_refused: bool,
+    /// Whether the endpoint is exposed.
+    pub is_exposed: bool,
 }
 
 /// What the registrations of all routes share.
@@ -148,12 +153,35 @@ pub struct CallContext {
 }
 
 impl Registrations {
-    /// Registers the route once its relays can answer, records which secret Genesys Cloud signs with, and removes its
-    /// registrations elsewhere.
+    /// Registers the route once its relays can answer and its endpoint is exposed, records which secret Genesys Cloud
+    /// signs with, and removes its registrations elsewhere.
     ///
     /// # Errors
     /// The API server's. What Genesys Cloud fails at is a state.
     pub async fn reconcile(
+        &self,
+        input: &RegistrationInput<'_>,
+        rotation: &mut CredentialRotation,
+    ) -> Result<RegistrationState, ReconcileError> {
+        Ok(match self.register(input, rotation).await? {
+            RegistrationState::Failed(failure) if !failure.is_drift && self.stands(input, rotation) => {
+                RegistrationState::Unverified(failure)
+            }
+            state => state,
+        })
+    }
+
+    /// Whether the registration was as the spec asks when it was last verified, and nothing has spoken against it since.
+    fn stands(&self, input: &RegistrationInput<'_>, rotation: &CredentialRotation) -> bool {
+        let RegistrationInput { route, model, .. } = *input;
+        let SourceModel::Webhook(webhook) = &model.source;
+        let has_secret = webhook.signing_secret.as_ref().is_ok_and(|secret| rotation.is_registered(secret));
+        let was_reported = self.last_report(route).is_some_and(|last| last.status != "False");
+        let record = RegistrationRecord::read(self.states.status(route));
+        has_secret && was_reported && record.holds(model, &route.spec.genesys)
+    }
+
+    async fn register(
         &self,
         input: &RegistrationInput<'_>,
         rotation: &mut CredentialRotation,
@@ -215,7 +243,7 @@ impl Registrations {
         rotation: &CredentialRotation,
         record: &RegistrationRecord,
     ) -> Result<Option<Result<Desired, RegistrationState>>, ReconcileError> {
-        let RegistrationInput { route, model, relays, revisions, is_refused } = *input;
+        let RegistrationInput { route, model, relays, revisions, is_refused, is_exposed } = *input;
         let is_first = record.id().is_none();
         let unmet = |what, check_in| Ok(is_first.then(|| Err(waiting(what, check_in))));
         let SourceModel::Webhook(webhook) = &model.source;
@@ -232,6 +260,11 @@ impl Registrations {
                 "waiting for every object of the route to be applied: RelayAvailable names the refused one",
                 None,
             );
+        }
+        if is_first && !is_exposed {
+            // A watch reports a change of the object, and the controller looks again at the end of the timeout.
+            let what = "waiting for the endpoint to be exposed: EndpointExposed names what is missing";
+            return unmet(what, None);
         }
         if !rotation.is_registered(secret) && !self.may_sign(input, is_first) {
             let what = "waiting for every relay pod to accept the newest signing secret";
@@ -321,7 +354,7 @@ impl Registrations {
         context: Box<CallContext>,
     ) -> impl Future<Output = CallResult> + Send + 'static {
         let status = context.desired.status();
-        let was_good = self.last_report(route).is_some_and(|(is_true, _)| is_true);
+        let was_good = self.last_report(route).is_some_and(|last| last.status == "True");
         let known = Known {
             id: context.record.id().map(str::to_owned),
             url: context.record.current.as_ref().map(|current| current.spec.url.clone()),
@@ -533,15 +566,14 @@ impl Registrations {
         self.states.write_status(route, &status).await.map_err(kubernetes("write the status"))
     }
 
-    /// Whether the condition Registered was last reported as true, and by which reason.
-    fn last_report(&self, route: &PresenceRoute) -> Option<(bool, String)> {
+    /// The condition Registered as it was last reported.
+    fn last_report(&self, route: &PresenceRoute) -> Option<Condition> {
         let conditions = self.states.status(route).unwrap_or_default().conditions;
-        let last = conditions.into_iter().find(|condition| condition.type_ == "Registered")?;
-        Some((last.status == "True", last.reason))
+        conditions.into_iter().find(|condition| condition.type_ == "Registered")
     }
 
     fn is_contested(&self, route: &PresenceRoute) -> bool {
-        self.last_report(route).is_some_and(|(_, reason)| reason == CONTESTED)
+        self.last_report(route).is_some_and(|last| last.reason == CONTESTED)
     }
 
     fn observe_drift(&self, input: &RegistrationInput<'_>, is_registered: bool) -> Drift {

@@ -46,6 +46,8 @@ pub enum WaitReason {
     Available,
     /// Pods of the newest template to replace those of an older one.
     Rollout,
+    /// The object that exposes the endpoint to have an address.
+    Address,
 }
 
 impl RouteStates {

@@ -23,6 +23,7 @@ use crate::admin::{self, Readiness};
 use crate::cache::RouteIndex;
 use crate::cache::ready::unless_stopped;
 use crate::controller::{self, Settings, Shared};
+use crate::exposure::EXPOSURE_TIMEOUT;
 use crate::leader::{LEASE_NAME, LeaderElection, Timings};
 use crate::metrics::Metrics;
 use crate::registration::execute::CREATE_TIMEOUT;
@@ -57,6 +58,14 @@ pub(crate) struct RunArguments {
         value_parser = clap::value_parser!(u64).range(..=86_400)
     )]
     pub(crate) create_timeout_seconds: u64,
+    /// How long a first registration waits for an Ingress or a load balancer that reports no address, in seconds.
+    #[arg(
+        long,
+        env = "PRESENCEROUTE_EXPOSURE_TIMEOUT_SECONDS",
+        default_value_t = EXPOSURE_TIMEOUT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(..=86_400)
+    )]
+    pub(crate) exposure_timeout_seconds: u64,
     /// How the log is written.
     #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -180,6 +189,7 @@ async fn lead(
             },
             secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
             create_timeout: Duration::from_secs(arguments.create_timeout_seconds),
+            exposure_timeout: Duration::from_secs(arguments.exposure_timeout_seconds),
         },
         genesys: Genesys::new(),
         neighbours: RouteIndex::of(namespaces.len()),

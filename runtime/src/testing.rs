@@ -1,7 +1,10 @@
-//! A stand-in for a mounted ConfigMap or Secret, for tests of what reads one. Not part of a released program.
+//! A stand-in for a mounted ConfigMap or Secret, for tests of what reads one, and the page that lists a program's metrics.
+//! Not part of a released program.
 
 // Only tests use this module: a failure here is a failed test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+pub mod metrics_page;
 
 use std::fs;
 use std::os::unix::fs::symlink;

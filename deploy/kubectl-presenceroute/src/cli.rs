@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show a route's conditions, registration, pods, topics and rates.
+    /// Show a route's conditions, registration, pods, topics and rates; without a name, whether each route is ready.
     Status(StatusArguments),
     /// Sign events with the route's own secret and post them.
     Send(SendArguments),

@@ -85,6 +85,19 @@ impl Cluster {
         Ok(found.items.into_iter().filter_map(|route| route.metadata.name).collect())
     }
 
+    /// All routes of the namespace, or of the cluster.
+    pub(crate) async fn routes(&self, of_all_namespaces: bool) -> Result<Vec<PresenceRoute>, ClusterError> {
+        let api: Api<PresenceRoute> = match of_all_namespaces {
+            true => Api::all(self.client.clone()),
+            false => Api::namespaced(self.client.clone(), &self.namespace),
+        };
+        match api.list(&ListParams::default()).await {
+            Ok(found) => Ok(found.items),
+            Err(kube::Error::Api(status)) if status.code == 404 => Err(ClusterError::Unknown),
+            Err(cause) => Err(ClusterError::Read { what: "PresenceRoutes".into(), cause }),
+        }
+    }
+
     /// The relay pods of a route that are not terminating, sorted by name.
     pub(crate) async fn relay_pods(&self, route: &str) -> Result<Vec<Pod>, ClusterError> {
         let (component, relay) = RELAY_COMPONENT;

@@ -9,6 +9,7 @@ mod cluster;
 mod completion;
 mod counters;
 mod explain;
+mod overview;
 mod route_name;
 mod routes;
 mod send;

@@ -1,4 +1,5 @@
-//! `status`: gathers the snapshot of a route from the API server and from each of its relays.
+//! `status`: gathers the snapshot of a route from the API server and from each of its relays. Without a name, all routes
+//! are listed by what the operator reports of them.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -15,7 +16,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Cluster, ClusterError, is_ready};
 use crate::counters::Counters;
-use crate::route_name::RouteName;
+use crate::overview;
+use crate::route_name::completer;
 use crate::snapshot::{RelayPod, Response, Snapshot, Topic};
 use crate::style::{self, Progress};
 use crate::tree;
@@ -26,8 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What to show.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArguments {
-    #[command(flatten)]
-    route: RouteName,
+    /// The PresenceRoute. Default: all of the namespace, one a line.
+    #[arg(value_name = "NAME", add = completer())]
+    name: Option<String>,
+    /// All routes of all namespaces, one a line.
+    #[arg(short = 'A', long, conflicts_with = "name")]
+    all_namespaces: bool,
     /// The seconds over which rates are measured; 0 shows totals alone.
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     rates: f64,
@@ -53,7 +59,17 @@ pub(crate) enum StatusError {
 }
 
 pub(crate) async fn run(arguments: &StatusArguments, cluster: &Cluster) -> Result<ExitCode, StatusError> {
-    let snapshot = gather(cluster, &arguments.route.name, Duration::from_secs_f64(arguments.rates)).await?;
+    let Some(name) = &arguments.name else {
+        let routes = cluster.routes(arguments.all_namespaces).await?;
+        let lines = overview::lines(&routes);
+        match arguments.output {
+            Format::Text if lines.is_empty() => style::print("no PresenceRoutes found\n"),
+            Format::Text => style::print(&overview::render(&lines, arguments.all_namespaces)),
+            Format::Json => style::print(&(serde_json::to_string_pretty(&lines)? + "\n")),
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let snapshot = gather(cluster, name, Duration::from_secs_f64(arguments.rates)).await?;
     match arguments.output {
         Format::Text => style::print(&tree::render(&snapshot, Timestamp::now())),
         Format::Json => style::print(&(serde_json::to_string_pretty(&snapshot)? + "\n")),

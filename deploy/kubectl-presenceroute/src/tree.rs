@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use presenceroute_crds::status::{SigningPhase, SigningStatus};
+use presenceroute_crds::status::SigningPhase;
 
 use crate::snapshot::{RelayPod, Response, Snapshot, Topic};
 use crate::style::{BAD, FAINT, GOOD, STRONG, UNSURE, paint};
@@ -39,7 +39,7 @@ pub(crate) fn render(snapshot: &Snapshot, now: Timestamp) -> String {
             .chain([
                 conditions(snapshot),
                 Branch::leaf(labelled("registration", &registration(snapshot, now))),
-                Branch::leaf(labelled("signing", &signing(snapshot.status.signing.as_ref(), now))),
+                Branch::leaf(labelled("signing", &signing(snapshot, now))),
                 pods(snapshot),
                 topics(snapshot),
                 responses(&snapshot.responses),
@@ -108,15 +108,19 @@ fn registration(snapshot: &Snapshot, now: Timestamp) -> String {
     }
 }
 
-fn signing(signing: Option<&SigningStatus>, now: Timestamp) -> String {
-    let Some(signing) = signing else { return paint(UNSURE, "no signing secret yet") };
+/// What the phase means: before the first registration there is no old secret.
+fn signing(snapshot: &Snapshot, now: Timestamp) -> String {
+    let Some(signing) = &snapshot.status.signing else { return paint(UNSURE, "no signing secret yet") };
+    let is_first = snapshot.status.registration().is_none_or(|registration| registration.id.is_none());
     let (style, text) = match signing.phase {
         SigningPhase::Stable => (GOOD, "Stable".to_owned()),
         SigningPhase::Distributing => {
-            (UNSURE, "Distributing: waiting for every relay to accept both secrets".to_owned())
+            let what = if is_first { "the secret" } else { "the new secret beside the old one" };
+            (UNSURE, format!("Distributing: waiting for every relay to accept {what}"))
         }
         SigningPhase::Registering => {
-            (UNSURE, "Registering: updating the registration with the new secret".to_owned())
+            let what = if is_first { "waiting to register" } else { "updating the registration with the new secret" };
+            (UNSURE, format!("Registering: {what}"))
         }
         SigningPhase::Retiring => {
             let until = signing.retire_time.as_ref().map_or_else(String::new, |time| {
@@ -376,6 +380,24 @@ PresenceRoute presence/contact-centre  not ready: PodLags
         let tree = plain(&snapshot);
         assert!(tree.contains("not yet reconciled  suspended"), "{tree}");
         assert!(tree.contains("registration  not registered") && tree.contains("0 of 0 ready"), "{tree}");
+    }
+
+    #[test]
+    fn signing_speaks_of_an_old_secret_only_when_there_is_one() {
+        let mut registered = snapshot();
+        let mut new = snapshot();
+        new.status.source = None;
+        for (phase, first, later) in [
+            (SigningPhase::Distributing, "accept the secret  ", "accept the new secret beside the old one"),
+            (SigningPhase::Registering, "Registering: waiting to register", "with the new secret"),
+        ] {
+            for (snapshot, expected) in [(&mut new, first), (&mut registered, later)] {
+                snapshot.status.signing.as_mut().unwrap().phase = phase;
+                let tree = plain(snapshot);
+                assert!(tree.contains(expected), "{tree}");
+            }
+            assert!(!plain(&new).contains("old one"));
+        }
     }
 
     #[test]

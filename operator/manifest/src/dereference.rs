@@ -17,6 +17,8 @@ pub struct References {
     pub genesys_ca: Option<Result<Vec<u8>, SecretProblem>>,
     /// The secret that a webhook's events are signed with, when the source is one.
     pub signing_secret: Option<Result<SecretString, SecretProblem>>,
+    /// The `resourceVersion` of the Secret that holds it; none in a manifest.
+    pub signing_secret_version: Option<String>,
     /// What is wrong with the Secrets that relay pods mount. Empty when all is there.
     pub mounted: Vec<SecretProblem>,
     /// The certificates among all this.
@@ -113,6 +115,11 @@ pub async fn dereference<S: SecretSource>(
             Some(webhook) => Some(signing_secret(source, &webhook.signing_secret_ref).await?),
             None => None,
         },
+        signing_secret_version: match &spec.source.webhook {
+            Some(webhook) => source.secret(&webhook.signing_secret_ref.name).await?,
+            None => None,
+        }
+        .and_then(|secret| secret.metadata.resource_version),
         mounted: mount_problems(source, spec, &mut certificates).await?,
         certificates,
     })

@@ -15,7 +15,6 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use presenceroute_core::region::is_known;
 use presenceroute_crds::PresenceRoute;
-use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use crate::admission::admit;
@@ -24,9 +23,6 @@ use crate::dereference::{SecretProblem, SecretSource, dereference};
 use crate::document::{Document, Manifest, Place};
 use crate::field::FieldPath;
 use crate::validate::{SourceModel, validate};
-
-/// The fewest bytes of a signing secret that nothing is said of.
-const SHORTEST_SECRET: usize = 16;
 
 /// A file that has been read.
 #[derive(Clone, Debug)]
@@ -277,13 +273,7 @@ async fn check_route(
                 .filter(|problem| !matches!(problem, SecretProblem::Missing(_)));
             diagnostics.extend(problems.map(|problem| context.warning(&spec, problem.to_string())));
             let SourceModel::Webhook(webhook) = &model.source;
-            if let Ok(secret) = &webhook.signing_secret
-                && secret.expose_secret().len() < SHORTEST_SECRET
-            {
-                let message = format!(
-                    "the signing secret has fewer than {SHORTEST_SECRET} bytes, so that it can be guessed; make a random \
-                     one, such as with openssl rand -hex 32"
-                );
+            if let Some(message) = webhook.weak_secret() {
                 let field = spec.child("source").child("webhook").child("signingSecretRef");
                 diagnostics.push(context.warning(&field, message));
             }

@@ -21,7 +21,7 @@ use presenceroute_crds::spec::{
     self, DeletionPolicy, Kafka, KafkaSasl, Relay, ServiceTemplate, UnmatchedAction, Webhook,
 };
 use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::admission::is_subdomain;
@@ -116,6 +116,9 @@ pub enum SourceModel {
     Webhook(WebhookModel),
 }
 
+/// The fewest bytes of a signing secret that nothing is said of.
+pub const SHORTEST_SECRET: usize = 16;
+
 /// A registration that posts signed events to the endpoint.
 pub struct WebhookModel {
     /// The header with an event's signature.
@@ -126,6 +129,22 @@ pub struct WebhookModel {
     pub registration: RegistrationSpec,
     /// The secret that events are signed with.
     pub signing_secret: Result<SecretString, SecretProblem>,
+    /// The `resourceVersion` of the Secret that holds it.
+    pub signing_secret_version: Option<String>,
+}
+
+impl WebhookModel {
+    /// What a signing secret of fewer than [`SHORTEST_SECRET`] bytes means. Genesys Cloud and the relays take it.
+    #[must_use]
+    pub fn weak_secret(&self) -> Option<String> {
+        let length = self.signing_secret.as_ref().ok()?.expose_secret().len();
+        (length < SHORTEST_SECRET).then(|| {
+            format!(
+                "the signing secret has fewer than {SHORTEST_SECRET} bytes, so that it can be guessed; make a random one, \
+                 such as with openssl rand -hex 32"
+            )
+        })
+    }
 }
 
 /// What Genesys Cloud calls, and how it is exposed.
@@ -161,11 +180,20 @@ pub struct SecretMount {
 impl Model {
     /// Every Secret that is not as it should be.
     pub fn secret_problems(&self) -> Vec<&SecretProblem> {
+        self.call_secret_problems().chain(self.relay_secret_problems()).collect()
+    }
+
+    /// The problems of Secrets that only calls to Genesys Cloud need.
+    pub fn call_secret_problems(&self) -> impl Iterator<Item = &SecretProblem> {
         let GenesysModel { oauth_client, ca_pem, .. } = &self.genesys;
-        let SourceModel::Webhook(webhook) = &self.source;
         let ca_problem = ca_pem.as_ref().and_then(|ca| ca.as_ref().err());
-        let of_calls = oauth_client.as_ref().err().into_iter().chain(ca_problem);
-        of_calls.chain(webhook.signing_secret.as_ref().err()).chain(&self.mount_problems).collect()
+        oauth_client.as_ref().err().into_iter().chain(ca_problem)
+    }
+
+    /// The problems of Secrets that relays need: the signing secret, and those that relay pods mount.
+    pub fn relay_secret_problems(&self) -> impl Iterator<Item = &SecretProblem> {
+        let SourceModel::Webhook(webhook) = &self.source;
+        webhook.signing_secret.as_ref().err().into_iter().chain(&self.mount_problems)
     }
 }
 
@@ -354,6 +382,7 @@ pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, 
                 retry_policy: webhook.retry_policy.clone(),
             },
             signing_secret,
+            signing_secret_version: references.signing_secret_version,
         }),
         uid: route.uid().unwrap_or_default(),
         suspended: spec.suspend,

@@ -50,7 +50,10 @@ pub enum Outcome {
 
 enum AttemptError {
     Contested(Failure),
+    /// Nothing is known of the registration that was not known before.
     Genesys(GenesysError),
+    /// The registration was seen not to be as desired, and could not be changed.
+    Change(GenesysError),
 }
 
 impl From<GenesysError> for AttemptError {
@@ -111,13 +114,27 @@ impl Executor {
                 Outcome::Postponed(wait)
             }
             Err(AttemptError::Genesys(error)) => {
-                let failure = Failure::from(&error);
-                Outcome::Failed(if error.may_have_created() {
-                    self.cache.create_unconfirmed(uid, desired, &inquiry, failure)
-                } else {
-                    self.cache.failed(uid, desired, failure)
-                })
+                Outcome::Failed(self.attempt_failed(uid, desired, &inquiry, &error, false))
             }
+            Err(AttemptError::Change(error)) => {
+                Outcome::Failed(self.attempt_failed(uid, desired, &inquiry, &error, true))
+            }
+        }
+    }
+
+    fn attempt_failed(
+        &self,
+        uid: &str,
+        desired: Desired,
+        inquiry: &Inquiry,
+        error: &GenesysError,
+        is_drift: bool,
+    ) -> Failure {
+        let failure = Failure { is_drift, ..Failure::from(error) };
+        if error.may_have_created() {
+            self.cache.create_unconfirmed(uid, desired, inquiry, failure)
+        } else {
+            self.cache.failed(uid, desired, failure)
         }
     }
 
@@ -241,11 +258,12 @@ async fn attempt(
             }
             Ok(steps) => steps,
         };
-        if let Some(applied) = execute(backend, desired, steps, &mut observed).await? {
+        let executed = execute(backend, desired, steps, &mut observed).await;
+        if let Some(applied) = executed.map_err(AttemptError::Change)? {
             return Ok(applied);
         }
     }
-    Err(backend.still_listed(&registration.spec.name).into())
+    Err(AttemptError::Change(backend.still_listed(&registration.spec.name)))
 }
 
 /// Executes the steps of one plan. `None` where one was impossible, which `observed` then says.

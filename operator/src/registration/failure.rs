@@ -25,17 +25,25 @@ pub struct Failure {
     pub message: String,
     /// The wait before the next try.
     pub retry_in: Duration,
+    /// Whether Genesys Cloud was seen not to hold the registration as the spec asks, so that what it once confirmed does
+    /// not stand.
+    pub is_drift: bool,
 }
 
 impl Failure {
     /// The spec is invalid.
     pub fn invalid(message: String) -> Self {
-        Self { reason: "Invalid", message, retry_in: CHANGE_AWAITED }
+        Self { reason: "Invalid", message, retry_in: CHANGE_AWAITED, is_drift: false }
     }
 
     /// A Secret is missing or incomplete.
     pub fn unresolved(problem: &SecretProblem) -> Self {
-        Self { reason: "SecretsUnresolved", message: problem.to_string(), retry_in: CHANGE_AWAITED }
+        Self {
+            reason: "SecretsUnresolved",
+            message: problem.to_string(),
+            retry_in: CHANGE_AWAITED,
+            is_drift: false,
+        }
     }
 
     /// The registration calls another URL again, after it was given the route's.
@@ -45,7 +53,7 @@ impl Failure {
              PresenceRoute of the same name in another cluster, has a registration of this name; give one of the two \
              another spec.source.webhook.name, or delete theirs at Genesys Cloud if it is unused"
         );
-        Self { reason: CONTESTED, message, retry_in: CONTESTED_RETRY }
+        Self { reason: CONTESTED, message, retry_in: CONTESTED_RETRY, is_drift: true }
     }
 
     /// A create request without an answer may still take effect.
@@ -57,7 +65,7 @@ impl Failure {
              is looked up once more in {} s",
             retry_in.as_secs_f64().ceil()
         );
-        Self { reason: "CreationUnanswered", message, retry_in }
+        Self { reason: "CreationUnanswered", message, retry_in, is_drift: false }
     }
 
     /// Neither the Secret nor the cache has a client that can see the registration.
@@ -69,7 +77,7 @@ impl Failure {
              {:?}), and the client that is there does not see it; put the old client back until the registration is gone",
             access.credentials_secret_ref.name, access.credentials_secret_ref.client_id_key
         );
-        Self { reason: "OAuthClientGone", message, retry_in: CHANGE_AWAITED }
+        Self { reason: "OAuthClientGone", message, retry_in: CHANGE_AWAITED, is_drift: false }
     }
 
     /// All failures as one, tried again when the first of them may be over.
@@ -77,6 +85,7 @@ impl Failure {
         failures.into_iter().reduce(|one, other| Self {
             message: format!("{}; {}", one.message, other.message),
             retry_in: one.retry_in.min(other.retry_in),
+            is_drift: one.is_drift || other.is_drift,
             ..one
         })
     }
@@ -89,6 +98,7 @@ impl From<&GenesysError> for Failure {
             reason: error.reason(),
             message: error.to_string(),
             retry_in: error.retry_after().unwrap_or(wait),
+            is_drift: false,
         }
     }
 }

@@ -4,8 +4,10 @@
 //! registration is left behind, whenever the operator dies.
 
 use presenceroute_crds::PresenceRouteStatus;
+use presenceroute_crds::spec::Genesys;
 use presenceroute_crds::status::{RegistrationLocation, RegistrationStatus, SourceStatus};
 use presenceroute_genesys::Registration;
+use presenceroute_manifest::validate::{Model, SourceModel};
 
 use super::desired::Desired;
 
@@ -182,6 +184,19 @@ impl RegistrationRecord {
     pub fn is_in_order(&self, desired: &RegistrationStatus) -> bool {
         let was_seen = self.current.as_ref().is_some_and(|current| current.last_verified_time.is_some());
         was_seen && self.former.is_empty() && self.confirms(desired)
+    }
+
+    /// Whether Genesys Cloud has confirmed what this model asks for, but for the secrets: the OAuth client may be missing,
+    /// and another one of the same Secret is taken for one of the same organisation.
+    pub fn holds(&self, model: &Model, genesys: &Genesys) -> bool {
+        let SourceModel::Webhook(webhook) = &model.source;
+        let api = model.genesys.api_endpoint(&webhook.event_bridges_path);
+        self.current.as_ref().is_some_and(|current| {
+            current.id.is_some()
+                && current.spec == webhook.registration
+                && current.access.api == api
+                && current.access.credentials_secret_ref == genesys.credentials_secret_ref
+        })
     }
 
     /// Whether Genesys Cloud has confirmed `desired` as it is, but for its secret.

@@ -3,7 +3,11 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use presenceroute_crds::PresenceRouteStatus;
 
-use super::conditions::{FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, NOT_CREATED, PROGRESSING, ROLLOUT};
+use crate::exposure::{ADDRESS_PENDING, GATEWAY_PENDING};
+
+use super::conditions::{
+    FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, NOT_CREATED, PROGRESSING, ROLLOUT, SECRET_WEAK,
+};
 
 /// A condition that differs from before.
 pub struct Change<'s> {
@@ -25,7 +29,11 @@ pub fn changes<'s>(
         let holds = condition.status == "True";
         let (type_, reason) = (condition.type_.as_str(), condition.reason.as_str());
         let is_repeated = type_ == "Ready" || (type_ == "RoutingLive" && reason == NO_REPLICA_READY);
-        let is_expected = is_first && holds && matches!(type_, "Accepted" | "SecretsResolved");
+        let is_left = matches!(reason, FORMER_LEFT | NAME_SHARED | SECRET_WEAK);
+        let is_expected = is_first
+            && holds
+            && !is_left
+            && matches!(type_, "Accepted" | "SecretsResolved" | "EndpointExposed");
         let is_known = old.is_some_and(|old| {
             // That another revision is live is news, even where it took no time.
             let is_same_revision = !(holds && type_ == "RoutingLive") || old.message == condition.message;
@@ -36,8 +44,16 @@ pub fn changes<'s>(
         }
         // A route that was just made has no ready pod yet.
         let is_starting = is_first && matches!(reason, NO_REPLICA_READY | NOT_CREATED);
-        let is_meant = matches!(reason, "Waiting" | PROGRESSING | ROLLOUT | "Suspended" | "ScaledToZero");
-        let is_left = matches!(reason, FORMER_LEFT | NAME_SHARED);
+        let is_meant = matches!(
+            reason,
+            "Waiting"
+                | PROGRESSING
+                | ROLLOUT
+                | ADDRESS_PENDING
+                | GATEWAY_PENDING
+                | "Suspended"
+                | "ScaledToZero"
+        );
         Some(Change { condition, is_alarming: is_left || !(holds || is_starting || is_meant) })
     })
 }
@@ -109,6 +125,19 @@ mod tests {
             reported(Some(&up), &down),
             [("Accepted Invalid".into(), true), ("RelayAvailable NoReplicaReady".into(), true)]
         );
+    }
+
+    #[test]
+    fn what_holds_and_should_be_looked_at_alarms_once() {
+        let weak = status(&[("SecretsResolved", "True", SECRET_WEAK)]);
+        assert_eq!(reported(None, &weak), [("SecretsResolved SigningSecretWeak".into(), true)]);
+        assert_eq!(reported(Some(&weak), &weak), []);
+        let strong = status(&[("SecretsResolved", "True", "Resolved")]);
+        assert_eq!(reported(Some(&weak), &strong), [("SecretsResolved Resolved".into(), false)]);
+        let unverified = status(&[("Registered", "Unknown", "Timeout")]);
+        let registered = status(&[("Registered", "True", "Registered")]);
+        assert_eq!(reported(Some(&registered), &unverified), [("Registered Timeout".into(), true)]);
+        assert_eq!(reported(Some(&unverified), &registered), [("Registered Registered".into(), false)]);
     }
 
     #[test]

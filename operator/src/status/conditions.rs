@@ -6,12 +6,14 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use presenceroute_crds::status::{
-    PresenceRouteStatus, RegistrationLocation, RegistrationStatus, RelayPodsStatus, RoutingStatus,
-    SigningPhase, SigningStatus,
+    EndpointStatus, PresenceRouteStatus, RegistrationLocation, RegistrationStatus, RelayPodsStatus,
+    RoutingStatus, SigningStatus,
 };
 
 use crate::cache::obstacle::Obstacle;
+use crate::exposure::Exposure;
 use crate::registration::RegistrationState;
+use crate::registration::failure::Failure;
 use crate::registration::record::RegistrationRecord;
 use crate::text::{first_of, shortened};
 use presenceroute_manifest::dereference::SecretProblem;
@@ -24,6 +26,9 @@ pub(super) const NOT_CREATED: &str = "RelayNotCreated";
 pub(super) const ROLLOUT: &str = "RolloutProgressing";
 /// The reason of RoutingLive while relays take up what is new.
 pub(super) const PROGRESSING: &str = "Progressing";
+
+/// The reason of Ready that holds while the registration cannot be verified.
+const UNVERIFIED: &str = "Unverified";
 
 /// How many problems of a spec are named, and the bytes of each.
 const MAX_PROBLEMS: usize = 5;
@@ -52,8 +57,12 @@ pub enum Observed {
 
 /// What has been observed of a valid route.
 pub struct RouteFacts {
-    /// Secrets that are not as they should be.
-    pub secret_problems: Vec<SecretProblem>,
+    /// Secrets that are not as they should be: those that only calls to Genesys Cloud need.
+    pub call_secret_problems: Vec<SecretProblem>,
+    /// The same of the Secrets that the relays need.
+    pub relay_secret_problems: Vec<SecretProblem>,
+    /// That the signing secret can be guessed.
+    pub weak_secret: Option<String>,
     /// Why an object could not be written.
     pub apply_error: Option<String>,
     /// The Deployment, once there is one.
@@ -68,6 +77,8 @@ pub struct RouteFacts {
     pub routing: RoutingFacts,
     /// Where the signing secrets stand.
     pub signing: SigningStatus,
+    /// How far the endpoint is exposed.
+    pub exposure: Exposure,
     /// The version that relays report.
     pub relay_version: Option<String>,
     /// How the route stands at Genesys Cloud.
@@ -124,22 +135,36 @@ pub struct RoutingFacts {
 
 /// One condition's content.
 struct Finding {
-    holds: bool,
+    status: &'static str,
     reason: String,
     message: String,
 }
 
+const TRUE: &str = "True";
+const FALSE: &str = "False";
+const UNKNOWN: &str = "Unknown";
+
 impl Finding {
     fn holds(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { holds: true, reason: reason.into(), message: message.into() }
+        Self { status: TRUE, reason: reason.into(), message: message.into() }
     }
 
     fn fails(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { holds: false, reason: reason.into(), message: message.into() }
+        Self { status: FALSE, reason: reason.into(), message: message.into() }
+    }
+
+    /// It held when it was last observed, and cannot be observed now.
+    fn unknown(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { status: UNKNOWN, reason: reason.into(), message: message.into() }
     }
 
     fn keep(old: &Condition) -> Self {
-        Self { holds: old.status == "True", reason: old.reason.clone(), message: old.message.clone() }
+        let status = [TRUE, UNKNOWN].into_iter().find(|status| *status == old.status).unwrap_or(FALSE);
+        Self { status, reason: old.reason.clone(), message: old.message.clone() }
+    }
+
+    fn is_true(&self) -> bool {
+        self.status == TRUE
     }
 }
 
@@ -159,6 +184,16 @@ pub fn build(
     let previous = previous.cloned().unwrap_or_default();
     let findings = findings(&facts, &previous, generation);
     let routing = &facts.routing;
+    // While a newer one is on its way, the version that is registered stands.
+    let registered = previous.signing.as_ref().and_then(|signing| signing.secret_version.clone());
+    let signing = SigningStatus {
+        secret_version: facts.signing.secret_version.clone().or(registered),
+        ..facts.signing.clone()
+    };
+    let endpoint = EndpointStatus {
+        exposed_by: facts.exposure.exposed_by.clone(),
+        addresses: facts.exposure.addresses.clone(),
+    };
     let deployment = facts.deployment.unwrap_or_default();
     let record = record(&facts.registration, RegistrationRecord::read(Some(previous.clone())), now);
     PresenceRouteStatus {
@@ -171,7 +206,8 @@ pub fn build(
             live_replicas: count(routing.live),
             missing_topics: routing.missing_topics.clone(),
         }),
-        signing: Some(facts.signing),
+        signing: Some(signing),
+        endpoint: Some(endpoint),
         relay: Some(RelayPodsStatus {
             replicas: deployment.replicas,
             ready_replicas: deployment.ready,
@@ -206,8 +242,15 @@ fn refused(
 }
 
 /// The conditions in the order in which a route comes up, so that the first one that fails is the one to look at.
-const ORDER: [&str; 6] =
-    ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready"];
+const ORDER: [&str; 7] = [
+    "Accepted",
+    "SecretsResolved",
+    "RelayAvailable",
+    "RoutingLive",
+    "EndpointExposed",
+    "Registered",
+    "Ready",
+];
 
 fn findings(
     facts: &RouteFacts,
@@ -225,14 +268,36 @@ fn findings(
             },
         ),
         ("RoutingLive", routing_live(facts)),
+        ("EndpointExposed", endpoint_exposed(&facts.exposure)),
         ("Registered", registered(facts, previous, generation)),
     ];
-    let ready = match findings.iter().find(|(_, finding)| !finding.holds) {
-        Some((_, failing)) => Finding::fails(failing.reason.clone(), failing.message.clone()),
-        None => Finding::holds("Ready", is_set_up(facts, previous)),
-    };
-    findings.push(("Ready", ready));
+    findings.push(("Ready", ready(facts, previous, &findings)));
     findings
+}
+
+/// Whether all that carries events is as the spec asks. What is only needed to verify the registration, or to change it,
+/// takes nothing away from a route that is registered: its own condition and alert say that it is missing.
+fn ready(
+    facts: &RouteFacts,
+    previous: &PresenceRouteStatus,
+    findings: &[(&'static str, Finding)],
+) -> Finding {
+    let unverified = findings.iter().find(|(type_, it)| *type_ == "Registered" && it.status == UNKNOWN);
+    let is_unverified = unverified.is_some();
+    let only_calls_lack_secrets = facts.relay_secret_problems.is_empty();
+    let stands_in_the_way = |(type_, finding): &&(&str, Finding)| match *type_ {
+        "SecretsResolved" if is_unverified && only_calls_lack_secrets => false,
+        "Registered" if is_unverified => false,
+        _ => !finding.is_true(),
+    };
+    match (findings.iter().find(stands_in_the_way), unverified) {
+        (Some((_, failing)), _) => Finding::fails(failing.reason.clone(), failing.message.clone()),
+        (None, Some((_, unverified))) => {
+            let set_up = is_set_up(facts, previous);
+            Finding::holds(UNVERIFIED, format!("{set_up}; {}", unverified.message))
+        }
+        (None, None) => Finding::holds("Ready", is_set_up(facts, previous)),
+    }
 }
 
 /// What is known of a route that is ready. Whether events come is known to Genesys Cloud alone.
@@ -247,11 +312,21 @@ fn is_set_up(facts: &RouteFacts, previous: &PresenceRouteStatus) -> String {
 }
 
 fn secrets_resolved(facts: &RouteFacts) -> Finding {
-    if facts.secret_problems.is_empty() {
-        return Finding::holds("Resolved", "every Secret is there and has its keys");
+    let problems = facts.call_secret_problems.iter().chain(&facts.relay_secret_problems);
+    let messages: Vec<_> = problems.map(ToString::to_string).collect();
+    if messages.is_empty() {
+        const RESOLVED: &str = "every Secret is there and has its keys";
+        return match &facts.weak_secret {
+            None => Finding::holds("Resolved", RESOLVED),
+            Some(weak) => Finding::holds(SECRET_WEAK, format!("{RESOLVED}; {weak}")),
+        };
     }
-    let messages: Vec<_> = facts.secret_problems.iter().map(ToString::to_string).collect();
     Finding::fails("SecretsUnresolved", messages.join("; "))
+}
+
+fn endpoint_exposed(exposure: &Exposure) -> Finding {
+    let Exposure { is_exposed, reason, message, .. } = exposure;
+    if *is_exposed { Finding::holds(*reason, message) } else { Finding::fails(*reason, message) }
 }
 
 fn relay_available(facts: &RouteFacts, previous: &PresenceRouteStatus) -> Finding {
@@ -277,7 +352,7 @@ fn relay_available(facts: &RouteFacts, previous: &PresenceRouteStatus) -> Findin
             None => finding,
         };
     }
-    if finding.holds
+    if finding.is_true()
         && is_over(facts.delays.rollout, ROLLOUT_PATIENCE, |old| old.message.starts_with(UNFINISHED))
     {
         let DeploymentFacts { outdated, replicas, .. } = deployment;
@@ -367,6 +442,9 @@ pub(super) const FORMER_LEFT: &str = "FormerRegistrationLeft";
 /// As [`FORMER_LEFT`], where another owner has a registration of the same name.
 pub(super) const NAME_SHARED: &str = "NameShared";
 
+/// The reason of SecretsResolved that holds and should be looked at all the same.
+pub(super) const SECRET_WEAK: &str = "SigningSecretWeak";
+
 fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Option<i64>) -> Finding {
     let before = previous.conditions.iter().find(|old| old.type_ == "Registered");
     match &facts.registration {
@@ -376,7 +454,7 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
         RegistrationState::Pending { confirmed } => {
             // That this spec could not be registered is not forgotten with every new attempt.
             let failed = |old: &&Condition| {
-                old.status == "False" && old.reason != "Waiting" && old.observed_generation == generation
+                old.status == FALSE && old.reason != "Waiting" && old.observed_generation == generation
             };
             before.filter(|old| *confirmed || failed(old)).map_or_else(
                 || Finding::fails("Waiting", "waiting for Genesys Cloud's answer"),
@@ -385,6 +463,10 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
         }
         RegistrationState::Waiting { what, .. } => Finding::fails("Waiting", *what),
         RegistrationState::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
+        RegistrationState::Unverified(Failure { reason, message, .. }) => Finding::unknown(
+            *reason,
+            format!("the registration was as the spec asks when it was last verified, and cannot be verified now: {message}"),
+        ),
         RegistrationState::Registered { left, .. } if facts.suspended => {
             let left = left.as_ref().map(|left| format!("; {left}")).unwrap_or_default();
             let message =
@@ -466,7 +548,7 @@ fn merge(
     findings
         .into_iter()
         .map(|(type_, finding)| {
-            let status = if finding.holds { "True" } else { "False" };
+            let status = finding.status;
             let unchanged = previous.iter().find(|old| old.type_ == type_ && old.status == status);
             Condition {
                 type_: type_.into(),
@@ -500,11 +582,6 @@ fn is_same(old: &RegistrationStatus, fresh: &RegistrationStatus) -> bool {
         && *old == RegistrationStatus { last_verified_time: old.last_verified_time.clone(), ..fresh.clone() }
 }
 
-/// The signing part of the status.
-pub fn signing(revision: String, phase: SigningPhase, retire_at: Option<Timestamp>) -> SigningStatus {
-    SigningStatus { revision, phase, retire_time: retire_at.map(Time) }
-}
-
 fn pods(deployment: &DeploymentFacts) -> String {
     format!("{}/{}", deployment.ready, deployment.wanted)
 }
@@ -515,6 +592,8 @@ fn count(number: usize) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use presenceroute_crds::status::SigningPhase;
+
     use super::*;
 
     fn registered_as(state: RegistrationState) -> Finding {
@@ -524,7 +603,9 @@ mod tests {
 
     fn facts() -> RouteFacts {
         RouteFacts {
-            secret_problems: Vec::new(),
+            call_secret_problems: Vec::new(),
+            relay_secret_problems: Vec::new(),
+            weak_secret: None,
             apply_error: None,
             deployment: None,
             obstacle: None,
@@ -539,11 +620,28 @@ mod tests {
                 missing_topics: Vec::new(),
                 forbidden_topics: Vec::new(),
             },
-            signing: signing("s".into(), SigningPhase::Stable, None),
+            signing: SigningStatus {
+                revision: "s".into(),
+                phase: SigningPhase::Stable,
+                secret_version: None,
+                retire_time: None,
+            },
+            exposure: exposed(true),
             relay_version: None,
             registration: RegistrationState::Unchanged,
             name_pending: None,
             suspended: false,
+        }
+    }
+
+    fn exposed(is_exposed: bool) -> Exposure {
+        Exposure {
+            is_exposed,
+            reason: if is_exposed { "Exposed" } else { "NotAccepted" },
+            message: "HTTPRoute/one-relay is judged by Gateway public".into(),
+            exposed_by: "HTTPRoute/one-relay".into(),
+            addresses: Vec::new(),
+            check_in: None,
         }
     }
 
@@ -584,8 +682,8 @@ mod tests {
             conditions: before.into_iter().collect(),
             ..PresenceRouteStatus::default()
         };
-        let Finding { holds, reason, message } = relay_available(facts, &previous);
-        (holds, reason, message)
+        let finding = relay_available(facts, &previous);
+        (finding.is_true(), finding.reason, finding.message)
     }
 
     #[test]
@@ -666,7 +764,7 @@ mod tests {
     #[test]
     fn registered_names_a_former_registration_until_it_is_gone() {
         let finding = registered_as(state(&["presence/old"], &[]));
-        assert!(finding.holds);
+        assert!(finding.is_true());
         assert_eq!(finding.reason, "Registered");
         assert!(
             finding.message.ends_with(
@@ -691,10 +789,86 @@ mod tests {
         );
     }
 
+    fn condition(facts: RouteFacts, previous: Option<&PresenceRouteStatus>, type_: &str) -> Condition {
+        let observed = Observed::Valid(Box::new(facts));
+        let status = build(previous, Some(1), observed, Timestamp::UNIX_EPOCH);
+        status.conditions.into_iter().find(|condition| condition.type_ == type_).unwrap()
+    }
+
+    fn ready_facts(registration: RegistrationState) -> RouteFacts {
+        RouteFacts { deployment: Some(deployment(2, 0)), registration, ..facts() }
+    }
+
+    fn unverified() -> RegistrationState {
+        RegistrationState::Unverified(Failure::unresolved(&missing_key()))
+    }
+
+    fn missing_key() -> SecretProblem {
+        SecretProblem::MissingKey { name: "oauth".into(), key: "clientSecret".into() }
+    }
+
+    #[test]
+    fn a_registration_that_cannot_be_verified_leaves_the_route_ready() {
+        let facts = || RouteFacts { call_secret_problems: vec![missing_key()], ..ready_facts(unverified()) };
+        let registered = condition(facts(), None, "Registered");
+        assert_eq!((registered.status.as_str(), registered.reason.as_str()), ("Unknown", "SecretsUnresolved"));
+        assert!(registered.message.contains("cannot be verified now: Secret \"oauth\""), "{}", registered.message);
+        assert_eq!(condition(facts(), None, "SecretsResolved").status, "False");
+        let ready = condition(facts(), None, "Ready");
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", UNVERIFIED));
+        assert!(ready.message.ends_with(&registered.message), "{}", ready.message);
+
+        // While the next call is running, that stands.
+        let observed = Observed::Valid(Box::new(facts()));
+        let before = build(None, Some(1), observed, Timestamp::UNIX_EPOCH);
+        let pending = || ready_facts(RegistrationState::Pending { confirmed: true });
+        assert_eq!(condition(pending(), Some(&before), "Registered").status, "Unknown");
+        assert_eq!(condition(pending(), Some(&before), "Ready").reason, UNVERIFIED);
+
+        // What the relays lack, or what is known not to be registered, is another matter.
+        let mut relays_lack = facts();
+        relays_lack.relay_secret_problems = vec![SecretProblem::Missing("kafka".into())];
+        assert_eq!(condition(relays_lack, None, "Ready").status, "False");
+        let failed = RegistrationState::Failed(Failure::unresolved(&missing_key()));
+        assert_eq!(condition(ready_facts(failed), None, "Ready").status, "False");
+        let mut down = facts();
+        down.deployment = Some(deployment(0, 0));
+        assert_eq!(condition(down, None, "Ready").reason, NO_REPLICA_READY);
+    }
+
+    #[test]
+    fn the_registered_secret_version_stands_while_a_newer_one_is_on_its_way() {
+        let with = |version: Option<&str>, previous: Option<&PresenceRouteStatus>| {
+            let mut facts = facts();
+            facts.signing.secret_version = version.map(str::to_owned);
+            build(previous, Some(1), Observed::Valid(Box::new(facts)), Timestamp::UNIX_EPOCH)
+        };
+        let version = |status: &PresenceRouteStatus| status.signing.clone().unwrap().secret_version;
+        let first = with(Some("100"), None);
+        assert_eq!(version(&first).as_deref(), Some("100"));
+        let rotating = with(None, Some(&first));
+        assert_eq!(version(&rotating).as_deref(), Some("100"));
+        assert_eq!(version(&with(Some("107"), Some(&rotating))).as_deref(), Some("107"));
+        assert_eq!(version(&with(None, None)), None);
+    }
+
+    #[test]
+    fn a_route_whose_endpoint_is_not_exposed_is_not_ready() {
+        let hidden = || RouteFacts { exposure: exposed(false), ..ready_facts(state(&[], &[])) };
+        let exposure = condition(hidden(), None, "EndpointExposed");
+        assert_eq!((exposure.status.as_str(), exposure.reason.as_str()), ("False", "NotAccepted"));
+        let ready = condition(hidden(), None, "Ready");
+        assert_eq!((ready.reason, ready.message), (exposure.reason, exposure.message));
+        assert_eq!(condition(ready_facts(state(&[], &[])), None, "Ready").reason, "Ready");
+        let observed = Observed::Valid(Box::new(hidden()));
+        let status = build(None, Some(1), observed, Timestamp::UNIX_EPOCH);
+        assert_eq!(status.endpoint.unwrap().exposed_by, "HTTPRoute/one-relay");
+    }
+
     #[test]
     fn registered_names_another_owners_registration() {
         let finding = registered_as(state(&[], &["https://other.example.com/e"]));
-        assert!(finding.holds);
+        assert!(finding.is_true());
         assert_eq!(finding.reason, NAME_SHARED);
         assert!(finding.message.contains("https://other.example.com/e"), "{}", finding.message);
     }

@@ -48,7 +48,7 @@ async fn each_change_is_one_event() {
     // A failure is a warning, and its end an event, too.
     stage.apply(secret("webhook", json!({"secret": ""}))).await;
     stage.condition("eventful", "SecretsResolved", "False", "SecretsUnresolved").await;
-    stage.apply(secret("webhook", json!({"secret": "sign-me"}))).await;
+    stage.apply(secret("webhook", json!({"secret": "sign-me-by-hmac-sha256"}))).await;
     stage.is_ready("eventful").await;
     let of = |reason: &'static str| {
         let stage = &stage;

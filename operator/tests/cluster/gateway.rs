@@ -14,6 +14,7 @@ const SOON: Duration = Duration::from_secs(15);
 
 /// As much of the Gateway API as an HTTPRoute needs to be stored.
 fn http_route_definition() -> CustomResourceDefinition {
+    let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let definition = json!({
         "metadata": {
             "name": "httproutes.gateway.networking.k8s.io",
@@ -23,10 +24,10 @@ fn http_route_definition() -> CustomResourceDefinition {
             "group": "gateway.networking.k8s.io",
             "scope": "Namespaced",
             "names": {"kind": "HTTPRoute", "plural": "httproutes", "singular": "httproute"},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
-                "type": "object",
-                "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }}}],
+            "versions": [{
+                "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": any, "status": any}}},
+            }],
         },
     });
     ours(serde_json::from_value(definition).unwrap())
@@ -40,6 +41,31 @@ pub(crate) async fn install(stage: &Stage) {
         definitions.create(&Default::default(), &http_routes).await.unwrap();
     }
     is_established(&stage.client, &http_routes.name_any()).await;
+}
+
+/// Reports on an HTTPRoute as the controller of each of its Gateways does.
+pub(crate) async fn report(stage: &Stage, name: &str, conditions: &[(&str, &str, &str, &str)]) {
+    let live = stage.get("HTTPRoute", name).await.unwrap();
+    let conditions: Vec<_> = conditions
+        .iter()
+        .map(|(type_, status, reason, message)| {
+            json!({
+                "type": type_, "status": status, "reason": reason, "message": message,
+                "observedGeneration": live.metadata.generation, "lastTransitionTime": "2026-01-01T00:00:00Z",
+            })
+        })
+        .collect();
+    let parents = live.data["spec"]["parentRefs"].as_array().unwrap().iter().map(|parent| {
+        json!({"parentRef": parent, "controllerName": "example.com/test", "conditions": conditions})
+    });
+    let parents: Vec<_> = parents.collect();
+    stage.report("HTTPRoute", name, json!({"parents": parents})).await;
+}
+
+/// Every Gateway serves the HTTPRoute.
+pub(crate) async fn accept(stage: &Stage, name: &str) {
+    let conditions = [("Accepted", "True", "Accepted", ""), ("ResolvedRefs", "True", "ResolvedRefs", "")];
+    report(stage, name, &conditions).await;
 }
 
 /// Removes the Gateway API that another test has installed. Returns whether there is none now.
@@ -100,6 +126,7 @@ async fn a_gateway_api_installed_late_needs_no_restart() {
     })
     .await;
     println!("a Gateway API that is installed late is used after {:?}", began.elapsed());
+    accept(&stage, "outside-relay").await;
     stage.is_ready("outside").await;
 
     // From now on it is watched as any other kind.
@@ -123,6 +150,7 @@ async fn a_gateway_api_installed_late_needs_no_restart() {
         stage.get("HTTPRoute", "outside-relay").await.ok_or("not yet")
     })
     .await;
+    accept(&stage, "outside-relay").await;
     stage.is_ready("outside").await;
 
     stage.patch("PresenceRoute", "outside", json!({"spec": {"endpoint": {"gateway": null}}})).await;

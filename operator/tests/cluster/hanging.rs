@@ -195,11 +195,17 @@ async fn a_route_lives_and_ends_with_a_slow_genesys() {
     stage.condition("slow", "Ready", "False", "Suspended").await;
     stage.patch("PresenceRoute", "slow", json!({"spec": {"suspend": false}})).await;
     stage.is_ready("slow").await;
-    stage.apply(crate::stage::secret("webhook", json!({"secret": "sign-me-otherwise"}))).await;
+    let applied = stage.apply(crate::stage::secret("webhook", json!({"secret": "sign-me-otherwise"}))).await;
     let rotated = genesys_simulator::fingerprint(&"sign-me-otherwise".into());
     until("the new secret is registered", Duration::from_secs(20), async || {
         let held = stage.simulator.registrations()[0].secret_fingerprint();
         if held == rotated { Ok(()) } else { Err(held) }
+    })
+    .await;
+    until("the status names the version of the Secret", Duration::from_secs(10), async || {
+        let signing = stage.routes().get("slow").await.unwrap().status.unwrap().signing;
+        let version = signing.and_then(|signing| signing.secret_version);
+        if version == applied.metadata.resource_version { Ok(()) } else { Err(version) }
     })
     .await;
     stage.is_ready("slow").await;

@@ -25,7 +25,7 @@ async fn a_missing_secret_costs_no_calls_and_heals_at_once() {
     let calls: Vec<_> = operator.calls.since(calls).into_iter().filter(|call| !call.is_watch()).collect();
     assert!(calls.is_empty(), "it polls: {calls:#?}");
 
-    stage.apply(secret("late-webhook", json!({"secret": "sign-me"}))).await;
+    stage.apply(secret("late-webhook", json!({"secret": "sign-me-by-hmac-sha256"}))).await;
     let began = Instant::now();
     stage.condition("late", "SecretsResolved", "True", "Resolved").await;
     println!("a Secret that appears is seen after {:?}", began.elapsed());
@@ -51,6 +51,25 @@ async fn an_object_that_kubernetes_rejects_is_sent_again() {
     assert!(stage.simulator.registrations().is_empty(), "its URL leads nowhere yet");
     stage.delete("ResourceQuota", "none").await;
     stage.is_ready("refused").await;
+    stage.end(operator).await;
+}
+
+#[tokio::test]
+async fn a_signing_secret_that_can_be_guessed_is_warned_of() {
+    let stage = Stage::new().await;
+    stage.apply(secret("webhook", json!({"secret": "abc"}))).await;
+    stage.apply(stage.route("weak")).await;
+    let operator = stage.operator().await;
+    let message = stage.condition("weak", "SecretsResolved", "True", "SigningSecretWeak").await;
+    assert!(message.contains("fewer than 16 bytes") && !message.contains("abc"), "{message}");
+    stage.is_ready("weak").await;
+    let events = stage.events("weak").await;
+    let warns = |event: &k8s_openapi::api::core::v1::Event| {
+        event.type_.as_deref() == Some("Warning") && event.reason.as_deref() == Some("SigningSecretWeak")
+    };
+    assert_eq!(events.iter().filter(|event| warns(event)).count(), 1, "{events:#?}");
+    stage.apply(secret("webhook", json!({"secret": "sign-me-by-hmac-sha256"}))).await;
+    stage.condition("weak", "SecretsResolved", "True", "Resolved").await;
     stage.end(operator).await;
 }
 

@@ -85,6 +85,7 @@ async fn every_kind_of_object_is_created_and_deleted() {
         if service.data["spec"]["type"] == "ClusterIP" { Ok(()) } else { Err(service.data) }
     })
     .await;
+    gateway::accept(&stage, "all-relay").await;
     stage.is_ready("all").await;
     // None of it is a fight: the API server's defaults are no differences.
     let calls = operator.calls.count();

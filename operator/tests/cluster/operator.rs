@@ -26,8 +26,14 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    /// Starts it for one namespace, or for all, with the identity of `config`.
+    /// Starts it for one namespace, or for all, with the identity of `config`. No Ingress of these tests has a controller
+    /// that would report an address: it is waited for but a moment.
     pub(crate) fn start(config: Config, namespace: Option<&str>) -> Self {
+        Self::start_with(config, namespace, Duration::from_secs(1))
+    }
+
+    /// The same, which waits longer for an address.
+    pub(crate) fn start_with(config: Config, namespace: Option<&str>, exposure_timeout: Duration) -> Self {
         let (calls, metrics) = (ApiCalls::default(), Metrics::new());
         let shared = Shared {
             client: calls.client(config),
@@ -41,6 +47,7 @@ impl Operator {
                 },
                 secret_grace: Duration::from_secs(1),
                 create_timeout: CREATE_TIMEOUT,
+                exposure_timeout,
             },
             genesys: Genesys::new(),
             neighbours: RouteIndex::of(1),

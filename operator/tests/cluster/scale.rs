@@ -267,7 +267,7 @@ async fn make_registered(stage: &Stage, token: &str, index: usize) {
     let url = format!("https://presence.example.com/{name}");
     let registration = json!({
         "name": format!("{}/{name}", stage.namespace), "type": "WEBHOOK", "enabled": true, "url": url,
-        "secret": "sign-me", "eventTypes": ["presence:state:changed"],
+        "secret": "sign-me-by-hmac-sha256", "eventTypes": ["presence:state:changed"],
         "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
     });
     let collection = format!("{}/api/v2/analytics/events/eventbridges", stage.genesys_url());
@@ -277,7 +277,7 @@ async fn make_registered(stage: &Stage, token: &str, index: usize) {
     let secrets: Api<Secret> = Api::namespaced(stage.client.clone(), &stage.namespace);
     let webhook = format!("{name}-webhook");
     for secret in [
-        json!({"metadata": {"name": webhook}, "stringData": {"secret": "sign-me"}}),
+        json!({"metadata": {"name": webhook}, "stringData": {"secret": "sign-me-by-hmac-sha256"}}),
         json!({
             "metadata": {
                 "name": format!("{name}-signing"),
@@ -287,7 +287,7 @@ async fn make_registered(stage: &Stage, token: &str, index: usize) {
                 },
                 "annotations": {"presenceroute.io/registered-secret": "0a1b2c3d"},
             },
-            "stringData": {"0a1b2c3d": "sign-me", "revision": "0a1b2c3d"},
+            "stringData": {"0a1b2c3d": "sign-me-by-hmac-sha256", "revision": "0a1b2c3d"},
         }),
     ] {
         let secret = serde_json::from_value(secret).unwrap();

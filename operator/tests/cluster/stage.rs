@@ -75,7 +75,7 @@ impl Stage {
         let stage =
             Self { namespace, client, simulator, relays, genesys: Some(genesys), place, _company: company };
         stage.apply(secret("oauth", json!({"clientId": "client", "clientSecret": "hush"}))).await;
-        stage.apply(secret("webhook", json!({"secret": "sign-me"}))).await;
+        stage.apply(secret("webhook", json!({"secret": "sign-me-by-hmac-sha256"}))).await;
         stage
     }
 
@@ -129,6 +129,13 @@ impl Stage {
     pub(crate) async fn patch(&self, kind: &str, name: &str, patch: Value) -> DynamicObject {
         let parameters = PatchParams { field_manager: Some(TESTER.into()), ..PatchParams::default() };
         self.objects(kind).patch(name, &parameters, &Patch::Merge(patch)).await.unwrap()
+    }
+
+    /// Writes the status of an object as its controller does.
+    pub(crate) async fn report(&self, kind: &str, name: &str, status: Value) {
+        let parameters = PatchParams { field_manager: Some("a-controller".into()), ..PatchParams::default() };
+        let patch = Patch::Merge(json!({"status": status}));
+        self.objects(kind).patch_status(name, &parameters, &patch).await.unwrap();
     }
 
     pub(crate) async fn get(&self, kind: &str, name: &str) -> Option<DynamicObject> {

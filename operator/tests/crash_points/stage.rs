@@ -269,7 +269,8 @@ impl Stage {
         let status = route.status.clone().unwrap_or_default();
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
         let is_ready = ready.is_some_and(|ready| {
-            ready.status == "True" && ready.observed_generation == route.metadata.generation
+            (ready.status.as_str(), ready.reason.as_str()) == ("True", "Ready")
+                && ready.observed_generation == route.metadata.generation
         });
         ensure(is_ready, || format!("it is not Ready: {:?}", status.conditions))?;
         let phase = status.signing.map(|signing| signing.phase);

@@ -204,6 +204,40 @@ async fn every_drift_is_repaired_at_the_next_look() {
     assert_eq!(ids(&organisation).len(), 1);
 }
 
+#[tokio::test]
+async fn a_failure_says_whether_drift_was_seen() {
+    const REGISTRATIONS: &str = "/api/v2/analytics/events/eventbridges";
+    let organisation = open_organisation().await;
+    let executor = executor(&organisation);
+    let mut route = Route::new(&organisation, "one");
+    let id = route.register(&executor).await.unwrap().registration.id;
+    let fails = |method: &str, status: u16| {
+        organisation.set_faults(
+            json!([{"match": {"method": method, "path": REGISTRATIONS}, "do": {"status": status}}]),
+        );
+    };
+    for status in [401, 403, 500, 503] {
+        fails("GET", status);
+        later(UNTIL_THE_NEXT_ONE).await;
+        let unseen = route.register(&executor).await.unwrap_err();
+        assert!(!unseen.is_drift, "{unseen:?}");
+    }
+    let disabled = drifted(&of_route_one(), |spec| spec.enabled = false);
+    organisation.set_faults(json!([]));
+    organisation.event_bridges().update(&id, &disabled).await.unwrap().unwrap();
+    for status in [403, 503] {
+        fails("PUT", status);
+        later(UNTIL_THE_NEXT_ONE).await;
+        assert!(route.register(&executor).await.unwrap_err().is_drift, "{status}");
+        assert!(route.register(&executor).await.unwrap_err().is_drift, "{status}, before the next try");
+    }
+    organisation.set_faults(json!([]));
+    organisation.event_bridges().delete(&id).await.unwrap();
+    fails("POST", 403);
+    later(UNTIL_THE_NEXT_ONE).await;
+    assert!(route.register(&executor).await.unwrap_err().is_drift, "it is gone");
+}
+
 /// A route of the same name in another cluster, which serves another URL, and the operator there.
 fn in_another_cluster(organisation: &Organisation) -> (Route, Executor) {
     let mut route = Route::new(organisation, "one");

@@ -87,6 +87,7 @@ spec:
             oauth_client: Ok(self.client.clone()),
             genesys_ca: None,
             signing_secret: Some(Ok(SecretString::from(self.signing_secret.as_str()))),
+            signing_secret_version: None,
             mounted: Vec::new(),
             certificates: Vec::new(),
         };

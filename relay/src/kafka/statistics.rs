@@ -243,6 +243,15 @@ mod tests {
         );
     }
 
+    /// Here, because these metrics are on the page beside those that the relay counts itself.
+    #[test]
+    fn the_page_of_metrics_is_what_the_relay_shows() {
+        let (metrics, statistics) = metrics();
+        statistics.update(0, &json(3, &broker("k:9092/1", 1, 8))).unwrap();
+        metrics.show_every_series();
+        presenceroute_runtime::testing::metrics_page::assert_current("relay", &metrics.encode().unwrap());
+    }
+
     #[test]
     fn the_addresses_are_shown_while_no_broker_is_known() {
         let (metrics, statistics) = metrics();

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod command;
+pub mod example;
 pub mod harness;
 pub mod helm;
 pub mod kafka;

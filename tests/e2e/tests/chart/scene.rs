@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use presenceroute_e2e::helm::Release;
 use presenceroute_e2e::scratch::Scratch;
 use presenceroute_e2e::steps::say;
-use presenceroute_e2e::{Failure, Outcome, harness, tree};
+use presenceroute_e2e::{Failure, Outcome, example, harness, tree};
 
 pub(crate) const SCRATCH: Scratch = Scratch("chart-test");
 pub(crate) const NAMESPACE: &str = "presenceroute-chart-test";
@@ -48,9 +48,8 @@ fn prepare() -> Outcome {
 
 /// A manifest of this tree, in this scene's namespace and group.
 pub(crate) fn into_scene(manifest: &str) -> String {
-    manifest
+    example::in_namespace(manifest, NAMESPACE)
         .replace("apiVersion: presenceroute.io/", &format!("apiVersion: {GROUP}/"))
-        .replace("\n  namespace: presence\n", &format!("\n  namespace: {NAMESPACE}\n"))
 }
 
 pub(crate) fn clear() {

@@ -4,7 +4,7 @@
 //!
 //! `cargo test -p presenceroute-e2e --test docs`, with a cluster that knows no PresenceRoutes yet, a broker, and the
 //! programs built by `deploy/images`, because no block may take minutes. A page builds on those before it, which run
-//! first where it is run by itself.
+//! first where it is run by itself. The block that cleans up comes last: the other pages build on what it removes.
 
 mod page;
 mod scene;
@@ -19,14 +19,17 @@ use presenceroute_e2e::{Outcome, ensure, markdown, suite, tree};
 
 use crate::page::{FirstEvent, Page};
 
-/// In the order in which a new user reads them.
-const PAGES: [&str; 7] = [
+/// In the order in which a new user reads them. A name with a `#` is that section alone, which is left out where the page
+/// itself is run.
+const PAGES: [&str; 9] = [
     "docs/install.md",
     "docs/first-route.md",
+    "docs/how-it-works.md",
     "docs/kubectl-plugin.md",
     "docs/troubleshooting.md",
     "docs/rotating-secrets.md",
     "docs/upgrading.md",
+    "docs/first-route.md#clean-up",
     "docs/uninstalling.md",
 ];
 
@@ -41,7 +44,10 @@ static PROGRESS: Mutex<Progress> =
     Mutex::new(Progress { done: 0, failed: None, first_event: FirstEvent::new() });
 
 fn main() -> ExitCode {
-    let mut tests = vec![suite::test("every page with commands is run", every_page_is_run)];
+    let mut tests = vec![
+        suite::test("every page with commands is run", every_page_is_run),
+        suite::test("the commands of the README are those of the pages", readme_is_run),
+    ];
     tests
         .extend(PAGES.iter().enumerate().map(|(index, name)| Trial::test(*name, move || run_through(index))));
     suite::run(Ok(tests), scene::clear)
@@ -57,6 +63,25 @@ fn every_page_is_run() -> Outcome {
         })?;
     }
     Ok(())
+}
+
+/// The README has the short way: each of its lines is one of the pages that are run.
+fn readme_is_run() -> Outcome {
+    let mut run = String::new();
+    for page in ["docs/install.md", "docs/first-route.md"] {
+        let blocks = markdown::blocks(&tree::read(page)?);
+        run.extend(blocks.into_iter().filter(|block| block.language == "sh").map(|block| block.text));
+    }
+    let run: Vec<_> = run.lines().collect();
+    let readme = tree::read("README.md")?;
+    let install = readme.split("\n## Install\n").nth(1).unwrap_or_default();
+    let install = install.split("\n## ").next().unwrap_or_default();
+    let commands: Vec<_> = markdown::blocks(install).into_iter().map(|block| block.text).collect();
+    let missing: Vec<_> =
+        commands.iter().flat_map(|text| text.lines()).filter(|line| !line.is_empty() && !run.contains(line)).collect();
+    ensure(!commands.is_empty() && missing.is_empty(), || {
+        format!("README.md, Install: no block of docs/install.md or docs/first-route.md has {missing:#?}")
+    })
 }
 
 /// Runs the pages up to this one that have not been run.

@@ -10,6 +10,9 @@ use crate::shell;
 /// How much of a block's first line names its step.
 const NAME_LENGTH: usize = 48;
 
+/// The heading of the last section of a page that other pages build on.
+const CLEAN_UP: &str = "\n## Clean up\n";
+
 /// A block marked `sh`, and the block marked `text` right after it, if there is one.
 struct Commands {
     script: String,
@@ -29,11 +32,14 @@ pub(crate) struct FirstEvent {
 }
 
 impl Page {
-    /// Reads the page of this name.
+    /// Reads the page of this name, without the section that cleans up; or, as `PAGE#clean-up`, this section.
     pub(crate) fn read(name: &str) -> Outcome<Self> {
         let mut blocks: Vec<Commands> = Vec::new();
         let mut after_commands = false;
-        for block in markdown::blocks(&tree::read(name)?) {
+        let (file, wants_end) = name.strip_suffix("#clean-up").map_or((name, false), |file| (file, true));
+        let page = tree::read(file)?;
+        let (page, end) = page.split_once(CLEAN_UP).unwrap_or((&page, ""));
+        for block in markdown::blocks(if wants_end { end } else { page }) {
             match (block.language.as_str(), blocks.last_mut()) {
                 ("text", Some(commands)) if block.follows && after_commands => commands.prints = block.text,
                 ("sh", _) => blocks.push(Commands { script: block.text, prints: String::new() }),

@@ -1,5 +1,4 @@
-//! What the pages take for granted: a cluster without PresenceRoutes, and a Kafka that pods find as
-//! `kafka-bootstrap.kafka:9092` and that has the topics.
+//! What the pages take for granted: a cluster without PresenceRoutes, and a Kafka without the topics.
 
 use std::env;
 use std::path::PathBuf;
@@ -9,7 +8,7 @@ use presenceroute_e2e::helm::Release;
 use presenceroute_e2e::kafka::Kafka;
 use presenceroute_e2e::scratch::{DEFINITION, Scratch};
 use presenceroute_e2e::steps::say;
-use presenceroute_e2e::{Failure, Outcome, ensure, harness, kubectl, tree};
+use presenceroute_e2e::{Outcome, ensure, harness, kubectl, tree};
 use serde_json::json;
 
 const SCRATCH: Scratch = Scratch("docs-test");
@@ -17,7 +16,7 @@ const TOPICS: [&str; 3] = ["gen-presence-state", "gen-presence-status", "gen-pre
 
 /// What the pages make.
 const RELEASE: Release = Release { name: "presenceroute", namespace: "presenceroute-system" };
-const NAMESPACES: [&str; 2] = ["presence", RELEASE.namespace];
+const NAMESPACES: [&str; 3] = ["presence", "genesys-simulator", RELEASE.namespace];
 
 static PREPARED: OnceLock<Outcome> = OnceLock::new();
 
@@ -37,36 +36,12 @@ fn prepare() -> Outcome {
     ensure(kubectl::find("", DEFINITION)?.is_none(), || {
         "the cluster knows PresenceRoutes already, and these pages begin without".into()
     })?;
-    for namespace in ["kafka"].iter().chain(&NAMESPACES) {
+    for namespace in NAMESPACES {
         ensure(kubectl::find("", &format!("namespace/{namespace}"))?.is_none(), || {
             format!("the cluster has a namespace {namespace} already, and these pages begin without")
         })?;
     }
-    kafka.create_topics(&TOPICS)?;
-    SCRATCH.make_namespace("kafka", &[])?;
-    let broker = kafka.brokers_from_pods.split(',').next().unwrap_or_default();
-    let (host, port) = broker.rsplit_once(':').ok_or_else(|| Failure(format!("{broker} names no port")))?;
-    let port: u16 = port.parse().map_err(|error| Failure(format!("{broker}: {error}")))?;
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "kafka-bootstrap", "namespace": "kafka"},
-        "spec": {"ports": [{"name": "kafka", "port": 9092, "targetPort": port}]},
-    });
-    let endpoints = json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": "kafka-bootstrap",
-            "namespace": "kafka",
-            "labels": {"kubernetes.io/service-name": "kafka-bootstrap"},
-        },
-        "addressType": "IPv4",
-        "ports": [{"name": "kafka", "port": port}],
-        "endpoints": [{"addresses": [host]}],
-    });
-    kubectl::apply(&service.to_string())?;
-    kubectl::apply(&endpoints.to_string())
+    kafka.delete_topics(&TOPICS)
 }
 
 /// Shows the routes after a failure.

@@ -1,4 +1,4 @@
-//! The shell of a new user.
+//! The shell of a new user: what one block exports is there for the next.
 
 use std::env;
 use std::ffi::OsString;
@@ -23,13 +23,16 @@ pub(crate) fn run(script: &str) -> Outcome<String> {
         changed.push_str(&line);
         changed.push('\n');
     }
-    let file = command::file("block", &changed)?;
+    let exported = command::own_directory().join("exported");
+    let exported = exported.display();
+    let script = format!("[ ! -e '{exported}' ] || . '{exported}'\n{changed}export -p > '{exported}'\n");
+    let file = command::file("block", &script)?;
     let printed = command::own_directory().join("printed");
     let failed = |error: std::io::Error| Failure(format!("{}: {error}", printed.display()));
     let output = File::create(&printed).map_err(failed)?;
     let home = home()?;
     let mut shell = command::new("timeout");
-    for variable in of_this_test() {
+    for variable in of_this_test().chain(of_the_harness()?) {
         shell.env_remove(variable);
     }
     let status = shell
@@ -57,6 +60,18 @@ fn of_this_test() -> impl Iterator<Item = OsString> {
         ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
     let is_cargos = |name: &str| name == "CARGO" || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     env::vars_os().map(|(name, _)| name).filter(move |name| name.to_str().is_some_and(is_cargos))
+}
+
+/// The addresses of the harness's Kafka, which a page takes from the harness itself. Those of a Kafka of one's own are set
+/// by its user, as the page says.
+fn of_the_harness() -> Outcome<Vec<OsString>> {
+    const NAMES: [&str; 2] = ["KAFKA_BROKERS", "KAFKA_BROKERS_FROM_PODS"];
+    let script = tree::path("tests/harness/kafka").display().to_string();
+    let arguments = ["-u", NAMES[0], "-u", NAMES[1], &script, "env"];
+    // It fails where the harness has no Kafka.
+    let printed = command::run("env", &arguments, None).unwrap_or_default();
+    let ours = env::var(NAMES[0]).is_ok_and(|brokers| printed.contains(&format!("{}='{brokers}'", NAMES[0])));
+    Ok(if ours { NAMES.map(OsString::from).to_vec() } else { Vec::new() })
 }
 
 /// A home directory of its own, so that nothing is left in the user's.

@@ -1,7 +1,7 @@
 //! The manifests that a person would write.
 
 use presenceroute_e2e::route::Route;
-use presenceroute_e2e::{Outcome, ensure, tree};
+use presenceroute_e2e::{Outcome, ensure, example, tree};
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
@@ -12,14 +12,15 @@ pub(crate) const EVENT_TYPES: [&str; 3] =
 
 /// An example of this tree, at home in this run's namespace, with its topics and its broker.
 pub(crate) fn example(stage: &Stage, file: &str) -> Outcome<String> {
-    let here = tree::read(&format!("deploy/examples/{file}"))?
+    let namespace = &stage.namespace;
+    let here = example::in_namespace(&tree::read(&format!("deploy/examples/{file}"))?, namespace)
         // As deploy/images names them.
         .replace("ghcr.io/presenceroute/", "presenceroute/")
-        .replace("namespace: presence\n", &format!("namespace: {}\n", stage.namespace))
-        .replace(".presence:", &format!(".{}:", stage.namespace))
+        .replace(".presence:", &format!(".{namespace}:"))
+        .replace(".genesys-simulator:", &format!(".{namespace}:"))
         .replace("topic: gen-presence-", &format!("topic: {}", stage.topic("gen-presence-")))
         .replace("kafka-bootstrap.kafka:9092", &stage.kafka.brokers_from_pods.replace(',', ", "));
-    ensure(here.contains(&stage.namespace), || format!("{file} is not for the namespace presence any more"))?;
+    ensure(here.contains(namespace), || format!("{file} is for another namespace than it was"))?;
     Ok(here)
 }
 

@@ -79,6 +79,14 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         let tree = presenceroute(&["status", &route.name, "--rates", "0"])?.well()?;
         ensure(tree.contains("✓ Registered") && tree.contains("2 of 2 ready"), || tree.clone())
     })?;
+    steps.prove("status without a name lists all routes", || {
+        let listed = answer(&["status"])?;
+        let lines = listed.as_array().cloned().unwrap_or_default();
+        let line = lines.iter().find(|line| line["name"] == route.name.as_str());
+        ensure(line.is_some_and(|line| line["ready"] == "True" && line["pods"] == "2/2"), || listed.to_string())?;
+        let table = plugin.run(&["presenceroute", "status", "-A"])?.well()?;
+        ensure(table.starts_with("NAMESPACE") && table.contains(&route.name), || table.clone())
+    })?;
     steps.prove("routes explains where an event would go, as the relays do it", || {
         let event = json!({"id": "e-1", "eventType": EVENT_TYPES[0]}).to_string();
         let file = plugin.file("event.json", &event)?;

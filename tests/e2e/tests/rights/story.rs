@@ -33,7 +33,7 @@ const MANIFEST: &str = r#"
 apiVersion: v1
 kind: Secret
 metadata: {name: route, namespace: NAMESPACE}
-stringData: {clientId: client, clientSecret: hush, secret: sign-me}
+stringData: {clientId: client, clientSecret: hush, secret: sign-me-by-hmac-sha256}
 ---
 apiVersion: presenceroute.io/v1alpha1
 kind: PresenceRoute
@@ -107,7 +107,7 @@ fn story(steps: &mut Steps<'_>) -> Result<(), Stopped> {
         wait_for("jsonpath={.metadata.finalizers}", ROUTE)
     });
     let _ = steps.prove("an event that happens again is counted", || {
-        for (secret, resolved) in [("", false), ("sign-me", true), ("", false)] {
+        for (secret, resolved) in [("", false), ("sign-me-by-hmac-sha256", true), ("", false)] {
             kubectl::patch(NAMESPACE, "secret/route", &json!({"stringData": {"secret": secret}}))?;
             wait_for(&format!("condition=SecretsResolved={resolved}"), ROUTE)?;
         }
