@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use kube::Config;
-use presenceroute_genesys::Genesys;
+use presenceroute_genesys::{Genesys, HostPolicy};
 use presenceroute_manifest::build::{Installation, RelayImage};
+use presenceroute_manifest::policy::Policy;
 use presenceroute_operator::admin::Readiness;
 use presenceroute_operator::cache::RouteIndex;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
@@ -28,6 +29,12 @@ pub(crate) struct Operator {
 impl Operator {
     /// Starts it for one namespace, or for all, with the identity of `config`.
     pub(crate) fn start(config: Config, namespace: Option<&str>) -> Self {
+        Self::start_with(config, namespace, Policy::parse(include_str!("../policy.yaml")).unwrap())
+    }
+
+    /// As [`Operator::start`], under a policy.
+    pub(crate) fn start_with(config: Config, namespace: Option<&str>, policy: Policy) -> Self {
+        let host_policy = HostPolicy::new(policy.genesys_hosts.clone());
         let (calls, metrics) = (ApiCalls::default(), Metrics::new());
         let shared = Shared {
             client: calls.client(config),
@@ -39,10 +46,11 @@ impl Operator {
                     },
                     namespace: "presenceroute-system".into(),
                 },
+                policy,
                 secret_grace: Duration::from_secs(1),
                 create_timeout: CREATE_TIMEOUT,
             },
-            genesys: Genesys::new(),
+            genesys: Genesys::builder().host_policy(host_policy).build(),
             neighbours: RouteIndex::of(1),
             mandate: LeaderGuard::without_end(),
             identity: "cluster-test".into(),
