@@ -155,7 +155,7 @@ async fn a_server_talks() {
     for status in [300, 302, 400, 401, 403, 404, 405, 409, 422, 429, 500, 503] {
         for way in [format!("token-{status}"), format!("call-{status}")] {
             let withheld = errors(&genesys(None), "http", &way).await;
-            assert!(withheld.len() >= 3, "{way}: {withheld:?}");
+            assert!(withheld.len() >= 2, "{way}: {withheld:?}");
             for text in withheld {
                 assert!(!text.contains(WORDS), "{way}: {text}");
                 let is_limited = text.contains("RateLimited");
