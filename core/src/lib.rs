@@ -3,6 +3,7 @@
 //!
 //! Data and the rules over it. No Kubernetes types, no I/O.
 
+pub mod allowed_hosts;
 pub mod certificate_expiry;
 pub mod condition;
 pub mod event;

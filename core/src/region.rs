@@ -40,6 +40,13 @@ pub fn is_known(region: &str) -> bool {
     KNOWN.iter().any(|(domain, _)| *domain == region)
 }
 
+/// Whether a host is one of Genesys Cloud's own: the API or the login of a region in the table.
+#[must_use]
+pub fn is_host_of_region(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    ["api.", "login."].iter().any(|service| host.strip_prefix(service).is_some_and(is_known))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +69,23 @@ mod tests {
         let (_, section) = page.split_once("\n## Regions\n").unwrap();
         let listed: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).collect();
         assert_eq!(listed, KNOWN.map(|(domain, aws)| format!("| `{domain}` | {aws} |")));
+    }
+
+    #[test]
+    fn hosts_of_regions_are_told_from_others() {
+        for host in ["api.mypurecloud.ie", "API.mypurecloud.ie.", "login.euw2.pure.cloud"] {
+            assert!(is_host_of_region(host), "{host}");
+        }
+        for host in [
+            "mypurecloud.ie",
+            "apps.mypurecloud.ie",
+            "api.mypurecloud.ei",
+            "api.mypurecloud.ie.example.com",
+            "api.api.mypurecloud.ie",
+            "",
+        ] {
+            assert!(!is_host_of_region(host), "{host}");
+        }
     }
 
     #[test]

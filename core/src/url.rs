@@ -5,12 +5,13 @@
 
 use ::url::Url;
 
-/// An http or https URL without user, query and fragment; `None` for any other text.
+/// An http or https URL of one host, without user, query and fragment; `None` for any other text. A `*` in the host would
+/// stand for many hosts in an Ingress.
 #[must_use]
 pub fn parse_http_url(text: &str) -> Option<Url> {
     Url::parse(text).ok().filter(|url| {
         matches!(url.scheme(), "http" | "https")
-            && url.has_host()
+            && url.host_str().is_some_and(|host| !host.contains('*'))
             && url.query().is_none()
             && url.fragment().is_none()
             && url.username().is_empty()
@@ -68,7 +69,9 @@ mod tests {
 
     #[test]
     fn only_http_urls_without_user_query_and_fragment_are_taken() {
-        for text in ["", "api.example.com", "ftp://x", "http://user:word@x", "http://x?y", "http://x#y"] {
+        for text in
+            ["", "api.example.com", "ftp://x", "http://user:word@x", "http://x?y", "http://x#y", "http://*.x"]
+        {
             assert_eq!(parse_http_url(text), None, "{text}");
         }
         assert!(parse_http_url("http://gateway/genesys").is_some());

@@ -19,7 +19,7 @@ use url::Url;
 
 use crate::auth::{self, Token, Tokens};
 use crate::cache::Cache;
-use crate::error::{GenesysError, LimitedBy, Operation, RequestInfo};
+use crate::error::{GenesysError, LimitedBy, Operation, RequestInfo, quote};
 use crate::host_policy::HostPolicy;
 use crate::memory::ResponseMemory;
 use crate::rate_limit::Budget;
@@ -104,11 +104,7 @@ impl Access {
 
 impl fmt::Debug for Access {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Access")
-            .field("api_url", &self.api_url)
-            .field("client_id", &self.client_id)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Access").field("api_url", &self.api_url).finish_non_exhaustive()
     }
 }
 
@@ -212,6 +208,7 @@ impl Genesys {
         let token_url = below(&api, &access.token_path);
         let Shared { connections, budgets, tokens, memory } = self.shared.as_ref();
         let Limits { calls_per_minute, timeout, longest_wait } = self.limits;
+        let may_quote = self.host_policy.may_quote(&api);
         let ca = access.ca_pem.as_deref();
         let plain = api.scheme() == "http";
         let http = connections
@@ -223,7 +220,7 @@ impl Genesys {
             Tokens::new(calls_per_minute, longest_wait)
         });
         Ok(Client {
-            transport: Transport { http, timeout, memory: Arc::clone(memory) },
+            transport: Transport { http, timeout, memory: Arc::clone(memory), may_quote },
             budget,
             tokens,
             api,
@@ -275,11 +272,7 @@ pub struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Client")
-            .field("api", &self.api.as_str())
-            .field("client_id", &self.client_id)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Client").field("api", &self.api.as_str()).finish_non_exhaustive()
     }
 }
 
@@ -292,6 +285,16 @@ pub(crate) struct Payload<'a> {
 }
 
 impl Client {
+    /// A text of the server's, fit to be shown; `None` where the [`HostPolicy`] does not show what this server says.
+    pub(crate) fn quote(&self, text: &str) -> Option<String> {
+        self.transport.may_quote.then(|| quote(text, &self.credentials()))
+    }
+
+    /// What no error's text may hold: both are values of a Secret, and the key of the id may be that of another secret.
+    fn credentials(&self) -> [&str; 2] {
+        [self.client_secret.expose_secret(), &self.client_id]
+    }
+
     /// The URL of a path of the API.
     pub(crate) fn url(&self, path: &str) -> Url {
         below(&self.api, path)
@@ -312,7 +315,8 @@ impl Client {
         let mut rejected: Option<Arc<Token>> = None;
         loop {
             let token = self.tokens.get(rejected.as_deref(), self.fetch_token()).await?;
-            let mut secrets = vec![token.secret.expose_secret(), self.client_secret.expose_secret()];
+            let mut secrets = self.credentials().to_vec();
+            secrets.push(token.secret.expose_secret());
             secrets.extend(payload.map(|payload| payload.secret));
             let request = Request {
                 info,
@@ -371,7 +375,7 @@ impl Client {
         };
         let oauth_token::TokenRequest { content_type, authorization, body } =
             credentials.token_request(encoding);
-        let mut secrets = vec![self.client_secret.expose_secret()];
+        let mut secrets = self.credentials().to_vec();
         let basic = authorization.as_ref().and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
         secrets.extend(basic);
         let request = Request {

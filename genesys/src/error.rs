@@ -134,7 +134,8 @@ pub enum GenesysError {
     /// The [`crate::HostPolicy`] allows no requests to the host.
     #[error(
         "this installation sends no requests to host {host:?}: {cause}; let spec.genesys name another host, or ask the \
-         cluster's administrators to allow this one for Genesys Cloud"
+         cluster's administrators to list this one in genesysHosts of the operator's policy (chart value \
+         operator.policy.genesysHosts)"
     )]
     HostNotAllowed {
         /// The host.
@@ -371,6 +372,8 @@ pub(crate) struct ErrorBody {
     pub(crate) code: Option<String>,
     pub(crate) message: Option<String>,
     pub(crate) context_id: Option<String>,
+    /// Whether it said something that the [`crate::HostPolicy`] does not show.
+    pub(crate) is_withheld: bool,
 }
 
 impl ErrorResponse {
@@ -384,7 +387,13 @@ impl ErrorResponse {
 impl fmt::Display for ErrorResponse {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "status {}", self.status)?;
-        let ErrorBody { code, message, context_id } = self.body.as_ref();
+        let ErrorBody { code, message, context_id, is_withheld } = self.body.as_ref();
+        if *is_withheld {
+            formatter.write_str(
+                ", and words that are not shown: the host is neither a region's nor in genesysHosts of the operator's \
+                 policy",
+            )?;
+        }
         if let Some(code) = code {
             write!(formatter, ", {code}")?;
         }
@@ -405,7 +414,9 @@ pub(crate) fn quote(text: &str, secrets: &[&str]) -> String {
     // looking for it would make the text unreadable.
     let mut text = text.to_owned();
     for secret in secrets.iter().filter(|secret| secret.len() >= 4) {
-        text = text.replace(secret, "[redacted]");
+        for spelling in spellings(secret) {
+            text = text.replace(&spelling, "[redacted]");
+        }
     }
     let mut quoted = String::new();
     let mut left = MAX_QUOTE;
@@ -427,6 +438,17 @@ pub(crate) fn quote(text: &str, secrets: &[&str]) -> String {
     quoted
 }
 
+/// How a server may repeat a secret: as it is, or as it stood in the body of JSON or of a form.
+fn spellings(secret: &str) -> Vec<String> {
+    let mut spellings = vec![secret.to_owned()];
+    let json = serde_json::to_string(secret).unwrap_or_default();
+    let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or_default();
+    let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let encoded = [json.to_owned(), form].into_iter().filter(|spelling| !spelling.is_empty());
+    spellings.extend(encoded.filter(|spelling| spelling != secret));
+    spellings
+}
+
 /// Control characters, and those that only change how others are shown, such as the direction of the text.
 fn is_invisible(character: char) -> bool {
     character.is_control()
@@ -446,6 +468,15 @@ mod tests {
         let quote = quote(&text, &["sesame-open"]);
         assert!(!quote.contains("sesame"), "{quote}");
         assert!(quote.chars().count() <= MAX_QUOTE + 1);
+    }
+
+    #[test]
+    fn a_quote_holds_no_secret_in_the_spelling_of_a_body() {
+        let secret = "p\"w/+ \n\\end";
+        for repeated in [secret, r#"p\"w/+ \n\\end"#, "p%22w%2F%2B+%0A%5Cend"] {
+            let quote = quote(&format!("got [{repeated}] and more"), &[secret]);
+            assert_eq!(quote, "got [[redacted]] and more", "{repeated}");
+        }
     }
 
     #[test]
@@ -480,6 +511,7 @@ mod tests {
             code: Some("bad.credentials".to_owned()),
             message: Some("invalid client".to_owned()),
             context_id: Some("7c".to_owned()),
+            is_withheld: false,
         };
         let response = ErrorResponse { status: 401, body: Box::new(body) };
         let request = RequestInfo::new(Operation::Token, &TOKEN, &url);

@@ -159,6 +159,13 @@ impl EventBridges {
         ))
     }
 
+    /// A URL that the server says a registration calls, fit to be shown; without it where the [`crate::HostPolicy`] does
+    /// not show what this server says.
+    #[must_use]
+    pub fn quote_url(&self, url: &str) -> String {
+        self.client.quote(url).unwrap_or_else(|| "another URL".to_owned())
+    }
+
     fn request(&self, operation: Operation, url: &Url) -> RequestInfo {
         RequestInfo::new(operation, &REGISTRATION, url)
     }
@@ -274,7 +281,7 @@ struct Sent<'a> {
 /// A registration as Genesys Cloud returns it. A field that the response leaves out does not count as drift.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Registration {
-    /// Given by Genesys Cloud at creation; never empty.
+    /// Given by Genesys Cloud at creation: 1 to 256 visible ASCII characters.
     pub id: String,
     /// Its name; empty where the response leaves it out.
     pub name: String,
@@ -364,6 +371,14 @@ impl fmt::Display for Difference {
     }
 }
 
+/// The most bytes of an id.
+const MAX_ID_BYTES: usize = 256;
+
+/// Whether a text can be an id. It is kept in the status, and is shown there whatever server it is from.
+fn is_id(text: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// A registration as a response brings it.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -421,7 +436,7 @@ impl Received {
             (None, None) => BTreeSet::new(),
         };
         Some(Registration {
-            id: self.id.filter(|id| !id.is_empty())?,
+            id: self.id.filter(|id| is_id(id))?,
             name: or_sent(self.name, sent.map(|sent| &sent.spec.name)),
             enabled: self.enabled.or(sent.map(|sent| sent.spec.enabled)),
             url: or_sent(self.url, sent.map(|sent| &sent.spec.url)),
@@ -573,8 +588,16 @@ mod tests {
 
     #[test]
     fn an_answer_without_an_id_is_no_registration() {
-        for answer in [json!({"name": "x"}), json!({"id": null}), json!({"id": ""})] {
-            assert!(serde_json::from_value::<Received>(answer).unwrap().into_registration(None).is_none());
+        let long = "x".repeat(MAX_ID_BYTES + 1);
+        let ids = ["", "two words", "line\nbreak", "\u{1b}[31m", "\u{202e}", long.as_str()];
+        let answers = ids.map(|id| json!({"id": id}));
+        for answer in answers.into_iter().chain([json!({"name": "x"}), json!({"id": null})]) {
+            let received: Received = serde_json::from_value(answer.clone()).unwrap();
+            assert!(received.into_registration(None).is_none(), "{answer}");
+        }
+        for id in ["1", "7c0d9f8e-0000-4000-8000-000000000000", &long[1..]] {
+            let received: Received = serde_json::from_value(json!({"id": id})).unwrap();
+            assert!(received.into_registration(None).is_some(), "{id}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! a status other than success becomes an error. No redirect is followed.
 
 use std::error::Error as _;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::error::{ErrorBody, ErrorResponse, GenesysError, LimitedBy, Operation, RequestInfo, quote};
-use crate::host_policy::{self, HostPolicy};
+use crate::host_policy::{self, HostPolicy, NotResolved};
 use crate::memory::{Evicted, Lease, ResponseMemory};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -109,6 +110,8 @@ pub(crate) struct Response {
     /// Where a redirect leads.
     redirect_host: Option<String>,
     body: Vec<u8>,
+    /// Whether errors repeat what the server says.
+    may_quote: bool,
     /// Room for the body.
     _lease: Lease,
 }
@@ -119,6 +122,8 @@ pub(crate) struct Transport {
     pub(crate) http: Arc<Client>,
     pub(crate) timeout: Duration,
     pub(crate) memory: Arc<ResponseMemory>,
+    /// Whether errors repeat what the server says.
+    pub(crate) may_quote: bool,
 }
 
 impl Transport {
@@ -140,7 +145,7 @@ impl Transport {
         if let Some(Body { media_type, content }) = body {
             builder = builder.header(CONTENT_TYPE, media_type).body(content.to_vec());
         }
-        let failed = |error: reqwest::Error| failure(info, &host, &error, secrets);
+        let failed = |error: reqwest::Error| self.failure(info, &host, &error, secrets);
         let mut response = builder.send().await.map_err(failed)?;
         let status = response.status();
         let most = most_bytes(status, info.operation);
@@ -164,7 +169,23 @@ impl Transport {
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
         let redirect_host = if status.is_redirection() { redirect_host(&response) } else { None };
         tracing::debug!(request = %info, status = status.as_u16(), "called Genesys Cloud");
-        Ok(Response { status, retry_after, redirect_host, body, _lease: lease })
+        let may_quote = self.may_quote;
+        Ok(Response { status, retry_after, redirect_host, body, may_quote, _lease: lease })
+    }
+
+    fn failure(
+        &self,
+        info: &RequestInfo,
+        host: &str,
+        error: &reqwest::Error,
+        secrets: &[&str],
+    ) -> GenesysError {
+        if let Some(refusal) = host_policy::refusal(host, error) {
+            return refusal;
+        }
+        let sent = !error.is_connect() && !error.is_builder();
+        let cause = if self.may_quote { causes(error, secrets) } else { own_words(error, sent) };
+        GenesysError::Unreachable { request: info.clone(), cause, sent }
     }
 }
 
@@ -221,15 +242,6 @@ fn redirect_host(response: &reqwest::Response) -> Option<String> {
     Some(url.host_str()?.to_owned())
 }
 
-fn failure(info: &RequestInfo, host: &str, error: &reqwest::Error, secrets: &[&str]) -> GenesysError {
-    if let Some(refusal) = host_policy::refusal(host, error) {
-        return refusal;
-    }
-    let request = info.clone();
-    let sent = !error.is_connect() && !error.is_builder();
-    GenesysError::Unreachable { request, cause: causes(error, secrets), sent }
-}
-
 /// The causes below an error, outermost first. The error itself says no more than which URL it was.
 fn causes(error: &reqwest::Error, secrets: &[&str]) -> String {
     let mut causes: Vec<String> = Vec::new();
@@ -246,6 +258,31 @@ fn causes(error: &reqwest::Error, secrets: &[&str]) -> String {
         return "the connection failed".to_owned();
     }
     quote(&causes.join(": "), secrets)
+}
+
+/// The same without a word of the server's, which may stand in its certificate or in the reason for which it closes a
+/// connection: what this system says, or else whether there was a connection at all.
+fn own_words(error: &reqwest::Error, was_sent: bool) -> String {
+    for cause in host_policy::causes(error) {
+        if let Some(unresolved) = cause.downcast_ref::<NotResolved>() {
+            return quote(&unresolved.to_string(), &[]);
+        }
+        if let Some(cause) = cause.downcast_ref::<io::Error>()
+            && cause.raw_os_error().is_some()
+        {
+            return cause.to_string();
+        }
+        if let Some(cause) = cause.downcast_ref::<rustls::Error>() {
+            return match cause {
+                rustls::Error::InvalidCertificate(_) => "the server's certificate is not accepted",
+                _ => "the TLS handshake failed",
+            }
+            .to_owned();
+        }
+    }
+    let words =
+        if was_sent { "the connection broke before the answer was whole" } else { "the connection failed" };
+    words.to_owned()
 }
 
 /// A wait in seconds or until a date (RFC 9110, section 10.2.3), at most an hour; `None` where it is neither.
@@ -270,6 +307,14 @@ struct Explanation {
     error: Option<String>,
     #[serde(rename = "error_description")]
     error_description: Option<String>,
+}
+
+impl Explanation {
+    /// OAuth servers may say with 400 what others say with 401.
+    fn refuses_client(&self) -> bool {
+        let code = self.code.as_deref().or(self.error.as_deref());
+        matches!(code, Some("invalid_client" | "unauthorized_client" | "invalid_grant"))
+    }
 }
 
 impl Response {
@@ -305,10 +350,12 @@ impl Response {
 
     /// What a status other than success means for this request.
     pub(crate) fn error(&self, info: &RequestInfo, secrets: &[&str]) -> GenesysError {
-        let (request, response) = (info.clone(), self.error_response(secrets));
+        let explanation: Explanation = serde_json::from_slice(&self.body).unwrap_or_default();
+        let is_client_refused = explanation.refuses_client();
+        let (request, response) = (info.clone(), self.error_response(explanation, secrets));
         let retry_after = self.retry_after;
         match (self.status.as_u16(), info.operation) {
-            (400, Operation::Token) if is_client_refused(&response) => {
+            (400, Operation::Token) if is_client_refused => {
                 GenesysError::CredentialsRejected { request, response }
             }
             (401, _) => GenesysError::CredentialsRejected { request, response },
@@ -325,7 +372,8 @@ impl Response {
             (408 | 425 | 500..=599, _) => GenesysError::ServerError { request, response, retry_after },
             (400..=499, _) => GenesysError::InvalidRequest { request, response },
             (300..=399, _) => {
-                let host = self.redirect_host.as_deref().map(|host| quote(host, secrets));
+                let host = self.redirect_host.as_deref().filter(|_| self.may_quote);
+                let host = host.map(|host| quote(host, secrets));
                 let target = host.map_or_else(|| "elsewhere".to_owned(), |host| format!("to host {host:?}"));
                 info.unexpected(format!("the server redirects {target} ({response}), which is not followed"))
             }
@@ -333,22 +381,20 @@ impl Response {
         }
     }
 
-    fn error_response(&self, secrets: &[&str]) -> ErrorResponse {
-        let explanation: Explanation = serde_json::from_slice(&self.body).unwrap_or_default();
+    fn error_response(&self, explanation: Explanation, secrets: &[&str]) -> ErrorResponse {
+        let status = self.status.as_u16();
         let quoted =
             |text: Option<String>| text.map(|text| quote(&text, secrets)).filter(|text| !text.is_empty());
         let body = ErrorBody {
             code: quoted(explanation.code.or(explanation.error)),
             message: quoted(explanation.message.or(explanation.error_description)),
             context_id: quoted(explanation.context_id),
+            is_withheld: false,
         };
-        ErrorResponse { status: self.status.as_u16(), body: Box::new(body) }
+        let is_withheld = !self.may_quote && body != ErrorBody::default();
+        let body = if is_withheld { ErrorBody { is_withheld, ..ErrorBody::default() } } else { body };
+        ErrorResponse { status, body: Box::new(body) }
     }
-}
-
-/// OAuth servers may say with 400 what others say with 401.
-fn is_client_refused(response: &ErrorResponse) -> bool {
-    matches!(response.body.code.as_deref(), Some("invalid_client" | "unauthorized_client" | "invalid_grant"))
 }
 
 #[cfg(test)]
@@ -382,6 +428,7 @@ mod tests {
             retry_after: None,
             redirect_host: None,
             body: body.as_bytes().to_vec(),
+            may_quote: true,
             _lease: ResponseMemory::new(0).lease(),
         }
     }
@@ -427,11 +474,29 @@ mod tests {
     #[test]
     fn an_error_repeats_only_the_servers_own_words() {
         let body = r#"{"message": "no such thing", "code": "x.y", "contextId": "c-1", "secret": "hush"}"#;
-        assert_eq!(
-            response(409, body).error_response(&[]).to_string(),
-            "status 409, x.y: no such thing, contextId c-1"
-        );
-        assert_eq!(response(502, "<html>hush").error_response(&[]).to_string(), "status 502");
+        let says = |status, body, may_quote| {
+            let response = Response { may_quote, ..response(status, body) };
+            let url = Url::parse("https://api.example.com/x").unwrap();
+            response.error(&RequestInfo::new(Operation::Create, &REGISTRATION, &url), &[]).to_string()
+        };
+        let text = says(409, body, true);
+        assert!(text.contains("(status 409, x.y: no such thing, contextId c-1)"), "{text}");
+        let text = says(502, "<html>hush", true);
+        assert!(text.contains("(status 502)") && !text.contains("hush"), "{text}");
+        let text = says(409, body, false);
+        assert!(text.contains("(status 409, and words that are not shown: "), "{text}");
+        assert!(!text.contains("x.y") && !text.contains("such thing") && !text.contains("c-1"), "{text}");
+        assert!(says(409, "{}", false).contains("(status 409)"), "there are none to withhold");
+    }
+
+    #[test]
+    fn words_that_are_not_shown_are_understood() {
+        let response = response(400, r#"{"error": "invalid_client"}"#);
+        let response = Response { may_quote: false, ..response };
+        let url = Url::parse("https://api.example.com/x").unwrap();
+        let error = response.error(&RequestInfo::new(Operation::Token, &crate::auth::TOKEN, &url), &[]);
+        assert_eq!(error.reason(), "CredentialsRejected");
+        assert!(!error.to_string().contains("invalid_client"), "{error}");
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::registration::in_flight::InFlightCalls;
 use crate::registration::{Deletion, RegistrationInput, RegistrationState, Registrations};
 use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusClient};
 use crate::route_state::{RouteStates, WaitReason};
-use crate::status::conditions::{Delays, Observed, is_progressing};
+use crate::status::conditions::{Delays, Observed, RefusalReason, is_progressing};
 use crate::watches::{self, WatchScope, reference, secrets_of};
 
 /// How often a route that is as it should be is reconciled although no watch triggers it.
@@ -231,14 +231,19 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     let mut model = match validate(route, references) {
         Ok(model) => model,
         Err(problems) => {
-            report_invalid(route, context, problems.iter().map(ToString::to_string).collect()).await?;
+            report_refused(route, context, RefusalReason::Invalid, &problems).await?;
             return Ok(Action::await_change());
         }
     };
+    let violations = context.settings.policy.check(route);
+    if !violations.is_empty() {
+        report_refused(route, context, RefusalReason::PolicyViolation, &violations).await?;
+        return Ok(Action::await_change());
+    }
     let name_pending = match context.registrations.conflict(route, &model) {
         None => None,
         Some(Conflict::Owned(why)) => {
-            report_invalid(route, context, vec![why]).await?;
+            report_refused(route, context, RefusalReason::Invalid, &[why]).await?;
             return Ok(Action::requeue(CONFLICT));
         }
         Some(Conflict::PendingRelease(why)) => {
@@ -395,15 +400,17 @@ fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &Regi
     Action::requeue(soonest.unwrap_or(STEADY))
 }
 
-/// Reports a spec that is not carried out. What the last valid one made is kept.
-async fn report_invalid(
+/// Reports a spec that is not carried out. What the last one made that was is kept.
+async fn report_refused(
     route: &PresenceRoute,
     context: &Context,
-    problems: Vec<String>,
+    reason: RefusalReason,
+    problems: &[impl ToString],
 ) -> Result<(), ReconcileError> {
+    let problems = problems.iter().map(ToString::to_string).collect();
     let namespace = route.namespace().unwrap_or_default();
     let deployment = deployment(&context.owned, &namespace, &route.name_any());
-    context.status().report(route, Observed::Invalid { problems, deployment }).await
+    context.status().report(route, Observed::Refused { reason, problems, deployment }).await
 }
 
 /// The API server would not take such an object today: it was stored under another CRD. What it had made is kept.

@@ -12,8 +12,10 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared as SharedFuture};
 use kube::Client;
 use kube::client::ClientBuilder;
-use presenceroute_genesys::Genesys;
+use presenceroute_genesys::{Genesys, HostPolicy};
 use presenceroute_manifest::build::{Installation, RelayImage};
+use presenceroute_manifest::policy::Policy;
+use presenceroute_manifest::policy::file::{PolicyFileError, read_policy};
 use presenceroute_runtime::listen::listen;
 use presenceroute_runtime::log::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +49,10 @@ pub(crate) struct RunArguments {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PRESENCEROUTE_LISTEN", default_value = "[::]:8080")]
     pub(crate) listen: SocketAddr,
+    /// A file with what routes may ask for: genesysHosts, namespaceHosts, relayImages and annotations. Without it, every
+    /// host but special addresses, every image and every annotation.
+    #[arg(long, env = "PRESENCEROUTE_POLICY_FILE", value_name = "FILE")]
+    pub(crate) policy_file: Option<PathBuf>,
     /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one, in seconds.
     #[arg(long, env = "PRESENCEROUTE_SECRET_GRACE_SECONDS", default_value_t = 300)]
     pub(crate) secret_grace_seconds: u64,
@@ -96,6 +102,8 @@ const HEALTH_PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// Why the operator could not go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
+    #[error(transparent)]
+    Policy(#[from] PolicyFileError),
     #[error("no way to the API server: {0}; run in a pod, or set KUBECONFIG")]
     Config(kube::config::InferConfigError),
     #[error("no client for the API server: {0}")]
@@ -122,6 +130,10 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
     // First of all, so that a signal that arrives from here on is not lost: process 1 of a container ignores the signals
     // that it does not catch.
     let terminated = termination().map_err(RunError::Signals)?;
+    let policy = match &arguments.policy_file {
+        Some(file) => read_policy(file)?,
+        None => Policy::default(),
+    };
     presenceroute_runtime::tls_provider::install_crypto_provider();
     let config = kube::Config::infer().await.map_err(RunError::Config)?;
     let metrics = Metrics::new();
@@ -134,7 +146,7 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
     let (stop, stopped) = watch::channel(false);
     let stopped = flagged(stopped).boxed().shared();
     let mut admin = tokio::spawn(admin::serve(listener, metrics.clone(), readiness.clone(), stopped.clone()));
-    let mut work = tokio::spawn(lead(arguments, client, metrics, readiness, stopped));
+    let mut work = tokio::spawn(lead(arguments, policy, client, metrics, readiness, stopped));
     // The first of the two that ends takes the other with it, so that no process only seems to be alive.
     tokio::select! {
         () = terminated => tracing::info!("SIGTERM received, shutting down"),
@@ -153,6 +165,7 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
 /// Waits for the CRD and for the leadership, then serves the routes.
 async fn lead(
     arguments: RunArguments,
+    policy: Policy,
     client: Client,
     metrics: Metrics,
     readiness: Readiness,
@@ -177,6 +190,7 @@ async fn lead(
     if namespaces.is_empty() {
         namespaces.push(None);
     }
+    let host_policy = HostPolicy::new(policy.genesys_hosts.clone());
     let shared = Shared {
         client,
         settings: Settings {
@@ -187,11 +201,12 @@ async fn lead(
                 },
                 namespace: arguments.pod_namespace,
             },
+            policy,
             secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
             create_timeout: Duration::from_secs(arguments.create_timeout_seconds),
             exposure_timeout: Duration::from_secs(arguments.exposure_timeout_seconds),
         },
-        genesys: Genesys::new(),
+        genesys: Genesys::builder().host_policy(host_policy).build(),
         neighbours: RouteIndex::of(namespaces.len()),
         mandate: leadership.guard(),
         identity: arguments.pod_name,

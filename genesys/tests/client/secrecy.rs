@@ -79,6 +79,46 @@ async fn no_token_is_in_an_error() {
     assert!(!format!("{error:?}").contains("the-token-itself"), "{error:?}");
 }
 
+/// The key of the client's id may be set to another value of the Secret, so that the id is a secret, too. The server
+/// repeats what it was sent: the head and the body of the token request, in one text.
+#[tokio::test]
+async fn no_client_id_is_in_an_error() {
+    const ID: &str = "value \"of another/key\\";
+    let echo = axum::Router::new().fallback(async |headers: http::HeaderMap, body: String| {
+        let authorization = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let basic = authorization.and_then(|value| value.strip_prefix("Basic ")).map(|it| {
+            use base64::Engine as _;
+            String::from_utf8(base64::engine::general_purpose::STANDARD.decode(it).unwrap()).unwrap()
+        });
+        // Only a part of a text is shown.
+        let body = if basic.is_some() { String::new() } else { body };
+        let message = format!("{}{}{body}", authorization.unwrap_or_default(), basic.unwrap_or_default());
+        (http::StatusCode::UNAUTHORIZED, axum::Json(json!({"message": message, "code": ID})))
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, echo).await });
+    for token_request in [TokenRequest::Json, TokenRequest::Form] {
+        let access = Access {
+            api_url: format!("http://{address}"),
+            token_path: "/token".to_owned(),
+            event_bridges_path: "/bridges".to_owned(),
+            token_request,
+            client_id: ID.to_owned(),
+            client_secret: SecretString::from(CLIENT_SECRET),
+            ca_pem: None,
+        };
+        let debug = format!("{access:?}");
+        let client = Genesys::new().client(access).unwrap();
+        let debug = format!("{debug} {client:?}");
+        let error = client.event_bridges().create(&desired()).await.unwrap_err();
+        assert!(error.to_string().contains("[redacted]"), "{error}");
+        for text in [format!("{error} {error:?}"), debug] {
+            assert!(!text.contains("another") && !text.contains(CLIENT_SECRET), "{token_request:?}: {text}");
+        }
+    }
+}
+
 /// A log of everything, of this crate and of those below it.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

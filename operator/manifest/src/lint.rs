@@ -22,6 +22,7 @@ use crate::conflicts::common_claims;
 use crate::dereference::{SecretProblem, SecretSource, dereference};
 use crate::document::{Document, Manifest, Place};
 use crate::field::FieldPath;
+use crate::policy::Policy;
 use crate::validate::{SourceModel, validate};
 
 /// A file that has been read.
@@ -109,8 +110,8 @@ pub enum Origin {
     Operator,
 }
 
-/// Checks manifests. A Secret in one is known to all.
-pub async fn lint(sources: &[Source]) -> Report {
+/// Checks manifests, also under an installation's policy. A Secret in one is known to all.
+pub async fn lint(sources: &[Source], policy: &Policy) -> Report {
     let mut report = Report::default();
     let mut manifests = Vec::new();
     let mut secrets = Secrets::new();
@@ -138,7 +139,7 @@ pub async fn lint(sources: &[Source]) -> Report {
     for (file, documents) in &manifests {
         for document in documents {
             let place = Context { file, document };
-            let Some(route) = check_document(place, &secrets, &mut report).await else { continue };
+            let Some(route) = check_document(place, (&secrets, policy), &mut report).await else { continue };
             for (other_file, other) in &admitted {
                 report.diagnostics.extend(shared_claims(place, &route, other_file, other));
             }
@@ -207,7 +208,7 @@ fn named(namespace: &str, name: &str) -> String {
 /// Checks one route by itself, and gives it as the API server would store it, if it would.
 async fn check_document(
     context: Context<'_>,
-    secrets: &Secrets,
+    (secrets, policy): (&Secrets, &Policy),
     report: &mut Report,
 ) -> Option<PresenceRoute> {
     let Context { file, document } = context;
@@ -222,6 +223,9 @@ async fn check_document(
     let stored = match admitted(context) {
         Ok(route) => {
             check_route(context, &route, secrets, &mut checked, &mut report.diagnostics).await;
+            let violations = policy.check(&route);
+            let errors = violations.iter().map(|it| context.error(Origin::Operator, it.field(), it.cause()));
+            report.diagnostics.extend(errors);
             Some(route)
         }
         Err(diagnostics) => {
@@ -377,12 +381,16 @@ spec:
 "#;
 
     async fn report(files: &[&str]) -> Report {
+        report_under(&Policy::default(), files).await
+    }
+
+    async fn report_under(policy: &Policy, files: &[&str]) -> Report {
         let sources: Vec<_> = files
             .iter()
             .enumerate()
             .map(|(index, text)| Source { file: format!("{index}.yaml"), text: (*text).to_owned() })
             .collect();
-        lint(&sources).await
+        lint(&sources, policy).await
     }
 
     #[tokio::test]
@@ -533,6 +541,23 @@ spec:
         );
         assert!(!diagnostic.message.contains("fifteen-letters"), "{diagnostic}");
         assert!(with("sixteen-letters-").await.diagnostics.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_the_policy_does_not_allow_is_an_error_at_its_field() {
+        let policy =
+            Policy::parse("namespaceHosts: {presence: [presence.example.com], other: [other.example.com]}");
+        let policy = policy.unwrap();
+        assert!(report_under(&policy, &[RIGHT]).await.diagnostics.is_empty());
+        let moved = RIGHT.replace("presence.example.com", "other.example.com");
+        assert_eq!(report(&[&moved]).await.exit_code(), 0, "without the policy");
+        let report = report_under(&policy, &[&moved]).await;
+        let [diagnostic] = report.diagnostics.as_slice() else { panic!("{report}") };
+        assert_eq!((diagnostic.origin, diagnostic.severity), (Origin::Operator, Severity::Error));
+        assert_eq!(diagnostic.field, "spec.endpoint.url");
+        assert_eq!(diagnostic.place, Some(Place { line: 7, column: 14 }));
+        let anywhere = moved.replace(", namespace: presence", "");
+        assert_eq!(report_under(&policy, &[&anywhere]).await.exit_code(), 0, "it may be for the other one");
     }
 
     #[tokio::test]

@@ -210,7 +210,7 @@ pub enum SpecProblem {
         cause: RoutingError,
     },
     /// Something that is no usable URL.
-    #[error("spec.{field}: {value:?} is not an http or https URL without user, query and fragment")]
+    #[error("spec.{field}: {value:?} is not an http or https URL without user, query, fragment and wildcard")]
     Url {
         /// Where.
         field: &'static str,

@@ -146,6 +146,12 @@ impl Backend {
         bridges.still_listed(name)
     }
 
+    /// A URL that Genesys Cloud says a registration calls, as it may be shown.
+    pub fn quote_url(&self, url: &str) -> String {
+        let Self::EventBridges(bridges) = self;
+        bridges.quote_url(url)
+    }
+
     /// Whether it is of this API.
     pub fn is_at(&self, api: &ApiEndpoint) -> bool {
         let Self::EventBridges(bridges) = self;

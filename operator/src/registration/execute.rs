@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use presenceroute_crds::status::RegistrationLocation;
 use presenceroute_genesys::error::LimitedBy;
-use presenceroute_genesys::{Access, Genesys, GenesysError};
+use presenceroute_genesys::{Access, Genesys, GenesysError, Registration};
 use presenceroute_manifest::dereference::SecretProblem;
 use tokio::time::Instant;
 
@@ -253,6 +253,7 @@ async fn attempt(
     for _ in 0..MAX_PLANS {
         let steps = match plan(registration, previous, &observed) {
             Err(Conflict { theirs }) => {
+                let theirs = backend.quote_url(&theirs);
                 let failure = Failure::contested(&registration.spec.name, &theirs, &registration.spec.url);
                 return Err(AttemptError::Contested(failure));
             }
@@ -298,6 +299,7 @@ async fn execute(
     }
     let secret_sent = written.is_some();
     let Some(registration) = written.or(unchanged) else { return Ok(None) };
+    let others = others.into_iter().map(|other| Registration { url: backend.quote_url(&other.url), ..other });
     Ok(Some(Applied {
         registration,
         is_verifiable: observed.registrations.is_some(),
@@ -305,7 +307,7 @@ async fn execute(
         change,
         secret_sent,
         foreign_url,
-        others,
+        others: others.collect(),
     }))
 }
 

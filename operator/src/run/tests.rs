@@ -150,6 +150,24 @@ fn failure(code: u16) -> (u16, Value) {
     (code, status)
 }
 
+#[tokio::test]
+async fn a_policy_that_cannot_be_used_ends_the_start_and_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.yaml");
+    for (text, cause) in [
+        (None, "cannot be read: No such file"),
+        (Some("genesysHost: [api.mypurecloud.ie]"), "unknown field `genesysHost`"),
+        (Some("genesysHosts: [https://api.mypurecloud.ie]"), "\"https://api.mypurecloud.ie\" is no host"),
+    ] {
+        if let Some(text) = text {
+            std::fs::write(&file, text).unwrap();
+        }
+        let arguments = ["presenceroute-operator", "--policy-file", file.to_str().unwrap()];
+        let error = run(Command::parse_from(arguments).run).await.unwrap_err().to_string();
+        assert!(error.starts_with("the policy file ") && error.contains(cause), "{error}");
+    }
+}
+
 /// Starts the operator, stops it when the request arrives that hangs, and checks how it ends.
 async fn stops_in_time(server: Arc<ApiServer>) {
     presenceroute_runtime::tls_provider::install_crypto_provider();
@@ -158,6 +176,7 @@ async fn stops_in_time(server: Arc<ApiServer>) {
     let arguments = Command::parse_from(["presenceroute-operator"]).run;
     let work = lead(
         arguments,
+        Policy::default(),
         server.client(),
         Metrics::new(),
         Readiness::default(),

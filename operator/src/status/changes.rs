@@ -64,7 +64,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::status::conditions::{DeploymentFacts, Observed, build};
+    use crate::status::conditions::{DeploymentFacts, Observed, RefusalReason, build};
 
     fn status(conditions: &[(&str, &str, &str)]) -> PresenceRouteStatus {
         let conditions = conditions.iter().map(|(type_, status, reason)| Condition {
@@ -119,7 +119,8 @@ mod tests {
     fn relays_that_go_are_reported_while_the_spec_is_invalid() {
         let up = status(&[("Accepted", "True", "Accepted"), ("RelayAvailable", "True", "Available")]);
         let deployment = Some(DeploymentFacts { wanted: 2, replicas: 2, ..DeploymentFacts::default() });
-        let observed = Observed::Invalid { problems: vec!["spec.kafka: ...".into()], deployment };
+        let (reason, problems) = (RefusalReason::Invalid, vec!["spec.kafka: ...".into()]);
+        let observed = Observed::Refused { reason, problems, deployment };
         let down = build(Some(&up), Some(2), observed, Timestamp::UNIX_EPOCH);
         assert_eq!(
             reported(Some(&up), &down),

@@ -42,10 +42,30 @@ const START_PATIENCE: Duration = Duration::from_secs(3);
 /// For how long pods of an older generation may be there before the status says so: a rollout takes some seconds a pod.
 const ROLLOUT_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Why a spec is not carried out: the reason of Accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalReason {
+    /// It is not valid, or claims what another route has.
+    Invalid,
+    /// The installation's policy does not allow it.
+    PolicyViolation,
+}
+
+impl RefusalReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "Invalid",
+            Self::PolicyViolation => "PolicyViolation",
+        }
+    }
+}
+
 /// What a reconcile has observed.
 pub enum Observed {
-    /// An invalid spec. What the last valid one made is kept.
-    Invalid {
+    /// A spec that is not carried out. What the last one made that was is kept.
+    Refused {
+        /// Why.
+        reason: RefusalReason,
         /// What is wrong with it.
         problems: Vec<String>,
         /// The Deployment of before, if there is one.
@@ -177,8 +197,8 @@ pub fn build(
 ) -> PresenceRouteStatus {
     let facts = match observed {
         Observed::Valid(facts) => *facts,
-        Observed::Invalid { problems, deployment } => {
-            return refused(previous, generation, &problems, deployment, now);
+        Observed::Refused { reason, problems, deployment } => {
+            return refused(previous, generation, (reason, &problems), deployment, now);
         }
     };
     let previous = previous.cloned().unwrap_or_default();
@@ -222,17 +242,17 @@ pub fn build(
 fn refused(
     previous: Option<&PresenceRouteStatus>,
     generation: Option<i64>,
-    problems: &[String],
+    (reason, problems): (RefusalReason, &[String]),
     deployment: Option<DeploymentFacts>,
     now: Timestamp,
 ) -> PresenceRouteStatus {
     let mut kept = previous.cloned().unwrap_or_default();
     let problems = first_of(problems, MAX_PROBLEMS, MAX_PROBLEM);
-    let mut findings = vec![("Accepted", Finding::fails("Invalid", problems.clone()))];
+    let mut findings = vec![("Accepted", Finding::fails(reason.as_str(), problems.clone()))];
     if let Some(deployment) = &deployment {
         findings.push(("RelayAvailable", any_ready(deployment)));
     }
-    findings.push(("Ready", Finding::fails("Invalid", problems)));
+    findings.push(("Ready", Finding::fails(reason.as_str(), problems)));
     kept.conditions = overlay(&kept.conditions, findings, generation, now);
     if let (Some(relay), Some(deployment)) = (&mut kept.relay, deployment) {
         (relay.replicas, relay.ready_replicas) = (deployment.replicas, deployment.ready);
@@ -747,7 +767,7 @@ mod tests {
     fn a_status_stays_small_whatever_is_wrong() {
         let long = "x".repeat(100_000);
         let problems = (0..600).map(|route| format!("spec.routes[{route}].when: {long}")).collect();
-        let observed = Observed::Invalid { problems, deployment: None };
+        let observed = Observed::Refused { reason: RefusalReason::Invalid, problems, deployment: None };
         let invalid = build(None, Some(1), observed, Timestamp::UNIX_EPOCH);
         let ready = invalid.conditions.iter().find(|it| it.type_ == "Ready").unwrap();
         assert!(ready.message.starts_with("spec.routes[0].when: x"));

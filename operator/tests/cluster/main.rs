@@ -27,6 +27,7 @@ mod lagging;
 mod names;
 mod objects;
 mod operator;
+mod policy;
 mod process;
 mod reading;
 mod relays;

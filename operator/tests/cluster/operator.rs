@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use kube::Config;
-use presenceroute_genesys::Genesys;
+use presenceroute_genesys::{Genesys, HostPolicy};
 use presenceroute_manifest::build::{Installation, RelayImage};
+use presenceroute_manifest::policy::Policy;
 use presenceroute_operator::admin::Readiness;
 use presenceroute_operator::cache::RouteIndex;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
@@ -25,15 +26,32 @@ pub(crate) struct Operator {
     task: JoinHandle<Result<(), ControllerError>>,
 }
 
+/// What an installation chooses.
+pub(crate) struct Options {
+    /// How long an address is waited for.
+    pub(crate) exposure_timeout: Duration,
+    /// What routes may ask for.
+    pub(crate) policy: Policy,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let policy = Policy::parse(include_str!("../policy.yaml")).unwrap();
+        Self { exposure_timeout: Duration::from_secs(1), policy }
+    }
+}
+
 impl Operator {
     /// Starts it for one namespace, or for all, with the identity of `config`. No Ingress of these tests has a controller
     /// that would report an address: it is waited for but a moment.
     pub(crate) fn start(config: Config, namespace: Option<&str>) -> Self {
-        Self::start_with(config, namespace, Duration::from_secs(1))
+        Self::start_with(config, namespace, Options::default())
     }
 
-    /// The same, which waits longer for an address.
-    pub(crate) fn start_with(config: Config, namespace: Option<&str>, exposure_timeout: Duration) -> Self {
+    /// The same with other options.
+    pub(crate) fn start_with(config: Config, namespace: Option<&str>, options: Options) -> Self {
+        let Options { exposure_timeout, policy } = options;
+        let host_policy = HostPolicy::new(policy.genesys_hosts.clone());
         let (calls, metrics) = (ApiCalls::default(), Metrics::new());
         let shared = Shared {
             client: calls.client(config),
@@ -45,11 +63,12 @@ impl Operator {
                     },
                     namespace: "presenceroute-system".into(),
                 },
+                policy,
                 secret_grace: Duration::from_secs(1),
                 create_timeout: CREATE_TIMEOUT,
                 exposure_timeout,
             },
-            genesys: Genesys::new(),
+            genesys: Genesys::builder().host_policy(host_policy).build(),
             neighbours: RouteIndex::of(1),
             mandate: LeaderGuard::without_end(),
             identity: "cluster-test".into(),

@@ -39,6 +39,7 @@ impl Replica {
         let child = Command::new(env!("CARGO_BIN_EXE_presenceroute-operator"))
             .args(["run", "--listen", &address.to_string(), "--watch-namespaces", routes_in])
             .args(["--pod-name", pod, "--pod-namespace", &stage.namespace])
+            .args(["--policy-file", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/policy.yaml")])
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn()

@@ -143,6 +143,7 @@ impl Stage {
             .args(["--watch-namespaces", &self.namespace, "--pod-namespace", &self.namespace])
             .args(["--secret-grace-seconds", GRACE_SECONDS, "--listen", "127.0.0.1:0"])
             .args(["--create-timeout-seconds", CREATE_TIMEOUT_SECONDS])
+            .args(["--policy-file", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/policy.yaml")])
             .env("KUBECONFIG", self.directory.path().join("kubeconfig"))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())

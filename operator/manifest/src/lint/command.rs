@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{Diagnostic, Origin, Report, Severity, Source, lint};
+use crate::policy::Policy;
+use crate::policy::file::read_policy;
 
 /// What to check, and how to report it.
 #[derive(Debug, clap::Args)]
@@ -21,6 +23,9 @@ pub struct LintArguments {
     /// Read the directories in directories, too.
     #[arg(short = 'R', long)]
     recursive: bool,
+    /// A file with what the operator allows routes to ask for, such as the chart's value operator.policy.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// How the report is written.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -38,7 +43,7 @@ pub enum Format {
 
 /// Checks the files, writes the report to standard output, and gives the exit code.
 pub async fn run(arguments: &LintArguments) -> ExitCode {
-    let report = lint_files(&arguments.filename, arguments.recursive).await;
+    let report = report(arguments).await;
     let text = match arguments.output {
         Format::Text => report.to_string(),
         // Text and numbers only: there is nothing that JSON could not hold.
@@ -49,8 +54,20 @@ pub async fn run(arguments: &LintArguments) -> ExitCode {
     report.exit_code().into()
 }
 
+async fn report(arguments: &LintArguments) -> Report {
+    let LintArguments { filename, recursive, policy: file, .. } = arguments;
+    let policy = match file.as_deref().map(read_policy).transpose() {
+        Ok(policy) => policy.unwrap_or_default(),
+        Err(error) => {
+            let file = file.iter().map(|file| file.display().to_string()).collect();
+            return Report { diagnostics: vec![fatal(file, error.to_string())], ..Report::default() };
+        }
+    };
+    lint_files(filename, *recursive, &policy).await
+}
+
 /// Checks every manifest in files, directories and, by the name `-`, standard input.
-pub async fn lint_files(paths: &[PathBuf], recursive: bool) -> Report {
+pub async fn lint_files(paths: &[PathBuf], recursive: bool, policy: &Policy) -> Report {
     let mut sources = Vec::new();
     let mut unreadable = Vec::new();
     for path in paths {
@@ -59,7 +76,7 @@ pub async fn lint_files(paths: &[PathBuf], recursive: bool) -> Report {
             Err(error) => unreadable.push(fatal(path.display().to_string(), error.to_string())),
         }
     }
-    let mut report = lint(&sources).await;
+    let mut report = lint(&sources, policy).await;
     report.diagnostics.splice(0..0, unreadable);
     if report.routes.is_empty() && report.diagnostics.is_empty() {
         let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
@@ -110,15 +127,40 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_cannot_be_read_is_fatal() {
-        let report = lint_files(&["/does/not/exist.yaml".into()], false).await;
+        let report = lint_files(&["/does/not/exist.yaml".into()], false, &Policy::default()).await;
         assert_eq!(report.exit_code(), 2);
         assert!(report.to_string().starts_with("/does/not/exist.yaml: error: "), "{report}");
     }
 
     #[tokio::test]
+    async fn a_policy_that_cannot_be_used_is_fatal_and_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
+        for (text, code) in [("annotations: []", 0), ("annotation: []", 2), ("annotations: [", 2)] {
+            let policy = directory.path().join("policy.yaml");
+            std::fs::write(&policy, text).unwrap();
+            let arguments = LintArguments {
+                filename: vec![manifest.clone()],
+                recursive: true,
+                policy: Some(policy),
+                output: Format::Text,
+            };
+            let report = report(&arguments).await;
+            assert_eq!(report.exit_code(), code, "{text}: {report}");
+            if code == 2 {
+                let text = report.to_string();
+                assert!(
+                    text.contains("policy.yaml: error: the policy file ") && text.lines().count() == 1,
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn the_examples_of_this_project_are_valid() {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
-        let report = lint_files(&[examples], true).await;
+        let report = lint_files(&[examples], true, &Policy::default()).await;
         assert!(report.diagnostics.is_empty() && report.routes.len() >= 3, "{report}");
     }
 }

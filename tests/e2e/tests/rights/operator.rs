@@ -25,6 +25,7 @@ impl Operator {
         let process = command::new(command::built("presenceroute-operator")?)
             .args(["run", "--listen", &format!("{address}:8080"), "--watch-namespaces", NAMESPACE])
             .args(["--pod-namespace", NAMESPACE, "--pod-name", name])
+            .args(["--policy-file", concat!(env!("CARGO_MANIFEST_DIR"), "/../../operator/tests/policy.yaml")])
             .env("KUBECONFIG", kubeconfig()?)
             .env("PRESENCEROUTE_LOG_LEVEL", "info,presenceroute_operator=debug")
             .stdin(Stdio::null())
