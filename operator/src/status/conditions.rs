@@ -25,6 +25,9 @@ pub(super) const ROLLOUT: &str = "RolloutProgressing";
 /// The reason of RoutingLive while relays take up what is new.
 pub(super) const PROGRESSING: &str = "Progressing";
 
+/// The reasons that neither time nor the cluster ends, but only a person. Tools that wait for a route give up on them.
+const STALLED: [&str; 2] = ["Invalid", "RolloutStalled"];
+
 /// How many problems of a spec are named, and the bytes of each.
 const MAX_PROBLEMS: usize = 5;
 const MAX_PROBLEM: usize = 1000;
@@ -196,7 +199,9 @@ fn refused(
     if let Some(deployment) = &deployment {
         findings.push(("RelayAvailable", any_ready(deployment)));
     }
-    findings.push(("Ready", Finding::fails("Invalid", problems)));
+    let ready = Finding::fails("Invalid", problems);
+    findings.extend(stalled(&ready));
+    findings.push(("Ready", ready));
     kept.conditions = overlay(&kept.conditions, findings, generation, now);
     if let (Some(relay), Some(deployment)) = (&mut kept.relay, deployment) {
         (relay.replicas, relay.ready_replicas) = (deployment.replicas, deployment.ready);
@@ -206,8 +211,8 @@ fn refused(
 }
 
 /// The conditions in the order in which a route comes up, so that the first one that fails is the one to look at.
-const ORDER: [&str; 6] =
-    ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready"];
+const ORDER: [&str; 7] =
+    ["Accepted", "SecretsResolved", "RelayAvailable", "RoutingLive", "Registered", "Ready", "Stalled"];
 
 fn findings(
     facts: &RouteFacts,
@@ -231,8 +236,16 @@ fn findings(
         Some((_, failing)) => Finding::fails(failing.reason.clone(), failing.message.clone()),
         None => Finding::holds("Ready", is_set_up(facts, previous)),
     };
+    let stalled = stalled(&ready);
     findings.push(("Ready", ready));
+    findings.extend(stalled);
     findings
+}
+
+/// The condition Stalled, which is absent unless it is true, as kstatus reads it.
+fn stalled(ready: &Finding) -> Option<(&'static str, Finding)> {
+    let is_stalled = !ready.holds && STALLED.contains(&ready.reason.as_str());
+    is_stalled.then(|| ("Stalled", Finding::holds(ready.reason.clone(), ready.message.clone())))
 }
 
 /// What is known of a route that is ready. Whether events come is known to Genesys Cloud alone.
