@@ -24,7 +24,8 @@ pub fn changes<'s>(
         let is_first = old.is_none();
         let holds = condition.status == "True";
         let (type_, reason) = (condition.type_.as_str(), condition.reason.as_str());
-        let is_repeated = matches!(type_, "Ready" | "Stalled") || (type_ == "RoutingLive" && reason == NO_REPLICA_READY);
+        let is_repeated =
+            matches!(type_, "Ready" | "Stalled") || (type_ == "RoutingLive" && reason == NO_REPLICA_READY);
         let is_expected = is_first && holds && matches!(type_, "Accepted" | "SecretsResolved");
         let is_known = old.is_some_and(|old| {
             // That another revision is live is news, even where it took no time.

@@ -67,7 +67,10 @@ fn documents() -> Vec<(&'static str, Value)> {
         ),
         ("ready", document(1, &ready)),
         ("edited", document(2, &ready)),
-        ("secret-missing", document(1, &status(RouteFacts { secret_problems: vec![missing], ..self::ready() }))),
+        (
+            "secret-missing",
+            document(1, &status(RouteFacts { secret_problems: vec![missing], ..self::ready() })),
+        ),
         (
             "topic-missing",
             document(

@@ -130,12 +130,16 @@ mod tests {
 
     #[tokio::test]
     async fn files_without_a_route_are_fatal_unless_allowed() {
-        let paths = [Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/genesys-simulator.yaml")];
+        let paths =
+            [Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/genesys-simulator.yaml")];
         let mut report = lint_files(&paths, false).await;
         assert_eq!(report.exit_code(), 0);
         require_route(&mut report, &paths);
         assert_eq!(report.exit_code(), 2);
-        assert!(report.to_string().ends_with("-simulator.yaml: error: there is no PresenceRoute to check\n"), "{report}");
+        assert!(
+            report.to_string().ends_with("-simulator.yaml: error: there is no PresenceRoute to check\n"),
+            "{report}"
+        );
     }
 
     #[tokio::test]
