@@ -15,7 +15,7 @@ pub mod events;
 pub mod finalizer;
 pub mod leader;
 pub mod metrics;
-mod readiness_check;
+pub mod readiness_check;
 pub mod reconcile_state;
 pub mod registration;
 pub mod relay_pods;
