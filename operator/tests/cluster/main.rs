@@ -18,6 +18,7 @@ mod causes;
 mod deletion;
 mod events;
 mod gateway;
+mod gitops;
 mod hanging;
 mod healing;
 mod idle;
