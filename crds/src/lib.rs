@@ -1,9 +1,11 @@
 //! The `PresenceRoute` custom resource: its spec, its status, and the CRD that they make.
 
+mod json_schema;
 pub mod references;
 pub mod spec;
 pub mod status;
 
+pub use json_schema::json_schema;
 pub use spec::{PresenceRoute, PresenceRouteSpec};
 pub use status::PresenceRouteStatus;
 

@@ -15,11 +15,14 @@ use crate::references::{CaSecretRef, OAuthClientSecretRef};
 /// The observed state of a `PresenceRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+// No generation is -1: a route that the operator has not seen yet does not pass for one that is as its spec says.
+#[schemars(extend("default" = { "observedGeneration": -1 }))]
 pub struct PresenceRouteStatus {
     /// The generation of the spec that the status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Accepted, SecretsResolved, RelayAvailable, RoutingLive, EndpointExposed, Registered and Ready.
+    /// Accepted, SecretsResolved, RelayAvailable, RoutingLive, EndpointExposed, Registered and Ready; Stalled while only a
+    /// person can make the route ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -1,4 +1,4 @@
-//! The command line: `run`, `crd` and `validate`, and where each command leads.
+//! The command line: `run`, `crd`, `validate` and `check-ready`, and where each command leads.
 //!
 //! What `run` does is left to the module of that name.
 
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use presenceroute_runtime::log;
 
+use crate::readiness_check::{self, ReadinessCheckArguments};
 use crate::run::{self, RunArguments};
 use presenceroute_manifest::lint::command::{self as lint, LintArguments};
 
@@ -26,9 +27,15 @@ enum Command {
     /// Run the controller.
     Run(Box<RunArguments>),
     /// Print the CustomResourceDefinition.
-    Crd,
+    Crd {
+        /// Print the JSON schema of a manifest instead, for editors and for kubeconform.
+        #[arg(long)]
+        json_schema: bool,
+    },
     /// Validate manifests offline.
     Validate(LintArguments),
+    /// Wait until a running operator is ready.
+    CheckReady(ReadinessCheckArguments),
 }
 
 /// Runs a command to its end.
@@ -52,11 +59,19 @@ pub async fn run(arguments: Arguments) -> ExitCode {
                 }
             }
         }
-        Command::Crd => match presenceroute_crds::crd_yaml() {
+        Command::Crd { json_schema: true } => match presenceroute_crds::json_schema() {
+            Ok(json) => print(&json, ExitCode::SUCCESS),
+            Err(error) => print_error(&format!("the JSON schema cannot be written: {error}")),
+        },
+        Command::Crd { json_schema: false } => match presenceroute_crds::crd_yaml() {
             Ok(yaml) => print(&yaml, ExitCode::SUCCESS),
             Err(error) => print(&format!("the CRD cannot be written as YAML: {error}\n"), ExitCode::FAILURE),
         },
         Command::Validate(arguments) => lint::run(&arguments).await,
+        Command::CheckReady(arguments) => match readiness_check::run(&arguments).await {
+            Ok(answer) => print(&format!("{answer}\n"), ExitCode::SUCCESS),
+            Err(error) => print_error(&error.to_string()),
+        },
     }
 }
 

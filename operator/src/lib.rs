@@ -16,6 +16,7 @@ pub mod exposure;
 pub mod finalizer;
 pub mod leader;
 pub mod metrics;
+pub mod readiness_check;
 pub mod reconcile_state;
 pub mod registration;
 pub mod relay_pods;

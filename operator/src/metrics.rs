@@ -161,7 +161,9 @@ impl Collector for Routes {
         let help = "1 while the condition of the PresenceRoute is True, 0 otherwise";
         let mut family = encoder.encode_descriptor("route_condition", help, None, MetricType::Gauge)?;
         for &route in &routes {
-            for condition in route.status.iter().flat_map(|status| &status.conditions) {
+            let conditions = route.status.iter().flat_map(|status| &status.conditions);
+            // Of the others 0 is what needs attention, and Stalled repeats one of them.
+            for condition in conditions.filter(|condition| condition.type_ != "Stalled") {
                 let labels = ConditionLabels {
                     route: labels(route),
                     condition: condition.type_.clone(),

@@ -3,3 +3,6 @@
 pub mod changes;
 pub mod conditions;
 pub mod write;
+
+#[cfg(test)]
+mod documents;

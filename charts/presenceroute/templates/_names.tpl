@@ -52,6 +52,12 @@ app.kubernetes.io/component: operator
 {{- merge $fixed .Values.commonLabels | toYaml -}}
 {{- end }}
 
+{{/* The pod of `helm test`, which no selector of the chart takes for an operator. */}}
+{{- define "presenceroute.testLabels" -}}
+{{- $labels := include "presenceroute.labels" . | fromYaml -}}
+{{- set $labels "app.kubernetes.io/component" "test" | toYaml -}}
+{{- end }}
+
 {{/* The annotations field of an object's metadata, or nothing: (list $ ANNOTATIONS). The object's own win. */}}
 {{- define "presenceroute.annotations" -}}
 {{- with merge (dict) (index . 1) (index . 0).Values.commonAnnotations -}}

@@ -72,7 +72,9 @@ fn conditions(snapshot: &Snapshot) -> Branch {
     let of_newest = |condition: &Condition| {
         condition.observed_generation.is_none() || condition.observed_generation == snapshot.generation
     };
-    let twigs = snapshot.status.conditions.iter().map(|condition| {
+    // Stalled, which is for programs, repeats another.
+    let shown = snapshot.status.conditions.iter().filter(|condition| condition.type_ != "Stalled");
+    let twigs = shown.map(|condition| {
         let (style, mark) = match condition.status.as_str() {
             "True" => (GOOD, "✓"),
             "False" => (BAD, "✗"),

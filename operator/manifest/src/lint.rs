@@ -295,6 +295,22 @@ impl Report {
         }
     }
 
+    /// The report for GitHub Actions: a workflow command a diagnostic.
+    #[must_use]
+    pub fn to_workflow_commands(&self) -> String {
+        let commands = self.diagnostics.iter().map(|diagnostic| {
+            let command = match diagnostic.severity {
+                Severity::Warning => "warning",
+                Severity::Error | Severity::Fatal => "error",
+            };
+            let place = diagnostic.place.map(|Place { line, column }| format!(",line={line},col={column}"));
+            let file = escaped(&diagnostic.file, true);
+            let message = escaped(&diagnostic.subject_and_message(), false);
+            format!("::{command} file={file}{}::{message}\n", place.unwrap_or_default())
+        });
+        commands.collect()
+    }
+
     /// The report for a program.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         #[derive(Serialize)]
@@ -305,6 +321,12 @@ impl Report {
         }
         serde_json::to_string_pretty(&Answer { valid: self.exit_code() == 0, report: self })
     }
+}
+
+/// Text as a workflow command of GitHub Actions takes it: in a property, the separators are escaped, too.
+fn escaped(text: &str, is_property: bool) -> String {
+    let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    if is_property { text.replace(':', "%3A").replace(',', "%2C") } else { text }
 }
 
 /// The report for a person, a line a thing, as compilers write it: `FILE:LINE:COLUMN: error: ...`.
@@ -327,6 +349,20 @@ impl fmt::Display for Report {
     }
 }
 
+impl Diagnostic {
+    /// The PresenceRoute, the field, and what is wrong.
+    fn subject_and_message(&self) -> String {
+        let mut text = String::new();
+        if !self.route.is_empty() {
+            text += &format!("PresenceRoute {:?}: ", self.route);
+        }
+        if !self.field.is_empty() {
+            text += &format!("{}: ", self.field);
+        }
+        text + &self.message
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.file)?;
@@ -337,14 +373,7 @@ impl fmt::Display for Diagnostic {
             Severity::Warning => "warning",
             Severity::Error | Severity::Fatal => "error",
         };
-        write!(formatter, ": {severity}: ")?;
-        if !self.route.is_empty() {
-            write!(formatter, "PresenceRoute {:?}: ", self.route)?;
-        }
-        if !self.field.is_empty() {
-            write!(formatter, "{}: ", self.field)?;
-        }
-        formatter.write_str(&self.message)
+        write!(formatter, ": {severity}: {}", self.subject_and_message())
     }
 }
 
@@ -575,6 +604,18 @@ spec:
     async fn what_is_not_yaml_is_an_error() {
         let report = report(&["a: b: c"]).await;
         assert_eq!((report.exit_code(), report.diagnostics[0].origin), (1, Origin::Parser));
+    }
+
+    #[tokio::test]
+    async fn a_workflow_command_has_file_line_and_column() {
+        let commands = report(&[&RIGHT.replace("states}", "gen presence}")]).await.to_workflow_commands();
+        assert_eq!(
+            commands,
+            "::error file=0.yaml,line=9,col=43::PresenceRoute \"presence/one\": spec.routes[0].topic: must be a legal \
+             Kafka topic name: letters, digits, dots, underscores and hyphens, at most 249\n"
+        );
+        assert_eq!(escaped("a:b,c%\nd", true), "a%3Ab%2Cc%25%0Ad");
+        assert_eq!(escaped("a:b,c%\nd", false), "a:b,c%25%0Ad");
     }
 
     #[tokio::test]

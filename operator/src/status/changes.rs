@@ -28,7 +28,8 @@ pub fn changes<'s>(
         let is_first = old.is_none();
         let holds = condition.status == "True";
         let (type_, reason) = (condition.type_.as_str(), condition.reason.as_str());
-        let is_repeated = type_ == "Ready" || (type_ == "RoutingLive" && reason == NO_REPLICA_READY);
+        let is_repeated =
+            matches!(type_, "Ready" | "Stalled") || (type_ == "RoutingLive" && reason == NO_REPLICA_READY);
         let is_left = matches!(reason, FORMER_LEFT | NAME_SHARED | SECRET_WEAK);
         let is_expected = is_first
             && holds

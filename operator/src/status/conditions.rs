@@ -30,6 +30,9 @@ pub(super) const PROGRESSING: &str = "Progressing";
 /// The reason of Ready that holds while the registration cannot be verified.
 const UNVERIFIED: &str = "Unverified";
 
+/// The reasons that neither time nor the cluster ends, but only a person. Tools that wait for a route give up on them.
+const STALLED: [&str; 3] = ["Invalid", "PolicyViolation", "RolloutStalled"];
+
 /// How many problems of a spec are named, and the bytes of each.
 const MAX_PROBLEMS: usize = 5;
 const MAX_PROBLEM: usize = 1000;
@@ -252,7 +255,9 @@ fn refused(
     if let Some(deployment) = &deployment {
         findings.push(("RelayAvailable", any_ready(deployment)));
     }
-    findings.push(("Ready", Finding::fails(reason.as_str(), problems)));
+    let ready = Finding::fails(reason.as_str(), problems);
+    findings.extend(stalled(&ready));
+    findings.push(("Ready", ready));
     kept.conditions = overlay(&kept.conditions, findings, generation, now);
     if let (Some(relay), Some(deployment)) = (&mut kept.relay, deployment) {
         (relay.replicas, relay.ready_replicas) = (deployment.replicas, deployment.ready);
@@ -262,7 +267,7 @@ fn refused(
 }
 
 /// The conditions in the order in which a route comes up, so that the first one that fails is the one to look at.
-const ORDER: [&str; 7] = [
+const ORDER: [&str; 8] = [
     "Accepted",
     "SecretsResolved",
     "RelayAvailable",
@@ -270,6 +275,7 @@ const ORDER: [&str; 7] = [
     "EndpointExposed",
     "Registered",
     "Ready",
+    "Stalled",
 ];
 
 fn findings(
@@ -291,7 +297,10 @@ fn findings(
         ("EndpointExposed", endpoint_exposed(&facts.exposure)),
         ("Registered", registered(facts, previous, generation)),
     ];
-    findings.push(("Ready", ready(facts, previous, &findings)));
+    let ready = ready(facts, previous, &findings);
+    let stalled = stalled(&ready);
+    findings.push(("Ready", ready));
+    findings.extend(stalled);
     findings
 }
 
@@ -318,6 +327,12 @@ fn ready(
         }
         (None, None) => Finding::holds("Ready", is_set_up(facts, previous)),
     }
+}
+
+/// The condition Stalled, which is absent unless it is true, as kstatus reads it.
+fn stalled(ready: &Finding) -> Option<(&'static str, Finding)> {
+    let is_stalled = !ready.is_true() && STALLED.contains(&ready.reason.as_str());
+    is_stalled.then(|| ("Stalled", Finding::holds(ready.reason.clone(), ready.message.clone())))
 }
 
 /// What is known of a route that is ready. Whether events come is known to Genesys Cloud alone.

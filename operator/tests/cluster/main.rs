@@ -19,6 +19,7 @@ mod deletion;
 mod events;
 mod exposure;
 mod gateway;
+mod gitops;
 mod hanging;
 mod healing;
 mod idle;

@@ -47,6 +47,11 @@ impl Release {
         self.helm(&["rollback", self.name, "--wait", "--timeout", "120s"], &[]).map(drop)
     }
 
+    /// Runs the chart's own tests.
+    pub fn test(&self) -> Outcome {
+        self.helm(&["test", self.name, "--timeout", "120s"], &[]).map(drop)
+    }
+
     /// Uninstalls it, and waits until its objects are gone.
     pub fn uninstall(&self) -> Outcome {
         self.helm(&["uninstall", self.name, "--wait", "--timeout", "120s", "--ignore-not-found"], &[])

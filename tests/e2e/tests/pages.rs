@@ -50,8 +50,9 @@ fn pages_below(folder: &Path, pages: &mut Vec<String>) -> io::Result<()> {
 
 #[test]
 fn every_link_to_this_tree_has_a_target() {
-    let mut pages = vec![tree::path("README.md").display().to_string()];
-    for folder in ["docs", "charts", "deploy", "tests"] {
+    let mut pages: Vec<_> =
+        ["README.md", "CHANGELOG.md"].iter().map(|page| tree::path(page).display().to_string()).collect();
+    for folder in [".github", "docs", "charts", "deploy", "tests"] {
         pages_below(&tree::path(folder), &mut pages).unwrap();
     }
     assert!(pages.len() > 40, "there are only {} pages", pages.len());

@@ -26,6 +26,9 @@ pub struct LintArguments {
     /// A file with what the operator allows routes to ask for, such as the chart's value operator.policy.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Accept files without any PresenceRoute, as a hook does that passes whatever has changed.
+    #[arg(long)]
+    allow_none: bool,
     /// How the report is written.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -39,15 +42,21 @@ pub enum Format {
     Text,
     /// One object, for a program.
     Json,
+    /// Workflow commands of GitHub Actions, which show each diagnostic at its line of a pull request.
+    Github,
 }
 
 /// Checks the files, writes the report to standard output, and gives the exit code.
 pub async fn run(arguments: &LintArguments) -> ExitCode {
-    let report = report(arguments).await;
+    let mut report = report(arguments).await;
+    if !arguments.allow_none {
+        require_route(&mut report, &arguments.filename);
+    }
     let text = match arguments.output {
         Format::Text => report.to_string(),
         // Text and numbers only: there is nothing that JSON could not hold.
         Format::Json => report.to_json().map(|json| json + "\n").unwrap_or_default(),
+        Format::Github => report.to_workflow_commands(),
     };
     // A reader that has gone away wants no more.
     let _ = io::stdout().write_all(text.as_bytes());
@@ -78,11 +87,15 @@ pub async fn lint_files(paths: &[PathBuf], recursive: bool, policy: &Policy) -> 
     }
     let mut report = lint(&sources, policy).await;
     report.diagnostics.splice(0..0, unreadable);
+    report
+}
+
+/// Files without a PresenceRoute are mostly not those that were meant.
+fn require_route(report: &mut Report, paths: &[PathBuf]) {
     if report.routes.is_empty() && report.diagnostics.is_empty() {
         let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         report.diagnostics.push(fatal(names.join(" "), "there is no PresenceRoute to check".into()));
     }
-    report
 }
 
 fn fatal(file: String, message: String) -> Diagnostic {
@@ -142,6 +155,7 @@ mod tests {
             let arguments = LintArguments {
                 filename: vec![manifest.clone()],
                 recursive: true,
+                allow_none: false,
                 policy: Some(policy),
                 output: Format::Text,
             };
@@ -155,6 +169,20 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[tokio::test]
+    async fn files_without_a_route_are_fatal_unless_allowed() {
+        let paths =
+            [Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/genesys-simulator.yaml")];
+        let mut report = lint_files(&paths, false, &Policy::default()).await;
+        assert_eq!(report.exit_code(), 0);
+        require_route(&mut report, &paths);
+        assert_eq!(report.exit_code(), 2);
+        assert!(
+            report.to_string().ends_with("-simulator.yaml: error: there is no PresenceRoute to check\n"),
+            "{report}"
+        );
     }
 
     #[tokio::test]

@@ -65,6 +65,7 @@ fn install_is_accepted() -> Outcome {
     let script = tree::path("deploy/install-manifest").display().to_string();
     let manifest = command::run(&script, &[], None)?;
     ensure(manifest.contains("kind: Deployment"), || format!("it installs no operator: {manifest}"))?;
+    ensure(!manifest.contains("helm.sh/hook"), || "it has a hook, which only Helm would run as one".into())?;
     kubectl::try_out_strictly(&manifest.replace("presenceroute-system", NAMESPACE))
 }
 

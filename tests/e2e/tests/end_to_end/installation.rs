@@ -19,6 +19,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         RELEASE.upgrade(&stage.values(), &["--take-ownership"])?;
         ensure_same("operator pods", &kubectl::pods(namespace, OPERATOR)?.len(), &2)
     })?;
+    steps.prove("helm test finds the operator ready", || RELEASE.test())?;
     steps.prove("one of the two operator pods leads", || {
         until("the lease has a holder", seconds(30), || {
             let lease = kubectl::get(namespace, "lease/presenceroute-operator")?;
