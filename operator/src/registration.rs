@@ -36,6 +36,7 @@ use crate::apply;
 use crate::cache::RouteIndex;
 use crate::cache::SecretCache;
 use crate::cache::{OwnedObjects, RouteKey};
+use crate::condition_compiler::ConditionCompiler;
 use crate::error::{ReconcileError, kubernetes};
 use crate::events::EventRecorder;
 use crate::finalizer::add_finalizer;
@@ -118,6 +119,7 @@ pub struct Registrations {
     pub(crate) calls: InFlightCalls<CallResult>,
     pub(crate) states: Arc<RouteStates>,
     pub(crate) events: Arc<EventRecorder>,
+    pub(crate) conditions: Arc<ConditionCompiler>,
     pub(crate) secrets: Arc<SecretCache>,
     pub(crate) owned: Arc<OwnedObjects>,
     pub(crate) index: RouteIndex,

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -182,6 +183,7 @@ async fn lead(
             create_timeout: Duration::from_secs(arguments.create_timeout_seconds),
         },
         genesys: Genesys::new(),
+        conditions: Arc::default(),
         neighbours: RouteIndex::of(namespaces.len()),
         mandate: leadership.guard(),
         identity: arguments.pod_name,

@@ -43,6 +43,7 @@ impl Operator {
                 create_timeout: CREATE_TIMEOUT,
             },
             genesys: Genesys::new(),
+            conditions: Default::default(),
             neighbours: RouteIndex::of(1),
             mandate: LeaderGuard::without_end(),
             identity: "cluster-test".into(),
