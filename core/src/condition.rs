@@ -7,6 +7,7 @@
 
 mod bounds;
 mod budget;
+mod checked;
 mod names;
 mod pattern;
 mod syntax;
@@ -22,7 +23,10 @@ use serde::Serialize;
 
 use bounds::Unbounded;
 pub use bounds::{MAX_LOOP_TEXT, MAX_LOOP_VALUES};
-pub use budget::{Budget, MAX_TABLE_LENGTH, MAX_TABLE_PATTERN_BYTES, MAX_TABLE_PATTERNS};
+pub use budget::{
+    Budget, MAX_TABLE_COMPLEXITY, MAX_TABLE_LENGTH, MAX_TABLE_PATTERN_BYTES, MAX_TABLE_PATTERNS,
+};
+pub use checked::{CheckedCondition, ConditionChecks};
 pub use names::VARIABLES;
 use pattern::{PatternError, Patterns};
 pub use variables::Variables;
@@ -63,7 +67,7 @@ struct Compiled {
 }
 
 /// Why an expression does not compile.
-#[derive(Debug, thiserror::Error, PartialEq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq)]
 pub enum ConditionError {
     /// Longer than [`MAX_LENGTH`].
     #[error("the CEL expression has {0} bytes; shorten it to at most {MAX_LENGTH}")]
@@ -139,6 +143,12 @@ pub enum ConditionError {
          of several, (a|b), or use startsWith, contains or `in` for fixed text"
     )]
     TooManyPatterns,
+    /// The patterns of a table together have more character classes than [`MAX_TABLE_COMPLEXITY`].
+    #[error(
+        "the patterns of the table's CEL expressions have too many character classes together, or too large ones with \
+         (?i); write classes of ASCII ([A-Za-z0-9]) instead of (?i) with Unicode (\\w, \\pL)"
+    )]
+    PatternsTooComplex,
     /// The patterns of a table together need more than [`MAX_TABLE_PATTERN_BYTES`].
     #[error(
         "the patterns of the table's CEL expressions take more than {limit} MiB of memory together; write classes of \
@@ -157,10 +167,36 @@ pub enum ConditionError {
 }
 
 impl ConditionError {
+    /// How long the texts are that it holds, in bytes.
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::Syntax { source_text, cause } | Self::Pattern { source_text, cause } => {
+                source_text.len() + cause.len()
+            }
+            Self::UnknownVariable { source_text, name } | Self::UnknownFunction { source_text, name } => {
+                source_text.len() + name.len()
+            }
+            Self::TooDeep(text)
+            | Self::NoThread(text)
+            | Self::NestedLoop(text)
+            | Self::Joined(text)
+            | Self::Built(text)
+            | Self::PatternNotLiteral(text) => text.len(),
+            Self::TooLong(_)
+            | Self::TableTooLong
+            | Self::TooManyPatterns
+            | Self::PatternsTooComplex
+            | Self::PatternsTooLarge => 0,
+        }
+    }
+
     /// Whether the table's budget is spent, so that no further condition can be compiled.
     #[must_use]
     pub fn is_over_budget(&self) -> bool {
-        matches!(self, Self::TableTooLong | Self::TooManyPatterns | Self::PatternsTooLarge)
+        matches!(
+            self,
+            Self::TableTooLong | Self::TooManyPatterns | Self::PatternsTooComplex | Self::PatternsTooLarge
+        )
     }
 }
 
@@ -255,6 +291,11 @@ impl Condition {
 /// Parses on a stack of its own: the parser takes much of it for each bracket, and a thread whose stack ends takes the
 /// whole process with it. What is too deep to be worked with ends on that stack, too.
 fn parse(source: &str) -> Result<IdedExpr, ConditionError> {
+    // The parser gathers an error for each of them, in quadratic time.
+    if source.chars().any(|character| character.is_control() && !"\t\n\r".contains(character)) {
+        let cause = "it has a control character; write it as an escape, such as \\u0000".to_owned();
+        return Err(ConditionError::Syntax { source_text: source.escape_debug().to_string(), cause });
+    }
     let brackets = source.bytes().filter(|byte| b"([{".contains(byte)).count();
     if brackets > MAX_BRACKETS {
         return Err(ConditionError::TooDeep(source.into()));

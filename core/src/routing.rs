@@ -2,7 +2,7 @@
 //!
 //! A [`RoutingTable`] that exists is valid: names are legal, conditions are compiled. It says which topics an event
 //! goes to; a [`Router`] finds them fast. Both are pure, so that what explains a table to a person decides as the relay
-//! does.
+//! does. What only writes a table has one whose conditions are [checked](CheckedCondition), and keeps nothing compiled.
 
 mod router;
 
@@ -12,7 +12,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::condition::{Budget, Condition, ConditionError};
+use crate::condition::{Budget, CheckedCondition, Condition, ConditionError};
 
 pub use router::{Decision, Key, Routed, Router, Target, Verdict};
 
@@ -21,22 +21,25 @@ pub const VERSION: u32 = 1;
 
 /// Which events go to which topics, and what becomes of the rest.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct RoutingTable {
+pub struct RoutingTable<When = Condition> {
     version: u32,
     revision: String,
-    routes: Vec<Route>,
+    routes: Vec<Route<When>>,
     unmatched: Unmatched,
 }
+
+/// A table to be written, and not to be served.
+pub type CheckedTable = RoutingTable<CheckedCondition>;
 
 /// One rule of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Route {
+pub struct Route<When = Condition> {
     /// The events that it is for.
     pub event_type: EventTypePattern,
     /// A further condition.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub when: Option<Condition>,
+    pub when: Option<When>,
     /// Where they go.
     pub topic: TopicName,
     /// The key of their records.
@@ -161,9 +164,9 @@ pub enum RoutingError {
     },
 }
 
-impl RoutingTable {
+impl<When: Serialize> RoutingTable<When> {
     /// Makes a table; its revision is a hash of its content.
-    pub fn new(routes: Vec<Route>, unmatched: Unmatched) -> Result<Self, RoutingError> {
+    pub fn new(routes: Vec<Route<When>>, unmatched: Unmatched) -> Result<Self, RoutingError> {
         if routes.is_empty() {
             return Err(RoutingError::Empty);
         }
@@ -171,6 +174,40 @@ impl RoutingTable {
         Ok(Self { version: VERSION, revision, routes, unmatched })
     }
 
+    /// The table as the text of `routing.yaml`.
+    pub fn to_yaml(&self) -> Result<String, RoutingError> {
+        serde_saphyr::to_string(self).map_err(|cause| RoutingError::Format(cause.to_string()))
+    }
+
+    /// What identifies the table's content: 12 hexadecimal digits when this project made it.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// The rules, in the order of the manifest. There is at least one.
+    pub fn routes(&self) -> &[Route<When>] {
+        &self.routes
+    }
+
+    /// What becomes of an event that no rule matches.
+    pub fn unmatched(&self) -> &Unmatched {
+        &self.unmatched
+    }
+
+    /// Every topic that the table can publish to, sorted, each once.
+    pub fn topics(&self) -> Vec<&TopicName> {
+        let dead_letter = match &self.unmatched {
+            Unmatched::DeadLetter { topic, .. } => Some(topic),
+            Unmatched::Reject { .. } | Unmatched::Drop { .. } => None,
+        };
+        let mut topics: Vec<_> = self.routes.iter().map(|route| &route.topic).chain(dead_letter).collect();
+        topics.sort();
+        topics.dedup();
+        topics
+    }
+}
+
+impl RoutingTable {
     /// Reads a table in YAML or JSON: the whole form, or the short one, `{EVENT_TYPE: TOPIC, ...}`.
     ///
     /// The revision is the one in the text, so that its author can recognise it, else the content's hash.
@@ -191,38 +228,6 @@ impl RoutingTable {
                 Ok(Self { revision: revision.unwrap_or(table.revision), ..table })
             }
         }
-    }
-
-    /// The table as the text of `routing.yaml`.
-    pub fn to_yaml(&self) -> Result<String, RoutingError> {
-        serde_saphyr::to_string(self).map_err(|cause| RoutingError::Format(cause.to_string()))
-    }
-
-    /// What identifies the table's content: 12 hexadecimal digits when this project made it.
-    pub fn revision(&self) -> &str {
-        &self.revision
-    }
-
-    /// The rules, in the order of the manifest. There is at least one.
-    pub fn routes(&self) -> &[Route] {
-        &self.routes
-    }
-
-    /// What becomes of an event that no rule matches.
-    pub fn unmatched(&self) -> &Unmatched {
-        &self.unmatched
-    }
-
-    /// Every topic that the table can publish to, sorted, each once.
-    pub fn topics(&self) -> Vec<&TopicName> {
-        let dead_letter = match &self.unmatched {
-            Unmatched::DeadLetter { topic, .. } => Some(topic),
-            Unmatched::Reject { .. } | Unmatched::Drop { .. } => None,
-        };
-        let mut topics: Vec<_> = self.routes.iter().map(|route| &route.topic).chain(dead_letter).collect();
-        topics.sort();
-        topics.dedup();
-        topics
     }
 }
 
@@ -507,7 +512,7 @@ unmatched: {action: DeadLetter, topic: gen-presence-unmatched}
         let error_of_large = error(&table);
         assert!(
             error_of_large
-                .contains("].when: the patterns of the table's CEL expressions take more than 8 MiB"),
+                .contains("].when: the patterns of the table's CEL expressions take more than 16 MiB"),
             "{error_of_large}"
         );
         assert!(

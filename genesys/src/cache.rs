@@ -17,6 +17,7 @@ const MAX_UNUSED: usize = 1024;
 
 pub(crate) struct Cache<K, V> {
     entries: Mutex<HashMap<K, Entry<V>>>,
+    max_unused: usize,
 }
 
 struct Entry<V> {
@@ -25,6 +26,11 @@ struct Entry<V> {
 }
 
 impl<K: Eq + Hash, V> Cache<K, V> {
+    /// Of values so large that no more than so many are kept while they are not in use.
+    pub(crate) fn of_large(max_unused: usize) -> Self {
+        Self { entries: Mutex::default(), max_unused }
+    }
+
     /// The value for the key, made now if there is none.
     pub(crate) fn get_or_insert(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
         let Ok(value) = self.get(key, || Ok::<_, Infallible>(make()));
@@ -42,11 +48,11 @@ impl<K: Eq + Hash, V> Cache<K, V> {
         // A value in use stays: a second one beside it would share nothing with it.
         let is_unused = |entry: &Entry<V>| Arc::strong_count(&entry.value) == 1;
         entries.retain(|_, entry| !is_unused(entry) || now - entry.asked < FORGET_AFTER);
-        if entries.len() >= MAX_UNUSED {
+        if entries.len() >= self.max_unused {
             let mut unused: Vec<_> =
                 entries.values().filter(|entry| is_unused(entry)).map(|entry| entry.asked).collect();
-            if unused.len() >= MAX_UNUSED {
-                let (_, median, _) = unused.select_nth_unstable(MAX_UNUSED / 2);
+            if unused.len() >= self.max_unused {
+                let (_, median, _) = unused.select_nth_unstable(self.max_unused / 2);
                 let oldest_kept = *median;
                 entries.retain(|_, entry| !is_unused(entry) || entry.asked > oldest_kept);
             }
@@ -59,7 +65,7 @@ impl<K: Eq + Hash, V> Cache<K, V> {
 
 impl<K, V> Default for Cache<K, V> {
     fn default() -> Self {
-        Self { entries: Mutex::default() }
+        Self { entries: Mutex::default(), max_unused: MAX_UNUSED }
     }
 }
 
@@ -80,14 +86,15 @@ mod tests {
 
     #[test]
     fn many_unused_values_are_forgotten_and_those_in_use_are_not() {
-        let cache = Cache::default();
-        let in_use: Vec<_> = (0..2 * MAX_UNUSED).map(|key| get(&cache, key)).collect();
-        for key in 0..10 * MAX_UNUSED {
-            get(&cache, in_use.len() + key);
-        }
-        assert!(cache.entries.lock().len() <= in_use.len() + MAX_UNUSED);
-        for (key, value) in in_use.iter().enumerate() {
-            assert!(Arc::ptr_eq(value, &get(&cache, key)), "{key}");
+        for (cache, max_unused) in [(Cache::default(), MAX_UNUSED), (Cache::of_large(16), 16)] {
+            let in_use: Vec<_> = (0..2 * max_unused).map(|key| get(&cache, key)).collect();
+            for key in 0..10 * max_unused {
+                get(&cache, in_use.len() + key);
+            }
+            assert!(cache.entries.lock().len() <= in_use.len() + max_unused);
+            for (key, value) in in_use.iter().enumerate() {
+                assert!(Arc::ptr_eq(value, &get(&cache, key)), "{key}");
+            }
         }
     }
 }

@@ -35,6 +35,10 @@ const MAX_HOLD_BACK: Duration = Duration::from_secs(60);
 /// The most bytes of responses that are read at the same time, for the process.
 const MAX_RESPONSE_MEMORY: usize = 32 << 20;
 
+/// How many HTTP clients are kept while no route uses them: each has its authorities in memory, up to 256 KiB of PEM, and
+/// a Secret with a CA may be edited in a loop.
+const MAX_UNUSED_CONNECTIONS: usize = 16;
+
 const JSON: &str = "application/json";
 
 /// The bounds of all requests.
@@ -165,7 +169,7 @@ impl Builder {
     pub fn build(self) -> Genesys {
         let Self { limits, host_policy } = self;
         let shared = Shared {
-            connections: Cache::default(),
+            connections: Cache::of_large(MAX_UNUSED_CONNECTIONS),
             budgets: Cache::default(),
             tokens: Cache::default(),
             memory: ResponseMemory::new(MAX_RESPONSE_MEMORY),

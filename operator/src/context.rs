@@ -8,12 +8,13 @@ use kube::Client;
 use kube::runtime::reflector::Store;
 use presenceroute_manifest::build::Installation;
 use presenceroute_manifest::policy::Policy;
-use tokio::sync::Semaphore;
 
 use crate::cache::{OwnedObjects, RouteOrInvalid, SecretCache, Stopped};
+use crate::condition_compiler::ConditionCompiler;
 use crate::events::EventRecorder;
 use crate::exposure::ExposureJudge;
 use crate::metrics::Metrics;
+use crate::namespace_limits::NamespaceLimits;
 use crate::registration::Registrations;
 use crate::relay_pods::RelayStatusClient;
 use crate::route_state::RouteStates;
@@ -39,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) settings: Settings,
     pub(crate) routes: Store<RouteOrInvalid>,
+    pub(crate) conditions: Arc<ConditionCompiler>,
     pub(crate) secrets: Arc<SecretCache>,
     pub(crate) owned: Arc<OwnedObjects>,
     /// Resolves when the caches are filled, or when the process is to stop before they are.
@@ -51,7 +53,7 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     /// How many routes are built and applied at a time. Waiting for relays or for Genesys Cloud is not counted: a route
     /// that waits holds up no other.
-    pub(crate) workers: Semaphore,
+    pub(crate) workers: NamespaceLimits,
 }
 
 impl Context {

@@ -18,13 +18,13 @@ use presenceroute_manifest::build::{self, BuildError};
 use presenceroute_manifest::conflicts::Conflict;
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::rotation::{CredentialRotation, secret_name};
-use presenceroute_manifest::validate::{Model, SourceModel, validate};
-use tokio::sync::Semaphore;
+use presenceroute_manifest::validate::{Model, SourceModel, validate_with};
 
 use crate::admin::Readiness;
 use crate::apply;
 use crate::cache::ready::unless_stopped;
 use crate::cache::{RouteIndex, RouteKey, RouteOrInvalid};
+use crate::condition_compiler::ConditionCompiler;
 use crate::context::Context;
 pub use crate::context::Settings;
 use crate::error::{ReconcileError, kubernetes};
@@ -33,6 +33,7 @@ use crate::exposure::{Exposure, ExposureJudge, Past, Report};
 use crate::finalizer::has_finalizer;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
+use crate::namespace_limits::NamespaceLimits;
 use crate::reconcile_state::{ReconcileState, deployment};
 use crate::registration::execute::Executor;
 use crate::registration::failure::Failure;
@@ -61,8 +62,9 @@ const DELAYED: (Duration, Duration) = (Duration::from_secs(4), Duration::from_se
 const TOPICS: Duration = Duration::from_secs(10);
 /// How often the state of routes that are gone is dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
-/// How many routes are built and applied at a time.
+/// How many routes are built and applied at a time, of all namespaces and of one.
 const WORKERS: usize = 16;
+const WORKERS_OF_NAMESPACE: usize = 12;
 
 /// Why the controller could not start, or go on.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +89,8 @@ pub struct Shared {
     pub settings: Settings,
     /// Genesys Cloud, with one budget of calls for each OAuth client.
     pub genesys: Genesys,
+    /// What compiles the routes' conditions.
+    pub conditions: Arc<ConditionCompiler>,
     /// The routes of all namespaces, so that no two of them own the same.
     pub neighbours: RouteIndex,
     /// Under which reconciles, and calls to Genesys Cloud, are carried out.
@@ -109,8 +113,17 @@ pub async fn run(
     namespace: Option<String>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Result<(), ControllerError> {
-    let Shared { client, settings, genesys, neighbours: index, mandate, identity, metrics, readiness } =
-        shared;
+    let Shared {
+        client,
+        settings,
+        genesys,
+        conditions,
+        neighbours: index,
+        mandate,
+        identity,
+        metrics,
+        readiness,
+    } = shared;
     let served =
         namespace.as_ref().map_or_else(|| "all namespaces".into(), |name| format!("namespace {name}"));
     let all_objects = format!("all objects of {served} to be listed");
@@ -121,12 +134,11 @@ pub async fn run(
     let has_gateway_api = has_gateway_api.map_err(ControllerError::Discovery)?;
     let scope = WatchScope { client: client.clone(), namespace };
     let watched = watches::routes(&scope, &index);
-    let (caches, mut triggers) = watches::caches(&scope, &watched, &index, has_gateway_api);
+    let (caches, triggers) = watches::caches(&scope, &watched, &index, has_gateway_api);
     let watches::Routes { store: routes, edited, .. } = watched;
     metrics.show_routes(routes.clone());
     let caches_ready = unless_stopped(caches.ready(), stop.clone()).boxed().shared();
     let (calls, ended) = InFlightCalls::new(mandate.clone());
-    triggers.push(ended.map(reference).boxed());
     let relay_status = RelayStatusClient::new(caches.pods).map_err(ControllerError::Http)?;
     let states = Arc::new(RouteStates::new(client.clone()));
     let events = Arc::new(EventRecorder::new(client.clone(), identity));
@@ -136,6 +148,7 @@ pub async fn run(
         calls,
         states: Arc::clone(&states),
         events: Arc::clone(&events),
+        conditions: Arc::clone(&conditions),
         secrets: Arc::clone(&caches.secrets),
         owned: Arc::clone(&caches.owned_objects),
         index: index.clone(),
@@ -147,6 +160,7 @@ pub async fn run(
         exposures: ExposureJudge::new(settings.exposure_timeout),
         settings,
         routes: routes.clone(),
+        conditions,
         secrets: caches.secrets,
         owned: caches.owned_objects,
         caches_ready,
@@ -155,10 +169,10 @@ pub async fn run(
         states,
         events,
         metrics,
-        workers: Semaphore::new(WORKERS),
+        workers: NamespaceLimits::new(WORKERS, WORKERS_OF_NAMESPACE),
     });
     let controller = Controller::for_shared_stream(edited, routes)
-        .reconcile_on(futures::stream::select_all(triggers))
+        .reconcile_on(futures::stream::select(triggers, ended.map(reference)))
         .graceful_shutdown_on(stop.clone())
         .run(
             move |route, context| {
@@ -222,13 +236,13 @@ async fn reconcile(object: Arc<RouteOrInvalid>, context: Arc<Context>) -> Result
 /// The steps.
 async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
     let namespace = route.namespace().unwrap_or_default();
-    // An error means that the semaphore was closed, which it never is.
-    let worker = context.workers.acquire().await.ok();
+    let checks = context.conditions.compile(&namespace, &route.spec).await;
+    let worker = context.workers.acquire(&namespace).await;
     let secrets = context.secrets.of(&namespace);
     let mut references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
     context.metrics.certificates(route, std::mem::take(&mut references.certificates));
 
-    let mut model = match validate(route, references) {
+    let mut model = match validate_with(route, references, checks) {
         Ok(model) => model,
         Err(problems) => {
             report_refused(route, context, RefusalReason::Invalid, &problems).await?;

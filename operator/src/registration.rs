@@ -37,6 +37,7 @@ use crate::apply;
 use crate::cache::RouteIndex;
 use crate::cache::SecretCache;
 use crate::cache::{OwnedObjects, RouteKey};
+use crate::condition_compiler::ConditionCompiler;
 use crate::error::{ReconcileError, kubernetes};
 use crate::events::EventRecorder;
 use crate::finalizer::add_finalizer;
@@ -123,6 +124,7 @@ pub struct Registrations {
     pub(crate) calls: InFlightCalls<CallResult>,
     pub(crate) states: Arc<RouteStates>,
     pub(crate) events: Arc<EventRecorder>,
+    pub(crate) conditions: Arc<ConditionCompiler>,
     pub(crate) secrets: Arc<SecretCache>,
     pub(crate) owned: Arc<OwnedObjects>,
     pub(crate) index: RouteIndex,

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -207,6 +208,7 @@ async fn lead(
             exposure_timeout: Duration::from_secs(arguments.exposure_timeout_seconds),
         },
         genesys: Genesys::builder().host_policy(host_policy).build(),
+        conditions: Arc::default(),
         neighbours: RouteIndex::of(namespaces.len()),
         mandate: leadership.guard(),
         identity: arguments.pod_name,

@@ -22,13 +22,19 @@ use crate::apply;
 use crate::cache::owned_objects::WatchHandler;
 use crate::cache::ready::Outstanding;
 use crate::cache::{ObjectKey, OwnedObjects, PodCache, RouteIndex, RouteKey, SecretCache};
+use crate::throttle::{Rate, throttled};
 use presenceroute_manifest::build::{MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, http_route};
 use presenceroute_manifest::dereference::referenced_secrets;
 
 pub(crate) use crate::cache::RouteOrInvalid;
 
-/// How many objects one page of a listing has, so that thousands of routes are never in memory as one answer.
-const PAGE_SIZE: u32 = 50;
+/// How many objects one page of a listing has: an object may have 1 MiB and more, and several kinds are listed at once.
+const PAGE_SIZE: u32 = 10;
+/// The same for the metadata of Secrets.
+const METADATA_PAGE_SIZE: u32 = 50;
+/// How often edits, and changes of other objects, trigger one route. What happens in a row when a route is rolled out
+/// stays below.
+const TRIGGER_RATE: Rate = Rate { burst: 30, interval: Duration::from_millis(500) };
 /// How soon a Gateway API that a route waits for is noticed.
 const GATEWAY_API_POLL: Duration = Duration::from_secs(10);
 
@@ -110,6 +116,7 @@ pub(crate) fn routes(scope: &WatchScope, index: &RouteIndex) -> Routes {
         // A route that is gone is not reconciled.
         .filter_map(move |route| std::future::ready(stored.get(&reference(route))))
         .boxed();
+    let edited = throttled(edited, TRIGGER_RATE, |route| ObjectKey::of(&**route)).boxed();
     Routes { store, edited, outstanding }
 }
 
@@ -119,7 +126,7 @@ pub(crate) fn caches(
     routes: &Routes,
     index: &RouteIndex,
     has_gateway_api: bool,
-) -> (Caches, Vec<Trigger>) {
+) -> (Caches, Trigger) {
     let caches = Caches {
         pods: Arc::default(),
         secrets: Arc::new(SecretCache::new(scope.client.clone())),
@@ -139,7 +146,8 @@ pub(crate) fn caches(
             owned_objects(scope, handler)
         }
     }));
-    (caches, triggers)
+    let triggers = throttled(stream::select_all(triggers), TRIGGER_RATE, Clone::clone);
+    (caches, triggers.boxed())
 }
 
 fn watch_config() -> watcher::Config {
@@ -159,7 +167,8 @@ fn pods(scope: &WatchScope, pods: Arc<PodCache>) -> Trigger {
 
 /// A Secret triggers the routes that name it. Of the other Secrets the API server sends the metadata alone.
 fn secrets(scope: &WatchScope, secrets: Arc<SecretCache>, routes: Store<RouteOrInvalid>) -> Trigger {
-    watcher(scope.api::<PartialObjectMeta<Secret>>(), watch_config())
+    let config = watcher::Config::default().page_size(METADATA_PAGE_SIZE);
+    watcher(scope.api::<PartialObjectMeta<Secret>>(), config)
         .default_backoff()
         .filter_map(async |event| logged(event))
         .flat_map(move |event| {

@@ -12,13 +12,21 @@ pub const MAX_TABLE_LENGTH: usize = 256 << 10;
 pub const MAX_TABLE_PATTERNS: usize = 256;
 
 /// How much memory all compiled patterns of a table may take together, in bytes.
-pub const MAX_TABLE_PATTERN_BYTES: usize = 8 << 20;
+pub const MAX_TABLE_PATTERN_BYTES: usize = 16 << 20;
+
+/// How complex all patterns of a table may be together: the number of their character classes, in which one that `(?i)`
+/// makes of thousands of characters counts as many.
+pub const MAX_TABLE_COMPLEXITY: usize = 16 << 10;
 
 /// What is left for the conditions of a table.
-#[derive(Clone, Debug)]
+///
+/// What it is counted in depends on the expressions alone: the same table fits or does not on every machine, however fast
+/// or busy. A deadline would make that a matter of the moment, and ends no work that has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
     length: usize,
     patterns: usize,
+    complexity: usize,
     pattern_bytes: usize,
 }
 
@@ -28,19 +36,41 @@ impl Default for Budget {
         Self {
             length: MAX_TABLE_LENGTH,
             patterns: MAX_TABLE_PATTERNS,
+            complexity: MAX_TABLE_COMPLEXITY,
             pattern_bytes: MAX_TABLE_PATTERN_BYTES,
         }
     }
 }
 
 impl Budget {
+    /// What is left without `taken`; `None` where there is not as much.
+    pub(super) fn without(&self, taken: &Self) -> Option<Self> {
+        Some(Self {
+            length: self.length.checked_sub(taken.length)?,
+            patterns: self.patterns.checked_sub(taken.patterns)?,
+            complexity: self.complexity.checked_sub(taken.complexity)?,
+            pattern_bytes: self.pattern_bytes.checked_sub(taken.pattern_bytes)?,
+        })
+    }
+
+    /// What tells one budget from another.
+    pub(super) fn numbers(&self) -> [u64; 4] {
+        [self.length, self.patterns, self.complexity, self.pattern_bytes].map(|number| number as u64)
+    }
+
     pub(super) fn take_length(&mut self, length: usize) -> Result<(), ConditionError> {
         self.length = self.length.checked_sub(length).ok_or(ConditionError::TableTooLong)?;
         Ok(())
     }
 
-    pub(super) fn take_pattern(&mut self) -> Result<(), ConditionError> {
-        self.patterns = self.patterns.checked_sub(1).ok_or(ConditionError::TooManyPatterns)?;
+    pub(super) fn take_patterns(&mut self, count: usize) -> Result<(), ConditionError> {
+        self.patterns = self.patterns.checked_sub(count).ok_or(ConditionError::TooManyPatterns)?;
+        Ok(())
+    }
+
+    pub(super) fn take_complexity(&mut self, complexity: usize) -> Result<(), ConditionError> {
+        self.complexity =
+            self.complexity.checked_sub(complexity).ok_or(ConditionError::PatternsTooComplex)?;
         Ok(())
     }
 

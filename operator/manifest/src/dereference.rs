@@ -9,6 +9,11 @@ use secrecy::SecretString;
 
 use presenceroute_core::certificate_expiry::first_expiry;
 
+/// The longest secret or client id that is taken, in bytes.
+const MAX_SECRET_BYTES: usize = 8 << 10;
+/// The longest CA of the Genesys Cloud API that is taken, in bytes: the authorities of a whole system are shorter.
+const MAX_CA_BYTES: usize = 256 << 10;
+
 /// What the spec points at, as it was found.
 pub struct References {
     /// The OAuth client for the Genesys Cloud API.
@@ -74,6 +79,18 @@ pub enum SecretProblem {
         name: String,
         /// The key.
         key: String,
+    },
+    /// The key holds more than the operator keeps in memory for a route.
+    #[error("key {key:?} of Secret {name:?} has more than {most} bytes; {remedy}")]
+    TooLong {
+        /// The Secret.
+        name: String,
+        /// The key.
+        key: String,
+        /// How many are taken.
+        most: usize,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The key holds bytes that are no UTF-8 text.
     #[error("key {key:?} of Secret {name:?} is not UTF-8 text; write it as text")]
@@ -164,8 +181,8 @@ pub async fn oauth_client<S: SecretSource>(
     reference: &OAuthClientSecretRef,
 ) -> Result<Result<OAuthClient, SecretProblem>, S::Error> {
     let secret = source.secret(&reference.name).await?;
-    Ok(text(secret.as_ref(), &reference.name, &reference.client_id_key).and_then(|id| {
-        let client_secret = text(secret.as_ref(), &reference.name, &reference.client_secret_key)?;
+    Ok(secret_text(secret.as_ref(), &reference.name, &reference.client_id_key).and_then(|id| {
+        let client_secret = secret_text(secret.as_ref(), &reference.name, &reference.client_secret_key)?;
         Ok(OAuthClient { id, secret: client_secret.into() })
     }))
 }
@@ -176,7 +193,7 @@ pub async fn signing_secret<S: SecretSource>(
     reference: &SigningSecretRef,
 ) -> Result<Result<SecretString, SecretProblem>, S::Error> {
     let secret = source.secret(&reference.name).await?;
-    Ok(text(secret.as_ref(), &reference.name, &reference.key).map(SecretString::from))
+    Ok(secret_text(secret.as_ref(), &reference.name, &reference.key).map(SecretString::from))
 }
 
 /// The certificates in a Secret, in PEM.
@@ -185,7 +202,10 @@ pub async fn ca<S: SecretSource>(
     reference: &CaSecretRef,
 ) -> Result<Result<Vec<u8>, SecretProblem>, S::Error> {
     let secret = source.secret(&reference.name).await?;
-    Ok(text(secret.as_ref(), &reference.name, &reference.key).map(String::into_bytes))
+    let remedy = "leave only the certificate authorities that sign the certificates of the API";
+    Ok(text(secret.as_ref(), &reference.name, &reference.key)
+        .and_then(|pem| bounded(pem, &reference.name, &reference.key, MAX_CA_BYTES, remedy))
+        .map(String::into_bytes))
 }
 
 async fn mount_problems<S: SecretSource>(
@@ -223,6 +243,24 @@ async fn mount_problems<S: SecretSource>(
     }
     problems.dedup();
     Ok(problems)
+}
+
+fn secret_text(secret: Option<&Secret>, name: &str, key: &str) -> Result<String, SecretProblem> {
+    let remedy = "correct it, or name another key in the PresenceRoute";
+    bounded(text(secret, name, key)?, name, key, MAX_SECRET_BYTES, remedy)
+}
+
+fn bounded(
+    text: String,
+    name: &str,
+    key: &str,
+    most: usize,
+    remedy: &'static str,
+) -> Result<String, SecretProblem> {
+    if text.len() <= most {
+        return Ok(text);
+    }
+    Err(SecretProblem::TooLong { name: name.to_owned(), key: key.to_owned(), most, remedy })
 }
 
 /// The text under a key, without the white space at its end that editors and `echo` leave there.

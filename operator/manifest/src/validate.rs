@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use kube::ResourceExt;
-use presenceroute_core::condition::{Budget, Condition};
+use presenceroute_core::condition::{Budget, Condition, ConditionChecks, ConditionError};
 use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec, TokenRequest};
 use presenceroute_core::kafka_properties::{refused_property, wrong_value};
 use presenceroute_core::relay_config::{
@@ -13,7 +13,8 @@ use presenceroute_core::relay_config::{
     SaslMechanism,
 };
 use presenceroute_core::routing::{
-    EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName, Unmatched,
+    CheckedTable, EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName,
+    Unmatched,
 };
 use presenceroute_core::url::parse_http_url;
 use presenceroute_crds::references::TlsSecretRef;
@@ -22,6 +23,7 @@ use presenceroute_crds::spec::{
 };
 use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use url::Url;
 
 use crate::admission::is_subdomain;
@@ -68,7 +70,7 @@ pub struct Model {
     /// What Genesys Cloud calls.
     pub endpoint: EndpointModel,
     /// The routing table, reloaded while the relay runs.
-    pub table: RoutingTable,
+    pub table: CheckedTable,
     /// The relay's configuration, read at its start.
     pub config: RelayConfig,
     /// The user's Secrets that the relay mounts.
@@ -333,12 +335,24 @@ impl SpecProblem {
 
 /// Validates a PresenceRoute. An error is every problem of its spec at once.
 pub fn validate(route: &PresenceRoute, references: References) -> Result<Model, Vec<SpecProblem>> {
+    validate_with(route, references, &ConditionChecks::default())
+}
+
+/// The same for one of many: a condition that was checked before is not compiled again.
+///
+/// # Errors
+/// Those of [`validate`].
+pub fn validate_with(
+    route: &PresenceRoute,
+    references: References,
+    checks: &ConditionChecks,
+) -> Result<Model, Vec<SpecProblem>> {
     let mut problems = Vec::new();
     let spec = &route.spec;
     let namespace = route.namespace().unwrap_or_else(|| "default".into());
     let name = route.name_any();
 
-    let table = note(&mut problems, routing_table(spec));
+    let table = note(&mut problems, table_with(spec, |when, budget| checks.check(when, budget)));
     let webhook = note(&mut problems, webhook(&spec.source));
     let event_types = webhook.and_then(|webhook| note(&mut problems, event_types(webhook, &spec.routes)));
     let endpoint = note(&mut problems, endpoint(spec.endpoint.as_ref()));
@@ -446,11 +460,24 @@ fn note<T>(problems: &mut Vec<SpecProblem>, result: Result<T, Vec<SpecProblem>>)
 
 /// The table that the relays of a route serve.
 pub fn routing_table(spec: &PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecProblem>> {
+    table_with(spec, Condition::compile_within)
+}
+
+/// The conditions of a route, in the order in which they are compiled.
+pub fn conditions(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str> {
+    spec.routes.iter().filter_map(|route| route.when.as_deref())
+}
+
+/// The table with what `compile` makes of its conditions.
+fn table_with<When: Serialize>(
+    spec: &PresenceRouteSpec,
+    compile: impl Fn(&str, &mut Budget) -> Result<When, ConditionError>,
+) -> Result<RoutingTable<When>, Vec<SpecProblem>> {
     let mut problems = Vec::new();
     let mut routes = Vec::with_capacity(spec.routes.len());
     let mut budget = Budget::default();
     for (index, route) in spec.routes.iter().enumerate() {
-        match checked_route(route, &mut budget) {
+        match checked_route(route, |when| compile(when, &mut budget)) {
             Ok(route) => routes.push(route),
             Err((field, cause)) => {
                 let is_over_budget =
@@ -476,16 +503,16 @@ pub fn routing_table(spec: &PresenceRouteSpec) -> Result<RoutingTable, Vec<SpecP
     }
 }
 
-fn checked_route(route: &spec::Route, budget: &mut Budget) -> Result<Route, (&'static str, RoutingError)> {
+fn checked_route<When>(
+    route: &spec::Route,
+    compile: impl FnOnce(&str) -> Result<When, ConditionError>,
+) -> Result<Route<When>, (&'static str, RoutingError)> {
+    // First, so that what is left of the budget for the next does not depend on the other fields.
+    let when = route.when.as_deref().map(compile).transpose();
     Ok(Route {
         event_type: EventTypePattern::try_from(route.event_type.clone())
             .map_err(|cause| ("eventType", cause))?,
-        when: match &route.when {
-            Some(source) => {
-                Some(Condition::compile_within(source, budget).map_err(|cause| ("when", cause.into()))?)
-            }
-            None => None,
-        },
+        when: when.map_err(|cause| ("when", cause.into()))?,
         topic: TopicName::try_from(route.topic.clone()).map_err(|cause| ("topic", cause))?,
         key: match &route.key {
             Some(key) => RecordKey::try_from(key.clone()).map_err(|cause| ("key", cause))?,

@@ -1,6 +1,8 @@
 //! The objects that belong to routes: found by route, and kept in few bytes.
 //!
-//! An object is kept as JSON text, because as a tree it takes ten times as much. An object that the operator writes
+//! An object is kept as JSON text, because as a tree it takes ten times as much, and of a large one no more is kept than
+//! whether it contains what is desired: everybody who may write in a namespace can give an object the labels of a route.
+//! An object that the operator writes
 //! counts from the API server's answer on: a reconcile never acts on what was just replaced, and the watch's echo wakes
 //! no route. Which objects a route should have is left to [`apply`](crate::apply).
 
@@ -12,11 +14,17 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
 
-use presenceroute_manifest::build::ROUTE_LABEL;
+use presenceroute_manifest::build::{ROUTE_LABEL, relay_name};
+use presenceroute_manifest::rotation::secret_name;
 
 use super::key::{ObjectKey, RouteKey, version};
 use super::listing::{Entry, Listing};
 use super::ready::Outstanding;
+
+/// The longest JSON text that is kept, in bytes: of an object that reconciles read, and of any other. What is longer, such
+/// as a large routing table, is written once more where it has changed.
+const MAX_READ_JSON: usize = 128 << 10;
+const MAX_JSON: usize = 16 << 10;
 
 /// The objects that belong to the routes in the scope of one controller.
 pub struct OwnedObjects {
@@ -45,7 +53,8 @@ struct OwnedObject {
     route: Box<str>,
     uid: Option<Box<str>>,
     is_terminating: bool,
-    json: Box<[u8]>,
+    /// Not of a large object.
+    json: Option<Box<[u8]>>,
     /// The content hash of the desired object that this version was last found to contain.
     contains: Option<Box<str>>,
 }
@@ -82,7 +91,7 @@ impl OwnedObjects {
         (is_same && kind.is_served.load(Ordering::Relaxed)).then_some(&kind.resource)
     }
 
-    /// An object in its newest known version.
+    /// An object in its newest known version; not one that is larger than the operator makes it.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<DynamicObject> {
         let key = ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() };
         self.kind(kind)?.objects.lock().get(&key)?.object()
@@ -192,20 +201,24 @@ impl WatchHandler {
 impl OwnedObject {
     /// `None` for an object that belongs to no route.
     fn of(mut object: DynamicObject) -> Option<Self> {
-        let route = object.labels().get(ROUTE_LABEL)?.as_str().into();
+        let route: Box<str> = object.labels().get(ROUTE_LABEL)?.as_str().into();
         object.managed_fields_mut().clear();
+        // What came as JSON can be written as JSON.
+        let json = serde_json::to_vec(&object).unwrap_or_default();
+        let name = object.name_any();
+        let is_read = name == relay_name(&route) || name == secret_name(&route);
+        let max_bytes = if is_read { MAX_READ_JSON } else { MAX_JSON };
         Some(Self {
             route,
             uid: object.metadata.uid.as_deref().map(Into::into),
             is_terminating: object.metadata.deletion_timestamp.is_some(),
-            // What came as JSON can be written as JSON.
-            json: serde_json::to_vec(&object).unwrap_or_default().into(),
+            json: (json.len() <= max_bytes).then(|| json.into()),
             contains: None,
         })
     }
 
     fn object(&self) -> Option<DynamicObject> {
-        serde_json::from_slice(&self.json).ok()
+        serde_json::from_slice(self.json.as_ref()?).ok()
     }
 }
 
@@ -305,6 +318,28 @@ mod tests {
         // The fields that others have added stay, and are not written against again and again.
         objects.applied(config_map("a", 6, "one"), "hash".into());
         assert!(objects.is_up_to_date(&desired, "hash", |_| unreachable!("it is compared again")));
+    }
+
+    #[test]
+    fn of_a_large_object_only_what_it_contains_is_kept() {
+        let (objects, handler) = watched();
+        let large = |version: u64, bytes: usize| {
+            let mut object = config_map("a", version, "one");
+            object.data["data"]["routing.yaml"] = json!("x".repeat(bytes));
+            object
+        };
+        handler.handle(Event::Apply(large(5, MAX_JSON)));
+        assert!(objects.knows(&large(5, 1)) && objects.get("ConfigMap", "presence", "a").is_none());
+        assert!(!objects.is_up_to_date(&large(5, 1), "hash", |_| true), "it is written to be sure");
+        objects.applied(large(5, MAX_JSON), "hash".into());
+        assert!(objects.is_up_to_date(&large(5, 1), "hash", |_| unreachable!("it is not kept")));
+        handler.handle(Event::Apply(large(6, MAX_JSON)));
+        assert!(!objects.is_up_to_date(&large(5, 1), "hash", |_| true));
+        assert_eq!(objects.orphans(&route("one"), |_, _| false).len(), 1);
+        let mut read = large(7, MAX_JSON);
+        read.metadata.name = Some("one-relay".into());
+        handler.handle(Event::Apply(read));
+        assert!(objects.get("ConfigMap", "presence", "one-relay").is_some(), "reconciles read it");
     }
 
     #[test]

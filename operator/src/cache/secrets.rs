@@ -2,7 +2,8 @@
 //!
 //! The watch brings the metadata of all Secrets, of which nothing but the version is kept. The content is read when a
 //! route needs it, and dropped when the version changes or soon after no route names the Secret any more: the content of
-//! a Secret that no route names is never read.
+//! a Secret that no route names is never read. All contents together are bounded, and so is what is read at once: a Secret
+//! that has no room is read again when it is needed.
 
 use std::collections::HashMap;
 
@@ -17,18 +18,40 @@ use presenceroute_manifest::dereference::SecretSource;
 use super::key::{ObjectKey, version};
 use super::listing::{Entry, Listing};
 use super::ready::Outstanding;
+use crate::namespace_limits::NamespaceLimits;
+
+/// How many Secrets are read at once, of all namespaces and of one. A Secret has up to 1 MiB, and takes a multiple of it
+/// while it is read.
+const READS: usize = 8;
+const READS_OF_NAMESPACE: usize = 2;
+
+/// What the contents may take together, in bytes: a thousand routes need less.
+const CAPACITY: usize = 16 << 20;
 
 /// The versions of all Secrets, and the content of those that routes name.
 pub struct SecretCache {
     client: Client,
     known: Mutex<Known>,
+    reads: NamespaceLimits,
     outstanding: Outstanding,
 }
 
 #[derive(Default)]
 struct Known {
     versions: Listing<Versioned>,
-    contents: HashMap<ObjectKey, Secret>,
+    contents: Contents,
+}
+
+/// The content of Secrets.
+#[derive(Default)]
+struct Contents {
+    secrets: HashMap<ObjectKey, Content>,
+    bytes: usize,
+}
+
+struct Content {
+    secret: Secret,
+    bytes: usize,
 }
 
 /// A Secret of which the version alone is kept.
@@ -39,7 +62,12 @@ impl Entry for Versioned {}
 impl SecretCache {
     /// Without any Secret yet.
     pub fn new(client: Client) -> Self {
-        Self { client, known: Mutex::default(), outstanding: Outstanding::listings(1) }
+        Self {
+            client,
+            known: Mutex::default(),
+            reads: NamespaceLimits::new(READS, READS_OF_NAMESPACE),
+            outstanding: Outstanding::listings(1),
+        }
     }
 
     /// The Secrets of one namespace.
@@ -65,25 +93,30 @@ impl SecretCache {
 
     /// Drops the content of the Secrets that no route names.
     pub fn retain(&self, is_named: impl Fn(&ObjectKey) -> bool) {
-        self.known.lock().contents.retain(|key, _| is_named(key));
+        self.known.lock().contents.retain(is_named);
     }
 
     async fn read(&self, key: ObjectKey) -> Result<Option<Secret>, kube::Error> {
         if let Some(secret) = self.known.lock().current(&key) {
             return Ok(Some(secret.clone()));
         }
+        let _permit = self.reads.acquire(&key.namespace).await;
+        // Another reconcile may have read it meanwhile.
+        if let Some(secret) = self.known.lock().current(&key) {
+            return Ok(Some(secret.clone()));
+        }
         // A Secret that the watch has not reported is read, too: it may have been created together with the route.
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &key.namespace);
         let secret = api.get_opt(&key.name).await?;
-        match secret.clone() {
-            Some(mut secret) => {
-                secret.managed_fields_mut().clear();
-                secret.annotations_mut().clear();
-                self.known.lock().contents.insert(key, secret);
-            }
-            None => {
-                self.known.lock().contents.remove(&key);
-            }
+        let secret = secret.map(|mut secret| {
+            secret.managed_fields_mut().clear();
+            secret.annotations_mut().clear();
+            secret
+        });
+        let mut known = self.known.lock();
+        match &secret {
+            Some(secret) => known.contents.insert(key, secret),
+            None => known.contents.remove(&key),
         }
         Ok(secret)
     }
@@ -121,8 +154,42 @@ impl Known {
     }
 }
 
+impl Contents {
+    fn get(&self, key: &ObjectKey) -> Option<&Secret> {
+        self.secrets.get(key).map(|content| &content.secret)
+    }
+
+    /// Keeps a content. Where there is no room, the largest give way: those of an ordinary size stay.
+    fn insert(&mut self, key: ObjectKey, secret: &Secret) {
+        self.remove(&key);
+        let values = secret.data.iter().flatten();
+        let bytes = 512 + values.map(|(key, value)| key.len() + value.0.len()).sum::<usize>();
+        while self.bytes + bytes > CAPACITY {
+            let largest = self.secrets.iter().max_by_key(|(_, content)| content.bytes);
+            match largest.filter(|(_, largest)| largest.bytes > bytes).map(|(key, _)| key.clone()) {
+                Some(largest) => self.remove(&largest),
+                None => return,
+            }
+        }
+        self.bytes += bytes;
+        self.secrets.insert(key, Content { secret: secret.clone(), bytes });
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        if let Some(content) = self.secrets.remove(key) {
+            self.bytes -= content.bytes;
+        }
+    }
+
+    fn retain(&mut self, is_kept: impl Fn(&ObjectKey) -> bool) {
+        self.secrets.retain(|key, _| is_kept(key));
+        self.bytes = self.secrets.values().map(|content| content.bytes).sum();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::ByteString;
     use serde_json::json;
 
     use super::*;
@@ -157,20 +224,20 @@ mod tests {
     #[test]
     fn a_content_counts_for_the_version_that_the_watch_knows() {
         let mut known = listed();
-        known.contents.insert(key("webhook"), secret("webhook", "1"));
+        known.contents.insert(key("webhook"), &secret("webhook", "1"));
         assert!(known.current(&key("webhook")).is_none(), "the watch does not know it yet");
         known.handle(Event::Apply(metadata("webhook", "1")));
         assert!(known.current(&key("webhook")).is_some());
         assert_eq!(known.handle(Event::Apply(metadata("webhook", "1"))), []);
         assert_eq!(known.handle(Event::Apply(metadata("webhook", "2"))), [key("webhook")]);
-        assert!(known.contents.is_empty());
+        assert!(known.contents.secrets.is_empty() && known.contents.bytes == 0);
     }
 
     #[test]
     fn a_content_newer_than_the_watch_is_kept() {
         let mut known = listed();
         known.handle(Event::Apply(metadata("webhook", "1")));
-        known.contents.insert(key("webhook"), secret("webhook", "2"));
+        known.contents.insert(key("webhook"), &secret("webhook", "2"));
         assert!(known.current(&key("webhook")).is_none());
         known.handle(Event::Apply(metadata("webhook", "2")));
         assert!(known.current(&key("webhook")).is_some());
@@ -181,12 +248,35 @@ mod tests {
         let mut known = listed();
         for name in ["webhook", "oauth", "tls"] {
             known.handle(Event::Apply(metadata(name, "1")));
-            known.contents.insert(key(name), secret(name, "1"));
+            known.contents.insert(key(name), &secret(name, "1"));
         }
         assert_eq!(known.handle(Event::Delete(metadata("tls", "2"))), [key("tls")]);
         known.handle(Event::Init);
         known.handle(Event::InitApply(metadata("webhook", "1")));
         assert_eq!(known.handle(Event::InitDone), [key("oauth")]);
-        assert_eq!(known.contents.keys().collect::<Vec<_>>(), [&key("webhook")]);
+        assert_eq!(known.contents.secrets.keys().collect::<Vec<_>>(), [&key("webhook")]);
+    }
+
+    #[test]
+    fn contents_are_bounded_in_sum_and_the_largest_give_way() {
+        let mut contents = Contents::default();
+        let mut insert = |name: &str, bytes: usize| {
+            let mut secret = secret(name, "1");
+            secret.data = Some([("ca.crt".to_owned(), ByteString(vec![0; bytes]))].into());
+            contents.insert(key(name), &secret);
+            assert!(contents.bytes <= CAPACITY, "{name}");
+        };
+        for number in 0..1000 {
+            insert(&format!("ordinary-{number}"), 2000);
+        }
+        for number in 0..100 {
+            insert(&format!("large-{number}"), 1 << 20);
+        }
+        for number in 1000..2000 {
+            insert(&format!("ordinary-{number}"), 2000);
+        }
+        assert!((0..2000).all(|number| contents.get(&key(&format!("ordinary-{number}"))).is_some()));
+        contents.retain(|_| false);
+        assert_eq!(contents.bytes, 0);
     }
 }

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::spec::DeletionPolicy;
 use presenceroute_manifest::dereference::dereference;
-use presenceroute_manifest::validate::validate;
+use presenceroute_manifest::validate::validate_with;
 use secrecy::SecretString;
 
 use super::desired::Desired;
@@ -84,9 +84,10 @@ impl Registrations {
         }
         // The status is lost, as after a restore from a backup: the spec is left.
         let namespace = route.namespace().unwrap_or_default();
+        let checks = self.conditions.compile(&namespace, &route.spec).await;
         let secrets = self.secrets.of(&namespace);
         let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
-        Ok(match validate(route, references) {
+        Ok(match validate_with(route, references, checks) {
             Err(problems) => {
                 let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
                 Err(Failure::invalid(problems.join("; ")))

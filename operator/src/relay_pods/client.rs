@@ -4,19 +4,17 @@
 //! the pods of a route, and of the answers in memory at once. A redirect is not followed, since it would have the
 //! operator call an address of the pod's choice.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use parking_lot::Mutex;
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_manifest::build::ADMIN_PORT;
 use reqwest::redirect;
-use tokio::sync::Semaphore;
 
 use crate::cache::{PodCache, RouteKey};
+use crate::namespace_limits::NamespaceLimits;
 
 use super::report::bounded;
 use super::{RelayPod, RelayPods};
@@ -39,15 +37,8 @@ pub struct RelayStatusClient {
     http: reqwest::Client,
     /// For requests whose answer does not matter.
     any_certificate: reqwest::Client,
-    limits: Arc<Limits>,
+    limits: Arc<NamespaceLimits>,
     port: u16,
-}
-
-/// The requests to pods that may be in flight.
-struct Limits {
-    all: Semaphore,
-    /// By namespace, as long as a request of the namespace is in flight or waits.
-    by_namespace: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
 impl RelayStatusClient {
@@ -59,7 +50,7 @@ impl RelayStatusClient {
             builder.redirect(redirect::Policy::none())
         };
         let any_certificate = direct().danger_accept_invalid_certs(true).build()?;
-        let limits = Limits { all: Semaphore::new(AT_ONCE), by_namespace: Mutex::default() };
+        let limits = NamespaceLimits::new(AT_ONCE, AT_ONCE_IN_NAMESPACE);
         let port = u16::try_from(ADMIN_PORT).unwrap_or_default();
         Ok(Self { pods, http: direct().build()?, any_certificate, limits: Arc::new(limits), port })
     }
@@ -67,7 +58,6 @@ impl RelayStatusClient {
     /// Asks every pod of the route that is not being deleted.
     pub async fn read(&self, namespace: &str, route: &str) -> RelayPods {
         let pods = self.pods.of_route(&RouteKey { namespace: namespace.to_owned(), name: route.to_owned() });
-        let in_namespace = self.limits.of_namespace(namespace);
         let asked = pods.into_iter().enumerate().map(async |(index, (name, pod))| {
             let report = match pod.address {
                 None => Err("it has no address yet".to_owned()),
@@ -75,8 +65,7 @@ impl RelayStatusClient {
                     Err(format!("the operator asks at most {MAX_PODS} pods of a route"))
                 }
                 Some(address) => {
-                    // The semaphores are never closed.
-                    let _permits = (in_namespace.acquire().await, self.limits.all.acquire().await);
+                    let _permit = self.limits.acquire(namespace).await;
                     self.report(SocketAddr::new(address, self.port)).await
                 }
             };
@@ -114,19 +103,6 @@ impl RelayStatusClient {
         }
         let report = serde_json::from_slice(&body);
         report.map(bounded).map_err(|_| "its /status does not answer as a relay does".to_owned())
-    }
-}
-
-impl Limits {
-    fn of_namespace(&self, namespace: &str) -> Arc<Semaphore> {
-        let mut by_namespace = self.by_namespace.lock();
-        if let Some(limit) = by_namespace.get(namespace).and_then(Weak::upgrade) {
-            return limit;
-        }
-        by_namespace.retain(|_, limit| limit.strong_count() > 0);
-        let limit = Arc::new(Semaphore::new(AT_ONCE_IN_NAMESPACE));
-        by_namespace.insert(namespace.to_owned(), Arc::downgrade(&limit));
-        limit
     }
 }
 

@@ -69,6 +69,7 @@ impl Operator {
                 exposure_timeout,
             },
             genesys: Genesys::builder().host_policy(host_policy).build(),
+            conditions: Default::default(),
             neighbours: RouteIndex::of(1),
             mandate: LeaderGuard::without_end(),
             identity: "cluster-test".into(),
