@@ -4,6 +4,7 @@
 //! How a problem is answered over HTTP is `http::problem`'s part.
 
 use std::borrow::Cow;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -188,8 +189,9 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// The event's id, for the log, when the event was verified.
     pub event_id: Option<String>,
-    /// After how long a retry of a transient problem helps, where that is known.
-    pub retry_after: Option<Duration>,
+    /// After how many seconds a retry of a transient problem helps, where that is known. A number, because every
+    /// request's future has room for a problem.
+    pub retry_after: Option<NonZeroU16>,
 }
 
 impl Problem {
@@ -199,8 +201,9 @@ impl Problem {
     }
 
     /// The problem, of which it is known after how long a retry helps.
-    pub fn until(self, retry_after: Option<Duration>) -> Self {
-        Self { retry_after, ..self }
+    pub fn until(self, wait: Option<Duration>) -> Self {
+        let seconds = wait.map(|wait| u16::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u16::MAX));
+        Self { retry_after: seconds.and_then(NonZeroU16::new), ..self }
     }
 
     /// The problem of this event, which was verified.

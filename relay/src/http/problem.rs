@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::outcome::{Problem, ProblemKind};
 
 /// How long a sender waits before it tries again where nothing better is known, and at most, in seconds.
-const RETRY_AFTER_SECONDS: u64 = 1;
-const LONGEST_RETRY_AFTER_SECONDS: u64 = 60;
+const RETRY_AFTER_SECONDS: u16 = 1;
+const LONGEST_RETRY_AFTER_SECONDS: u16 = 60;
 
 /// The problem as an HTTP response.
 pub(super) fn response(problem: &Problem) -> Response<Full<Bytes>> {
@@ -52,12 +52,9 @@ pub(super) fn response(problem: &Problem) -> Response<Full<Bytes>> {
     response
 }
 
-/// The wait that the problem names, in whole seconds.
-fn retry_after_seconds(problem: &Problem) -> u64 {
-    let named = problem.retry_after.map_or(0, |wait| wait.as_millis().div_ceil(1_000));
-    u64::try_from(named)
-        .unwrap_or(LONGEST_RETRY_AFTER_SECONDS)
-        .clamp(RETRY_AFTER_SECONDS, LONGEST_RETRY_AFTER_SECONDS)
+/// The wait that the problem names, in seconds.
+fn retry_after_seconds(problem: &Problem) -> u16 {
+    problem.retry_after.map_or(RETRY_AFTER_SECONDS, |named| named.get().min(LONGEST_RETRY_AFTER_SECONDS))
 }
 
 fn title(kind: ProblemKind) -> &'static str {

@@ -132,7 +132,6 @@ impl Publisher {
     ) -> Result<Option<Position>, Failure> {
         let topic = target.topic.as_str();
         let fingerprint = self.in_flight.fingerprint(&record.event.id, record.body, topic);
-        let bytes = record.largest_value(target.content_mode);
         let mut alone = false;
         loop {
             // It must live until the outcome is known, because it receives the reports.
@@ -147,20 +146,21 @@ impl Publisher {
                 };
                 now = Instant::now();
             }
-            let (outcome, batch, is_first) = match self.in_flight.start(fingerprint, bytes, now) {
-                StartResult::Acknowledged => {
-                    self.repeated(Repeat::Remembered);
-                    return Ok(None);
-                }
-                StartResult::Full => return Err(Failure::Overloaded),
-                StartResult::Joined(outcome) => {
-                    self.repeated(Repeat::Joined);
-                    (outcome, None, false)
-                }
-                StartResult::First(delivery, outcome) => {
-                    (outcome, producer.send(record, target, delivery, now), true)
-                }
-            };
+            let (outcome, batch, is_first) =
+                match self.in_flight.start(fingerprint, record.largest_value(target.content_mode), now) {
+                    StartResult::Acknowledged => {
+                        self.repeated(Repeat::Remembered);
+                        return Ok(None);
+                    }
+                    StartResult::Full => return Err(Failure::Overloaded),
+                    StartResult::Joined(outcome) => {
+                        self.repeated(Repeat::Joined);
+                        (outcome, None, false)
+                    }
+                    StartResult::First(delivery, outcome) => {
+                        (outcome, producer.send(record, target, delivery, now), true)
+                    }
+                };
             let outcome = match batch {
                 None => outcome.await,
                 Some(batch) => batch.until(outcome).await,

@@ -302,7 +302,8 @@ async fn sasl_extensions_go_with_the_token() {
     let (broker, endpoint) = (listen().await.unwrap(), listen().await.unwrap());
     let at = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
     let extensions = [("logicalCluster", "lkc-1"), ("identityPoolId", "pool 2")];
-    let kafka = by_oauth(&Files::new(), &at(&broker), &at(&endpoint), &extensions);
+    let files = Files::new();
+    let kafka = by_oauth(&files, &at(&broker), &at(&endpoint), &extensions);
     tokio::spawn(give_token(endpoint));
     let _publisher = start(kafka, Limits::default(), Arc::new(Metrics::new())).await.unwrap();
     let sent = tokio::time::timeout(Duration::from_secs(10), authentication(broker)).await.unwrap();
@@ -312,7 +313,8 @@ async fn sasl_extensions_go_with_the_token() {
 
 #[tokio::test]
 async fn a_token_that_cannot_be_fetched_is_named_in_the_report() {
-    let kafka = by_oauth(&Files::new(), "127.0.0.1:1", "127.0.0.1:1", &[]);
+    let files = Files::new();
+    let kafka = by_oauth(&files, "127.0.0.1:1", "127.0.0.1:1", &[]);
     let (publisher, _) = start(kafka, Limits::default(), Arc::new(Metrics::new())).await.unwrap();
     let reported = async {
         loop {

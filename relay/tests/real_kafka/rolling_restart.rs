@@ -10,8 +10,8 @@ use crate::sender::Flow;
 use crate::support::{PATIENCE, relay};
 
 /// Together 200 events a second.
-const AGENTS: usize = 20;
-const PAUSE: Duration = Duration::from_millis(100);
+const AGENTS: usize = 25;
+const PAUSE: Duration = Duration::from_millis(90);
 
 /// How long a restarted broker may take until its replicas are in sync again.
 const CATCH_UP: Duration = Duration::from_secs(60);
