@@ -85,16 +85,29 @@ pub struct CertificateFiles {
 pub struct KafkaSaslConfig {
     /// The mechanism.
     pub mechanism: SaslMechanism,
-    /// The file with the user's name.
-    pub username_file: PathBuf,
+    /// The file with the user's name. With AWS_MSK_IAM, the id of an access key, where the pods have no IAM role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_file: Option<PathBuf>,
     /// The user's name where that file does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// The file with the password.
-    pub password_file: PathBuf,
+    /// The file with the password; with AWS_MSK_IAM, the secret of that access key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
     /// Where tokens come from with OAUTHBEARER; user and password are then the OAuth client's id and secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth: Option<KafkaOauthConfig>,
+    /// Where the cluster is, with AWS_MSK_IAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws_msk_iam: Option<AwsMskIamConfig>,
+}
+
+/// An Amazon MSK cluster with IAM access control.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AwsMskIamConfig {
+    /// The cluster's AWS region.
+    pub region: String,
 }
 
 /// The SASL mechanisms that the relay speaks.
@@ -113,16 +126,28 @@ pub enum SaslMechanism {
     /// RFC 7628, with tokens of an OAuth 2.0 server; only sensible together with TLS.
     #[serde(rename = "OAUTHBEARER")]
     OauthBearer,
+    /// Amazon MSK's IAM access control: OAUTHBEARER with tokens that the relay signs with AWS credentials.
+    #[serde(rename = "AWS_MSK_IAM")]
+    AwsMskIam,
 }
 
 impl SaslMechanism {
-    /// The mechanism's registered name, as librdkafka's `sasl.mechanism` takes it.
+    /// What brokers call it, as librdkafka's `sasl.mechanism` takes it.
+    pub fn sasl_name(self) -> &'static str {
+        match self {
+            Self::AwsMskIam => Self::OauthBearer.as_str(),
+            other => other.as_str(),
+        }
+    }
+
+    /// Its name in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha512 => "SCRAM-SHA-512",
             Self::OauthBearer => "OAUTHBEARER",
+            Self::AwsMskIam => "AWS_MSK_IAM",
         }
     }
 }
@@ -136,6 +161,9 @@ pub struct KafkaOauthConfig {
     /// The scope to ask for. Default: whatever the server gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// SASL extensions that go to the brokers with each token (RFC 7628, section 3.1), by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extensions: BTreeMap<String, String>,
     /// The CA of the token endpoint, in PEM. Default: the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,

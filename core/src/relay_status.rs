@@ -94,4 +94,7 @@ pub struct KafkaReport {
     /// What the newest failure was, while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Which broker delays the relay for exceeding a quota, while it does. Absent from relays older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<String>,
 }

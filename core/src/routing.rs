@@ -44,6 +44,26 @@ pub struct Route<When = Condition> {
     pub topic: TopicName,
     /// The key of their records.
     pub key: RecordKey,
+    /// How their records carry them.
+    #[serde(skip_serializing_if = "ContentMode::is_binary")]
+    pub content_mode: ContentMode,
+}
+
+/// How a record carries an event, by the Kafka protocol binding of CloudEvents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum ContentMode {
+    /// The value is the event's bytes; what CloudEvents says of it is in the headers.
+    #[default]
+    Binary,
+    /// The value is a CloudEvent in JSON, with the event as its data.
+    Structured,
+}
+
+impl ContentMode {
+    fn is_binary(&self) -> bool {
+        *self == Self::Binary
+    }
 }
 
 /// What becomes of an event whose type no route names; with `include_filtered` also of one whose type a route names and
@@ -219,6 +239,7 @@ impl RoutingTable {
                     when: None,
                     topic,
                     key: RecordKey::Id,
+                    content_mode: ContentMode::default(),
                 });
                 Self::new(routes.collect(), Unmatched::default())
             }
@@ -258,14 +279,17 @@ struct Uncompiled {
     topic: TopicName,
     #[serde(default)]
     key: RecordKey,
+    #[serde(default)]
+    content_mode: ContentMode,
 }
 
 fn compile(routes: Vec<Uncompiled>) -> Result<Vec<Route>, RoutingError> {
     let mut budget = Budget::default();
     let compiled = routes.into_iter().enumerate().map(|(index, route)| {
-        let Uncompiled { event_type, when, topic, key } = route;
+        let Uncompiled { event_type, when, topic, key, content_mode } = route;
         let when = when.map(|source| Condition::compile_within(&source, &mut budget)).transpose();
-        Ok(Route { event_type, when: when.map_err(|cause| RoutingError::When { index, cause })?, topic, key })
+        let when = when.map_err(|cause| RoutingError::When { index, cause })?;
+        Ok(Route { event_type, when, topic, key, content_mode })
     });
     compiled.collect()
 }
@@ -471,12 +495,25 @@ unmatched: {action: DeadLetter, topic: gen-presence-unmatched}
     }
 
     #[test]
+    fn the_content_mode_is_written_only_where_it_is_not_binary() {
+        let text = "{version: 1, routes: [{eventType: a, topic: x, contentMode: Structured}, {eventType: a, topic: y, contentMode: Binary}]}";
+        let table = RoutingTable::parse(text).unwrap();
+        let modes: Vec<_> = table.routes().iter().map(|route| route.content_mode).collect();
+        assert_eq!(modes, [ContentMode::Structured, ContentMode::Binary]);
+        // A relay that does not know the field reads a table without it.
+        let yaml = table.to_yaml().unwrap();
+        assert_eq!(yaml.matches("contentMode").count(), 1, "{yaml}");
+        assert_eq!(RoutingTable::parse(&yaml).unwrap(), table);
+    }
+
+    #[test]
     fn names_that_yaml_reads_as_other_types_survive() {
         let route = |topic: &str| Route {
             event_type: EventTypePattern::Exact("on".into()),
             when: None,
             topic: TopicName::try_from(topic.to_owned()).unwrap(),
             key: RecordKey::Id,
+            content_mode: ContentMode::Binary,
         };
         let routes = ["y", "no", "true", "null", "123", "1e3", "0x1f", "1.5", "-", "_"].map(route);
         let table = RoutingTable::new(routes.into(), Unmatched::Drop { include_filtered: true }).unwrap();

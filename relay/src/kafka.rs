@@ -12,6 +12,8 @@ mod failure;
 mod fingerprint;
 mod in_flight;
 mod librdkafka;
+#[cfg(feature = "kafka-msk-iam")]
+mod msk_iam;
 mod oauth;
 mod producer;
 mod publisher;
@@ -21,6 +23,8 @@ mod statistics;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod throttling;
+mod tokens;
 mod topic_health;
 
 use std::sync::Arc;

@@ -4,6 +4,8 @@
 //! How a problem is answered over HTTP is `http::problem`'s part.
 
 use std::borrow::Cow;
+use std::num::NonZeroU16;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -92,6 +94,8 @@ pub enum ProblemKind {
     KafkaRefused,
     /// Kafka did not acknowledge the event in time.
     KafkaUnavailable,
+    /// Kafka did not acknowledge the event in time, because the relay exceeds a quota.
+    KafkaThrottled,
     /// More events in flight than the relay holds.
     Overloaded,
     /// No table or no secret has been loaded yet.
@@ -101,7 +105,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::UnknownPath,
         Self::MethodNotAllowed,
         Self::BodyTooLarge,
@@ -115,6 +119,7 @@ impl ProblemKind {
         Self::UnroutedRetry,
         Self::KafkaRefused,
         Self::KafkaUnavailable,
+        Self::KafkaThrottled,
         Self::Overloaded,
         Self::NotConfigured,
         Self::ShuttingDown,
@@ -134,6 +139,7 @@ impl ProblemKind {
             Self::SignatureMismatch => StatusCode::FORBIDDEN,
             Self::KafkaRefused
             | Self::KafkaUnavailable
+            | Self::KafkaThrottled
             | Self::Overloaded
             | Self::NotConfigured
             | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
@@ -155,6 +161,7 @@ impl ProblemKind {
             Self::Unrouted | Self::UnroutedRetry => "unrouted",
             Self::KafkaRefused => "kafka-refused",
             Self::KafkaUnavailable => "kafka-unavailable",
+            Self::KafkaThrottled => "kafka-throttled",
             Self::Overloaded => "overloaded",
             Self::NotConfigured => "not-configured",
             Self::ShuttingDown => "shutting-down",
@@ -163,7 +170,14 @@ impl ProblemKind {
 
     /// Whether the same event may succeed soon without any change.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::KafkaUnavailable | Self::Overloaded | Self::NotConfigured | Self::ShuttingDown)
+        matches!(
+            self,
+            Self::KafkaUnavailable
+                | Self::KafkaThrottled
+                | Self::Overloaded
+                | Self::NotConfigured
+                | Self::ShuttingDown
+        )
     }
 }
 
@@ -175,12 +189,21 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// The event's id, for the log, when the event was verified.
     pub event_id: Option<String>,
+    /// After how many seconds a retry of a transient problem helps, where that is known. A number, because every
+    /// request's future has room for a problem.
+    pub retry_after: Option<NonZeroU16>,
 }
 
 impl Problem {
     /// A problem with its cause and remedy.
     pub fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), event_id: None }
+        Self { kind, detail: detail.into(), event_id: None, retry_after: None }
+    }
+
+    /// The problem, of which it is known after how long a retry helps.
+    pub fn until(self, wait: Option<Duration>) -> Self {
+        let seconds = wait.map(|wait| u16::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u16::MAX));
+        Self { retry_after: seconds.and_then(NonZeroU16::new), ..self }
     }
 
     /// The problem of this event, which was verified.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use presenceroute_core::kafka_properties::refused_property;
-use presenceroute_core::relay_config::SaslMechanism;
-use presenceroute_core::relay_config::{CertificateFiles, KafkaConfig, Limits, RelayConfig, default_path};
+use presenceroute_core::relay_config::{
+    CertificateFiles, KafkaConfig, KafkaSaslConfig, Limits, RelayConfig, SaslMechanism, default_path,
+};
 use presenceroute_core::routing::{RoutingError, RoutingTable};
 use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
@@ -150,6 +151,14 @@ pub enum SettingsError {
     /// OAUTHBEARER without a token endpoint, or the other way round.
     #[error("kafka.sasl.oauth must be set when mechanism is OAUTHBEARER, and only then")]
     Oauth,
+    /// AWS_MSK_IAM without a region, or the other way round.
+    #[error("kafka.sasl.awsMskIam must be set when mechanism is AWS_MSK_IAM, and only then")]
+    AwsMskIam,
+    /// A user without a password, or the other way round, or neither.
+    #[error(
+        "kafka.sasl.usernameFile and kafka.sasl.passwordFile must be set; with AWS_MSK_IAM they can both be left out"
+    )]
+    SaslAccount,
     /// A path that no request has.
     #[error("the path {0:?} is not legal; begin it with / and leave out ? and #")]
     Path(String),
@@ -269,10 +278,8 @@ pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
     if http::HeaderName::try_from(config.signature_header.as_str()).is_err() {
         return Err(SettingsError::SignatureHeader(config.signature_header.clone()));
     }
-    if let Some(sasl) = &config.kafka.sasl
-        && (sasl.mechanism == SaslMechanism::OauthBearer) != sasl.oauth.is_some()
-    {
-        return Err(SettingsError::Oauth);
+    if let Some(sasl) = &config.kafka.sasl {
+        check_sasl(sasl)?;
     }
     let limits = &config.limits;
     let never_zero = [
@@ -287,6 +294,21 @@ pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
         Some((name, _)) => Err(SettingsError::Limit(name)),
         None if limits.delivery_timeout_ms < limits.publish_timeout_ms => Err(SettingsError::DeliveryTimeout),
         None => Ok(()),
+    }
+}
+
+fn check_sasl(sasl: &KafkaSaslConfig) -> Result<(), SettingsError> {
+    let is_iam = sasl.mechanism == SaslMechanism::AwsMskIam;
+    let has_key = sasl.username_file.is_some() || sasl.username.is_some();
+    match sasl.mechanism {
+        _ if (sasl.mechanism == SaslMechanism::OauthBearer) != sasl.oauth.is_some() => {
+            Err(SettingsError::Oauth)
+        }
+        _ if is_iam != sasl.aws_msk_iam.is_some() => Err(SettingsError::AwsMskIam),
+        _ if has_key != sasl.password_file.is_some() || !(is_iam || has_key) => {
+            Err(SettingsError::SaslAccount)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -379,6 +401,38 @@ mod tests {
             with("{kafka: {bootstrapServers: [a:9092]}, limits: {idleTimeoutMs: 0}}").err().unwrap();
         assert_eq!(refused.to_string(), "limits.idleTimeoutMs must be above 0");
         assert!(with("kafka: {}").is_err());
+    }
+
+    #[test]
+    fn each_sasl_mechanism_has_what_it_needs_and_no_more() {
+        let account = "usernameFile: /u, passwordFile: /p";
+        let oauth = "oauth: {tokenEndpointUrl: 'https://id.example.com/token'}";
+        let iam = "awsMskIam: {region: eu-west-1}";
+        let refused = |fields: &[&str]| {
+            let sasl: KafkaSaslConfig =
+                serde_saphyr::from_str(&format!("{{mechanism: {}}}", fields.join(", "))).unwrap();
+            check_sasl(&sasl).err().map(|error| error.to_string())
+        };
+        for right in [
+            ["PLAIN", account].as_slice(),
+            &["OAUTHBEARER", account, oauth],
+            &["AWS_MSK_IAM", iam],
+            &["AWS_MSK_IAM", iam, account],
+        ] {
+            assert_eq!(refused(right), None, "{right:?}");
+        }
+        for (wrong, field) in [
+            (["PLAIN"].as_slice(), "kafka.sasl.usernameFile"),
+            (&["PLAIN", "usernameFile: /u"], "kafka.sasl.usernameFile"),
+            (&["PLAIN", account, oauth], "kafka.sasl.oauth"),
+            (&["OAUTHBEARER", account], "kafka.sasl.oauth"),
+            (&["AWS_MSK_IAM", account], "kafka.sasl.awsMskIam"),
+            (&["SCRAM-SHA-512", account, iam], "kafka.sasl.awsMskIam"),
+            (&["AWS_MSK_IAM", iam, "passwordFile: /p"], "kafka.sasl.usernameFile"),
+        ] {
+            let error = refused(wrong).unwrap();
+            assert!(error.starts_with(field), "{wrong:?}: {error}");
+        }
     }
 
     #[test]

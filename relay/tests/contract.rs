@@ -338,6 +338,30 @@ async fn an_acknowledged_event_is_200_and_its_record_is_the_body() {
 }
 
 #[tokio::test]
+async fn a_structured_record_is_a_cloudevent_in_json() {
+    let kafka = kafka(&["binary", "structured"]);
+    let table = "version: 1\nroutes:\n- {eventType: \"presence:*\", topic: structured, contentMode: Structured}\n\
+                 - {eventType: \"presence:*\", topic: binary}\n";
+    let relay = relay(settings(&kafka.bootstrap_servers(), table)).await;
+    let body = format!("\u{feff}{}", event("e-1"));
+    let answer = post(&relay, &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let structured = records(&kafka.bootstrap_servers(), "structured", 1).await.remove(0);
+    assert_eq!(structured.headers["content-type"], "application/cloudevents+json; charset=UTF-8");
+    assert!(!structured.headers.keys().any(|name| name.starts_with("ce_")), "{:?}", structured.headers);
+    let value: serde_json::Value = serde_json::from_str(&structured.value).unwrap();
+    let data: serde_json::Value = serde_json::from_str(&event("e-1")).unwrap();
+    let expected = serde_json::json!({
+        "specversion": "1.0", "id": "e-1", "source": "org-1", "type": "presence:state:changed",
+        "time": "2023-11-14T22:13:20.123Z", "datacontenttype": "application/json", "data": data,
+    });
+    assert_eq!((structured.key.as_str(), value), ("e-1", expected));
+    // The other topic of the same event has it as it was sent.
+    let binary = records(&kafka.bootstrap_servers(), "binary", 1).await.remove(0);
+    assert_eq!((binary.value, binary.headers["ce_id"].as_str()), (body, "e-1"));
+}
+
+#[tokio::test]
 async fn an_event_is_published_as_signed_however_it_is_written() {
     let kafka = kafka(&["gen-presence-state"]);
     let table = "version: 1\nroutes:\n- {eventType: \"presence:*\", topic: gen-presence-state, \

@@ -11,7 +11,9 @@ use std::fmt;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{EventTypePattern, RecordKey, RejectStatus, Route, RoutingTable, TopicName, Unmatched};
+use super::{
+    ContentMode, EventTypePattern, RecordKey, RejectStatus, Route, RoutingTable, TopicName, Unmatched,
+};
 use crate::condition::Variables;
 use crate::event::Event;
 use crate::json;
@@ -61,6 +63,8 @@ pub struct Target<'a> {
     pub topic: &'a TopicName,
     /// The record's key.
     pub key: Cow<'a, str>,
+    /// How the record carries the event.
+    pub content_mode: ContentMode,
 }
 
 /// What one route makes of one event.
@@ -124,7 +128,8 @@ impl Router {
         let mut consider = |index: usize| {
             let route = &self.table.routes()[index];
             if targets.iter().all(|target| target.topic != &route.topic) && conditions.hold(route) {
-                targets.push(Target { topic: &route.topic, key: record_key(&route.key, event).value });
+                let key = record_key(&route.key, event).value;
+                targets.push(Target { topic: &route.topic, key, content_mode: route.content_mode });
             }
         };
         let is_named = match self.exact.get(event.event_type.as_ref()) {
@@ -145,7 +150,8 @@ impl Router {
             Unmatched::Reject { status, .. } => Decision::Reject(*status),
             Unmatched::Drop { .. } => Decision::Drop,
             Unmatched::DeadLetter { topic, .. } => {
-                Decision::DeadLetter(Target { topic, key: record_key(&RecordKey::Id, event).value })
+                let key = record_key(&RecordKey::Id, event).value;
+                Decision::DeadLetter(Target { topic, key, content_mode: ContentMode::Binary })
             }
         };
         Routed { decision, is_named, failed_conditions: conditions.failed }

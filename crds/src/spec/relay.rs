@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
-use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
+use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyPeer};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -181,7 +181,7 @@ pub struct ImagePullSecret {
 }
 
 /// A NetworkPolicy for the relay pods: 8080 from the given peers, 9090 from the operator and the given scrapers,
-/// out to DNS and Kafka.
+/// out to DNS and to the ports of the bootstrap servers, the token endpoint and the collector that the spec names.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicy {
@@ -191,6 +191,11 @@ pub struct NetworkPolicy {
     /// The peers that may read the metrics on port 9090 besides the operator. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics_from: Vec<NetworkPolicyPeer>,
+    /// Further egress rules. Needed where brokers advertise other ports than those of the bootstrap servers, and for AWS
+    /// STS with AWS_MSK_IAM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub additional_egress: Vec<NetworkPolicyEgressRule>,
 }
 
 /// The level of the relay's log.

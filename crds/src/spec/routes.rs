@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 use kube::KubeSchema;
+use presenceroute_core::routing::ContentMode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,11 @@ pub struct Route {
     #[x_kube(validation = Rule::new("self.matches('^(id|source|attributes([.][A-Za-z0-9_-]+)+)$')")
         .message("must be id, source or attributes.PATH"))]
     pub key: Option<String>,
+    /// The content mode of the CloudEvents Kafka binding. Binary (the default): the value is the event's bytes, and the
+    /// headers are `ce_id`, `ce_type` and so on. Structured: the value is a CloudEvent in JSON, with the event as its
+    /// `data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_mode: Option<ContentMode>,
 }
 
 /// What happens to an event whose type no route names. An event whose type a route names and for which no `when` is

@@ -184,6 +184,9 @@ fn relay_pod(pod: &RelayPod, wanted: Option<&str>) -> String {
             let cause = report.kafka.error.as_deref().unwrap_or("no broker is reachable");
             parts.push(paint(BAD, &format!("Kafka: {cause}")));
         }
+        if let Some(cause) = &report.kafka.throttled {
+            parts.push(paint(UNSURE, &format!("Kafka throttles: {cause}")));
+        }
         let errors = [&report.routing.error, &report.secrets.error];
         parts.extend(errors.into_iter().flatten().map(|error| paint(BAD, error)));
     }

@@ -164,7 +164,10 @@ pub fn secret_names(spec: &PresenceRouteSpec) -> impl Iterator<Item = (&'static 
             "kafka.tls.clientCertificateSecretRef.name",
             tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|it| &it.name),
         ),
-        ("kafka.sasl.credentialsSecretRef.name", sasl.map(|sasl| &sasl.credentials_secret_ref.name)),
+        (
+            "kafka.sasl.credentialsSecretRef.name",
+            sasl.and_then(|sasl| sasl.credentials_secret_ref.as_ref()).map(|it| &it.name),
+        ),
         ("kafka.sasl.oauth.caSecretRef.name", oauth_ca.map(|it| &it.name)),
         (
             "relay.tls.certificateSecretRef.name",
@@ -222,8 +225,12 @@ async fn mount_problems<S: SecretSource>(
         }));
     }
     if let Some(sasl) = &spec.kafka.sasl {
-        let credentials = &sasl.credentials_secret_ref;
-        wanted.push((&credentials.name, vec![&credentials.password_key]));
+        wanted.extend(sasl.credentials_secret_ref.iter().map(|credentials| {
+            let mut keys = vec![credentials.password_key.as_str()];
+            // An access key has an id of its own, unlike a user, who may have the name of the Secret.
+            keys.extend(sasl.aws_msk_iam.as_ref().map(|_| credentials.username_key.as_str()));
+            (credentials.name.as_str(), keys)
+        }));
         let oauth_ca = sasl.oauth.iter().filter_map(|oauth| oauth.ca_secret_ref.as_ref());
         wanted.extend(oauth_ca.map(|ca| (ca.name.as_str(), vec![ca.key.as_str()])));
     }

@@ -2,15 +2,15 @@
 //!
 //! Pure. The later steps build from the model alone and check nothing again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use presenceroute_core::condition::{Budget, Condition, ConditionChecks, ConditionError};
 use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec, TokenRequest};
 use presenceroute_core::kafka_properties::{refused_property, wrong_value};
 use presenceroute_core::relay_config::{
-    CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig,
-    SaslMechanism,
+    AwsMskIamConfig, CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig,
+    Limits, RelayConfig, SaslMechanism,
 };
 use presenceroute_core::routing::{
     CheckedTable, EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName,
@@ -19,7 +19,8 @@ use presenceroute_core::routing::{
 use presenceroute_core::url::parse_http_url;
 use presenceroute_crds::references::TlsSecretRef;
 use presenceroute_crds::spec::{
-    self, DeletionPolicy, Kafka, KafkaSasl, Relay, ServiceTemplate, UnmatchedAction, Webhook,
+    self, DeletionPolicy, Kafka, KafkaOauth, KafkaSasl, Relay, SaslExtensionValue, ServiceTemplate,
+    UnmatchedAction, Webhook,
 };
 use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
 use secrecy::{ExposeSecret, SecretString};
@@ -422,6 +423,14 @@ fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
     let misnamed = secret_names(spec).filter(|(_, name)| !is_subdomain(name));
     problems.extend(misnamed.map(|(field, name)| SpecProblem::SecretName { field, name: name.to_owned() }));
     problems.extend(spec.kafka.sasl.as_ref().and_then(sasl_problem));
+    if spec.kafka.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == SaslMechanism::AwsMskIam)
+        && spec.kafka.tls.is_none()
+    {
+        problems.push(SpecProblem::Rule {
+            field: "kafka",
+            rule: "sasl.mechanism AWS_MSK_IAM needs tls: Amazon MSK accepts IAM authentication over TLS only",
+        });
+    }
     if spec.kafka.bootstrap_servers.is_empty() {
         problems.push(SpecProblem::Rule {
             field: "kafka.bootstrapServers",
@@ -518,6 +527,7 @@ fn checked_route<When>(
             Some(key) => RecordKey::try_from(key.clone()).map_err(|cause| ("key", cause))?,
             None => RecordKey::default(),
         },
+        content_mode: route.content_mode.unwrap_or_default(),
     })
 }
 
@@ -632,15 +642,24 @@ fn kafka_config(kafka: &Kafka) -> KafkaConfig {
             }),
         }),
         sasl: kafka.sasl.as_ref().map(|sasl| {
-            let credentials = &sasl.credentials_secret_ref;
+            let credentials = sasl.credentials_secret_ref.as_ref();
+            let file = |key: &String| format!("{}/{key}", paths::KAFKA_SASL_DIR).into();
+            let is_named_by_secret = sasl.mechanism != SaslMechanism::AwsMskIam;
             KafkaSaslConfig {
                 mechanism: sasl.mechanism,
-                username_file: format!("{}/{}", paths::KAFKA_SASL_DIR, credentials.username_key).into(),
-                username: Some(credentials.name.clone()),
-                password_file: format!("{}/{}", paths::KAFKA_SASL_DIR, credentials.password_key).into(),
+                username_file: credentials.map(|credentials| file(&credentials.username_key)),
+                username: credentials
+                    .filter(|_| is_named_by_secret)
+                    .map(|credentials| credentials.name.clone()),
+                password_file: credentials.map(|credentials| file(&credentials.password_key)),
+                aws_msk_iam: sasl
+                    .aws_msk_iam
+                    .as_ref()
+                    .map(|cluster| AwsMskIamConfig { region: cluster.region.clone() }),
                 oauth: sasl.oauth.as_ref().map(|oauth| KafkaOauthConfig {
                     token_endpoint_url: oauth.token_endpoint_url.clone(),
                     scope: oauth.scope.clone(),
+                    extensions: extensions(oauth),
                     ca_file: oauth
                         .ca_secret_ref
                         .as_ref()
@@ -652,18 +671,55 @@ fn kafka_config(kafka: &Kafka) -> KafkaConfig {
     }
 }
 
+fn extensions(oauth: &KafkaOauth) -> BTreeMap<String, String> {
+    oauth.extensions.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect()
+}
+
 fn sasl_problem(sasl: &KafkaSasl) -> Option<SpecProblem> {
+    let rule = |rule| Some(SpecProblem::Rule { field: "kafka.sasl", rule });
+    let is_iam = sasl.mechanism == SaslMechanism::AwsMskIam;
+    if is_iam != sasl.aws_msk_iam.is_some() {
+        return rule("awsMskIam must be set when mechanism is AWS_MSK_IAM, and only then");
+    }
+    if !is_iam && sasl.credentials_secret_ref.is_none() {
+        return rule("credentialsSecretRef must be set, unless mechanism is AWS_MSK_IAM");
+    }
     match (sasl.mechanism, &sasl.oauth) {
         (SaslMechanism::OauthBearer, Some(oauth)) => {
             let url = http_url("kafka.sasl.oauth.tokenEndpointUrl", &oauth.token_endpoint_url);
-            url.err().and_then(|problems| problems.into_iter().next())
+            let url_problem = url.err().and_then(|problems| problems.into_iter().next());
+            url_problem.or_else(|| extension_problem(&oauth.extensions))
         }
-        (SaslMechanism::OauthBearer, None) | (_, Some(_)) => Some(SpecProblem::Rule {
-            field: "kafka.sasl",
-            rule: "oauth must be set when mechanism is OAUTHBEARER, and only then",
-        }),
+        (SaslMechanism::OauthBearer, None) | (_, Some(_)) => {
+            rule("oauth must be set when mechanism is OAUTHBEARER, and only then")
+        }
         (_, None) => None,
     }
+}
+
+/// RFC 7628, section 3.1, as far as brokers and the Kafka client take it.
+fn extension_problem(extensions: &BTreeMap<String, SaslExtensionValue>) -> Option<SpecProblem> {
+    let rule = |rule| Some(SpecProblem::Rule { field: "kafka.sasl.oauth.extensions", rule });
+    let is_name = |name: &String| {
+        (1..=64).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphabetic())
+            && name != "auth"
+    };
+    let is_value = |value: &SaslExtensionValue| {
+        (1..=256).contains(&value.0.len()) && value.0.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+    };
+    if extensions.len() > 16 {
+        return rule("must have at most 16 extensions");
+    }
+    if !extensions.keys().all(is_name) {
+        return rule(
+            "the name of an extension must have 1 to 64 letters, and not be auth, which is the token's",
+        );
+    }
+    if !extensions.values().all(is_value) {
+        return rule("the value of an extension must have 1 to 256 printable ASCII characters");
+    }
+    None
 }
 
 fn kafka_mounts(kafka: &Kafka) -> impl Iterator<Item = SecretMount> {
@@ -678,9 +734,10 @@ fn kafka_mounts(kafka: &Kafka) -> impl Iterator<Item = SecretMount> {
         secret: client.name.clone(),
         directory: paths::KAFKA_CLIENT_DIR,
     });
-    let sasl = kafka.sasl.as_ref().map(|sasl| SecretMount {
+    let credentials = kafka.sasl.as_ref().and_then(|sasl| sasl.credentials_secret_ref.as_ref());
+    let sasl = credentials.map(|credentials| SecretMount {
         volume: "kafka-sasl",
-        secret: sasl.credentials_secret_ref.name.clone(),
+        secret: credentials.name.clone(),
         directory: paths::KAFKA_SASL_DIR,
     });
     let oauth_ca =

@@ -31,7 +31,8 @@ pub(super) fn bounded(mut report: RelayStatus) -> RelayStatus {
     for name in [version, &mut routing.revision].into_iter().chain(&mut secrets.revision).chain(log_level) {
         bound(name, MAX_NAME);
     }
-    for error in [&mut routing.error, &mut secrets.error, &mut kafka.error].into_iter().flatten() {
+    let of_kafka = [&mut kafka.error, &mut kafka.throttled];
+    for error in [&mut routing.error, &mut secrets.error].into_iter().chain(of_kafka).flatten() {
         bound(error, MAX_ERROR);
     }
     if let Some(tls) = tls {
@@ -78,7 +79,7 @@ mod tests {
             routing: RoutingReport { revision: text(), routes: 1, error: Some(text()) },
             secrets: SecretsReport { revision: Some(text()), active: 1, error: Some(text()) },
             tls: Some(TlsReport { expires: Some(text()), error: Some(text()) }),
-            kafka: KafkaReport { reachable: true, error: Some(text()) },
+            kafka: KafkaReport { reachable: true, error: Some(text()), throttled: Some(text()) },
             missing_topics: vec![text(); topics],
             forbidden_topics: vec![text(); topics],
             log_level: Some(text()),
@@ -96,7 +97,7 @@ mod tests {
     fn every_text_and_list_is_cut_to_its_bound() {
         let bounded = bounded(report(&"é".repeat(10_000), 100_000));
         let json = serde_json::to_string(&bounded).unwrap();
-        assert!(json.len() < 2 * MAX_TOPICS * (MAX_TOPIC + 3) + 4 * MAX_ERROR + 5 * MAX_NAME + 1000);
+        assert!(json.len() < 2 * MAX_TOPICS * (MAX_TOPIC + 3) + 5 * MAX_ERROR + 5 * MAX_NAME + 1000);
         assert_eq!(bounded.missing_topics.len(), MAX_TOPICS);
         assert_eq!(bounded.missing_topics[0], "é".repeat(MAX_TOPIC / 2));
         assert!(bounded.forbidden_topics.capacity() <= MAX_TOPICS);

@@ -171,7 +171,7 @@ impl Relay {
             *self.last.lock().unwrap() = newest;
         }
         let kafka_error = self.kafka_error.lock().unwrap().clone();
-        let kafka = KafkaReport { reachable: kafka_error.is_none(), error: kafka_error };
+        let kafka = KafkaReport { reachable: kafka_error.is_none(), error: kafka_error, throttled: None };
         RelayStatus { kafka, ..self.last.lock().unwrap().clone() }
     }
 

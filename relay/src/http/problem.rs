@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::outcome::{Problem, ProblemKind};
 
-/// How long a sender waits before it tries again, in seconds.
+/// How long a sender waits before it tries again where nothing better is known, and at most, in seconds.
 const RETRY_AFTER_SECONDS: u16 = 1;
+const LONGEST_RETRY_AFTER_SECONDS: u16 = 60;
 
 /// The problem as an HTTP response.
 pub(super) fn response(problem: &Problem) -> Response<Full<Bytes>> {
@@ -42,13 +43,18 @@ pub(super) fn response(problem: &Problem) -> Response<Full<Bytes>> {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     if kind.is_transient() {
-        headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        headers.insert(RETRY_AFTER, retry_after_seconds(problem).into());
     }
     if kind == ProblemKind::KafkaUnavailable {
         // A kept connection stays with this relay, ready or not; another relay may reach Kafka.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The wait that the problem names, in seconds.
+fn retry_after_seconds(problem: &Problem) -> u16 {
+    problem.retry_after.map_or(RETRY_AFTER_SECONDS, |named| named.get().min(LONGEST_RETRY_AFTER_SECONDS))
 }
 
 fn title(kind: ProblemKind) -> &'static str {
@@ -65,6 +71,7 @@ fn title(kind: ProblemKind) -> &'static str {
         ProblemKind::Unrouted | ProblemKind::UnroutedRetry => "No route matches the event",
         ProblemKind::KafkaRefused => "Kafka refuses the event",
         ProblemKind::KafkaUnavailable => "Kafka did not acknowledge the event in time",
+        ProblemKind::KafkaThrottled => "Kafka throttles the relay",
         ProblemKind::Overloaded => "Too many events are in flight",
         ProblemKind::NotConfigured => "The relay is not configured yet",
         ProblemKind::ShuttingDown => "The relay is shutting down",
@@ -96,5 +103,16 @@ mod tests {
             |kind| response(&Problem::new(kind, "")).headers().get(RETRY_AFTER).map(HeaderValue::len);
         assert_eq!(retry_after(ProblemKind::KafkaUnavailable), Some(1));
         assert_eq!(retry_after(ProblemKind::SignatureMismatch), None);
+    }
+
+    #[test]
+    fn retry_after_is_the_wait_in_whole_seconds_up_to_a_minute() {
+        let retry_after = |wait| {
+            let problem = Problem::new(ProblemKind::KafkaThrottled, "").until(wait);
+            response(&problem).headers()[RETRY_AFTER].to_str().unwrap().parse::<u64>().unwrap()
+        };
+        let after = |milliseconds| retry_after(Some(std::time::Duration::from_millis(milliseconds)));
+        assert_eq!([after(0), after(1_000), after(1_001), after(u64::MAX)], [1, 1, 2, 60]);
+        assert_eq!(retry_after(None), 1);
     }
 }

@@ -68,7 +68,7 @@ struct NextFlush {
 pub(super) struct Message {
     pub(super) topic: Arc<Topic>,
     pub(super) key: Box<[u8]>,
-    pub(super) body: Bytes,
+    pub(super) value: Bytes,
     pub(super) headers: Headers,
     pub(super) delivery: Delivery,
     /// When it was routed.
@@ -132,10 +132,10 @@ impl Batcher {
     }
 
     fn produce(&self, message: Message, now: Instant) {
-        let Message { topic, key, body, headers, delivery, since } = message;
+        let Message { topic, key, value, headers, delivery, since } = message;
         self.reports.metrics.stages.queue.observe(seconds(now.duration_since(since)));
         let sent = Sent { delivery, topic: Arc::clone(&topic), since: now };
-        if let Err((code, sent)) = librdkafka::produce(&topic.handle, &key, headers, body, sent) {
+        if let Err((code, sent)) = librdkafka::produce(&topic.handle, &key, headers, value, sent) {
             self.reports.count_failure(topic.handle.name(), code);
             sent.delivery.finish(Err(Failure::from_code(code)));
         }

@@ -1,30 +1,33 @@
-//! What the library calls back for one producer: delivery reports, errors of the cluster, its log and its statistics.
+//! What the library calls back for one producer: delivery reports, errors of the cluster, quotas, its log and its
+//! statistics.
 //!
 //! Each delivery report goes to its [`Delivery`]. What failed is kept in [`Reports`], from which the producer and its
 //! users read it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
+use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::ProducerContext;
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{ClientContext, Message as _};
 use tokio::sync::Notify;
 
 use super::batch_rejections;
 use super::failure::{Failure, KafkaIdentity};
 use super::in_flight::Delivery;
-use super::librdkafka::{self, Client, Produced};
+use super::librdkafka::{self, Client, Context};
 use super::record::Position;
 use super::statistics::Statistics;
+use super::throttling::{Throttle, Throttles};
 use crate::observe::labels::{KafkaErrorLabels, TopicLabel};
 use crate::observe::metrics::{Metrics, seconds};
+
+/// How long after the end of a broker's delay the requests that it delayed may time out.
+const AFTER_THROTTLE: Duration = Duration::from_secs(5);
 
 /// How many different failures of a cluster are kept.
 const MAX_ERRORS: usize = 16;
@@ -41,6 +44,8 @@ pub(super) struct Reports {
     fatal: OnceLock<RDKafkaErrorCode>,
     /// What the cluster failed with since it last answered, each once, the newest last.
     errors: Mutex<Vec<String>>,
+    /// The brokers that delay the relay for exceeding a quota.
+    throttles: Throttles,
     /// The thread on which its client was ended.
     #[cfg(test)]
     pub(super) ended_on: OnceLock<std::thread::ThreadId>,
@@ -55,6 +60,7 @@ impl Reports {
             failed: Notify::new(),
             fatal: OnceLock::new(),
             errors: Mutex::default(),
+            throttles: Throttles::default(),
             #[cfg(test)]
             ended_on: OnceLock::new(),
         }
@@ -68,6 +74,11 @@ impl Reports {
     /// The newest failure of the cluster, not of one event.
     pub(super) fn newest_error(&self) -> Option<String> {
         self.errors.lock().last().cloned()
+    }
+
+    /// The longest delay for exceeding a quota that was in force at `since` or later.
+    pub(super) fn throttle_since(&self, since: Instant) -> Option<Throttle> {
+        self.throttles.since(since)
     }
 
     pub(super) fn forget_errors(&self) {
@@ -162,8 +173,6 @@ pub(super) struct Callbacks {
     statistics: Arc<Statistics>,
     generation: u64,
     batch_size: BatchSize,
-    /// Whether the next call of [`ClientContext::error`] repeats the one before.
-    repeats_error: AtomicBool,
     /// Why there is no token, while there is none.
     token_error: Mutex<Option<String>>,
 }
@@ -175,14 +184,7 @@ impl Callbacks {
         generation: u64,
         batch_size: BatchSize,
     ) -> Self {
-        Self {
-            reports,
-            statistics,
-            generation,
-            batch_size,
-            repeats_error: AtomicBool::new(false),
-            token_error: Mutex::new(None),
-        }
+        Self { reports, statistics, generation, batch_size, token_error: Mutex::new(None) }
     }
 
     /// Sets why the producer has no token to authenticate with; `None` when it has one.
@@ -220,12 +222,15 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // The crate's producer reports each error twice in a row.
-        if self.repeats_error.fetch_xor(true, Ordering::Relaxed) {
-            return;
-        }
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         self.reports.count_failure("", code);
+        // What a broker delays for a quota times out, although the broker is well.
+        if matches!(code, RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::AllBrokersDown)
+            && let Some(since) = Instant::now().checked_sub(AFTER_THROTTLE)
+            && self.reports.throttle_since(since).is_some()
+        {
+            return;
+        }
         let token_error = self.token_error.lock().clone();
         match (code, token_error) {
             // It means only that every broker has failed, right after each has reported why.
@@ -237,19 +242,18 @@ impl ClientContext for Callbacks {
     }
 }
 
-impl ProducerContext for Callbacks {
-    type DeliveryOpaque = Box<Produced<Sent>>;
+impl Context for Callbacks {
+    type Attached = Sent;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, produced: Box<Produced<Sent>>) {
-        let Sent { delivery, topic, since } = produced.attached;
+    fn delivery(&self, result: Result<(i32, i64), RDKafkaErrorCode>, sent: Sent) {
+        let Sent { delivery, topic, since } = sent;
         match result {
-            Ok(record) => {
+            Ok((partition, offset)) => {
                 self.reports.metrics.stages.broker.observe(seconds(since.elapsed()));
                 topic.published.inc();
-                delivery.finish(Ok(Position { partition: record.partition(), offset: record.offset() }));
+                delivery.finish(Ok(Position { partition, offset }));
             }
-            Err((error, _)) => {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+            Err(code) => {
                 self.reports.count_failure(topic.handle.name(), code);
                 if self.batch_size == BatchSize::Many && Failure::is_batch_ambiguous(code) {
                     batch_rejections::note(delivery, code);
@@ -258,5 +262,10 @@ impl ProducerContext for Callbacks {
                 }
             }
         }
+    }
+
+    fn throttled(&self, broker: &str, id: i32, delay: Duration) {
+        self.reports.metrics.kafka_throttle.inc_by(seconds(delay));
+        self.reports.throttles.note(id, broker, delay, Instant::now());
     }
 }

@@ -30,8 +30,8 @@ pub(super) fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfi
     }
     // The sender of a request that takes longer has been answered 503: it is time for another connection.
     config.set("socket.timeout.ms", limits.publish_timeout_ms.max(10).to_string());
-    // The body, its key (which comes from it) and its headers.
-    config.set("message.max.bytes", (limits.max_body_bytes * 2 + (64 << 10)).to_string());
+    // The body, in structured mode what CloudEvents says of it, the key and the headers. The last three come from the body.
+    config.set("message.max.bytes", (limits.max_body_bytes * 3 + (64 << 10)).to_string());
     for (name, value) in &kafka.properties {
         config.set(name, value);
     }

@@ -5,17 +5,22 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use presenceroute_core::relay_config::{KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig};
+use presenceroute_core::relay_config::{
+    AwsMskIamConfig, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig,
+};
 use presenceroute_runtime::mounted::read_consistent;
 use secrecy::{ExposeSecret, SecretString};
 
+#[cfg(feature = "kafka-msk-iam")]
+use super::msk_iam::MskIam;
 use super::oauth::OauthClient;
+use super::tokens::TokenSource;
 
 /// The security of a connection. It cannot be printed.
 pub(super) struct Credentials {
     properties: Vec<Property>,
-    /// The client that gets the tokens, with OAUTHBEARER.
-    oauth: Option<OauthClient>,
+    /// Who issues the tokens, with OAUTHBEARER.
+    tokens: Option<TokenSource>,
 }
 
 /// One of librdkafka's properties.
@@ -32,6 +37,14 @@ pub enum CredentialsError {
         what: &'static str,
         cause: io::Error,
     },
+    /// The configuration names no file that is needed.
+    #[error("kafka.sasl.{0} must be set for this mechanism")]
+    NotNamed(&'static str),
+    /// A relay that was built without what a mechanism needs.
+    #[error(
+        "this relay was built without AWS_MSK_IAM; use one with the feature kafka-msk-iam, as the images are"
+    )]
+    WithoutMskIam,
 }
 
 impl Credentials {
@@ -51,16 +64,19 @@ impl Credentials {
         if let Some(tls) = &kafka.tls {
             properties.extend(tls_properties(tls)?);
         }
-        let mut oauth = None;
+        let mut tokens = None;
         if let Some(sasl) = &kafka.sasl {
-            properties.push(("sasl.mechanism", sasl.mechanism.as_str().into()));
-            let (username, password) = account(sasl)?;
-            match &sasl.oauth {
-                Some(config) => oauth = Some(oauth_client(config, username, password)?),
-                None => properties.extend([("sasl.username", username), ("sasl.password", password)]),
+            properties.push(("sasl.mechanism", sasl.mechanism.sasl_name().into()));
+            match (&sasl.oauth, &sasl.aws_msk_iam) {
+                (Some(config), _) => tokens = Some(TokenSource::Oauth(oauth_client(config, account(sasl)?)?)),
+                (None, Some(cluster)) => tokens = Some(msk_iam(cluster, sasl)?),
+                (None, None) => {
+                    let (username, password) = account(sasl)?;
+                    properties.extend([("sasl.username", username), ("sasl.password", password)]);
+                }
             }
         }
-        Ok(Self { properties, oauth })
+        Ok(Self { properties, tokens })
     }
 
     pub(super) fn properties(&self) -> impl Iterator<Item = (&'static str, &str)> {
@@ -70,17 +86,17 @@ impl Credentials {
     /// The SASL user, which is no secret.
     pub(super) fn user(&self) -> Option<&str> {
         let named = self.properties().find_map(|(name, value)| (name == "sasl.username").then_some(value));
-        named.or(self.oauth.as_ref().map(|oauth| oauth.id.as_str()))
+        named.or_else(|| self.tokens.as_ref()?.user())
     }
 
     /// Whether both are the same.
     pub(super) fn same_as(&self, other: &Self) -> bool {
-        self.properties().eq(other.properties()) && self.oauth == other.oauth
+        self.properties().eq(other.properties()) && self.tokens == other.tokens
     }
 
-    /// The client that gets the tokens, with OAUTHBEARER.
-    pub(super) fn oauth(&self) -> Option<&OauthClient> {
-        self.oauth.as_ref()
+    /// Who issues the tokens, with OAUTHBEARER.
+    pub(super) fn tokens(&self) -> Option<&TokenSource> {
+        self.tokens.as_ref()
     }
 }
 
@@ -93,7 +109,7 @@ fn files(kafka: &KafkaConfig) -> Vec<&Path> {
     });
     let sasl = kafka.sasl.iter().flat_map(|sasl| {
         let oauth_ca = sasl.oauth.iter().filter_map(|oauth| oauth.ca_file.as_ref());
-        [&sasl.username_file, &sasl.password_file].into_iter().chain(oauth_ca)
+        sasl.username_file.iter().chain(&sasl.password_file).chain(oauth_ca)
     });
     tls.chain(sasl).map(PathBuf::as_path).collect()
 }
@@ -113,17 +129,30 @@ fn tls_properties(tls: &KafkaTlsConfig) -> Result<Vec<Property>, CredentialsErro
 
 /// The user and the password, or an OAuth client's id and secret.
 fn account(sasl: &KafkaSaslConfig) -> Result<(SecretString, SecretString), CredentialsError> {
-    let username = match (&sasl.username, sasl.username_file.exists()) {
-        (Some(username), false) => username.as_str().into(),
-        _ => read(&sasl.username_file, "user name")?,
+    let username_file = sasl.username_file.as_ref().filter(|file| sasl.username.is_none() || file.exists());
+    let username = match (username_file, &sasl.username) {
+        (Some(file), _) => read(file, "user name")?,
+        (None, Some(username)) => username.as_str().into(),
+        (None, None) => return Err(CredentialsError::NotNamed("usernameFile")),
     };
-    Ok((trimmed(&username), trimmed(&read(&sasl.password_file, "password")?)))
+    let password_file = sasl.password_file.as_ref().ok_or(CredentialsError::NotNamed("passwordFile"))?;
+    Ok((trimmed(&username), trimmed(&read(password_file, "password")?)))
+}
+
+#[cfg(feature = "kafka-msk-iam")]
+fn msk_iam(cluster: &AwsMskIamConfig, sasl: &KafkaSaslConfig) -> Result<TokenSource, CredentialsError> {
+    let access_key = sasl.password_file.as_ref().map(|_| account(sasl)).transpose()?;
+    Ok(TokenSource::MskIam(MskIam::new(&cluster.region, access_key)))
+}
+
+#[cfg(not(feature = "kafka-msk-iam"))]
+fn msk_iam(_: &AwsMskIamConfig, _: &KafkaSaslConfig) -> Result<TokenSource, CredentialsError> {
+    Err(CredentialsError::WithoutMskIam)
 }
 
 fn oauth_client(
     oauth: &KafkaOauthConfig,
-    id: SecretString,
-    secret: SecretString,
+    (id, secret): (SecretString, SecretString),
 ) -> Result<OauthClient, CredentialsError> {
     let ca = oauth.ca_file.as_ref().map(|path| read(path, "token endpoint's CA certificate")).transpose()?;
     Ok(OauthClient {
@@ -131,6 +160,7 @@ fn oauth_client(
         secret,
         token_endpoint: oauth.token_endpoint_url.clone(),
         scope: oauth.scope.clone(),
+        extensions: oauth.extensions.clone(),
         ca_pem: ca.map(|pem| pem.expose_secret().to_owned()),
     })
 }
@@ -175,10 +205,11 @@ pub(super) mod tests {
         pub(in crate::kafka) fn sasl(&self, mechanism: SaslMechanism, password: &str) -> KafkaSaslConfig {
             KafkaSaslConfig {
                 mechanism,
-                username_file: self.0.path().join("username"),
+                username_file: Some(self.0.path().join("username")),
                 username: Some("relay".into()),
-                password_file: self.write("password", password),
+                password_file: Some(self.write("password", password)),
                 oauth: None,
+                aws_msk_iam: None,
             }
         }
     }
@@ -189,10 +220,11 @@ pub(super) mod tests {
         let mut volume = Volume::new(&names.map(|name| (name, "0")));
         let sasl = KafkaSaslConfig {
             mechanism: SaslMechanism::Plain,
-            username_file: volume.file("username"),
+            username_file: Some(volume.file("username")),
             username: None,
-            password_file: volume.file("password"),
+            password_file: Some(volume.file("password")),
             oauth: None,
+            aws_msk_iam: None,
         };
         let kafka = KafkaConfig { sasl: Some(sasl), ..KafkaConfig::default() };
         volume.while_swapped(&names, || {
@@ -209,6 +241,7 @@ pub(super) mod tests {
         let oauth = KafkaOauthConfig {
             token_endpoint_url: "https://id.example.com/token".into(),
             scope: None,
+            extensions: [("logicalCluster".to_owned(), "lkc-1".to_owned())].into(),
             ca_file: Some(files.write("ca.crt", "CA")),
         };
         let sasl = KafkaSaslConfig {
@@ -220,12 +253,40 @@ pub(super) mod tests {
         let first = Credentials::read(&kafka).unwrap();
         let properties: Vec<_> = first.properties().collect();
         assert_eq!(properties, [("security.protocol", "sasl_plaintext"), ("sasl.mechanism", "OAUTHBEARER")]);
-        let client = first.oauth().unwrap();
+        let Some(TokenSource::Oauth(client)) = first.tokens() else { panic!("no OAuth client") };
         assert_eq!((client.id.as_str(), client.secret.expose_secret()), ("relay", "hush"));
         assert_eq!(client.ca_pem.as_deref(), Some("CA"));
+        assert_eq!(client.extensions["logicalCluster"], "lkc-1");
         assert!(first.same_as(&Credentials::read(&kafka).unwrap()));
         files.write("password", "other");
         assert!(!first.same_as(&Credentials::read(&kafka).unwrap()));
+    }
+
+    #[cfg(feature = "kafka-msk-iam")]
+    #[test]
+    fn msk_iam_authenticates_by_tokens_and_a_changed_key_shows() {
+        let files = Files::new();
+        files.write("username", "AKIDEXAMPLE");
+        let by_key = |region: &str| {
+            let sasl = KafkaSaslConfig {
+                username: None,
+                aws_msk_iam: Some(AwsMskIamConfig { region: region.into() }),
+                ..files.sasl(SaslMechanism::AwsMskIam, "secret")
+            };
+            KafkaConfig { sasl: Some(sasl), tls: Some(KafkaTlsConfig::default()), ..KafkaConfig::default() }
+        };
+        let kafka = by_key("eu-west-1");
+        let first = Credentials::read(&kafka).unwrap();
+        assert!(first.properties().any(|property| property == ("sasl.mechanism", "OAUTHBEARER")));
+        assert!(!first.properties().any(|(_, value)| value.contains("secret")));
+        assert!(!first.same_as(&Credentials::read(&by_key("eu-west-2")).unwrap()));
+        files.write("password", "other");
+        assert!(!first.same_as(&Credentials::read(&kafka).unwrap()));
+        let mut by_role = by_key("eu-west-1");
+        let sasl = by_role.sasl.as_mut().unwrap();
+        (sasl.username_file, sasl.password_file) = (None, None);
+        let by_role = (Credentials::read(&by_role).unwrap(), Credentials::read(&by_role).unwrap());
+        assert!(by_role.0.same_as(&by_role.1) && !by_role.0.same_as(&first));
     }
 
     #[test]
@@ -255,7 +316,7 @@ pub(super) mod tests {
                 ("sasl.password", "p"),
             ]
         );
-        assert!(first.oauth().is_none());
+        assert!(first.tokens().is_none());
         files.write("password", "q");
         assert!(!first.same_as(&Credentials::read(&kafka).unwrap()));
         fs::remove_file(key).unwrap();

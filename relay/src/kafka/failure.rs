@@ -1,5 +1,7 @@
 //! Why an event is not in a topic, or the cluster does not answer: the cause, and what to do about it.
 
+use std::path::Path;
+
 use presenceroute_core::relay_config::KafkaConfig;
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -90,6 +92,9 @@ impl KafkaIdentity {
             Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
                 "create the topic".into()
             }
+            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed if self.is_iam() => {
+                format!("grant {self} kafka-cluster:DescribeTopic and kafka-cluster:WriteData on it")
+            }
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
                 format!("grant {self} Describe and Write on it")
             }
@@ -132,15 +137,23 @@ impl KafkaIdentity {
         }
     }
 
+    /// Whether it is an identity of AWS IAM.
+    fn is_iam(&self) -> bool {
+        self.kafka.sasl.as_ref().is_some_and(|sasl| sasl.aws_msk_iam.is_some())
+    }
+
     fn authentication_failure(&self, reason: &str) -> String {
         let Some(sasl) = &self.kafka.sasl else { return reason.to_owned() };
         let remedy = match &sasl.oauth {
-            // The reason names the token endpoint and the cause already.
-            Some(_) if reason.contains("Failed to acquire") => return reason.to_owned(),
+            // The reason names who should have issued a token, and the cause already.
+            _ if reason.contains("Failed to acquire") => return reason.to_owned(),
             Some(oauth) => format!("the brokers must trust the tokens of {}", oauth.token_endpoint_url),
+            None if sasl.aws_msk_iam.is_some() => {
+                "its policy must allow kafka-cluster:Connect, and kafka.sasl.awsMskIam.region be the cluster's".into()
+            }
             None => format!(
                 "the password in {} must be the one that Kafka has for that user",
-                sasl.password_file.display()
+                sasl.password_file.as_deref().unwrap_or(Path::new("kafka.sasl.passwordFile")).display()
             ),
         };
         format!("SASL authentication ({}) failed for {self}: {reason}; {remedy}", sasl.mechanism.as_str())
@@ -177,6 +190,7 @@ impl std::fmt::Display for KafkaIdentity {
         let certificate = self.kafka.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
         match (&self.user, certificate) {
             (Some(user), _) => write!(formatter, "user \"{user}\""),
+            (None, _) if self.is_iam() => formatter.write_str("the pods' IAM identity"),
             (None, Some(files)) => {
                 write!(formatter, "the user of certificate {}", files.certificate_file.display())
             }
@@ -213,7 +227,9 @@ fn cause(code: RDKafkaErrorCode) -> String {
 mod tests {
     use super::*;
     use presenceroute_core::relay_config::SaslMechanism;
-    use presenceroute_core::relay_config::{CertificateFiles, KafkaSaslConfig, KafkaTlsConfig};
+    use presenceroute_core::relay_config::{
+        AwsMskIamConfig, CertificateFiles, KafkaSaslConfig, KafkaTlsConfig,
+    };
     use rdkafka::types::RDKafkaErrorCode as Code;
 
     fn identity(ca_file: Option<&str>, certificate: Option<&str>) -> KafkaIdentity {
@@ -235,16 +251,38 @@ mod tests {
         identity.user = Some("contact-centre".into());
         identity.kafka.sasl = Some(KafkaSaslConfig {
             mechanism: SaslMechanism::ScramSha512,
-            username_file: "/sasl/username".into(),
+            username_file: Some("/sasl/username".into()),
             username: None,
-            password_file: "/sasl/password".into(),
+            password_file: Some("/sasl/password".into()),
             oauth: None,
+            aws_msk_iam: None,
         });
         assert_eq!(
             identity.cluster_failure(Code::Authentication, "invalid credentials"),
             "SASL authentication (SCRAM-SHA-512) failed for user \"contact-centre\": invalid credentials; the password in \
              /sasl/password must be the one that Kafka has for that user"
         );
+    }
+
+    #[test]
+    fn an_iam_identity_is_told_which_actions_it_lacks() {
+        let mut identity = identity(None, None);
+        identity.kafka.sasl = Some(KafkaSaslConfig {
+            mechanism: SaslMechanism::AwsMskIam,
+            username_file: None,
+            username: None,
+            password_file: None,
+            oauth: None,
+            aws_msk_iam: Some(AwsMskIamConfig { region: "eu-west-1".into() }),
+        });
+        assert_eq!(
+            identity.cluster_failure(Code::Authentication, "Access denied"),
+            "SASL authentication (AWS_MSK_IAM) failed for the pods' IAM identity: Access denied; its policy must allow \
+             kafka-cluster:Connect, and kafka.sasl.awsMskIam.region be the cluster's"
+        );
+        assert!(identity.rejection("presence", Code::TopicAuthorizationFailed).ends_with(
+            "grant the pods' IAM identity kafka-cluster:DescribeTopic and kafka-cluster:WriteData on it"
+        ));
     }
 
     #[test]

@@ -1,49 +1,106 @@
-//! The few calls of librdkafka that its Rust crate does not offer, generic over the client's context and what belongs
-//! to a record. Nothing here knows an event.
+//! librdkafka's producer, generic over the client's context and what belongs to a record. Nothing here knows an event.
 //!
-//! They give: an event queue that wakes a task instead of a polling thread; topics by handle, so that producing a record
-//! costs the same with one topic and with a thousand; and one metadata request for all topics in use.
+//! Its Rust crate offers a producer as well. This one has what that lacks: an event queue that wakes a task instead of a
+//! polling thread; topics by handle, so that producing a record costs the same with one topic and with a thousand; one
+//! metadata request for all topics in use; and what brokers say of quotas.
 
 // Calls into C. Each block states why it is sound.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rdkafka::ClientContext;
 use rdkafka::bindings as c;
 use rdkafka::bindings::rd_kafka_vtype_t as vtype;
-use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
-use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaType};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+
+/// How long the reports of what was purged may take when a client ends.
+const LAST_REPORTS: Duration = Duration::from_millis(500);
+
+/// What the library calls back. All calls but those of [`ClientContext`] come on the thread that serves the events.
+pub(super) trait Context: ClientContext + 'static {
+    /// What is attached to a record until its delivery report.
+    type Attached: Send;
+
+    /// The delivery report of one record: its partition and offset, or why it is not in its topic.
+    fn delivery(&self, result: Result<(i32, i64), RDKafkaErrorCode>, attached: Self::Attached);
+
+    /// A broker delays the answers to this client for so long, because the client exceeds a quota. Zero: no longer.
+    fn throttled(&self, broker: &str, id: i32, delay: Duration);
+}
 
 /// A client of the library, shared by all its users.
 pub(super) type Client<C> = Arc<Shared<C>>;
 
 /// Ends a client after its last use. That takes up to seconds: records are given up, connections closed and threads
 /// joined. The last user may serve requests, so it happens on another thread.
-pub(super) struct Shared<C: ProducerContext + 'static>(ManuallyDrop<BaseProducer<C>>);
+pub(super) struct Shared<C: Context>(ManuallyDrop<Native<C>>);
 
-/// Makes a client shared.
-pub(super) fn share<C: ProducerContext>(client: BaseProducer<C>) -> Client<C> {
-    Arc::new(Shared(ManuallyDrop::new(client)))
+/// One client of the library, and the queue of its events.
+pub(super) struct Native<C: Context> {
+    client: rdkafka::client::Client<C>,
+    queue: NonNull<c::rd_kafka_queue_t>,
 }
 
-impl<C: ProducerContext> Deref for Shared<C> {
-    type Target = BaseProducer<C>;
+// SAFETY: librdkafka's queues may be used and released from any thread.
+unsafe impl<C: Context> Send for Native<C> {}
+// SAFETY: as above.
+unsafe impl<C: Context> Sync for Native<C> {}
+
+/// Makes a client with this configuration.
+pub(super) fn create<C: Context>(config: &ClientConfig, context: C) -> Result<Client<C>, KafkaError> {
+    let native = config.create_native_config()?;
+    let events = c::RD_KAFKA_EVENT_DR
+        | c::RD_KAFKA_EVENT_STATS
+        | c::RD_KAFKA_EVENT_ERROR
+        | c::RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH;
+    // SAFETY: the configuration is alive, and belongs to the client once that is made. The context that `on_throttle`
+    // is called with is the client's, of type `C`.
+    unsafe {
+        c::rd_kafka_conf_set_events(native.ptr(), events);
+        c::rd_kafka_conf_set_throttle_cb(native.ptr(), Some(on_throttle::<C>));
+    }
+    let client = rdkafka::client::Client::new(config, native, RDKafkaType::RD_KAFKA_PRODUCER, context)?;
+    // SAFETY: the client is alive; the reference that this takes is released in `drop`.
+    let queue = NonNull::new(unsafe { c::rd_kafka_queue_get_main(client.native_ptr()) })
+        .ok_or_else(|| KafkaError::ClientCreation("it has no event queue".into()))?;
+    Ok(Arc::new(Shared(ManuallyDrop::new(Native { client, queue }))))
+}
+
+unsafe extern "C" fn on_throttle<C: Context>(
+    _: *mut c::rd_kafka_t,
+    broker: *const c_char,
+    id: i32,
+    milliseconds: c_int,
+    context: *mut c_void,
+) {
+    // SAFETY: `create` registers this for clients whose context is a `C`, which the client owns. The name ends with NUL.
+    let (context, broker) = unsafe { (&*context.cast::<C>(), CStr::from_ptr(broker)) };
+    let delay = Duration::from_millis(u64::try_from(milliseconds).unwrap_or_default());
+    context.throttled(&broker.to_string_lossy(), id, delay);
+}
+
+impl<C: Context> Deref for Shared<C> {
+    type Target = Native<C>;
 
     fn deref(&self) -> &Self::Target {
         &self.0
     }
 }
 
-impl<C: ProducerContext + 'static> Drop for Shared<C> {
+impl<C: Context> Drop for Shared<C> {
     fn drop(&mut self) {
         // SAFETY: it is taken this once, and nothing comes after a drop.
         let client = unsafe { ManuallyDrop::take(&mut self.0) };
@@ -55,8 +112,160 @@ impl<C: ProducerContext + 'static> Drop for Shared<C> {
     }
 }
 
+/// Which records [`Native::purge`] gives up.
+#[derive(Clone, Copy)]
+pub(super) enum Purge {
+    /// Those that no broker was sent.
+    Queued,
+    /// All of them.
+    All,
+}
+
+impl<C: Context> Native<C> {
+    /// What the crate offers for every client.
+    pub(super) fn client(&self) -> &rdkafka::client::Client<C> {
+        &self.client
+    }
+
+    /// Gives up records; their delivery reports say so.
+    pub(super) fn purge(&self, which: Purge) {
+        let flags = match which {
+            Purge::Queued => c::RD_KAFKA_PURGE_F_QUEUE,
+            Purge::All => c::RD_KAFKA_PURGE_F_QUEUE | c::RD_KAFKA_PURGE_F_INFLIGHT,
+        };
+        // SAFETY: the client is alive. It is refused only for other flags and for consumers.
+        unsafe { c::rd_kafka_purge(self.client.native_ptr(), flags) };
+    }
+
+    /// Serves events until every record has its delivery report, or the time is over.
+    pub(super) fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
+        /// An event that another thread serves is noticed after this time.
+        const LONGEST_WAIT: Duration = Duration::from_millis(100);
+        let until = Instant::now() + timeout;
+        loop {
+            // SAFETY: the client is alive.
+            let code = RDKafkaErrorCode::from(unsafe { c::rd_kafka_flush(self.client.native_ptr(), 0) });
+            let left = until.saturating_duration_since(Instant::now());
+            match code {
+                RDKafkaErrorCode::NoError => return Ok(()),
+                RDKafkaErrorCode::OperationTimedOut if !left.is_zero() => {
+                    self.serve_one(left.min(LONGEST_WAIT).max(Duration::from_millis(1)));
+                }
+                code => return Err(KafkaError::Flush(code)),
+            }
+        }
+    }
+
+    /// Serves one event that is there or comes within `timeout`. All delivery reports of one request are one event.
+    fn serve_one(&self, timeout: Duration) {
+        let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: the queue is alive until `drop`.
+        let event = unsafe { c::rd_kafka_queue_poll(self.queue.as_ptr(), timeout) };
+        let Some(event) = NonNull::new(event).map(Event) else { return };
+        let context = self.client.context();
+        match event.kind() {
+            c::RD_KAFKA_EVENT_DR => event.deliveries(context.as_ref()),
+            c::RD_KAFKA_EVENT_STATS => context.stats_raw(event.statistics()),
+            c::RD_KAFKA_EVENT_ERROR => {
+                let (code, reason) = event.error();
+                context.error(KafkaError::Global(code), &reason);
+            }
+            c::RD_KAFKA_EVENT_LOG => {
+                if let Some((level, facility, message)) = event.log() {
+                    context.log(level, &facility, &message);
+                }
+            }
+            // Tokens are renewed without being asked for.
+            _ => {}
+        }
+    }
+}
+
+impl<C: Context> Drop for Native<C> {
+    fn drop(&mut self) {
+        self.purge(Purge::All);
+        if let Err(error) = self.flush(LAST_REPORTS) {
+            tracing::warn!(%error, "a Kafka client ends before the reports of all its records");
+        }
+        // SAFETY: the reference to the queue is released once, before its client.
+        unsafe { c::rd_kafka_queue_destroy(self.queue.as_ptr()) }
+    }
+}
+
+/// An event of a client's queue.
+struct Event(NonNull<c::rd_kafka_event_t>);
+
+impl Event {
+    fn kind(&self) -> c_int {
+        // SAFETY: the event is alive until `drop`, here and below.
+        unsafe { c::rd_kafka_event_type(self.0.as_ptr()) }
+    }
+
+    /// Reports each record of a delivery report.
+    fn deliveries<C: Context>(&self, context: &C) {
+        loop {
+            // SAFETY: it is a delivery report of a client whose records are all produced by `produce`, with a `Produced`
+            // of the context's type. The library gives each back once, here.
+            let (result, produced) = unsafe {
+                let message = c::rd_kafka_event_message_next(self.0.as_ptr());
+                let Some(message) = message.as_ref() else { return };
+                let result = match RDKafkaErrorCode::from(message.err) {
+                    RDKafkaErrorCode::NoError => Ok((message.partition, message.offset)),
+                    code => Err(code),
+                };
+                (result, Box::from_raw(message._private.cast::<Produced<C::Attached>>()))
+            };
+            context.delivery(result, produced.attached);
+        }
+    }
+
+    fn statistics(&self) -> &[u8] {
+        // SAFETY: it holds statistics, a text that ends with NUL and lives as long as the event.
+        unsafe { CStr::from_ptr(c::rd_kafka_event_stats(self.0.as_ptr())) }.to_bytes()
+    }
+
+    fn error(&self) -> (RDKafkaErrorCode, Cow<'_, str>) {
+        // SAFETY: it holds an error; the text ends with NUL and lives as long as the event.
+        unsafe {
+            let reason = CStr::from_ptr(c::rd_kafka_event_error_string(self.0.as_ptr()));
+            (c::rd_kafka_event_error(self.0.as_ptr()).into(), reason.to_string_lossy())
+        }
+    }
+
+    fn log(&self) -> Option<(RDKafkaLogLevel, Cow<'_, str>, Cow<'_, str>)> {
+        let (mut facility, mut message, mut level) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the three are out-parameters, valid when the call succeeds; both texts end with NUL and live as long as
+        // the event.
+        let (facility, message) = unsafe {
+            if c::rd_kafka_event_log(self.0.as_ptr(), &mut facility, &mut message, &mut level) != 0 {
+                return None;
+            }
+            (CStr::from_ptr(facility).to_string_lossy(), CStr::from_ptr(message).to_string_lossy())
+        };
+        // Those of syslog(3).
+        let level = match level {
+            0 => RDKafkaLogLevel::Emerg,
+            1 => RDKafkaLogLevel::Alert,
+            2 => RDKafkaLogLevel::Critical,
+            3 => RDKafkaLogLevel::Error,
+            4 => RDKafkaLogLevel::Warning,
+            5 => RDKafkaLogLevel::Notice,
+            6 => RDKafkaLogLevel::Info,
+            _ => RDKafkaLogLevel::Debug,
+        };
+        Some((level, facility, message))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event came from the queue, and is destroyed once.
+        unsafe { c::rd_kafka_event_destroy(self.0.as_ptr()) }
+    }
+}
+
 /// A topic of one producer, looked up once.
-pub(super) struct Topic<C: ProducerContext + 'static> {
+pub(super) struct Topic<C: Context> {
     handle: NonNull<c::rd_kafka_topic_t>,
     name: String,
     /// The handle is part of the client, so the client lives as long.
@@ -64,11 +273,11 @@ pub(super) struct Topic<C: ProducerContext + 'static> {
 }
 
 // SAFETY: librdkafka's topic handles may be used and released from any thread.
-unsafe impl<C: ProducerContext> Send for Topic<C> {}
+unsafe impl<C: Context> Send for Topic<C> {}
 // SAFETY: as above.
-unsafe impl<C: ProducerContext> Sync for Topic<C> {}
+unsafe impl<C: Context> Sync for Topic<C> {}
 
-impl<C: ProducerContext> Topic<C> {
+impl<C: Context> Topic<C> {
     pub(super) fn new(client: &Client<C>, name: &str) -> Option<Self> {
         let c_name = CString::new(name).ok()?;
         // SAFETY: the client is alive, the name ends with NUL, and a null configuration means the client's.
@@ -83,7 +292,7 @@ impl<C: ProducerContext> Topic<C> {
     }
 }
 
-impl<C: ProducerContext + 'static> Drop for Topic<C> {
+impl<C: Context> Drop for Topic<C> {
     fn drop(&mut self) {
         // SAFETY: the handle came from `rd_kafka_topic_new` and is released once, before its client.
         unsafe { c::rd_kafka_topic_destroy(self.handle.as_ptr()) }
@@ -146,24 +355,20 @@ impl Drop for Headers {
 
 /// A record that the library has, until its delivery report: its value, which the library does not copy, and what its
 /// sender attached.
-pub(super) struct Produced<P> {
+struct Produced<P> {
     value: Bytes,
-    /// What the sender attached.
-    pub(super) attached: P,
+    attached: P,
 }
 
 /// Produces one record. The library copies the key, takes over the headers, and gives `attached` back with the delivery
 /// report. Where it rejects the record at once, the error holds `attached`.
-pub(super) fn produce<C, P>(
+pub(super) fn produce<C: Context>(
     topic: &Topic<C>,
     key: &[u8],
     headers: Headers,
     value: Bytes,
-    attached: P,
-) -> Result<(), (RDKafkaErrorCode, P)>
-where
-    C: ProducerContext<DeliveryOpaque = Box<Produced<P>>>,
-{
+    attached: C::Attached,
+) -> Result<(), (RDKafkaErrorCode, C::Attached)> {
     /// Any partition: the partitioner chooses it by the key.
     const UNASSIGNED: i32 = -1;
     let memory = |bytes: &[u8]| c::rd_kafka_vu_s__bindgen_ty_1 {
@@ -207,31 +412,23 @@ where
 }
 
 /// A client's event queue, which wakes a task when it stops being empty. The library's own thread does the waking.
-pub(super) struct EventQueue<C: ProducerContext + 'static> {
-    queue: NonNull<c::rd_kafka_queue_t>,
+pub(super) struct EventQueue<C: Context> {
     client: Client<C>,
     notify: Arc<Notify>,
 }
 
-// SAFETY: librdkafka's queues may be used and released from any thread.
-unsafe impl<C: ProducerContext> Send for EventQueue<C> {}
-// SAFETY: as above.
-unsafe impl<C: ProducerContext> Sync for EventQueue<C> {}
-
-impl<C: ProducerContext> EventQueue<C> {
-    pub(super) fn new(client: &Client<C>) -> Option<Self> {
+impl<C: Context> EventQueue<C> {
+    pub(super) fn new(client: &Client<C>) -> Self {
         unsafe extern "C" fn on_event(_: *mut c::rd_kafka_t, notify: *mut c_void) {
             // SAFETY: `notify` is the `Notify` that the `EventQueue` holds until after it has ended the callbacks.
             unsafe { &*notify.cast::<Notify>() }.notify_one();
         }
-        // SAFETY: the client is alive; the reference that this takes is released in `drop`.
-        let queue = NonNull::new(unsafe { c::rd_kafka_queue_get_main(client.client().native_ptr()) })?;
         let notify = Arc::new(Notify::new());
         let opaque = Arc::as_ptr(&notify).cast_mut().cast::<c_void>();
         // SAFETY: `on_event` is safe to call from any thread, and what `opaque` points to outlives the callbacks.
-        unsafe { c::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(on_event), opaque) }
+        unsafe { c::rd_kafka_queue_cb_event_enable(client.queue.as_ptr(), Some(on_event), opaque) }
         notify.notify_one();
-        Some(Self { queue, client: Arc::clone(client), notify })
+        Self { client: Arc::clone(client), notify }
     }
 
     /// Waits until the queue is no longer empty.
@@ -241,14 +438,13 @@ impl<C: ProducerContext> EventQueue<C> {
 
     /// Whether there are events to serve.
     pub(super) fn has_events(&self) -> bool {
-        // SAFETY: the queue is alive until `drop`.
-        unsafe { c::rd_kafka_queue_length(self.queue.as_ptr()) > 0 }
+        // SAFETY: the queue is alive as long as the client.
+        unsafe { c::rd_kafka_queue_length(self.client.queue.as_ptr()) > 0 }
     }
 
     /// Serves one event. All delivery reports of one request are one event.
     pub(super) fn serve_one(&self) {
-        // Without a timeout, it returns after the first.
-        self.client.poll(Duration::ZERO);
+        self.client.serve_one(Duration::ZERO);
     }
 
     /// Why the client can send no more, for instance after an idempotent producer's sequence was lost.
@@ -259,14 +455,10 @@ impl<C: ProducerContext> EventQueue<C> {
     }
 }
 
-impl<C: ProducerContext + 'static> Drop for EventQueue<C> {
+impl<C: Context> Drop for EventQueue<C> {
     fn drop(&mut self) {
-        // SAFETY: the library changes the callback under the queue's lock, so none runs after this; the reference
-        // to the queue is released once, before its client.
-        unsafe {
-            c::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut());
-            c::rd_kafka_queue_destroy(self.queue.as_ptr());
-        }
+        // SAFETY: the library changes the callback under the queue's lock, so none runs after this.
+        unsafe { c::rd_kafka_queue_cb_event_enable(self.client.queue.as_ptr(), None, ptr::null_mut()) }
     }
 }
 
@@ -320,8 +512,8 @@ impl TopicState {
 }
 
 /// The topics that `client` has handles of, by name: one request to one broker.
-pub(super) fn topics_in_use<C: ProducerContext>(
-    client: &BaseProducer<C>,
+pub(super) fn topics_in_use<C: Context>(
+    client: &Native<C>,
     timeout: Duration,
 ) -> Result<HashMap<String, TopicState>, RDKafkaErrorCode> {
     let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
@@ -348,29 +540,34 @@ pub(super) fn topics_in_use<C: ProducerContext>(
     }
 }
 
-/// Sets the SASL OAUTHBEARER token that connections are opened with from now on; `expires` is in milliseconds since 1970.
-/// The error is the library's text.
-pub(super) fn set_token<C: ProducerContext>(
-    client: &BaseProducer<C>,
+/// Sets the SASL OAUTHBEARER token that connections are opened with from now on, and the extensions that go with it;
+/// `expires` is in milliseconds since 1970. The error is the library's text.
+pub(super) fn set_token<C: Context>(
+    client: &Native<C>,
     principal: &str,
     token: &str,
     expires: i64,
+    extensions: &BTreeMap<String, String>,
 ) -> Result<(), String> {
     const LONGEST_ERROR: usize = 512;
     let no_text = |_| "it holds a NUL".to_owned();
     let value = CString::new(token).map_err(no_text)?;
     let principal = CString::new(principal).map_err(no_text)?;
+    let extensions = extensions.iter().flat_map(|(name, value)| [name, value]);
+    let extensions: Vec<_> =
+        extensions.map(|text| CString::new(text.as_str())).collect::<Result<_, _>>().map_err(no_text)?;
+    let mut extensions_read: Vec<_> = extensions.iter().map(|text| text.as_ptr()).collect();
     let mut error = [0 as c_char; LONGEST_ERROR];
-    // SAFETY: the client is alive; both texts end with NUL and are copied; there are no extensions; the library writes
-    // no more than the buffer's length, with a NUL at its end.
+    // SAFETY: the client is alive; all texts end with NUL and are copied; the extensions are as many texts as their
+    // number says, and only read; the library writes no more than the buffer's length, with a NUL at its end.
     let code = unsafe {
         c::rd_kafka_oauthbearer_set_token(
             client.client().native_ptr(),
             value.as_ptr(),
             expires,
             principal.as_ptr(),
-            ptr::null_mut(),
-            0,
+            extensions_read.as_mut_ptr(),
+            extensions_read.len(),
             error.as_mut_ptr(),
             error.len(),
         )
@@ -383,7 +580,7 @@ pub(super) fn set_token<C: ProducerContext>(
 }
 
 /// Tells the client why it has no token; it reports that as an error of the cluster.
-pub(super) fn set_token_failure<C: ProducerContext>(client: &BaseProducer<C>, reason: &str) {
+pub(super) fn set_token_failure<C: Context>(client: &Native<C>, reason: &str) {
     let Ok(reason) = CString::new(reason.replace('\0', " ")) else { return };
     // SAFETY: the client is alive; the text ends with NUL and is copied. A client that does not use OAUTHBEARER
     // refuses the call.
@@ -392,7 +589,7 @@ pub(super) fn set_token_failure<C: ProducerContext>(client: &BaseProducer<C>, re
 
 /// Makes the client fail for good, as an unrecoverable error of the cluster would.
 #[cfg(test)]
-pub(super) fn fail_for_good<C: ProducerContext>(client: &BaseProducer<C>) {
+pub(super) fn fail_for_good<C: Context>(client: &Native<C>) {
     // SAFETY: the client is alive and the text ends with NUL.
     unsafe {
         c::rd_kafka_test_fatal_error(

@@ -1,28 +1,16 @@
-//! Tokens for SASL OAUTHBEARER, by the client-credentials grant of OAuth 2.0 (RFC 6749, section 4.4).
-//!
-//! librdkafka can fetch tokens itself where it is built with libcurl, which would be a second HTTP client and one more
-//! TLS configuration in the process. The relay asks with the client that it has, hands each token to its producer and
-//! gets the next one before it expires. The request and its response are [`presenceroute_runtime::oauth_token`]'s.
+//! Tokens of an OAuth 2.0 server, by the client-credentials grant (RFC 6749, section 4.4). The request and its response
+//! are [`presenceroute_runtime::oauth_token`]'s.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use presenceroute_runtime::oauth_token::{self, ClientCredentials, Encoding, Grant, TokenRequest};
-use presenceroute_runtime::tls_provider::install_crypto_provider;
-use rdkafka::producer::Producer as _;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
-use reqwest::{Certificate, Response, Url, redirect};
+use reqwest::{Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::callbacks::Callbacks;
-use super::librdkafka::{self, Client};
+use super::tokens::{Token, cause, milliseconds};
 use crate::outcome::escaped;
-
-/// How long the token endpoint may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The first and the longest wait before it is asked again after a failure.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(10);
 
 /// An OAuth client and where it gets its tokens. It cannot be printed.
 #[derive(Clone)]
@@ -31,6 +19,8 @@ pub(super) struct OauthClient {
     pub(super) secret: SecretString,
     pub(super) token_endpoint: String,
     pub(super) scope: Option<String>,
+    /// SASL extensions, by name.
+    pub(super) extensions: BTreeMap<String, String>,
     /// The CA of the token endpoint, in PEM. Default: the system's.
     pub(super) ca_pem: Option<String>,
 }
@@ -41,15 +31,14 @@ impl PartialEq for OauthClient {
             && self.secret.expose_secret() == other.secret.expose_secret()
             && self.token_endpoint == other.token_endpoint
             && self.scope == other.scope
+            && self.extensions == other.extensions
             && self.ca_pem == other.ca_pem
     }
 }
 
-/// Why there is no token. It never holds the client's secret or a token.
+/// Why a server gives no token. It never holds the client's secret or a token.
 #[derive(Debug, thiserror::Error)]
-enum TokenError {
-    #[error("no HTTP client for the token endpoint {endpoint}: {cause}; check the CA that is trusted for it")]
-    Client { endpoint: String, cause: String },
+pub(super) enum OauthError {
     #[error("the token endpoint {endpoint} cannot be reached: {cause}")]
     Unreachable { endpoint: String, cause: String },
     #[error(
@@ -63,101 +52,30 @@ enum TokenError {
     Redirect { endpoint: String, host: String },
     #[error("the answer of the token endpoint {endpoint} is not that of an OAuth server: {problem}")]
     Answer { endpoint: String, problem: String },
-    #[error("the Kafka client does not take the token of {endpoint}: {problem}")]
-    NotTaken { endpoint: String, problem: String },
-}
-
-/// A token and when it expires.
-pub(super) struct Token {
-    pub(super) value: SecretString,
-    /// In milliseconds since 1970.
-    pub(super) expires: i64,
-    renew_after: Duration,
-}
-
-/// Keeps a producer supplied with tokens, for as long as it is polled.
-pub(super) async fn supply(producer: Client<Callbacks>, client: OauthClient) {
-    let endpoint = &client.token_endpoint;
-    let mut retry = FIRST_RETRY;
-    let http = loop {
-        match client.http_client() {
-            Ok(http) => break http,
-            Err(error) => report(&producer, &error),
-        }
-        tokio::time::sleep(LAST_RETRY).await;
-    };
-    loop {
-        let supplied = client.fetch(&http).await.and_then(|token| {
-            librdkafka::set_token(&producer, &client.id, token.value.expose_secret(), token.expires)
-                .map_err(|problem| TokenError::NotTaken { endpoint: endpoint.clone(), problem })?;
-            Ok(token.renew_after)
-        });
-        match supplied {
-            Ok(renew_after) => {
-                producer.client().context().set_token_error(None);
-                retry = FIRST_RETRY;
-                tokio::time::sleep(renew_after).await;
-            }
-            Err(error) => {
-                report(&producer, &error);
-                tokio::time::sleep(retry).await;
-                retry = (retry * 2).min(LAST_RETRY);
-            }
-        }
-    }
-}
-
-fn report(producer: &Client<Callbacks>, error: &TokenError) {
-    let error = error.to_string();
-    // In the library's own words.
-    producer
-        .client()
-        .context()
-        .set_token_error(Some(format!("Failed to acquire SASL OAUTHBEARER token: {error}")));
-    librdkafka::set_token_failure(producer, &error);
 }
 
 impl OauthClient {
-    fn http_client(&self) -> Result<reqwest::Client, TokenError> {
-        install_crypto_provider();
-        let builder = reqwest::Client::builder()
-            .user_agent(concat!("presenceroute-relay/", env!("CARGO_PKG_VERSION")))
-            .timeout(TIMEOUT)
-            // A redirect would carry the client's secret elsewhere.
-            .redirect(redirect::Policy::none());
-        let builder = match &self.ca_pem {
-            Some(pem) => {
-                builder.tls_certs_only(Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default())
-            }
-            None if self.token_endpoint.starts_with("http:") => builder.tls_certs_only([]),
-            None => builder,
-        };
-        builder.build().map_err(|error| TokenError::Client {
-            endpoint: self.token_endpoint.clone(),
-            cause: cause(&error),
-        })
-    }
-
-    async fn fetch(&self, http: &reqwest::Client) -> Result<Token, TokenError> {
+    /// Gets a token.
+    pub(super) async fn fetch(&self, http: &reqwest::Client) -> Result<Token, OauthError> {
         let requested = SystemTime::now();
         let endpoint = || self.token_endpoint.clone();
         let unreachable =
-            |error: reqwest::Error| TokenError::Unreachable { endpoint: endpoint(), cause: cause(&error) };
+            |error: reqwest::Error| OauthError::Unreachable { endpoint: endpoint(), cause: cause(&error) };
         let mut response = self.request(http).await.map_err(unreachable)?;
         let status = response.status();
         if status.is_redirection() {
-            return Err(TokenError::Redirect { endpoint: endpoint(), host: redirect_host(&response) });
+            return Err(OauthError::Redirect { endpoint: endpoint(), host: redirect_host(&response) });
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             if body.len() + chunk.len() > oauth_token::MAX_RESPONSE_BYTES {
                 let problem = format!("it has more than {} bytes", oauth_token::MAX_RESPONSE_BYTES);
-                return Err(TokenError::Answer { endpoint: endpoint(), problem });
+                return Err(OauthError::Answer { endpoint: endpoint(), problem });
             }
             body.extend_from_slice(&chunk);
         }
         if !status.is_success() {
-            return Err(TokenError::Refused {
+            return Err(OauthError::Refused {
                 endpoint: endpoint(),
                 id: self.id.clone(),
                 status: status.as_u16(),
@@ -166,11 +84,13 @@ impl OauthClient {
             });
         }
         let grant = Grant::parse(&body)
-            .map_err(|error| TokenError::Answer { endpoint: endpoint(), problem: error.to_string() })?;
-        let renew_after = grant.renew_after();
-        let expires = (requested + grant.lifetime).duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let expires = i64::try_from(expires).unwrap_or(i64::MAX);
-        Ok(Token { value: grant.access_token, expires, renew_after })
+            .map_err(|error| OauthError::Answer { endpoint: endpoint(), problem: error.to_string() })?;
+        Ok(Token {
+            renew_after: grant.renew_after(),
+            expires: milliseconds(requested + grant.lifetime),
+            principal: self.id.clone(),
+            value: grant.access_token,
+        })
     }
 
     async fn request(&self, http: &reqwest::Client) -> Result<Response, reqwest::Error> {
@@ -199,18 +119,11 @@ fn redirect_host(response: &Response) -> String {
     }
 }
 
-/// The innermost cause; those around it repeat the URL.
-fn cause(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    if error.is_timeout() { "it does not answer in time".into() } else { innermost.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::tokens::http_client;
+    use std::time::{Duration, UNIX_EPOCH};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -220,12 +133,13 @@ mod tests {
             secret: "s p".into(),
             token_endpoint,
             scope: Some("kafka".into()),
+            extensions: BTreeMap::new(),
             ca_pem: None,
         }
     }
 
     /// Fetches a token from an endpoint that answers so. Returns the request, too.
-    async fn exchange(head: &str, body: &str) -> (String, Result<Token, TokenError>) {
+    async fn exchange(head: &str, body: &str) -> (String, Result<Token, OauthError>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(format!("http://{}/token", listener.local_addr().unwrap()));
         let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -240,7 +154,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
             asked
         };
-        let http = client.http_client().unwrap();
+        let http = http_client(None, &client.token_endpoint).unwrap();
         tokio::join!(served, client.fetch(&http))
     }
 
@@ -295,7 +209,12 @@ mod tests {
             assert!(!error.contains("s p"), "{error}");
         }
         let absent = client("http://127.0.0.1:1/token".into());
-        let error = absent.fetch(&absent.http_client().unwrap()).await.err().unwrap().to_string();
+        let error = absent
+            .fetch(&http_client(None, &absent.token_endpoint).unwrap())
+            .await
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("http://127.0.0.1:1/token cannot be reached: Connection refused"), "{error}");
     }
 }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use presenceroute_core::relay_config::{KafkaConfig, Limits};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{Producer as _, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::task::JoinHandle;
 
@@ -20,10 +19,10 @@ use super::config::configuration;
 use super::credentials::Credentials;
 use super::failure::{Failure, KafkaIdentity};
 use super::in_flight::Delivery;
-use super::librdkafka::{self, Client, EventQueue, TopicState};
+use super::librdkafka::{self, Client, EventQueue, Purge, TopicState};
 use super::record::Record;
 use super::statistics::Statistics;
-use super::{batch_rejections, oauth};
+use super::{batch_rejections, tokens};
 use crate::observe::metrics::Metrics;
 use presenceroute_core::routing::Target;
 
@@ -105,12 +104,12 @@ impl Producer {
         let reports = Arc::new(Reports::new(Arc::clone(metrics), identity.clone()));
         let batcher = Arc::new(Batcher::new(Arc::clone(&reports)));
         let callbacks = Callbacks::new(Arc::clone(&reports), Arc::clone(statistics), generation, batch_size);
-        let client = librdkafka::share(config.create_with_context(callbacks)?);
-        let events = EventQueue::new(&client)
-            .ok_or_else(|| KafkaError::ClientCreation("it has no event queue".into()))?;
+        let client = librdkafka::create(&config, callbacks)?;
+        let events = EventQueue::new(&client);
         let serving = tokio::spawn(serve(events, Arc::clone(&batcher), Arc::clone(&reports)));
-        let supplying =
-            credentials.oauth().map(|oauth| tokio::spawn(oauth::supply(Arc::clone(&client), oauth.clone())));
+        let supplying = credentials
+            .tokens()
+            .map(|source| tokio::spawn(tokens::supply(Arc::clone(&client), source.clone())));
         Ok(Self {
             client,
             topics: RwLock::default(),
@@ -139,14 +138,15 @@ impl Producer {
             delivery.finish(Err(self.reports.failure(RDKafkaErrorCode::Fatal)));
             return None;
         }
-        let (Some(topic), Some(headers)) = (self.topic(target.topic.as_str()), record.headers()) else {
+        let topic = self.topic(target.topic.as_str());
+        let (Some(topic), Some((value, headers))) = (topic, record.content(target.content_mode)) else {
             delivery.finish(Err(Failure::from_code(RDKafkaErrorCode::CriticalSystemResource)));
             return None;
         };
         self.batcher.send(Message {
             topic,
             key: target.key.as_bytes().into(),
-            body: record.body.clone(),
+            value,
             headers,
             delivery,
             since: now,
@@ -242,10 +242,10 @@ impl Producer {
 
     fn flush_or_purge(&self, patience: Duration) {
         if !self.can_send() {
-            self.client.purge(PurgeConfig::default().queue());
+            self.client.purge(Purge::Queued);
         }
         if self.flush_own(patience).is_err() {
-            self.client.purge(PurgeConfig::default().queue().inflight());
+            self.client.purge(Purge::All);
             // The reports of what was purged come only while this producer is alive.
             let _ = self.flush_own(REPORT_TIMEOUT);
         }

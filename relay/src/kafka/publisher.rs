@@ -20,6 +20,7 @@ use super::in_flight::{self, InFlightTable, StartResult};
 use super::producer::{CHECK_TIMEOUT, Producer};
 use super::record::{Position, Record};
 use super::statistics::Statistics;
+use super::throttling::Throttle;
 use super::topic_health::{ClusterHealth, ClusterReport};
 use crate::observe::labels::{CauseLabel, Repeat, RepeatLabel};
 use crate::observe::metrics::Metrics;
@@ -145,20 +146,21 @@ impl Publisher {
                 };
                 now = Instant::now();
             }
-            let (outcome, batch, is_first) = match self.in_flight.start(fingerprint, record.body.len(), now) {
-                StartResult::Acknowledged => {
-                    self.repeated(Repeat::Remembered);
-                    return Ok(None);
-                }
-                StartResult::Full => return Err(Failure::Overloaded),
-                StartResult::Joined(outcome) => {
-                    self.repeated(Repeat::Joined);
-                    (outcome, None, false)
-                }
-                StartResult::First(delivery, outcome) => {
-                    (outcome, producer.send(record, target, delivery, now), true)
-                }
-            };
+            let (outcome, batch, is_first) =
+                match self.in_flight.start(fingerprint, record.largest_value(target.content_mode), now) {
+                    StartResult::Acknowledged => {
+                        self.repeated(Repeat::Remembered);
+                        return Ok(None);
+                    }
+                    StartResult::Full => return Err(Failure::Overloaded),
+                    StartResult::Joined(outcome) => {
+                        self.repeated(Repeat::Joined);
+                        (outcome, None, false)
+                    }
+                    StartResult::First(delivery, outcome) => {
+                        (outcome, producer.send(record, target, delivery, now), true)
+                    }
+                };
             let outcome = match batch {
                 None => outcome.await,
                 Some(batch) => batch.until(outcome).await,
@@ -206,6 +208,9 @@ impl Publisher {
         if !rejected.is_empty() {
             return Problem::new(ProblemKind::KafkaRefused, rejected.join(". "));
         }
+        let throttle = self.throttle();
+        let retry_after =
+            throttle.as_ref().map(|throttle| throttle.until.saturating_duration_since(Instant::now()));
         if failures.iter().any(|(_, failure)| *failure == Failure::Overloaded) {
             let detail = format!(
                 "{} deliveries or {} bytes are waiting for Kafka{}; send the event again later",
@@ -213,7 +218,7 @@ impl Publisher {
                 self.limits.max_in_flight_bytes,
                 self.obstacle(failures)
             );
-            return Problem::new(ProblemKind::Overloaded, detail);
+            return Problem::new(ProblemKind::Overloaded, detail).until(retry_after);
         }
         let topics: Vec<&str> = failures.iter().map(|(target, _)| target.topic.as_str()).collect();
         let cause = self.obstacle(failures);
@@ -222,17 +227,28 @@ impl Publisher {
             topics.join(" and "),
             self.limits.publish_timeout_ms
         );
-        Problem::new(ProblemKind::KafkaUnavailable, detail)
+        let kind = match throttle {
+            Some(_) => ProblemKind::KafkaThrottled,
+            None => ProblemKind::KafkaUnavailable,
+        };
+        Problem::new(kind, detail).until(retry_after)
     }
 
     /// Why Kafka does not acknowledge, as far as that is known, in parentheses.
     fn obstacle(&self, failures: &[(&Target<'_>, Failure)]) -> String {
-        let of_cluster = self.producer.borrow().reports.newest_error();
+        let throttled = self.throttle().map(|throttle| throttle.to_string());
+        let of_cluster = throttled.or_else(|| self.producer.borrow().reports.newest_error());
         let known = of_cluster.or_else(|| {
             let cluster = self.health.lock();
             failures.iter().find_map(|(target, _)| cluster.obstacle(target.topic.as_str()))
         });
         known.map_or_else(String::new, |known| format!(" ({known})"))
+    }
+
+    /// The longest delay for exceeding a quota that an event of now may have met within its deadline.
+    fn throttle(&self) -> Option<Throttle> {
+        let since = Instant::now().checked_sub(self.publish_timeout())?;
+        self.producer.borrow().reports.throttle_since(since)
     }
 
     fn brokers(&self) -> String {
@@ -247,7 +263,8 @@ impl Publisher {
     /// The state of the connection, and which of the table's topics cannot be written to.
     pub fn report(&self) -> ClusterReport {
         let identity = self.producer.borrow().identity.clone();
-        self.health.lock().report(&identity)
+        let throttled = self.throttle().map(|throttle| throttle.to_string());
+        self.health.lock().report(&identity, throttled)
     }
 
     /// The producer that events go to.
@@ -257,7 +274,7 @@ impl Publisher {
 
     /// Asks the cluster for the table's topics. Returns whether it answered and has them all.
     pub(super) async fn check_topics(self: Arc<Self>, topics: Vec<String>) -> bool {
-        let producer = self.current();
+        let (producer, begun) = (self.current(), Instant::now());
         let asked = Arc::clone(&producer);
         let asking = tokio::task::spawn_blocking(move || asked.topics(&topics, CHECK_TIMEOUT));
         let Ok(answer) = asking.await else { return false };
@@ -274,6 +291,8 @@ impl Publisher {
                 health.error = producer.reports.newest_error();
                 health.update_topics(topics, &producer.identity, &self.metrics);
             }
+            // The broker has answered, and then delays the next request for exceeding a quota.
+            Err(_) if producer.reports.throttle_since(begun).is_some() => health.reachable = true,
             Err(error) => {
                 health.reachable = false;
                 health.error = Some(producer.reports.newest_error().unwrap_or_else(|| error.to_string()));

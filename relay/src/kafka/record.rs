@@ -1,17 +1,29 @@
-//! An event as a Kafka record: the CloudEvents binding in binary mode, so that consumers read what an event is
-//! from the record's headers and find the body unchanged in its value.
+//! An event as a Kafka record, by the Kafka protocol binding of CloudEvents. In binary mode consumers read what an event
+//! is from the record's headers, and find the body unchanged in its value. In structured mode the value is a CloudEvent in
+//! JSON, which has both.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::librdkafka::Headers;
 use crate::observe::trace_context::Trace;
 use presenceroute_core::event::Event;
+use presenceroute_core::routing::ContentMode;
 
 /// `ce_source` of an event that names none; CloudEvents requires one.
 const DEFAULT_SOURCE: &str = "genesys-cloud";
+
+/// The version of CloudEvents.
+const SPEC_VERSION: &str = "1.0";
+
+/// The media type of a body.
+const JSON: &str = "application/json";
+
+/// What may precede a text, and has no place inside of one (RFC 8259, section 8.1).
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// An event on its way to Kafka.
 #[derive(Clone, Copy)]
@@ -35,18 +47,89 @@ pub(super) struct Position {
 }
 
 impl Record<'_> {
-    /// The record's headers; `None` when there is no memory for them.
-    pub(super) fn headers(&self) -> Option<Headers> {
+    /// The record's value and headers; `None` when there is no memory for them.
+    pub(super) fn content(&self, mode: ContentMode) -> Option<(Bytes, Headers)> {
+        match mode {
+            ContentMode::Binary => Some((self.body.clone(), self.headers()?)),
+            ContentMode::Structured => Some((self.cloud_event()?, self.structured_headers()?)),
+        }
+    }
+
+    /// The bytes that the record's value has at most.
+    pub(super) fn largest_value(&self, mode: ContentMode) -> usize {
+        match mode {
+            ContentMode::Binary => self.body.len(),
+            // What surrounds the body comes from it, with a source that may be percent-encoded, or is of a fixed size.
+            ContentMode::Structured => {
+                let source = self.event.source.as_ref().map_or(0, |source| source.len());
+                2 * self.body.len() + 3 * source + (1 << 10)
+            }
+        }
+    }
+
+    /// The event in the JSON format of CloudEvents. The body goes into it as it is.
+    fn cloud_event(&self) -> Option<Bytes> {
+        #[derive(Serialize)]
+        struct Attributes<'a> {
+            specversion: &'static str,
+            id: &'a str,
+            source: &'a str,
+            r#type: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            time: Option<String>,
+            datacontenttype: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            traceparent: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            tracestate: Option<&'a str>,
+        }
+        let attributes = Attributes {
+            specversion: SPEC_VERSION,
+            id: &self.event.id,
+            source: &self.source(),
+            r#type: &self.event.event_type,
+            time: self.event.timestamp.and_then(rfc3339),
+            datacontenttype: JSON,
+            traceparent: self.trace.parent,
+            tracestate: self.trace.state,
+        };
+        let body = self.body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(self.body);
+        let mut value = Vec::with_capacity(body.len() + 512);
+        serde_json::to_writer(&mut value, &attributes).ok()?;
+        // The object is open again for one more member.
+        value.pop();
+        value.extend_from_slice(br#","data":"#);
+        value.extend_from_slice(body);
+        value.push(b'}');
+        Some(value.into())
+    }
+
+    /// The headers of a record whose value says what the event is.
+    fn structured_headers(&self) -> Option<Headers> {
+        let headers = [
+            ("content-type", Some("application/cloudevents+json; charset=UTF-8")),
+            ("traceparent", self.trace.parent),
+            ("tracestate", self.trace.state),
+        ];
+        Headers::new(headers.into_iter().filter_map(|(name, value)| Some((name, value?))))
+    }
+
+    fn source(&self) -> Cow<'_, str> {
+        self.event.source.as_deref().map_or(Cow::Borrowed(DEFAULT_SOURCE), uri_reference)
+    }
+
+    /// The headers in binary mode.
+    fn headers(&self) -> Option<Headers> {
         let event = self.event;
         let time = event.timestamp.and_then(rfc3339);
-        let source = event.source.as_deref().map_or(Cow::Borrowed(DEFAULT_SOURCE), uri_reference);
+        let source = self.source();
         let headers = [
-            ("ce_specversion", Some("1.0")),
+            ("ce_specversion", Some(SPEC_VERSION)),
             ("ce_id", Some(event.id.as_ref())),
             ("ce_source", Some(source.as_ref())),
             ("ce_type", Some(event.event_type.as_ref())),
             ("ce_time", time.as_deref()),
-            ("content-type", Some("application/json")),
+            ("content-type", Some(JSON)),
             ("traceparent", self.trace.parent),
             ("tracestate", self.trace.state),
             ("presenceroute_reason", self.unrouted_by.map(|_| "unrouted")),
@@ -121,6 +204,46 @@ mod tests {
         assert!(headers.contains(&"presenceroute_reason=unrouted".to_owned()), "{headers:?}");
         assert!(headers.contains(&"presenceroute_routing_revision=r1".to_owned()), "{headers:?}");
         assert!(!headers.iter().any(|header| header.starts_with("ce_time")), "{headers:?}");
+    }
+
+    fn cloud_event(body: &str, trace: Trace<'_>) -> (serde_json::Value, String, Vec<(String, String)>) {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let event = Event::parse(&body).unwrap();
+        let record = Record { event: &event, body: &body, trace, unrouted_by: None };
+        let (value, headers) = record.content(ContentMode::Structured).unwrap();
+        assert!(value.len() <= record.largest_value(ContentMode::Structured));
+        let text = String::from_utf8(value.to_vec()).unwrap();
+        (serde_json::from_str(&text).unwrap(), text, headers.to_vec())
+    }
+
+    #[test]
+    fn a_structured_record_is_a_cloudevent_with_the_event_as_data() {
+        let body = r#"{"id":"e-1","eventType":"t","timestamp":1700000000123,"source":"a b","attributes":{"n":1.50}}"#;
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let trace = Trace { parent: Some(parent), state: None };
+        let (value, text, headers) = cloud_event(body, trace);
+        let data: serde_json::Value = serde_json::from_str(body).unwrap();
+        let expected = serde_json::json!({
+            "specversion": "1.0", "id": "e-1", "source": "a%20b", "type": "t", "time": "2023-11-14T22:13:20.123Z",
+            "datacontenttype": "application/json", "traceparent": parent, "data": data,
+        });
+        assert_eq!(value, expected);
+        // Not read and written again: 1.50 is still 1.50.
+        assert!(text.ends_with(&format!(r#","data":{body}}}"#)), "{text}");
+        let expected =
+            [("content-type", "application/cloudevents+json; charset=UTF-8"), ("traceparent", parent)];
+        assert_eq!(headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn a_structured_record_is_json_however_the_event_is_written() {
+        let mark = "\u{feff}{\"id\":\"1\",\"eventType\":\"t\"}";
+        let spaced = " \n{\"id\": \"\\u00e8\\\"é\", \"eventType\":\"t\"} \r\n";
+        for (body, id) in [(mark, "1"), (spaced, "è\"é")] {
+            let (value, ..) = cloud_event(body, Trace::default());
+            assert_eq!((value["id"].as_str(), value["data"]["id"].as_str()), (Some(id), Some(id)));
+            assert!(value.get("time").is_none() && value["source"] == DEFAULT_SOURCE);
+        }
     }
 
     #[test]

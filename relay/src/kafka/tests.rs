@@ -7,6 +7,8 @@ use presenceroute_core::relay_config::{KafkaOauthConfig, KafkaSaslConfig, SaslMe
 use presenceroute_core::routing::RoutingTable;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::credentials::tests::Files;
@@ -249,17 +251,70 @@ async fn waiting_events_are_rejected_at_once_without_authorization() {
     assert!(sent.elapsed() < publisher.publish_timeout() / 2, "{:?}", sent.elapsed());
 }
 
-#[tokio::test]
-async fn a_token_that_cannot_be_fetched_is_named_in_the_report() {
-    let files = Files::new();
+/// OAUTHBEARER to these brokers, with tokens of `http://TOKEN_ENDPOINT/token`.
+fn by_oauth(files: &Files, brokers: &str, token_endpoint: &str, extensions: &[(&str, &str)]) -> KafkaConfig {
     let oauth = KafkaOauthConfig {
-        token_endpoint_url: "http://127.0.0.1:1/token".into(),
+        token_endpoint_url: format!("http://{token_endpoint}/token"),
         scope: None,
+        extensions: extensions.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         ca_file: None,
     };
     let sasl = KafkaSaslConfig { oauth: Some(oauth), ..files.sasl(SaslMechanism::OauthBearer, "hush") };
-    let bootstrap_servers = vec!["127.0.0.1:1".into()];
-    let kafka = KafkaConfig { bootstrap_servers, sasl: Some(sasl), ..KafkaConfig::default() };
+    KafkaConfig { bootstrap_servers: vec![brokers.into()], sasl: Some(sasl), ..KafkaConfig::default() }
+}
+
+/// Gives whoever asks the token `t`.
+async fn give_token(endpoint: TcpListener) {
+    let (mut stream, _) = endpoint.accept().await.unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"grant_type=client_credentials") {
+        stream.read_buf(&mut request).await.unwrap();
+    }
+    let grant = r#"{"access_token":"t","expires_in":60}"#;
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{grant}", grant.len());
+    stream.write_all(answer.as_bytes()).await.unwrap();
+}
+
+/// What a client authenticates with, at a broker that speaks no more of Kafka's protocol than that takes.
+async fn authentication(broker: TcpListener) -> String {
+    // Of SaslHandshake, ApiVersions and SaslAuthenticate: the lowest and the highest version.
+    const API_VERSIONS: &[u8] = b"\0\0\x04\0\x11\0\0\0\x01\0\0\x12\0\0\0\x03\0\0\x24\0\0\0\x01\0\0\0\0\0\0";
+    const HANDSHAKE: &[u8] = b"\0\0\0\0\0\x01\0\x0bOAUTHBEARER";
+    let (mut stream, _) = broker.accept().await.unwrap();
+    loop {
+        let mut request = vec![0; usize::try_from(stream.read_i32().await.unwrap()).unwrap()];
+        stream.read_exact(&mut request).await.unwrap();
+        let response = match i16::from_be_bytes([request[0], request[1]]) {
+            18 => API_VERSIONS,
+            17 => HANDSHAKE,
+            36 => return String::from_utf8_lossy(&request).into_owned(),
+            other => panic!("unexpected request {other}"),
+        };
+        let response = [&request[4..8], response].concat();
+        stream.write_i32(i32::try_from(response.len()).unwrap()).await.unwrap();
+        stream.write_all(&response).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sasl_extensions_go_with_the_token() {
+    let listen = || TcpListener::bind("127.0.0.1:0");
+    let (broker, endpoint) = (listen().await.unwrap(), listen().await.unwrap());
+    let at = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    let extensions = [("logicalCluster", "lkc-1"), ("identityPoolId", "pool 2")];
+    let files = Files::new();
+    let kafka = by_oauth(&files, &at(&broker), &at(&endpoint), &extensions);
+    tokio::spawn(give_token(endpoint));
+    let _publisher = start(kafka, Limits::default(), Arc::new(Metrics::new())).await.unwrap();
+    let sent = tokio::time::timeout(Duration::from_secs(10), authentication(broker)).await.unwrap();
+    let expected = "auth=Bearer t\u{1}identityPoolId=pool 2\u{1}logicalCluster=lkc-1\u{1}\u{1}";
+    assert!(sent.ends_with(expected), "{sent:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_fetched_is_named_in_the_report() {
+    let files = Files::new();
+    let kafka = by_oauth(&files, "127.0.0.1:1", "127.0.0.1:1", &[]);
     let (publisher, _) = start(kafka, Limits::default(), Arc::new(Metrics::new())).await.unwrap();
     let reported = async {
         loop {

@@ -64,8 +64,8 @@ impl ClusterHealth {
         })
     }
 
-    /// The report for `/status`; `identity` is that of the producer in use.
-    pub(super) fn report(&self, identity: &KafkaIdentity) -> ClusterReport {
+    /// The report for `/status`; `identity` is that of the producer in use, and `throttled` says which broker delays it.
+    pub(super) fn report(&self, identity: &KafkaIdentity, throttled: Option<String>) -> ClusterReport {
         let (missing_topics, forbidden_topics) = (self.missing_topics(), self.forbidden_topics());
         let forbidden = forbidden_topics
             .iter()
@@ -73,7 +73,7 @@ impl ClusterHealth {
             .reduce(|all, one| format!("{all}. {one}"));
         let errors = [&self.unread_credentials, &self.credentials_error, &self.error];
         let error = errors.into_iter().find_map(Clone::clone).or(forbidden);
-        let kafka = KafkaReport { reachable: self.reachable, error };
+        let kafka = KafkaReport { reachable: self.reachable, error, throttled };
         ClusterReport { kafka, missing_topics, forbidden_topics }
     }
 

@@ -3,6 +3,7 @@
 //! What keeps numbers of its own registers a collector; this module knows none of them.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -65,6 +66,8 @@ pub struct Metrics {
     pub forbidden_topics: Family<TopicLabel, Gauge>,
     /// 1 while a broker answers.
     pub kafka_reachable: Gauge,
+    /// The delays that brokers announced because of quotas, in seconds.
+    pub kafka_throttle: Counter<f64, AtomicU64>,
     /// How often the producer was built anew, by cause.
     pub producer_rebuilds: Family<CauseLabel, Counter>,
     pub connections: Gauge,
@@ -211,6 +214,11 @@ impl Metrics {
                 "Whether Kafka does not let the relay write to a topic that the routing table names",
             ),
             kafka_reachable: metric(&mut registry, "kafka_reachable", "1 while a broker answers"),
+            kafka_throttle: metric(
+                &mut registry,
+                "kafka_throttle_seconds",
+                "By how many seconds brokers delayed requests of the relay because it exceeds a quota",
+            ),
             producer_rebuilds: metric(&mut registry, "producer_rebuilds", "Kafka producers built anew"),
             connections: metric(&mut registry, "connections", "Open connections of senders"),
             registry: Mutex::new(registry),

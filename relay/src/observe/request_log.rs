@@ -68,7 +68,7 @@ impl RequestLog {
 
     /// A request was rejected.
     pub fn rejected(&self, problem: &Problem, trace: Trace<'_>) {
-        let Problem { kind, detail, event_id } = problem;
+        let Problem { kind, detail, event_id, .. } = problem;
         let event_id = event_id.as_deref().map(Escaped).map(tracing::field::display);
         let (route, status) = (self.route.as_deref(), kind.status().as_u16());
         let (outcome, trace_id) = (kind.name(), trace.id());

@@ -100,10 +100,11 @@ impl Cluster {
     pub(crate) fn sasl(&self, mechanism: SaslMechanism, user: &str, secret: &Path) -> KafkaConfig {
         let sasl = KafkaSaslConfig {
             mechanism,
-            username_file: secret.join("username"),
+            username_file: Some(secret.join("username")),
             username: Some(user.to_owned()),
-            password_file: secret.join("password"),
+            password_file: Some(secret.join("password")),
             oauth: None,
+            aws_msk_iam: None,
         };
         KafkaConfig { bootstrap_servers: servers(&self.sasl), sasl: Some(sasl), ..self.tls() }
     }
@@ -180,6 +181,28 @@ fn run(arguments: &[String]) {
     assert!(output.status.success(), "kafka {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A producer quota of a client, lifted at the end.
+pub(crate) struct Quota(String);
+
+impl Quota {
+    /// So many bytes a second for producers with this `client.id`.
+    pub(crate) async fn set(client: &str, bytes_per_second: u32) -> Self {
+        harness(&["quota", client, &bytes_per_second.to_string()]).await;
+        Self(client.to_owned())
+    }
+
+    pub(crate) async fn lift(self) {
+        harness(&["quota", &self.0, "none"]).await;
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        run(&["quota".into(), self.0.clone(), "none".into()]);
+    }
+}
+
 /// What is done to the brokers, undone at the end.
 pub(crate) struct Surgery {
     hanging: Vec<i32>,
@@ -203,6 +226,13 @@ impl Surgery {
     pub(crate) async fn crash(&mut self, broker: i32) {
         self.dead.push(broker);
         harness(&["crash", &broker.to_string()]).await;
+    }
+
+    /// The broker shuts down as in a rolling restart, and comes back.
+    pub(crate) async fn restart(&mut self, broker: i32) {
+        self.dead.push(broker);
+        harness(&["stop", &broker.to_string()]).await;
+        self.start(broker).await;
     }
 
     /// The dead broker loses the last records of a topic, as if its disk had not got them.

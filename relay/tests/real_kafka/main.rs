@@ -20,7 +20,9 @@ mod credentials;
 mod faults;
 mod oauth;
 mod refusals;
+mod rolling_restart;
 mod rotation;
 mod sender;
 #[path = "../support/mod.rs"]
 mod support;
+mod throttling;

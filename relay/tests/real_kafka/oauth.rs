@@ -57,7 +57,15 @@ impl TokenEndpoint {
         std::fs::write(secret.join("username"), "relays-client").unwrap();
         std::fs::write(secret.join("password"), "hush").unwrap();
         let mut kafka = cluster.sasl(SaslMechanism::OauthBearer, USER, secret);
-        let oauth = KafkaOauthConfig { token_endpoint_url: self.url.clone(), scope: None, ca_file: None };
+        let oauth = KafkaOauthConfig {
+            token_endpoint_url: self.url.clone(),
+            scope: None,
+            // Those of Confluent Cloud; this broker takes whatever is well formed.
+            extensions: [("logicalCluster", "lkc-1"), ("identityPoolId", "pool-1")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
+            ca_file: None,
+        };
         kafka.sasl.as_mut().unwrap().oauth = Some(oauth);
         kafka
     }

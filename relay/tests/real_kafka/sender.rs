@@ -27,6 +27,8 @@ pub(crate) struct Sent {
     pub(crate) accepted: Vec<String>,
     /// How often each status was answered.
     pub(crate) statuses: BTreeMap<u16, usize>,
+    /// How often each problem was answered, by its name.
+    pub(crate) problems: BTreeMap<String, usize>,
 }
 
 impl Flow {
@@ -65,6 +67,7 @@ async fn send(relay: SocketAddr, agent: usize, pause: Duration, stop: Arc<Atomic
                 break;
             }
             assert_eq!(answer.status, 503, "{}", answer.body);
+            *sent.problems.entry(answer.problem()).or_default() += 1;
             tokio::time::sleep(RETRY_AFTER).await;
         }
         sent.accepted.push(id);
@@ -85,6 +88,15 @@ impl Outcome {
         let mut all = BTreeMap::new();
         for (status, count) in self.agents.iter().flat_map(|agent| &agent.statuses) {
             *all.entry(*status).or_default() += count;
+        }
+        all
+    }
+
+    /// How often each problem was answered, by its name.
+    pub(crate) fn problems(&self) -> BTreeMap<&str, usize> {
+        let mut all = BTreeMap::new();
+        for (problem, count) in self.agents.iter().flat_map(|agent| &agent.problems) {
+            *all.entry(problem.as_str()).or_default() += count;
         }
         all
     }

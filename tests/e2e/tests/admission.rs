@@ -61,7 +61,7 @@ spec:
     ingress: {className: nginx, annotations: {a: b}, tlsSecretName: tls}
   routes:
   - {eventType: "presence:state:changed", topic: states}
-  - {eventType: "presence:*", topic: all, when: "attributes.presence == 'AVAILABLE'", key: attributes.user.id}
+  - {eventType: "presence:*", topic: all, when: "attributes.presence == 'AVAILABLE'", key: attributes.user.id, contentMode: Structured}
   unmatched: {action: DeadLetter, topic: rest}
   kafka:
     bootstrapServers: ["kafka-0:9092", "[2001:db8::1]:9092"]
@@ -85,7 +85,9 @@ spec:
     imagePullSecrets: [{name: registry}]
     image: example.com/relay:1
     logLevel: debug
-    networkPolicy: {ingressFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}
+    networkPolicy:
+      ingressFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]
+      additionalEgress: [{to: [{ipBlock: {cidr: 10.2.0.0/16}}], ports: [{protocol: TCP, port: 9094, endPort: 9097}]}]
   suspend: true
   deletionPolicy: Retain
 "#;

@@ -218,6 +218,10 @@ fn check_fields(
     at: &FieldPath,
     violations: &mut Vec<Violation>,
 ) {
+    if schema.max_properties.is_some_and(|most| count(fields.len()) > most) {
+        let most = schema.max_properties.unwrap_or_default();
+        violations.push(Violation::blocking(at, format!("Too many: must have at most {most} items")));
+    }
     for name in schema.required.iter().flatten().filter(|name| !fields.contains_key(*name)) {
         violations.push(Violation::blocking(&at.child(name), "Required value"));
     }

@@ -207,13 +207,37 @@ fn metadata_is_checked_as_that_of_any_object() {
 }
 
 #[test]
+fn sasl_extensions_are_bounded_and_named_as_rfc_7628_says() {
+    let refused = |extensions: Value| {
+        let oauth = json!({"tokenEndpointUrl": "https://id.example.com/token", "extensions": extensions});
+        let sasl = json!({"mechanism": "OAUTHBEARER", "credentialsSecretRef": {"name": "a"}, "oauth": oauth});
+        refused("/spec/kafka/sasl", sasl)
+    };
+    assert_eq!(refused(json!({"logicalCluster": "lkc-1", "identityPoolId": "pool 1"})), [""; 0]);
+    let many: serde_json::Map<_, _> =
+        (b'a'..=b'q').map(|name| (char::from(name).to_string(), json!("x"))).collect();
+    for (wrong, cause) in [
+        (json!({"auth": "x"}), "must have 1 to 64 letters, and not be auth"),
+        (json!({"logical-cluster": "x"}), "must have 1 to 64 letters"),
+        (json!({"a": "x\u{1}y"}), "printable ASCII"),
+        (json!({"a": "é"}), "printable ASCII"),
+        (json!({"a": ""}), "at least 1 char"),
+        (json!({"a": "x".repeat(257)}), "at most 256 characters"),
+        (Value::Object(many), "at most 16 items"),
+    ] {
+        let found = refused(wrong.clone());
+        assert!(found.iter().any(|found| found.contains(cause)), "{wrong}: {found:?}");
+    }
+}
+
+#[test]
 fn the_status_is_only_checked_for_unknown_fields() {
     assert_eq!(refused("/status", json!({"routing": 1})), [""; 0]);
     assert_eq!(refused("/status", json!({"reddiness": 1})), ["status.reddiness: unknown field"]);
 }
 
 /// What `check` and `rules::check` enforce, and what has nothing to enforce.
-const KEYWORDS: [&str; 21] = [
+const KEYWORDS: [&str; 22] = [
     "additionalProperties",
     "default",
     "description",
@@ -222,6 +246,7 @@ const KEYWORDS: [&str; 21] = [
     "items",
     "maxItems",
     "maxLength",
+    "maxProperties",
     "maximum",
     "minItems",
     "minLength",

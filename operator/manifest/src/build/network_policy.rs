@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
-    NetworkPolicySpec,
+    IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
+    NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -20,9 +20,16 @@ const OPERATOR_LABELS: [(&str, &str); 2] =
 /// The label that Kubernetes gives every namespace.
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
+/// The ports of DNS as pods have them: a policy sees a connection to a Service as one to the pod behind it, and OpenShift's
+/// DNS pods listen on 5353.
+const DNS_PORTS: [i32; 2] = [53, 5353];
+
+/// Where the EKS Pod Identity Agent listens on each node.
+const POD_IDENTITY_AGENT: [&str; 2] = ["169.254.170.23/32", "fd00:ec2::23/128"];
+
 /// Builds it: events from the given peers, the admin port from the operator's pods in their namespace and the given
 /// scrapers, out to DNS and to the ports of the brokers, of their token endpoint and of the collector. They are named by
-/// host, which a NetworkPolicy cannot select, hence by port alone, each once.
+/// host, which a NetworkPolicy cannot select, hence by port alone, each once. Further rules out are the spec's own.
 pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPolicy> {
     let wanted = model.relay.network_policy.as_ref()?;
     let operator = NetworkPolicyPeer {
@@ -48,6 +55,9 @@ pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPo
         .filter_map(|url| Some(Url::parse(url).ok()?.port_or_known_default()?.into()));
     let called: BTreeSet<i32> = broker_ports.chain(url_ports).collect();
     let called = called.into_iter().map(|number| port("TCP", number)).collect();
+    let dns = DNS_PORTS.into_iter().flat_map(|number| ["UDP", "TCP"].map(|protocol| port(protocol, number)));
+    let open = |ports| NetworkPolicyEgressRule { to: None, ports: Some(ports) };
+    let egress = [open(dns.collect()), open(called)].into_iter().chain(aws_credentials(model));
     Some(NetworkPolicy {
         metadata: metadata(model, relay_name(&model.name)),
         spec: Some(NetworkPolicySpec {
@@ -63,12 +73,25 @@ pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPo
                     ports: Some(vec![port("TCP", ADMIN_PORT)]),
                 },
             ]),
-            egress: Some(vec![
-                NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },
-                NetworkPolicyEgressRule { to: None, ports: Some(called) },
-            ]),
+            egress: Some(egress.chain(wanted.additional_egress.iter().cloned()).collect()),
         }),
     })
+}
+
+/// Out to where pods get the credentials of their IAM role: AWS STS for IRSA, the agent on the node for EKS Pod Identity.
+fn aws_credentials(model: &Model) -> Vec<NetworkPolicyEgressRule> {
+    let sasl = model.config.kafka.sasl.as_ref();
+    if !sasl.is_some_and(|sasl| sasl.aws_msk_iam.is_some() && sasl.password_file.is_none()) {
+        return Vec::new();
+    }
+    let agent = POD_IDENTITY_AGENT.map(|cidr| NetworkPolicyPeer {
+        ip_block: Some(IPBlock { cidr: cidr.into(), except: None }),
+        ..NetworkPolicyPeer::default()
+    });
+    vec![
+        NetworkPolicyEgressRule { to: None, ports: Some(vec![port("TCP", 443)]) },
+        NetworkPolicyEgressRule { to: Some(agent.into()), ports: Some(vec![port("TCP", 80)]) },
+    ]
 }
 
 fn port(protocol: &str, number: i32) -> NetworkPolicyPort {

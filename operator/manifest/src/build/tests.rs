@@ -38,6 +38,11 @@ kind: Secret
 metadata: {name: relay-tls}
 stringData: {tls.crt: pem, tls.key: pem}
 ---
+apiVersion: v1
+kind: Secret
+metadata: {name: access-key}
+stringData: {username: AKIDEXAMPLE, password: secret}
+---
 "#;
 
 /// A manifest with `extra` inside its spec, at two spaces of indentation.
@@ -308,7 +313,10 @@ async fn a_network_policy_opens_only_the_ports_that_are_needed() {
     ]);
     assert_eq!(open["ingress"], expected);
     let expected = json!([
-        {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
+        {"ports": [
+            {"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"},
+            {"port": 5353, "protocol": "UDP"}, {"port": 5353, "protocol": "TCP"},
+        ]},
         {"ports": [{"port": 9092, "protocol": "TCP"}, {"port": 9093, "protocol": "TCP"}]},
     ]);
     assert_eq!(open["egress"], expected);
@@ -317,6 +325,20 @@ async fn a_network_policy_opens_only_the_ports_that_are_needed() {
     let narrow = policy(narrow).await;
     assert_eq!(narrow["ingress"][0]["from"], json!([{"ipBlock": {"cidr": "10.0.0.0/8"}}]));
     assert_eq!(narrow["ingress"][1]["from"], json!([operator, {"namespaceSelector": {}}]));
+}
+
+#[tokio::test]
+async fn further_egress_is_added_to_a_network_policy() {
+    let rules = json!([
+        {"ports": [{"protocol": "TCP", "port": 9094, "endPort": 9097}]},
+        {"to": [{"ipBlock": {"cidr": "10.2.0.0/16"}}], "ports": [{"protocol": "TCP", "port": "broker"}]},
+    ]);
+    let relay = format!("\n  relay: {{networkPolicy: {{additionalEgress: {rules}}}}}");
+    let with_rules = objects(&format!("{}{relay}", defaults())).await;
+    let without = objects(&format!("{}\n  relay: {{networkPolicy: {{}}}}", defaults())).await;
+    let egress = |objects| find(objects, "NetworkPolicy")["spec"]["egress"].as_array().unwrap().clone();
+    assert_eq!(egress(&with_rules)[..2], egress(&without));
+    assert_eq!(egress(&with_rules)[2..], *rules.as_array().unwrap());
 }
 
 #[tokio::test]
@@ -403,6 +425,76 @@ async fn oauthbearer_mounts_the_token_endpoints_ca() {
     assert_eq!(secrets, ["contact-centre-signing", "kafka-user", "cluster-ca"]);
     let ports = find(&objects, "NetworkPolicy").pointer("/spec/egress/1/ports").unwrap();
     assert_eq!(ports, &json!([{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 9093}]));
+}
+
+#[tokio::test]
+async fn msk_iam_needs_no_secret_and_opens_the_way_to_credentials() {
+    let kafka = |more: &str| {
+        format!(
+            "{ENDPOINT}
+  kafka:
+    bootstrapServers: ['b-1.events.kafka.eu-west-1.amazonaws.com:9098']
+    tls: {{}}
+    sasl: {{mechanism: AWS_MSK_IAM, awsMskIam: {{region: eu-west-1}}{more}}}
+  relay: {{networkPolicy: {{}}}}"
+        )
+    };
+    let by_role = objects(&kafka("")).await;
+    let expected = json!([
+        {"ports": [{"protocol": "TCP", "port": 9098}]},
+        {"ports": [{"protocol": "TCP", "port": 443}]},
+        {
+            "to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}, {"ipBlock": {"cidr": "fd00:ec2::23/128"}}],
+            "ports": [{"protocol": "TCP", "port": 80}],
+        },
+    ]);
+    assert_eq!(
+        find(&by_role, "NetworkPolicy")["spec"]["egress"].as_array().unwrap()[1..],
+        *expected.as_array().unwrap()
+    );
+    let config = |objects: &[DynamicObject]| {
+        let is_config = |object: &&DynamicObject| object.types.as_ref().unwrap().kind == "ConfigMap";
+        let config = objects.iter().filter(is_config).find(|object| object.name_any().ends_with("-relay"));
+        config.unwrap().data["data"]["relay.yaml"].as_str().unwrap().to_owned()
+    };
+    let yaml = config(&by_role);
+    assert!(yaml.contains("AWS_MSK_IAM") && yaml.contains("region: eu-west-1"), "{yaml}");
+    assert!(!yaml.contains("File"), "{yaml}");
+
+    let by_key = objects(&kafka(", credentialsSecretRef: {name: access-key}")).await;
+    assert_eq!(find(&by_key, "NetworkPolicy")["spec"]["egress"].as_array().unwrap().len(), 2);
+    let yaml = config(&by_key);
+    assert!(yaml.contains("/kafka/sasl/username") && !yaml.contains("username: access-key"), "{yaml}");
+}
+
+#[tokio::test]
+async fn msk_iam_is_refused_without_tls_region_or_with_half_a_key() {
+    let problems = async |kafka: &str| {
+        let kafka = format!("{ENDPOINT}\n  kafka: {{bootstrapServers: ['a:9098'], {kafka}}}");
+        match validated(&manifest(&kafka)).await {
+            Ok(model) => model.mount_problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            Err(problems) => problems.iter().map(ToString::to_string).collect(),
+        }
+    };
+    for (kafka, cause) in [
+        (
+            "sasl: {mechanism: AWS_MSK_IAM, awsMskIam: {region: eu-west-1}}",
+            "spec.kafka: sasl.mechanism AWS_MSK_IAM needs tls",
+        ),
+        ("tls: {}, sasl: {mechanism: AWS_MSK_IAM}", "spec.kafka.sasl: awsMskIam must be set"),
+        (
+            "tls: {}, sasl: {mechanism: PLAIN, credentialsSecretRef: {name: kafka-user}, awsMskIam: {region: eu-west-1}}",
+            "spec.kafka.sasl: awsMskIam must be set",
+        ),
+        ("tls: {}, sasl: {mechanism: PLAIN}", "spec.kafka.sasl: credentialsSecretRef must be set"),
+        (
+            "tls: {}, sasl: {mechanism: AWS_MSK_IAM, awsMskIam: {region: eu-west-1}, credentialsSecretRef: {name: kafka-user}}",
+            r#"Secret "kafka-user" has no key "username""#,
+        ),
+    ] {
+        let found = problems(kafka).await;
+        assert!(found.len() == 1 && found[0].starts_with(cause), "{kafka}: {found:?}");
+    }
 }
 
 #[tokio::test]

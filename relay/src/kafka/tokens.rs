@@ -1,0 +1,168 @@
+//! Tokens for SASL OAUTHBEARER: a producer always has one that is valid, whoever issues them.
+//!
+//! librdkafka can fetch tokens itself where it is built with libcurl, which would be a second HTTP client and one more
+//! TLS configuration in the process. The relay gets each token with the client that it has, hands it to its producer and
+//! gets the next one before it expires.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use presenceroute_runtime::tls_provider::install_crypto_provider;
+use reqwest::{Certificate, redirect};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::callbacks::Callbacks;
+use super::librdkafka::{self, Client};
+#[cfg(feature = "kafka-msk-iam")]
+use super::msk_iam::{MskIam, MskIamError};
+use super::oauth::{OauthClient, OauthError};
+
+/// How long a server may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first and the longest wait before it is asked again after a failure.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// Who issues a producer's tokens. It cannot be printed.
+#[derive(Clone, PartialEq)]
+pub(super) enum TokenSource {
+    /// An OAuth server.
+    Oauth(OauthClient),
+    /// The relay itself, with AWS credentials.
+    #[cfg(feature = "kafka-msk-iam")]
+    MskIam(MskIam),
+}
+
+/// A token, whose it is, and when it expires.
+pub(super) struct Token {
+    pub(super) value: SecretString,
+    pub(super) principal: String,
+    /// In milliseconds since 1970.
+    pub(super) expires: i64,
+    pub(super) renew_after: Duration,
+}
+
+/// Why there is no token. It never holds a secret or a token.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TokenError {
+    #[error("no HTTP client to get tokens with: {0}; check kafka.sasl.oauth's CA")]
+    HttpClient(String),
+    #[error(transparent)]
+    Oauth(#[from] OauthError),
+    #[cfg(feature = "kafka-msk-iam")]
+    #[error(transparent)]
+    MskIam(#[from] MskIamError),
+    #[error("the Kafka client does not take the token: {0}")]
+    NotTaken(String),
+}
+
+/// Keeps a producer supplied with tokens, for as long as it is polled.
+pub(super) async fn supply(producer: Client<Callbacks>, source: TokenSource) {
+    let mut retry = FIRST_RETRY;
+    let http = loop {
+        match source.http_client() {
+            Ok(http) => break http,
+            Err(error) => report(&producer, &error),
+        }
+        tokio::time::sleep(LAST_RETRY).await;
+    };
+    loop {
+        let supplied = source.token(&http).await.and_then(|token| {
+            let Token { value, principal, expires, renew_after } = token;
+            let extensions = source.extensions();
+            librdkafka::set_token(&producer, &principal, value.expose_secret(), expires, extensions)
+                .map_err(TokenError::NotTaken)?;
+            Ok(renew_after)
+        });
+        match supplied {
+            Ok(renew_after) => {
+                producer.client().context().set_token_error(None);
+                retry = FIRST_RETRY;
+                tokio::time::sleep(renew_after).await;
+            }
+            Err(error) => {
+                report(&producer, &error);
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(LAST_RETRY);
+            }
+        }
+    }
+}
+
+fn report(producer: &Client<Callbacks>, error: &TokenError) {
+    let error = error.to_string();
+    // In the library's own words.
+    producer
+        .client()
+        .context()
+        .set_token_error(Some(format!("Failed to acquire SASL OAUTHBEARER token: {error}")));
+    librdkafka::set_token_failure(producer, &error);
+}
+
+impl TokenSource {
+    /// The user, which is no secret; none where it is an IAM role.
+    pub(super) fn user(&self) -> Option<&str> {
+        match self {
+            Self::Oauth(client) => Some(&client.id),
+            #[cfg(feature = "kafka-msk-iam")]
+            Self::MskIam(_) => None,
+        }
+    }
+
+    fn extensions(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        match self {
+            Self::Oauth(client) => &client.extensions,
+            #[cfg(feature = "kafka-msk-iam")]
+            Self::MskIam(_) => &NONE,
+        }
+    }
+
+    fn http_client(&self) -> Result<reqwest::Client, TokenError> {
+        match self {
+            Self::Oauth(client) => http_client(client.ca_pem.as_deref(), &client.token_endpoint),
+            #[cfg(feature = "kafka-msk-iam")]
+            Self::MskIam(_) => http_client(None, "https://sts.amazonaws.com"),
+        }
+    }
+
+    async fn token(&self, http: &reqwest::Client) -> Result<Token, TokenError> {
+        Ok(match self {
+            Self::Oauth(client) => client.fetch(http).await?,
+            #[cfg(feature = "kafka-msk-iam")]
+            Self::MskIam(iam) => iam.token(http, SystemTime::now()).await?,
+        })
+    }
+}
+
+/// A client for `url`, which trusts this CA, or those of the system.
+pub(super) fn http_client(ca_pem: Option<&str>, url: &str) -> Result<reqwest::Client, TokenError> {
+    install_crypto_provider();
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("presenceroute-relay/", env!("CARGO_PKG_VERSION")))
+        .timeout(TIMEOUT)
+        // A redirect would carry the credentials elsewhere.
+        .redirect(redirect::Policy::none());
+    let builder = match ca_pem {
+        Some(pem) => builder.tls_certs_only(Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default()),
+        None if url.starts_with("http:") => builder.tls_certs_only([]),
+        None => builder,
+    };
+    builder.build().map_err(|error| TokenError::HttpClient(cause(&error)))
+}
+
+/// The innermost cause; those around it repeat the URL.
+pub(super) fn cause(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    if error.is_timeout() { "it does not answer in time".into() } else { innermost.to_string() }
+}
+
+/// A time as tokens have it: in milliseconds since 1970.
+pub(super) fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
