@@ -9,6 +9,7 @@ mod cluster;
 mod completion;
 mod counters;
 mod explain;
+mod format;
 mod overview;
 mod route_name;
 mod routes;

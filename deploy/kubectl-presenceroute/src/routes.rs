@@ -4,11 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::format::Format;
 use presenceroute_core::event::{Event, EventError};
 use presenceroute_core::routing::{Router, RoutingError, RoutingTable};
 use presenceroute_manifest::admission::admit_route;
 use presenceroute_manifest::document::{Manifest, ManifestError};
-use presenceroute_manifest::lint::command::Format;
 use presenceroute_manifest::validate::routing_table;
 
 use crate::cluster::{Cluster, ClusterError};

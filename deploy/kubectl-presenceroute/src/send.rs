@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::format::Format;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -21,7 +22,6 @@ use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::status::SigningPhase;
 use presenceroute_manifest::build::EVENTS_PORT;
 use presenceroute_manifest::dereference::{SecretProblem, signing_secret};
-use presenceroute_manifest::lint::command::Format;
 use reqwest::ClientBuilder;
 use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::format::Format;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
-use presenceroute_manifest::lint::command::Format;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Cluster, ClusterError, is_ready};
