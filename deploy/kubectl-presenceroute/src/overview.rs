@@ -55,7 +55,8 @@ pub(crate) fn lines(routes: &[PresenceRoute]) -> Vec<Line> {
 /// The lines as a table, with the namespaces where there may be several. Of a route that is ready the message says nothing
 /// new.
 pub(crate) fn render(lines: &[Line], with_namespaces: bool) -> String {
-    let mut rows = vec![["NAMESPACE", "NAME", "READY", "REASON", "ROUTES", "PODS", "MESSAGE"].map(str::to_owned)];
+    let mut rows =
+        vec![["NAMESPACE", "NAME", "READY", "REASON", "ROUTES", "PODS", "MESSAGE"].map(str::to_owned)];
     rows.extend(lines.iter().map(row));
     let columns = if with_namespaces { 0..7 } else { 1..7 };
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
@@ -145,7 +146,11 @@ mod tests {
     #[test]
     fn every_route_has_a_line_and_what_is_wrong_is_said() {
         let routes = [
-            route("sales", "desk", &status("False", "KafkaUnreachable", "0 of 2 relay pods are ready: \u{1b}[31mno\n")),
+            route(
+                "sales",
+                "desk",
+                &status("False", "KafkaUnreachable", "0 of 2 relay pods are ready: \u{1b}[31mno\n"),
+            ),
             route("presence", "contact-centre", &status("True", "Ready", "the relays serve revision r")),
             route("presence", "new", &json!({})),
             route("sales", "home", &status("True", "Unverified", "cannot be verified now")),

@@ -119,7 +119,11 @@ fn signing(snapshot: &Snapshot, now: Timestamp) -> String {
             (UNSURE, format!("Distributing: waiting for every relay to accept {what}"))
         }
         SigningPhase::Registering => {
-            let what = if is_first { "waiting to register" } else { "updating the registration with the new secret" };
+            let what = if is_first {
+                "waiting to register"
+            } else {
+                "updating the registration with the new secret"
+            };
             (UNSURE, format!("Registering: {what}"))
         }
         SigningPhase::Retiring => {

@@ -37,7 +37,10 @@ async fn an_ingress_without_an_address_is_not_registered() {
     stage.apply(behind_ingress(&stage, "outside")).await;
     stage.condition("outside", "RoutingLive", "True", "Live").await;
     let message = stage.condition("outside", "EndpointExposed", "False", "AddressPending").await;
-    assert!(message.contains(&format!("Ingress/outside-relay (class {CLASS:?}) has no address")), "{message}");
+    assert!(
+        message.contains(&format!("Ingress/outside-relay (class {CLASS:?}) has no address")),
+        "{message}"
+    );
     let message = stage.condition("outside", "Registered", "False", "Waiting").await;
     assert!(message.contains("EndpointExposed names what is missing"), "{message}");
     operator.is_quiet().await;
@@ -49,7 +52,10 @@ async fn an_ingress_without_an_address_is_not_registered() {
     stage.is_ready("outside").await;
     let status = stage.routes().get("outside").await.unwrap().status.unwrap();
     let endpoint = status.endpoint.unwrap();
-    assert_eq!((endpoint.exposed_by.as_str(), endpoint.addresses), ("Ingress/outside-relay", vec!["192.0.2.1".into()]));
+    assert_eq!(
+        (endpoint.exposed_by.as_str(), endpoint.addresses),
+        ("Ingress/outside-relay", vec!["192.0.2.1".into()])
+    );
 
     // An address that is lost takes the route out of Ready, and nothing at Genesys Cloud; a restart changes neither.
     stage.report("Ingress", "outside-relay", addresses(&[])).await;
