@@ -283,7 +283,8 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     let apply_error = apply::refusal_of(applied)?;
     let delays = delays(&model, context);
     let exposure = exposure(route, &model, context);
-    let mut state = ReconcileState { model, rotation, revisions, apply_error, exposure, delays, name_pending };
+    let mut state =
+        ReconcileState { model, rotation, revisions, apply_error, exposure, delays, name_pending };
 
     let Some(relays) = sync_relays(route, &state, context).await? else {
         return Ok(Action::requeue(LIVE_POLL));

@@ -147,11 +147,13 @@ impl ExposureJudge {
     pub fn judge(&self, report: Report, past: Past<'_>) -> Exposure {
         match report {
             Report::ServiceOnly(object) => {
-                let message = format!("{object} is all that the route makes; what leads to it is not watched");
+                let message =
+                    format!("{object} is all that the route makes; what leads to it is not watched");
                 Exposure::is(object, "ServiceOnly", message)
             }
             Report::NotCreated(object) => {
-                let message = format!("{object} does not exist yet; RelayAvailable says why, if it is refused");
+                let message =
+                    format!("{object} does not exist yet; RelayAvailable says why, if it is refused");
                 Exposure::is_not(object, "NotCreated", message)
             }
             Report::Addresses { object, class, addresses } => {
@@ -502,9 +504,6 @@ mod tests {
     #[test]
     fn a_service_alone_is_exposed_by_others() {
         let report = Report::ServiceOnly("Service/one-relay".into());
-        assert_eq!(
-            judged(&ExposureJudge::new(MINUTE), report, Past::default()),
-            (true, "ServiceOnly")
-        );
+        assert_eq!(judged(&ExposureJudge::new(MINUTE), report, Past::default()), (true, "ServiceOnly"));
     }
 }

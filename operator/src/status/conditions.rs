@@ -500,7 +500,9 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
         RegistrationState::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
         RegistrationState::Unverified(Failure { reason, message, .. }) => Finding::unknown(
             *reason,
-            format!("the registration was as the spec asks when it was last verified, and cannot be verified now: {message}"),
+            format!(
+                "the registration was as the spec asks when it was last verified, and cannot be verified now: {message}"
+            ),
         ),
         RegistrationState::Registered { left, .. } if facts.suspended => {
             let left = left.as_ref().map(|left| format!("; {left}")).unwrap_or_default();
@@ -846,8 +848,15 @@ mod tests {
     fn a_registration_that_cannot_be_verified_leaves_the_route_ready() {
         let facts = || RouteFacts { call_secret_problems: vec![missing_key()], ..ready_facts(unverified()) };
         let registered = condition(facts(), None, "Registered");
-        assert_eq!((registered.status.as_str(), registered.reason.as_str()), ("Unknown", "SecretsUnresolved"));
-        assert!(registered.message.contains("cannot be verified now: Secret \"oauth\""), "{}", registered.message);
+        assert_eq!(
+            (registered.status.as_str(), registered.reason.as_str()),
+            ("Unknown", "SecretsUnresolved")
+        );
+        assert!(
+            registered.message.contains("cannot be verified now: Secret \"oauth\""),
+            "{}",
+            registered.message
+        );
         assert_eq!(condition(facts(), None, "SecretsResolved").status, "False");
         let ready = condition(facts(), None, "Ready");
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", UNVERIFIED));

@@ -55,9 +55,9 @@ pub(crate) async fn report(stage: &Stage, name: &str, conditions: &[(&str, &str,
             })
         })
         .collect();
-    let parents = live.data["spec"]["parentRefs"].as_array().unwrap().iter().map(|parent| {
-        json!({"parentRef": parent, "controllerName": "example.com/test", "conditions": conditions})
-    });
+    let parents = live.data["spec"]["parentRefs"].as_array().unwrap().iter().map(
+        |parent| json!({"parentRef": parent, "controllerName": "example.com/test", "conditions": conditions}),
+    );
     let parents: Vec<_> = parents.collect();
     stage.report("HTTPRoute", name, json!({"parents": parents})).await;
 }

@@ -53,7 +53,8 @@ async fn a_route_stays_ready_while_its_oauth_secret_lacks_a_key() {
     stage.condition("new", "Ready", "False", "SecretsUnresolved").await;
     stage.condition("new", "Registered", "False", "SecretsUnresolved").await;
     // Nor is what the registration does not have yet.
-    let edit = json!({"spec": {"source": {"webhook": {"eventTypes": ["presence:state:changed", "presence:new"]}}}});
+    let edit =
+        json!({"spec": {"source": {"webhook": {"eventTypes": ["presence:state:changed", "presence:new"]}}}});
     stage.patch("PresenceRoute", "kept", edit).await;
     stage.condition("kept", "Ready", "False", "SecretsUnresolved").await;
 

@@ -44,7 +44,8 @@ fn table(text: &str) -> String {
     for line in text.lines() {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
             metrics.entry(name.to_owned()).or_default().help = help.trim_end_matches('.').to_owned();
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
             metrics.entry(name.to_owned()).or_default().kind = kind.to_owned();
         } else if !line.starts_with('#') {
             let series = line.split([' ', '{']).next().unwrap_or_default();
@@ -73,7 +74,8 @@ fn table(text: &str) -> String {
 
 /// The names of a series' labels. Their values have neither a quote nor a brace where a page is made.
 fn labels(line: &str) -> impl Iterator<Item = String> {
-    let inner = line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(inner, _)| inner);
+    let inner =
+        line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(inner, _)| inner);
     inner.split("\",").filter_map(|label| label.split_once('=')).map(|(name, _)| name.to_owned())
 }
 

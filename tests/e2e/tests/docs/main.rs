@@ -77,8 +77,11 @@ fn readme_is_run() -> Outcome {
     let install = readme.split("\n## Install\n").nth(1).unwrap_or_default();
     let install = install.split("\n## ").next().unwrap_or_default();
     let commands: Vec<_> = markdown::blocks(install).into_iter().map(|block| block.text).collect();
-    let missing: Vec<_> =
-        commands.iter().flat_map(|text| text.lines()).filter(|line| !line.is_empty() && !run.contains(line)).collect();
+    let missing: Vec<_> = commands
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter(|line| !line.is_empty() && !run.contains(line))
+        .collect();
     ensure(!commands.is_empty() && missing.is_empty(), || {
         format!("README.md, Install: no block of docs/install.md or docs/first-route.md has {missing:#?}")
     })

@@ -83,7 +83,9 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         let listed = answer(&["status"])?;
         let lines = listed.as_array().cloned().unwrap_or_default();
         let line = lines.iter().find(|line| line["name"] == route.name.as_str());
-        ensure(line.is_some_and(|line| line["ready"] == "True" && line["pods"] == "2/2"), || listed.to_string())?;
+        ensure(line.is_some_and(|line| line["ready"] == "True" && line["pods"] == "2/2"), || {
+            listed.to_string()
+        })?;
         let table = plugin.run(&["presenceroute", "status", "-A"])?.well()?;
         ensure(table.starts_with("NAMESPACE") && table.contains(&route.name), || table.clone())
     })?;
