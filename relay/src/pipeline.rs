@@ -5,6 +5,7 @@
 
 pub mod table;
 
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
@@ -109,16 +110,17 @@ impl Pipeline {
         }
         let routed_at = Instant::now();
         self.metrics.stages.verify.observe(seconds(routed_at.duration_since(received)));
-        match routed.decision {
+        // By reference: every request's future has room for what is moved out of it.
+        match &routed.decision {
             Decision::Publish(targets) => {
                 self.check_open()?;
-                self.publisher.publish(record, &targets, routed_at, receipt).await?;
+                self.publisher.publish(record, targets, routed_at, receipt).await?;
                 Ok(Delivered::Published)
             }
             Decision::DeadLetter(target) => {
                 self.check_open()?;
                 let record = Record { unrouted_by: Some(router.table().revision()), ..*record };
-                self.publisher.publish(&record, &[target], routed_at, receipt).await?;
+                self.publisher.publish(&record, slice::from_ref(target), routed_at, receipt).await?;
                 Ok(Delivered::DeadLettered)
             }
             Decision::Filtered => {
@@ -128,7 +130,7 @@ impl Pipeline {
                 Ok(Delivered::Filtered)
             }
             Decision::Drop => Ok(Delivered::Dropped),
-            Decision::Reject(status) => Err(unrouted(status, record.event, routed.is_named)),
+            Decision::Reject(status) => Err(unrouted(*status, record.event, routed.is_named)),
         }
     }
 

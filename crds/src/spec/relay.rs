@@ -191,8 +191,7 @@ pub struct NetworkPolicy {
     /// The peers that may read the metrics on port 9090 besides the operator. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics_from: Vec<NetworkPolicyPeer>,
-    /// Further egress rules. Needed where brokers advertise other ports than those of the bootstrap servers, and for AWS
-    /// STS with AWS_MSK_IAM.
+    /// Further egress rules. Needed where brokers advertise other ports than those of the bootstrap servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub additional_egress: Vec<NetworkPolicyEgressRule>,
