@@ -13,16 +13,30 @@ use presenceroute_core::event::Event;
 /// `ce_source` of an event that names none; CloudEvents requires one.
 const DEFAULT_SOURCE: &str = "genesys-cloud";
 
-/// An event on its way to Kafka.
+/// An event on its way to Kafka, or what came instead of one.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    pub event: &'a Event<'a>,
-    /// Its bytes as they were signed.
+    /// The event, unless the body is none.
+    pub event: Option<&'a Event<'a>>,
+    /// The bytes as they were signed.
     pub body: &'a Bytes,
     /// The trace context that goes into its headers.
     pub trace: Trace<'a>,
-    /// Set for the dead-letter topic: the revision of the table that has no route for the event.
-    pub unrouted_by: Option<&'a str>,
+    /// Set where the topic is one for what no route takes.
+    pub dead_letter: Option<&'a DeadLetter<'a>>,
+}
+
+/// Why a record is in a topic for what no route takes.
+#[derive(Clone, Copy)]
+pub struct DeadLetter<'a> {
+    /// The problem's name.
+    pub reason: &'a str,
+    /// The problem in words.
+    pub detail: Option<&'a str>,
+    /// The content encoding of the body, where it has one.
+    pub content_encoding: Option<&'a str>,
+    /// The revision of the table that decided so.
+    pub revision: &'a str,
 }
 
 /// Where Kafka has a record.
@@ -35,22 +49,31 @@ pub(super) struct Position {
 }
 
 impl Record<'_> {
-    /// The record's headers; `None` when there is no memory for them.
+    /// The event's id, or nothing where the body is no event.
+    pub(super) fn id(&self) -> &str {
+        self.event.map_or("", |event| event.id.as_ref())
+    }
+
+    /// The record's headers; `None` when there is no memory for them. A body that is no event has none of CloudEvents.
     pub(super) fn headers(&self) -> Option<Headers> {
         let event = self.event;
-        let time = event.timestamp.and_then(rfc3339);
-        let source = event.source.as_deref().map_or(Cow::Borrowed(DEFAULT_SOURCE), uri_reference);
+        let time = event.and_then(|event| rfc3339(event.timestamp?));
+        let source =
+            event.map(|event| event.source.as_deref().map_or(Cow::Borrowed(DEFAULT_SOURCE), uri_reference));
+        let dead_letter = self.dead_letter;
         let headers = [
-            ("ce_specversion", Some("1.0")),
-            ("ce_id", Some(event.id.as_ref())),
-            ("ce_source", Some(source.as_ref())),
-            ("ce_type", Some(event.event_type.as_ref())),
+            ("ce_specversion", event.map(|_| "1.0")),
+            ("ce_id", event.map(|event| event.id.as_ref())),
+            ("ce_source", source.as_deref()),
+            ("ce_type", event.map(|event| event.event_type.as_ref())),
             ("ce_time", time.as_deref()),
-            ("content-type", Some("application/json")),
+            ("content-type", event.map(|_| "application/json")),
+            ("content-encoding", dead_letter.and_then(|dead_letter| dead_letter.content_encoding)),
             ("traceparent", self.trace.parent),
             ("tracestate", self.trace.state),
-            ("presenceroute_reason", self.unrouted_by.map(|_| "unrouted")),
-            ("presenceroute_routing_revision", self.unrouted_by),
+            ("presenceroute_reason", dead_letter.map(|dead_letter| dead_letter.reason)),
+            ("presenceroute_detail", dead_letter.and_then(|dead_letter| dead_letter.detail)),
+            ("presenceroute_routing_revision", dead_letter.map(|dead_letter| dead_letter.revision)),
         ];
         Headers::new(headers.into_iter().filter_map(|(name, value)| Some((name, value?))))
     }
@@ -89,10 +112,10 @@ fn uri_reference(source: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    fn headers(body: &str, unrouted_by: Option<&str>) -> Vec<String> {
+    fn headers(body: &str, dead_letter: Option<&DeadLetter<'_>>) -> Vec<String> {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        let event = Event::parse(&body).unwrap();
-        let record = Record { event: &event, body: &body, trace: Trace::default(), unrouted_by };
+        let event = Event::parse(&body).ok();
+        let record = Record { event: event.as_ref(), body: &body, trace: Trace::default(), dead_letter };
         let headers = record.headers().unwrap().to_vec();
         headers.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
@@ -116,11 +139,32 @@ mod tests {
 
     #[test]
     fn required_headers_are_there_when_the_event_lacks_them() {
-        let headers = headers(r#"{"id":"1","eventType":"t"}"#, Some("r1"));
+        let dead_letter =
+            DeadLetter { reason: "unrouted", detail: None, content_encoding: None, revision: "r1" };
+        let headers = headers(r#"{"id":"1","eventType":"t"}"#, Some(&dead_letter));
         assert!(headers.contains(&"ce_source=genesys-cloud".to_owned()), "{headers:?}");
         assert!(headers.contains(&"presenceroute_reason=unrouted".to_owned()), "{headers:?}");
         assert!(headers.contains(&"presenceroute_routing_revision=r1".to_owned()), "{headers:?}");
         assert!(!headers.iter().any(|header| header.starts_with("ce_time")), "{headers:?}");
+    }
+
+    #[test]
+    fn a_body_that_is_no_event_has_its_reason_and_nothing_of_cloudevents() {
+        let dead_letter = DeadLetter {
+            reason: "encoding-unsupported",
+            detail: Some("why"),
+            content_encoding: Some("gzip"),
+            revision: "r1",
+        };
+        assert_eq!(
+            headers("not json", Some(&dead_letter)),
+            [
+                "content-encoding=gzip",
+                "presenceroute_reason=encoding-unsupported",
+                "presenceroute_detail=why",
+                "presenceroute_routing_revision=r1",
+            ]
+        );
     }
 
     #[test]
