@@ -11,19 +11,21 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use crate::json;
 
 /// What some systems write before UTF-8, and JSON does not know (RFC 8259, section 8.1).
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// The longest `id` and `eventType`, in bytes.
+/// The longest `eventType`, and the longest `id` that is taken as it is, in bytes.
 pub const LONGEST_NAME: usize = 256;
 
 /// One event, as Genesys Cloud describes it.
 #[derive(Debug)]
 pub struct Event<'a> {
-    /// What tells it apart; not empty, without control characters.
+    /// What tells it apart; not empty, without control characters, at most [`LONGEST_NAME`] bytes. An id that is not so is
+    /// replaced by `sha256:` and the SHA-256 of its text in hexadecimal: no event is lost for how its sender names it.
     pub id: Cow<'a, str>,
     /// What it is; not empty, without control characters.
     pub event_type: Cow<'a, str>,
@@ -47,9 +49,9 @@ pub enum EventError {
     /// A field that must be there is not.
     #[error("the event has no {0}; send it as a string that is not empty")]
     Missing(&'static str),
-    /// A name that is too long or cannot be shown.
-    #[error("the event's {0} has control characters or more than {LONGEST_NAME} bytes")]
-    Name(&'static str),
+    /// A type that is too long or cannot be shown, and so is none that a route can name.
+    #[error("the event's eventType has control characters or more than {LONGEST_NAME} bytes")]
+    EventType,
 }
 
 impl<'a> Event<'a> {
@@ -64,8 +66,8 @@ impl<'a> Event<'a> {
         let fields: Fields<'a> =
             serde_json::from_str(text).map_err(|error| EventError::Format(error.to_string()))?;
         Ok(Self {
-            id: name("id", fields.id)?,
-            event_type: name("eventType", fields.event_type)?,
+            id: id(fields.id)?,
+            event_type: event_type(fields.event_type)?,
             timestamp: fields.timestamp,
             source: fields.source.filter(|source| !source.is_empty()),
             attributes: fields.attributes,
@@ -73,15 +75,26 @@ impl<'a> Event<'a> {
     }
 }
 
-fn name<'a>(field: &'static str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, EventError> {
-    match value {
-        None => Err(EventError::Missing(field)),
-        Some(value) if value.is_empty() => Err(EventError::Missing(field)),
-        Some(value) if value.len() > LONGEST_NAME || value.chars().any(char::is_control) => {
-            Err(EventError::Name(field))
-        }
-        Some(value) => Ok(value),
+fn id(value: Option<Cow<'_, str>>) -> Result<Cow<'_, str>, EventError> {
+    let id = present("id", value)?;
+    if is_name(&id) {
+        return Ok(id);
     }
+    Ok(Cow::Owned(format!("sha256:{}", hex::encode(Sha256::digest(id.as_bytes())))))
+}
+
+fn event_type(value: Option<Cow<'_, str>>) -> Result<Cow<'_, str>, EventError> {
+    let event_type = present("eventType", value)?;
+    if is_name(&event_type) { Ok(event_type) } else { Err(EventError::EventType) }
+}
+
+fn present<'a>(field: &'static str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, EventError> {
+    value.filter(|value| !value.is_empty()).ok_or(EventError::Missing(field))
+}
+
+/// Whether CloudEvents knows such a text, and a record's key and headers have room for it.
+fn is_name(text: &str) -> bool {
+    text.len() <= LONGEST_NAME && !text.chars().any(char::is_control)
 }
 
 #[derive(Default)]
@@ -326,10 +339,30 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_cannot_be_shown_is_refused() {
-        assert!(refusal(r#"{"id":"a\nb","eventType":"t"}"#).contains("control characters"));
+    fn an_id_that_is_too_long_or_unshowable_is_replaced_by_its_hash() {
+        let id = |json: &str| {
+            let body = format!(r#"{{"id":"{json}","eventType":"t"}}"#);
+            Event::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}")).id.into_owned()
+        };
+        let (longest, longer) = ("x".repeat(256), "x".repeat(257));
+        assert_eq!(id(&longest), longest);
+        assert_eq!(id(&longer), format!("sha256:{}", hex::encode(Sha256::digest(&longer))));
+        // The text counts, not its spelling.
+        assert_eq!(id(&longer.replace('x', r"\u0078")), id(&longer));
+        assert_eq!(id(r"a\nb"), format!("sha256:{}", hex::encode(Sha256::digest("a\nb"))));
+        let ids = [id(&longer), id(&"x".repeat(300)), id(&format!("{longer}y")), id(r"a\nb"), id(r"a\tb")];
+        let distinct = ids.iter().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(distinct.len(), ids.len());
+        assert!(ids.iter().all(|id| is_name(id)), "{ids:?}");
+        let largest = "é".repeat(500_000);
+        assert_eq!(id(&largest).len(), 71);
+    }
+
+    #[test]
+    fn an_event_type_that_cannot_be_shown_is_refused() {
+        assert!(refusal(r#"{"id":"1","eventType":"a\nb"}"#).contains("control characters"));
         let long = "x".repeat(257);
-        assert!(refusal(&format!(r#"{{"id":"{long}","eventType":"t"}}"#)).contains("256 bytes"));
+        assert!(refusal(&format!(r#"{{"id":"1","eventType":"{long}"}}"#)).contains("256 bytes"));
     }
 
     #[test]

@@ -198,6 +198,9 @@ pub struct Limits {
     pub idle_timeout_ms: u64,
     /// How long the relay keeps answering after SIGTERM, so that every proxy has removed it.
     pub drain_ms: u64,
+    /// How old the `timestamp` of an event may be; older ones are rejected. Without it, any age.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_event_age_ms: Option<u64>,
 }
 
 impl Default for Limits {
@@ -213,6 +216,7 @@ impl Default for Limits {
             dedupe_window_ms: 600_000,
             idle_timeout_ms: 620_000,
             drain_ms: 5_000,
+            max_event_age_ms: None,
         }
     }
 }

@@ -79,12 +79,18 @@ pub enum Unmatched {
         /// Whether it is for filtered events, too.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         include_filtered: bool,
+        /// Where what was authenticated and is no event goes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        invalid: Option<InvalidEvents>,
     },
     /// It is answered 200 and counted.
     Drop {
         /// Whether it is for filtered events, too.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         include_filtered: bool,
+        /// Where what was authenticated and is no event goes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        invalid: Option<InvalidEvents>,
     },
     /// It is published to a topic of its own.
     DeadLetter {
@@ -93,6 +99,9 @@ pub enum Unmatched {
         /// Whether it is for filtered events, too.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         include_filtered: bool,
+        /// Where what was authenticated and is no event goes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        invalid: Option<InvalidEvents>,
     },
 }
 
@@ -101,16 +110,34 @@ impl Unmatched {
     pub fn includes_filtered(&self) -> bool {
         match self {
             Self::Reject { include_filtered, .. }
-            | Self::Drop { include_filtered }
+            | Self::Drop { include_filtered, .. }
             | Self::DeadLetter { include_filtered, .. } => *include_filtered,
+        }
+    }
+
+    /// Where what was authenticated and is no event goes; `None` where it is rejected.
+    pub fn invalid(&self) -> Option<&InvalidEvents> {
+        match self {
+            Self::Reject { invalid, .. } | Self::Drop { invalid, .. } | Self::DeadLetter { invalid, .. } => {
+                invalid.as_ref()
+            }
         }
     }
 }
 
 impl Default for Unmatched {
     fn default() -> Self {
-        Self::Reject { status: RejectStatus::default(), include_filtered: false }
+        Self::Reject { status: RejectStatus::default(), include_filtered: false, invalid: None }
     }
+}
+
+/// What becomes of that which was authenticated and is no event: it is published as it came, so that nothing that was
+/// signed is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InvalidEvents {
+    /// Where.
+    pub topic: TopicName,
 }
 
 /// The HTTP status that refuses an unmatched event.
@@ -220,7 +247,9 @@ impl<When: Serialize> RoutingTable<When> {
             Unmatched::DeadLetter { topic, .. } => Some(topic),
             Unmatched::Reject { .. } | Unmatched::Drop { .. } => None,
         };
-        let mut topics: Vec<_> = self.routes.iter().map(|route| &route.topic).chain(dead_letter).collect();
+        let invalid = self.unmatched.invalid().map(|invalid| &invalid.topic);
+        let routed = self.routes.iter().map(|route| &route.topic);
+        let mut topics: Vec<_> = routed.chain(dead_letter).chain(invalid).collect();
         topics.sort();
         topics.dedup();
         topics
@@ -516,8 +545,33 @@ unmatched: {action: DeadLetter, topic: gen-presence-unmatched}
             content_mode: ContentMode::Binary,
         };
         let routes = ["y", "no", "true", "null", "123", "1e3", "0x1f", "1.5", "-", "_"].map(route);
-        let table = RoutingTable::new(routes.into(), Unmatched::Drop { include_filtered: true }).unwrap();
+        let table =
+            RoutingTable::new(routes.into(), Unmatched::Drop { include_filtered: true, invalid: None })
+                .unwrap();
         assert_eq!(RoutingTable::parse(&table.to_yaml().unwrap()).unwrap(), table);
+    }
+
+    #[test]
+    fn a_topic_for_invalid_events_goes_with_every_action() {
+        let table = |unmatched: &str| {
+            RoutingTable::parse(&format!(
+                "version: 1\nroutes: [{{eventType: a, topic: t}}]\nunmatched: {unmatched}\n"
+            ))
+        };
+        for action in ["action: Reject, status: 400", "action: Drop", "action: DeadLetter, topic: rest"] {
+            let without = table(&format!("{{{action}}}")).unwrap();
+            assert_eq!(without.unmatched().invalid(), None);
+            assert!(!without.to_yaml().unwrap().contains("invalid"), "an older relay reads it");
+            let with = table(&format!("{{{action}, invalid: {{topic: bad}}}}")).unwrap();
+            assert_eq!(with.unmatched().invalid().unwrap().topic.as_str(), "bad");
+            assert!(with.topics().iter().any(|topic| topic.as_str() == "bad"));
+            assert_eq!(RoutingTable::parse(&with.to_yaml().unwrap()).unwrap(), with);
+            assert_ne!(with.revision(), without.revision());
+        }
+        let error =
+            |invalid: &str| table(&format!("{{action: Drop, invalid: {invalid}}}")).unwrap_err().to_string();
+        assert!(error("{topic: 'no spaces'}").contains(r#"topic "no spaces" is not legal"#));
+        assert!(error("{}").contains("topic") && error("{topic: a, key: id}").contains("key"));
     }
 
     #[test]

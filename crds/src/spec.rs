@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 pub use endpoint::{Endpoint, Gateway, Ingress, ParentReference, ServiceTemplate, ServiceType};
 pub use genesys::{Genesys, GenesysApi};
 pub use kafka::{AwsMskIam, BootstrapServer, Kafka, KafkaOauth, KafkaSasl, KafkaTls, SaslExtensionValue};
-pub use relay::{Autoscaling, ImagePullSecret, LogLevel, NetworkPolicy, Relay, RelayTls, Tracing};
-pub use routes::{Route, Unmatched, UnmatchedAction};
+pub use relay::{Autoscaling, ImagePullSecret, Limits, LogLevel, NetworkPolicy, Relay, RelayTls, Tracing};
+pub use routes::{InvalidEvents, Route, Unmatched, UnmatchedAction};
 pub use source::{EventTypeName, Source, Webhook};
 
 use crate::status::PresenceRouteStatus;

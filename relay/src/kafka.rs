@@ -38,7 +38,7 @@ use statistics::Statistics;
 
 pub use credentials::CredentialsError;
 pub use publisher::Publisher;
-pub use record::Record;
+pub use record::{DeadLetter, Record};
 pub use supervisor::Supervisor;
 pub use topic_health::ClusterReport;
 

@@ -1,4 +1,4 @@
-//! What becomes of an event: delivered in one of three ways, or a [`Problem`] with its cause and remedy.
+//! What becomes of an event: delivered in one of several ways, or a [`Problem`] with its cause and remedy.
 //!
 //! A problem's detail never holds a part of the body or a secret, and shows what a sender chose escaped and shortened.
 //! How a problem is answered over HTTP is `http::problem`'s part.
@@ -23,10 +23,13 @@ pub enum Delivered {
     Dropped,
     /// It is unmatched, and the dead-letter topic acknowledged it.
     DeadLettered,
+    /// It is invalid, and the topic for that acknowledged it.
+    InvalidDeadLettered,
 }
 
 impl Delivered {
-    pub const ALL: [Self; 4] = [Self::Published, Self::Filtered, Self::Dropped, Self::DeadLettered];
+    pub const ALL: [Self; 5] =
+        [Self::Published, Self::Filtered, Self::Dropped, Self::DeadLettered, Self::InvalidDeadLettered];
 }
 
 /// How a request or a message ended, for metrics, log and spans.
@@ -52,6 +55,7 @@ impl Outcome {
             Self::Delivered(Delivered::Filtered) => FILTERED,
             Self::Delivered(Delivered::Dropped) => "dropped",
             Self::Delivered(Delivered::DeadLettered) => "dead-lettered",
+            Self::Delivered(Delivered::InvalidDeadLettered) => "invalid-dead-lettered",
             Self::Rejected(kind) => kind.name(),
         }
     }
@@ -86,6 +90,8 @@ pub enum ProblemKind {
     SignatureMismatch,
     /// A body that is no event.
     EventInvalid,
+    /// An event whose timestamp is older than the limit.
+    EventTooOld,
     /// An unmatched event, rejected for good.
     Unrouted,
     /// An unmatched event, rejected with 400.
@@ -115,6 +121,7 @@ impl ProblemKind {
         Self::BodyIncomplete,
         Self::SignatureMismatch,
         Self::EventInvalid,
+        Self::EventTooOld,
         Self::Unrouted,
         Self::UnroutedRetry,
         Self::KafkaRefused,
@@ -131,9 +138,11 @@ impl ProblemKind {
             Self::UnknownPath | Self::Unrouted => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::SignatureMissing | Self::BodyIncomplete | Self::EventInvalid | Self::UnroutedRetry => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::SignatureMissing
+            | Self::BodyIncomplete
+            | Self::EventInvalid
+            | Self::EventTooOld
+            | Self::UnroutedRetry => StatusCode::BAD_REQUEST,
             Self::EncodingUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::SignatureMismatch => StatusCode::FORBIDDEN,
@@ -158,6 +167,7 @@ impl ProblemKind {
             Self::BodyIncomplete => "body-incomplete",
             Self::SignatureMismatch => "signature-mismatch",
             Self::EventInvalid => "event-invalid",
+            Self::EventTooOld => "event-too-old",
             Self::Unrouted | Self::UnroutedRetry => "unrouted",
             Self::KafkaRefused => "kafka-refused",
             Self::KafkaUnavailable => "kafka-unavailable",

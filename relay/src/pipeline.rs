@@ -5,25 +5,28 @@
 
 pub mod table;
 
+use std::borrow::Cow;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use presenceroute_core::receipt::Receipt;
 use presenceroute_core::routing::RejectStatus;
 use presenceroute_runtime::follow::Reloaded;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::kafka::{Publisher, Record};
+use crate::kafka::{DeadLetter, Publisher, Record};
 use crate::observe::metrics::{Metrics, seconds};
 use crate::observe::request_log::RequestLog;
 use crate::observe::spans::{EventSpan, Spans};
 use crate::observe::trace_context::Trace;
 use crate::outcome::{Delivered, FILTERED, Outcome, Problem, ProblemKind, escaped};
 use presenceroute_core::event::Event;
-use presenceroute_core::routing::{Decision, Router};
+use presenceroute_core::routing::{ContentMode, Decision, Router, Target};
 
 /// Delivers events. All sources of a relay share one.
 pub struct Pipeline {
@@ -47,6 +50,20 @@ pub struct Incoming<'a> {
     pub received: Instant,
     /// When its span begins; see [`Pipeline::span_start`].
     pub span_start: Option<SystemTime>,
+}
+
+/// What was verified and cannot be delivered as an event, as a source received it.
+pub struct Invalid<'a> {
+    /// Why. It is the answer where the table has no topic for what is invalid.
+    pub problem: Problem,
+    /// The event, where it can be read all the same.
+    pub event: Option<&'a Event<'a>>,
+    /// What becomes the record's value.
+    pub value: &'a Bytes,
+    /// The content encoding that the sender names.
+    pub content_encoding: Option<&'a str>,
+    /// The trace that the source names.
+    pub trace: Trace<'a>,
 }
 
 impl Pipeline {
@@ -77,8 +94,8 @@ impl Pipeline {
     ) -> Result<Delivered, Problem> {
         let span = self.begin_span(incoming);
         let trace = span.as_ref().map_or(incoming.trace, |span| span.trace(incoming.trace));
-        let record = Record { event: incoming.event, body: incoming.value, trace, unrouted_by: None };
-        let result = self.route_and_publish(&record, receipt, incoming.received).await;
+        let record = Record { event: Some(incoming.event), body: incoming.value, trace, dead_letter: None };
+        let result = self.route_and_publish(&record, incoming, receipt).await;
         if let Ok(delivered) = result {
             self.log.accepted(delivered, &incoming.event.id, record.trace);
         }
@@ -92,6 +109,78 @@ impl Pipeline {
         })
     }
 
+    /// Publishes what is invalid to the table's topic for that, and returns when the topic has acknowledged it. Without
+    /// such a topic, and where it does not acknowledge, the answer is a problem.
+    pub async fn deliver_invalid(
+        &self,
+        invalid: Invalid<'_>,
+        receipt: Option<&mut Receipt>,
+    ) -> Result<Delivered, Problem> {
+        let published = self.publish_invalid(&invalid, receipt).await;
+        let id = invalid.event.map(|event| event.id.as_ref());
+        match published {
+            Ok(topic) => {
+                self.log.dead_lettered(&invalid.problem, &topic, id, invalid.trace);
+                Ok(Delivered::InvalidDeadLettered)
+            }
+            Err(problem) => {
+                let problem = match id {
+                    Some(id) => problem.about(id),
+                    None => problem,
+                };
+                self.log.rejected(&problem, invalid.trace);
+                Err(problem)
+            }
+        }
+    }
+
+    /// Whether a body that is no event is more than rejected: the table has a topic for it, or is not known yet.
+    pub fn keeps_invalid(&self) -> bool {
+        let routing = self.routing.borrow();
+        routing.current.as_ref().is_none_or(|router| router.table().unmatched().invalid().is_some())
+    }
+
+    /// Returns the topic that has it.
+    async fn publish_invalid(
+        &self,
+        invalid: &Invalid<'_>,
+        receipt: Option<&mut Receipt>,
+    ) -> Result<String, Problem> {
+        let router = self.router()?;
+        let Some(kept) = router.table().unmatched().invalid() else {
+            return Err(invalid.problem.clone());
+        };
+        self.check_open()?;
+        let dead_letter = DeadLetter {
+            reason: invalid.problem.kind.name(),
+            detail: Some(&invalid.problem.detail),
+            content_encoding: invalid.content_encoding,
+            revision: router.table().revision(),
+        };
+        let key = match invalid.event {
+            Some(event) => Cow::Borrowed(event.id.as_ref()),
+            // The same for a redelivery, and spread over the partitions.
+            None => Cow::Owned(HEXLOWER.encode(&Sha256::digest(invalid.value))),
+        };
+        let record =
+            Record { event: invalid.event, body: invalid.value, trace: invalid.trace, dead_letter: None };
+        let target = Target { topic: &kept.topic, key, content_mode: ContentMode::Binary };
+        self.publish_dead_letter(&record, dead_letter, &target, Instant::now(), receipt).await?;
+        Ok(kept.topic.to_string())
+    }
+
+    async fn publish_dead_letter(
+        &self,
+        record: &Record<'_>,
+        dead_letter: DeadLetter<'_>,
+        target: &Target<'_>,
+        decided_at: Instant,
+        receipt: Option<&mut Receipt>,
+    ) -> Result<(), Problem> {
+        let record = Record { dead_letter: Some(&dead_letter), ..*record };
+        self.publisher.publish(&record, slice::from_ref(target), decided_at, receipt).await
+    }
+
     /// Rejects what still comes: the relay is about to end, and waits for what Kafka has.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
@@ -100,16 +189,16 @@ impl Pipeline {
     async fn route_and_publish(
         &self,
         record: &Record<'_>,
+        incoming: &Incoming<'_>,
         receipt: Option<&mut Receipt>,
-        received: Instant,
     ) -> Result<Delivered, Problem> {
         let router = self.router()?;
-        let routed = router.route(record.event);
+        let routed = router.route(incoming.event);
         if routed.failed_conditions > 0 {
             self.metrics.failed_conditions.inc_by(routed.failed_conditions);
         }
         let routed_at = Instant::now();
-        self.metrics.stages.verify.observe(seconds(routed_at.duration_since(received)));
+        self.metrics.stages.verify.observe(seconds(routed_at.duration_since(incoming.received)));
         // By reference: every request's future has room for what is moved out of it.
         match &routed.decision {
             Decision::Publish(targets) => {
@@ -119,8 +208,14 @@ impl Pipeline {
             }
             Decision::DeadLetter(target) => {
                 self.check_open()?;
-                let record = Record { unrouted_by: Some(router.table().revision()), ..*record };
-                self.publisher.publish(&record, slice::from_ref(target), routed_at, receipt).await?;
+                let dead_letter = DeadLetter {
+                    reason: ProblemKind::Unrouted.name(),
+                    detail: None,
+                    content_encoding: None,
+                    revision: router.table().revision(),
+                };
+                // Boxed: most events have a route, and their future would have room for it.
+                Box::pin(self.publish_dead_letter(record, dead_letter, target, routed_at, receipt)).await?;
                 Ok(Delivered::DeadLettered)
             }
             Decision::Filtered => {
@@ -130,7 +225,7 @@ impl Pipeline {
                 Ok(Delivered::Filtered)
             }
             Decision::Drop => Ok(Delivered::Dropped),
-            Decision::Reject(status) => Err(unrouted(*status, record.event, routed.is_named)),
+            Decision::Reject(status) => Err(unrouted(*status, incoming.event, routed.is_named)),
         }
     }
 

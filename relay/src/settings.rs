@@ -56,6 +56,9 @@ pub struct Arguments {
     /// Kafka brokers to find the cluster by, where no relay.yaml names them.
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT", value_delimiter = ',')]
     pub kafka_brokers: Vec<String>,
+    /// The largest body of a request, in bytes [default: 1048576, or relay.yaml's].
+    #[arg(long, env = "PRESENCEROUTE_MAX_BODY_BYTES", value_name = "BYTES")]
+    pub max_body_bytes: Option<usize>,
     /// How long a connection may be without a request, in milliseconds; longer than a proxy in front keeps one
     /// [default: 620000, or relay.yaml's].
     #[arg(long, env = "PRESENCEROUTE_IDLE_TIMEOUT_MS", value_name = "MILLISECONDS")]
@@ -165,6 +168,11 @@ pub enum SettingsError {
     /// A limit that lets nothing through.
     #[error("limits.{0} must be above 0")]
     Limit(&'static str),
+    /// Bodies that hardly ever fit into the memory for events.
+    #[error(
+        "limits.maxBodyBytes ({0}) must be at most a quarter of limits.maxInFlightBytes ({1}); lower the one or raise the other"
+    )]
+    BodyLimit(usize, usize),
     /// Events would be given up while their senders still wait.
     #[error("limits.deliveryTimeoutMs must not be below limits.publishTimeoutMs")]
     DeliveryTimeout,
@@ -191,33 +199,17 @@ impl Settings {
     /// Checks what the arguments say, together with the secret of [`SECRET_VARIABLE`] where it is set. What is missing is
     /// named at once, so that a person need not find it out one start at a time.
     pub fn resolve(arguments: Arguments, secret: Option<SecretString>) -> Result<Self, SettingsError> {
-        let mut config = match &arguments.config {
-            Some(path) => read_config(path)?,
-            None => RelayConfig {
-                path: default_path(),
-                signature_header: presenceroute_core::relay_config::signature_header(),
-                kafka: KafkaConfig { bootstrap_servers: arguments.kafka_brokers, ..KafkaConfig::default() },
-                limits: Limits::default(),
-                tls: None,
-                route: None,
-            },
+        let (config, mut errors) = match relay_config(&arguments) {
+            Ok(config) => {
+                let problems = problems(&config);
+                (Some(config), problems)
+            }
+            Err(error) => (None, vec![error]),
         };
-        if let Some(path) = arguments.path {
-            config.path = path;
-        }
-        if let Some(idle_timeout_ms) = arguments.idle_timeout_ms {
-            config.limits.idle_timeout_ms = idle_timeout_ms;
-        }
-        if let (Some(certificate_file), Some(private_key_file)) =
-            (arguments.tls_certificate_file, arguments.tls_private_key_file)
-        {
-            config.tls = Some(CertificateFiles { certificate_file, private_key_file });
-        }
-        let checked = check(&config);
         let routing = routing_source(arguments.routing_file, arguments.routes);
         let secrets = secret_source(arguments.secret_dir, secret);
-        match (checked, routing, secrets) {
-            (Ok(()), Ok(routing), Ok(secrets)) => Ok(Self {
+        match (config, routing, secrets) {
+            (Some(config), Ok(routing), Ok(secrets)) if errors.is_empty() => Ok(Self {
                 listen: arguments.listen,
                 admin_listen: arguments.admin_listen,
                 config,
@@ -225,13 +217,50 @@ impl Settings {
                 secrets,
                 spans: None,
             }),
-            (checked, routing, secrets) => {
-                let mut errors: Vec<_> =
-                    [checked.err(), routing.err(), secrets.err()].into_iter().flatten().collect();
-                Err(if errors.len() == 1 { errors.remove(0) } else { SettingsError::Several(errors) })
+            (_, routing, secrets) => {
+                errors.extend([routing.err(), secrets.err()].into_iter().flatten());
+                Err(together(errors))
             }
         }
     }
+}
+
+fn together(mut errors: Vec<SettingsError>) -> SettingsError {
+    if errors.len() == 1 { errors.remove(0) } else { SettingsError::Several(errors) }
+}
+
+/// The configuration of `relay.yaml`, or of the arguments alone, with what other arguments replace of it.
+fn relay_config(arguments: &Arguments) -> Result<RelayConfig, SettingsError> {
+    let mut config = match &arguments.config {
+        Some(path) => read_config(path)?,
+        None => RelayConfig {
+            path: default_path(),
+            signature_header: presenceroute_core::relay_config::signature_header(),
+            kafka: KafkaConfig {
+                bootstrap_servers: arguments.kafka_brokers.clone(),
+                ..KafkaConfig::default()
+            },
+            limits: Limits::default(),
+            tls: None,
+            route: None,
+        },
+    };
+    if let Some(path) = &arguments.path {
+        config.path.clone_from(path);
+    }
+    if let Some(max_body_bytes) = arguments.max_body_bytes {
+        config.limits.max_body_bytes = max_body_bytes;
+    }
+    if let Some(idle_timeout_ms) = arguments.idle_timeout_ms {
+        config.limits.idle_timeout_ms = idle_timeout_ms;
+    }
+    if let (Some(certificate_file), Some(private_key_file)) =
+        (&arguments.tls_certificate_file, &arguments.tls_private_key_file)
+    {
+        let (certificate_file, private_key_file) = (certificate_file.clone(), private_key_file.clone());
+        config.tls = Some(CertificateFiles { certificate_file, private_key_file });
+    }
+    Ok(config)
 }
 
 fn routing_source(file: Option<PathBuf>, table: Option<String>) -> Result<RoutingSource, SettingsError> {
@@ -261,25 +290,34 @@ fn read_config(path: &Path) -> Result<RelayConfig, SettingsError> {
         .map_err(|cause| SettingsError::Config { path: path.to_owned(), cause: cause.to_string() })
 }
 
-/// What types alone do not rule out.
+/// Checks what types alone do not rule out.
 pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
+    let problems = problems(config);
+    if problems.is_empty() { Ok(()) } else { Err(together(problems)) }
+}
+
+/// Everything that is missing or not valid, at once.
+fn problems(config: &RelayConfig) -> Vec<SettingsError> {
+    let mut problems = Vec::new();
     if config.kafka.bootstrap_servers.iter().all(|server| server.trim().is_empty()) {
-        return Err(SettingsError::NoBroker);
+        problems.push(SettingsError::NoBroker);
     }
-    for name in config.kafka.properties.keys() {
-        if let Some(reason) = refused_property(name) {
-            return Err(SettingsError::RefusedProperty { name: name.clone(), reason });
-        }
-    }
-    check_features(&config.kafka, cfg!(feature = "kafka-tls"), cfg!(feature = "kafka-compression"))?;
+    problems.extend(config.kafka.properties.keys().filter_map(|name| {
+        refused_property(name).map(|reason| SettingsError::RefusedProperty { name: name.clone(), reason })
+    }));
+    problems.extend(missing_features(
+        &config.kafka,
+        cfg!(feature = "kafka-tls"),
+        cfg!(feature = "kafka-compression"),
+    ));
     if !config.path.starts_with('/') || config.path.contains(['?', '#']) {
-        return Err(SettingsError::Path(config.path.clone()));
+        problems.push(SettingsError::Path(config.path.clone()));
     }
     if http::HeaderName::try_from(config.signature_header.as_str()).is_err() {
-        return Err(SettingsError::SignatureHeader(config.signature_header.clone()));
+        problems.push(SettingsError::SignatureHeader(config.signature_header.clone()));
     }
     if let Some(sasl) = &config.kafka.sasl {
-        check_sasl(sasl)?;
+        problems.extend(check_sasl(sasl).err());
     }
     let limits = &config.limits;
     let never_zero = [
@@ -289,12 +327,17 @@ pub(crate) fn check(config: &RelayConfig) -> Result<(), SettingsError> {
         ("idleTimeoutMs", limits.idle_timeout_ms),
         ("maxInFlight", limits.max_in_flight as u64),
         ("maxInFlightBytes", limits.max_in_flight_bytes as u64),
+        ("maxEventAgeMs", limits.max_event_age_ms.unwrap_or(u64::MAX)),
     ];
-    match never_zero.into_iter().find(|(_, value)| *value == 0) {
-        Some((name, _)) => Err(SettingsError::Limit(name)),
-        None if limits.delivery_timeout_ms < limits.publish_timeout_ms => Err(SettingsError::DeliveryTimeout),
-        None => Ok(()),
+    let zeros = never_zero.into_iter().filter(|(_, value)| *value == 0);
+    problems.extend(zeros.map(|(name, _)| SettingsError::Limit(name)));
+    if limits.max_body_bytes > limits.max_in_flight_bytes / 4 {
+        problems.push(SettingsError::BodyLimit(limits.max_body_bytes, limits.max_in_flight_bytes));
     }
+    if limits.delivery_timeout_ms < limits.publish_timeout_ms {
+        problems.push(SettingsError::DeliveryTimeout);
+    }
+    problems
 }
 
 fn check_sasl(sasl: &KafkaSaslConfig) -> Result<(), SettingsError> {
@@ -313,23 +356,24 @@ fn check_sasl(sasl: &KafkaSaslConfig) -> Result<(), SettingsError> {
 }
 
 /// What this build of the relay cannot do. The Kafka library would ignore part of it, or fail without a remedy.
-fn check_features(kafka: &KafkaConfig, has_tls: bool, has_compression: bool) -> Result<(), SettingsError> {
+fn missing_features(kafka: &KafkaConfig, has_tls: bool, has_compression: bool) -> Vec<SettingsError> {
+    let mut missing = Vec::new();
     if !has_tls && kafka.tls.is_some() {
-        return Err(SettingsError::WithoutKafkaTls("kafka.tls"));
+        missing.push(SettingsError::WithoutKafkaTls("kafka.tls"));
     }
     if !has_tls && kafka.sasl.is_some() {
-        return Err(SettingsError::WithoutKafkaTls("kafka.sasl"));
+        missing.push(SettingsError::WithoutKafkaTls("kafka.sasl"));
     }
-    let compression = kafka.properties.iter().find(|(name, value)| {
-        matches!(name.as_str(), "compression.type" | "compression.codec")
-            && matches!(value.as_str(), "gzip" | "zstd")
-    });
-    match compression {
-        Some((name, value)) if !has_compression => {
-            Err(SettingsError::WithoutCompression(name.clone(), value.clone()))
-        }
-        _ => Ok(()),
+    if !has_compression {
+        let needing_it = kafka.properties.iter().filter(|(name, value)| {
+            matches!(name.as_str(), "compression.type" | "compression.codec")
+                && matches!(value.as_str(), "gzip" | "zstd")
+        });
+        missing.extend(
+            needing_it.map(|(name, value)| SettingsError::WithoutCompression(name.clone(), value.clone())),
+        );
     }
+    missing
 }
 
 #[cfg(test)]
@@ -378,10 +422,40 @@ mod tests {
 
     #[test]
     fn everything_that_is_missing_is_named_at_once() {
-        let refusal = refusal(&["--routes", "{}"], None);
-        assert!(refusal.starts_with("3 settings are missing or not valid:\n- no Kafka broker"), "{refusal}");
-        for named in ["set KAFKA_BROKERS", "--routes: ", "set GENESYS_WEBHOOK_SECRET"] {
+        let refusal = refusal(&["--routes", "{}", "--path", "x", "--idle-timeout-ms", "0"], None);
+        assert!(refusal.starts_with("5 settings are missing or not valid:\n- no Kafka broker"), "{refusal}");
+        for named in [
+            "set KAFKA_BROKERS",
+            "begin it with /",
+            "limits.idleTimeoutMs must be above 0",
+            "--routes: ",
+            "set GENESYS_WEBHOOK_SECRET",
+        ] {
             assert!(refusal.contains(named), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn everything_missing_is_named_beside_an_unreadable_relay_yaml() {
+        let refusal = refusal(&["--config", "/does/not/exist", "--routes", "{}"], None);
+        assert!(refusal.starts_with("3 settings are missing or not valid:\n- /does/not/exist"), "{refusal}");
+        assert!(refusal.contains("set GENESYS_WEBHOOK_SECRET"), "{refusal}");
+    }
+
+    #[test]
+    fn the_body_limit_can_be_set_and_is_bounded() {
+        let with =
+            |bytes: &str| resolve(&["--kafka-brokers", "a:9092", "--max-body-bytes", bytes], Some("s"));
+        assert_eq!(with("4194304").unwrap().config.limits.max_body_bytes, 4 << 20);
+        for (bytes, error) in [
+            ("0", "limits.maxBodyBytes must be above 0"),
+            (
+                "16777217",
+                "limits.maxBodyBytes (16777217) must be at most a quarter of limits.maxInFlightBytes (67108864); lower \
+                 the one or raise the other",
+            ),
+        ] {
+            assert_eq!(with(bytes).err().unwrap().to_string(), error);
         }
     }
 
@@ -439,7 +513,8 @@ mod tests {
     fn what_this_build_lacks_is_refused_with_the_features_name() {
         let refused = |yaml: &str, has_tls, has_compression| {
             let kafka: KafkaConfig = serde_saphyr::from_str(yaml).unwrap();
-            check_features(&kafka, has_tls, has_compression).err().map(|error| error.to_string())
+            let missing = missing_features(&kafka, has_tls, has_compression);
+            missing.first().map(ToString::to_string)
         };
         let tls = "{bootstrapServers: [a:9093], tls: {}}";
         let sasl =

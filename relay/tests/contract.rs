@@ -38,6 +38,19 @@ async fn a_body_over_the_limit_is_413_without_being_read() {
     let head = format!("POST {PATH} HTTP/1.1\r\nhost: relay\r\ncontent-length: 1048577\r\n\r\n");
     let answer = exchange(relay.address(), head.as_bytes()).await;
     assert_eq!((answer.status, answer.problem().as_str()), (413, "body-too-large"));
+    assert!(answer.detail().contains("raise spec.relay.limits.maxBodyBytes"), "{}", answer.detail());
+}
+
+#[tokio::test]
+async fn a_raised_body_limit_takes_larger_events() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.limits.max_body_bytes = 4 << 20;
+    let relay = relay(settings).await;
+    let large = event("1").replace("AVAILABLE", &"x".repeat(3 << 20));
+    assert_eq!(post(&relay, &large).await.status, 200);
+    let found = records(&kafka.bootstrap_servers(), "gen-presence-state", 1).await;
+    assert_eq!(found[0].value.len(), large.len());
 }
 
 #[tokio::test]
@@ -130,6 +143,164 @@ async fn a_body_that_is_no_event_is_400() {
     ] {
         let answer = post(&relay, body).await;
         assert_eq!((answer.status, answer.problem().as_str()), (400, "event-invalid"), "{body}");
+    }
+}
+
+/// A table that keeps what is invalid in the topic `bad`.
+const KEEPING: &str = "version: 1\nrevision: r1\nroutes: [{eventType: 'presence:state:changed', topic: gen-presence-state}]\n\
+                       unmatched: {action: Reject, invalid: {topic: bad}}\n";
+
+#[tokio::test]
+async fn an_invalid_event_is_published_to_its_topic_as_it_came() {
+    let kafka = kafka(&["gen-presence-state", "bad"]);
+    let brokers = kafka.bootstrap_servers();
+    let relay = relay(settings(&brokers, KEEPING)).await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let bodies = [
+        ("", "does not begin with {"),
+        ("not json", "does not begin with {"),
+        (r#"{"id":"1","eventType":"presence:state:changed""#, "EOF"),
+        (r#"{"eventType":"presence:state:changed"}"#, "the event has no id"),
+        (r#"{"id":"1"}"#, "the event has no eventType"),
+        (r#"{"id":1,"eventType":"presence:state:changed"}"#, "`id` must be a string"),
+        (r#"{"id":"1","eventType":"presence:state:changed","timestamp":"now"}"#, "`timestamp` must be"),
+        (r#"{"id":"1","eventType":"a\u0000"}"#, "control characters"),
+    ];
+    for (body, _) in bodies {
+        let signature = sign(SECRET, body.as_bytes());
+        let headers = [("X-Genesys-Event-Signature", signature.as_str()), ("traceparent", trace)];
+        // A redelivery is a duplicate, as that of any event.
+        for _ in 0..2 {
+            let answer = exchange(relay.address(), &request("POST", PATH, &headers, body.as_bytes())).await;
+            assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"processed"}"#), "{body}");
+        }
+    }
+    let kept = records(&brokers, "bad", bodies.len()).await;
+    for ((body, detail), record) in bodies.iter().zip(&kept) {
+        assert_eq!(record.value, *body);
+        assert!(record.headers["presenceroute_detail"].contains(detail), "{record:?}");
+        let others = record.headers.iter().filter(|(name, _)| *name != "presenceroute_detail");
+        assert_eq!(
+            others.map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>(),
+            [
+                ("presenceroute_reason", "event-invalid"),
+                ("presenceroute_routing_revision", "r1"),
+                ("traceparent", trace),
+            ]
+        );
+    }
+    assert_eq!(kept.iter().map(|record| record.key.len()).collect::<Vec<_>>(), vec![64; bodies.len()]);
+    records(&brokers, "gen-presence-state", 0).await;
+    let counted = format!(
+        r#"presenceroute_relay_requests_total{{code="200",reason="invalid-dead-lettered"}} {}"#,
+        2 * bodies.len()
+    );
+    metrics_show(&relay, &[&counted]).await;
+}
+
+#[tokio::test]
+async fn an_encoded_body_that_is_signed_is_kept_with_its_encoding() {
+    let kafka = kafka(&["gen-presence-state", "bad"]);
+    let brokers = kafka.bootstrap_servers();
+    let relay = relay(settings(&brokers, KEEPING)).await;
+    let ask = async |secret: &str, encodings: &[&str], body: &str| {
+        let signature = sign(secret, body.as_bytes());
+        let encodings = encodings.iter().map(|encoding| ("Content-Encoding", *encoding));
+        let headers = [("X-Genesys-Event-Signature", signature.as_str())].into_iter().chain(encodings);
+        let headers: Vec<_> = headers.collect();
+        exchange(relay.address(), &request("POST", PATH, &headers, body.as_bytes())).await
+    };
+    // Text stands for compressed bytes: the relay decodes neither.
+    assert_eq!(ask(SECRET, &["gzip"], "bytes").await.status, 200);
+    assert_eq!(ask(SECRET, &["identity", "br"], &event("1")).await.status, 200);
+    let kept = records(&brokers, "bad", 2).await;
+    for (record, value, encoding) in [(&kept[0], "bytes", "gzip"), (&kept[1], &event("1"), "identity, br")] {
+        assert_eq!((record.value.as_str(), record.headers["content-encoding"].as_str()), (value, encoding));
+        assert_eq!(record.headers["presenceroute_reason"], "encoding-unsupported");
+        assert!(!record.headers.keys().any(|name| name.starts_with("ce_") || name == "content-type"));
+    }
+    // The encoding is what is wrong with a signature of the body before it was encoded.
+    let answer = ask("guess", &["gzip"], "bytes").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (415, "encoding-unsupported"));
+    assert_eq!(ask("guess", &[], "bytes").await.problem(), "signature-mismatch");
+    records(&brokers, "bad", 2).await;
+}
+
+#[tokio::test]
+async fn an_invalid_event_that_kafka_does_not_take_is_503() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), KEEPING);
+    settings.config.limits.publish_timeout_ms = 500;
+    let relay = relay(settings).await;
+    let answer = post(&relay, "not json").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-refused"));
+    assert!(answer.detail().contains(r#"topic "bad" does not exist"#), "{}", answer.detail());
+    eventually("the topic is missing", || relay.status().missing_topics == ["bad"]).await;
+    kafka.create_topic("bad", 1, 1).unwrap();
+    eventually("the topic is found", || relay.status().missing_topics.is_empty()).await;
+    kafka.broker_down(1).unwrap();
+    let answer = post(&relay, "not json").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "kafka-unavailable"));
+    assert_eq!(answer.headers["retry-after"], "1");
+    kafka.broker_up(1).unwrap();
+    eventually("Kafka has acknowledged it", || relay.status().in_flight == 0).await;
+    assert_eq!(post(&relay, "not json").await.status, 200);
+    records(&kafka.bootstrap_servers(), "bad", 1).await;
+}
+
+#[tokio::test]
+async fn an_event_older_than_the_limit_is_400_or_kept() {
+    let kafka = kafka(&["gen-presence-state", "bad"]);
+    let brokers = kafka.bootstrap_servers();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let at = |id: &str, timestamp: String| event(id).replace("1700000000123", &timestamp);
+    let limited = async |table: &str| {
+        let mut settings = settings(&brokers, table);
+        settings.config.limits.max_event_age_ms = Some(3_600_000);
+        relay(settings).await
+    };
+    let rejecting = limited(TABLE).await;
+    let answer = post(&rejecting, &event("1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (400, "event-too-old"));
+    assert!(answer.detail().contains("may be 3600 s old"), "{}", answer.detail());
+    let older = at("2", (now - 3_700_000).to_string());
+    assert_eq!(post(&rejecting, &older).await.problem(), "event-too-old");
+    for (id, timestamp) in
+        [("3", (now - 3_500_000).to_string()), ("4", (now + 9_000_000).to_string()), ("5", "null".to_owned())]
+    {
+        assert_eq!(post(&rejecting, &at(id, timestamp)).await.status, 200, "{id}");
+    }
+    let keeping = limited(KEEPING).await;
+    assert_eq!(post(&keeping, &older).await.status, 200);
+    let kept = records(&brokers, "bad", 1).await.remove(0);
+    assert_eq!((kept.key.as_str(), &kept.value), ("2", &older));
+    // It is an event, and its headers say which.
+    assert_eq!(
+        (kept.headers["ce_id"].as_str(), kept.headers["ce_type"].as_str()),
+        ("2", "presence:state:changed")
+    );
+    assert_eq!(kept.headers["presenceroute_reason"], "event-too-old");
+    // Without the limit, no event is too old.
+    let unlimited = relay(settings(&brokers, TABLE)).await;
+    assert_eq!(post(&unlimited, &event("1")).await.status, 200);
+    records(&brokers, "gen-presence-state", 4).await;
+}
+
+#[tokio::test]
+async fn an_id_that_is_too_long_is_replaced_and_loses_no_event() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;
+    let bodies = ["x".repeat(257), "x".repeat(100_000), r"a\nb".to_owned()].map(|id| event(&id));
+    for body in &bodies {
+        for _ in 0..2 {
+            assert_eq!(post(&relay, body).await.status, 200);
+        }
+    }
+    let found = records(&kafka.bootstrap_servers(), "gen-presence-state", bodies.len()).await;
+    for (body, record) in bodies.iter().zip(&found) {
+        assert_eq!(&record.value, body);
+        assert_eq!((record.key.len(), &record.headers["ce_id"]), (71, &record.key));
+        assert!(record.key.starts_with("sha256:"), "{}", record.key);
     }
 }
 

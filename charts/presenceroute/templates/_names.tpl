@@ -17,6 +17,14 @@
 {{- printf "%s-operator" (include "presenceroute.fullname" .) -}}
 {{- end }}
 
+{{/*
+The suffix of what is outside the release's namespace or of no namespace, so that releases of one name in several
+namespaces do not clash.
+*/}}
+{{- define "presenceroute.outside" -}}
+{{- printf "-%s" .Release.Namespace -}}
+{{- end }}
+
 {{- define "presenceroute.serviceAccountName" -}}
 {{- if .Values.operator.serviceAccount.create -}}
 {{- default (include "presenceroute.operatorName" .) .Values.operator.serviceAccount.name -}}

@@ -68,6 +68,41 @@ pub struct Relay {
     /// Restricts the traffic to and from the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
+    /// Limits of each pod.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
+}
+
+/// Limits of each relay pod. An edit rolls the pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// The largest body of a request, in bytes; a larger one is 413. A topic's `max.message.bytes` and a proxy's limit
+    /// apply, too. Default: 1048576.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_024, max = 16_777_216))]
+    pub max_body_bytes: Option<i32>,
+    /// How long a connection may be without a request, in milliseconds. Longer than the proxy in front keeps one.
+    /// Default: 620000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_000, max = 86_400_000))]
+    pub idle_timeout_ms: Option<i32>,
+    /// The most deliveries that the dedupe window holds; each takes 25 bytes of memory. Default: 100000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000_000))]
+    pub dedupe_max_ids: Option<i32>,
+    /// The length of the dedupe window, in milliseconds. Default: 600000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400_000))]
+    pub dedupe_window_ms: Option<i32>,
+}
+
+impl Limits {
+    /// Whether every limit has its default.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn replicas() -> i32 {
@@ -115,6 +150,7 @@ impl Default for Relay {
             tracing: None,
             tls: None,
             network_policy: None,
+            limits: Limits::default(),
         }
     }
 }

@@ -29,7 +29,9 @@ pub struct Route {
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'")
         .message("must be a legal Kafka topic name: letters, digits, dots, underscores and hyphens, at most 249"))]
     pub topic: String,
-    /// The record key: `id` (the default), `source` or `attributes.PATH`.
+    /// The record key: `id` (the default), `source` or `attributes.PATH`. Kafka keeps the order of records with one key.
+    /// Each event has an id of its own, so `id` gives no order; `attributes.userId` keeps the events of an agent in order.
+    /// An event without the value gets its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     #[x_kube(validation = Rule::new("self.matches('^(id|source|attributes([.][A-Za-z0-9_-]+)+)$')")
@@ -69,6 +71,22 @@ pub struct Unmatched {
     /// Also apply this to filtered events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_filtered: bool,
+    /// Publishes what is signed and is no event, instead of rejecting it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<InvalidEvents>,
+}
+
+/// The destination of what is signed and is no event: not JSON, without `id` or `eventType`, with a field of the wrong
+/// type, in a content encoding, or older than `source.webhook.maxEventAgeSeconds`. The record's value is the body as it
+/// came; the header `presenceroute_reason` names the cause, `presenceroute_detail` describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InvalidEvents {
+    /// The topic.
+    #[schemars(length(min = 1, max = 249))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'")
+        .message("must be a legal Kafka topic name: letters, digits, dots, underscores and hyphens, at most 249"))]
+    pub topic: String,
 }
 
 /// What the relay does with an unmatched event.

@@ -52,6 +52,12 @@ pub struct Webhook {
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9-]+$')")
         .message("must be an HTTP field name of letters, digits and hyphens"))]
     pub signature_header: String,
+    /// How old the `timestamp` of an event may be, in seconds: an older one is rejected with 400, or published to the
+    /// topic of `unmatched.invalid`. Bounds how long a recorded request can be replayed. An event that Genesys Cloud
+    /// retries for longer is rejected, too. Default: any age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 31_536_000))]
+    pub max_event_age_seconds: Option<i32>,
     /// The path of the EventBridge collection, below the API's URL.
     #[serde(default = "event_bridges_path")]
     #[schemars(length(max = 256))]

@@ -151,6 +151,9 @@ pub(crate) fn render_table(router: &Router) -> String {
     };
     let filtered = if table.unmatched().includes_filtered() { ", also if no condition is true" } else { "" };
     out.push_str(&format!(" else  {rest}{filtered}\n"));
+    if let Some(invalid) = table.unmatched().invalid() {
+        out.push_str(&format!(" invalid  → {}\n", invalid.topic));
+    }
     out
 }
 
@@ -229,6 +232,10 @@ unmatched: {action: DeadLetter, topic: rest}
         let listed = strip_str(&render_table(&router())).to_string();
         assert!(listed.contains("    2  presence:* → available  key attributes.userId  when "), "{listed}");
         assert!(listed.ends_with(" else  → rest\n"), "{listed}");
+        let table = TABLE.replace("topic: rest}", "topic: rest, invalid: {topic: bad}}");
+        let router = Router::new(RoutingTable::parse(&table).unwrap());
+        let listed = strip_str(&render_table(&router)).to_string();
+        assert!(listed.ends_with(" else  → rest\n invalid  → bad\n"), "{listed}");
     }
 
     #[test]

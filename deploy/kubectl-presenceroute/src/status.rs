@@ -171,7 +171,9 @@ fn snapshot(
 
 /// The topics of the spec, in its order, then the topics that only had events.
 fn topics(spec: &PresenceRouteSpec, totals: &Counters) -> Vec<String> {
-    let named = spec.routes.iter().map(|route| &route.topic).chain(&spec.unmatched.topic);
+    let invalid = spec.unmatched.invalid.as_ref().map(|invalid| &invalid.topic);
+    let routed = spec.routes.iter().map(|route| &route.topic);
+    let named = routed.chain(&spec.unmatched.topic).chain(invalid);
     let mut topics = Vec::new();
     for topic in named.chain(totals.published.keys()) {
         if !topics.contains(topic) {
@@ -213,7 +215,7 @@ spec:
   source: {webhook: {signingSecretRef: {name: webhook}}}
   endpoint: {url: "https://presence.example.com/events"}
   routes: [{eventType: a, topic: z}, {eventType: b, topic: y}, {eventType: c, topic: z}]
-  unmatched: {action: DeadLetter, topic: rest}
+  unmatched: {action: DeadLetter, topic: rest, invalid: {topic: bad}}
   kafka: {bootstrapServers: ["kafka:9092"]}
 "#,
         )
@@ -240,6 +242,7 @@ spec:
                 ("z", 10.0, 3.0, false),
                 ("y", 0.0, 0.0, true),
                 ("rest", 0.0, 0.0, false),
+                ("bad", 0.0, 0.0, false),
                 ("before", 1.0, 0.0, false)
             ]
         );

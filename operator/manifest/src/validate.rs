@@ -13,8 +13,8 @@ use presenceroute_core::relay_config::{
     Limits, RelayConfig, SaslMechanism,
 };
 use presenceroute_core::routing::{
-    CheckedTable, EventTypePattern, RecordKey, RejectStatus, Route, RoutingError, RoutingTable, TopicName,
-    Unmatched,
+    CheckedTable, EventTypePattern, InvalidEvents, RecordKey, RejectStatus, Route, RoutingError,
+    RoutingTable, TopicName, Unmatched,
 };
 use presenceroute_core::url::parse_http_url;
 use presenceroute_crds::references::TlsSecretRef;
@@ -295,6 +295,16 @@ pub enum SpecProblem {
          or make several PresenceRoutes of it"
     )]
     TableTooLarge(usize),
+    /// A limit that lets nothing through.
+    #[error("spec.{field}: must be at least {least}, and is {value}")]
+    Limit {
+        /// Where.
+        field: &'static str,
+        /// What is written there.
+        value: i32,
+        /// The least that it may be.
+        least: i32,
+    },
     /// Two fields that contradict each other, or one that is missing.
     #[error("spec.{field}: {rule}")]
     Rule {
@@ -311,9 +321,10 @@ impl SpecProblem {
         let spec = FieldPath::default().child("spec");
         match self {
             Self::Routing { field, .. } => FieldPath::parse(&format!("spec.{field}")),
-            Self::Url { field, .. } | Self::Rule { field, .. } | Self::OperatorsSecret { field, .. } => {
-                FieldPath::parse(&format!("spec.{field}"))
-            }
+            Self::Url { field, .. }
+            | Self::Rule { field, .. }
+            | Self::Limit { field, .. }
+            | Self::OperatorsSecret { field, .. } => FieldPath::parse(&format!("spec.{field}")),
             Self::EventTypes(_) | Self::SubscribedWildcard(_) => {
                 spec.child("source").child("webhook").child("eventTypes")
             }
@@ -358,13 +369,29 @@ pub fn validate_with(
     let event_types = webhook.and_then(|webhook| note(&mut problems, event_types(webhook, &spec.routes)));
     let endpoint = note(&mut problems, endpoint(spec.endpoint.as_ref()));
     let api_url = note(&mut problems, api_url(&spec.genesys));
+    let limits = note(&mut problems, limits(spec));
     problems.extend(reserved_name(route));
     problems.extend(operators_secret(spec, &secret_name(&name)));
     problems.extend((!is_service_name(&name)).then(|| SpecProblem::Name(name.clone())));
     problems.extend(broken_rules(spec));
 
-    let (Some(table), Some((webhook, signing_secret)), Some(event_types), Some(endpoint), Some(api_url), []) =
-        (table, webhook.zip(references.signing_secret), event_types, endpoint, api_url, problems.as_slice())
+    let (
+        Some(table),
+        Some((webhook, signing_secret)),
+        Some(event_types),
+        Some(endpoint),
+        Some(api_url),
+        Some(limits),
+        [],
+    ) = (
+        table,
+        webhook.zip(references.signing_secret),
+        event_types,
+        endpoint,
+        api_url,
+        limits,
+        problems.as_slice(),
+    )
     else {
         return Err(problems);
     };
@@ -373,7 +400,7 @@ pub fn validate_with(
             path: endpoint.url.path().to_owned(),
             signature_header: webhook.signature_header.clone(),
             kafka: kafka_config(&spec.kafka),
-            limits: Limits::default(),
+            limits,
             tls: tls_files(&spec.relay),
             route: Some(format!("{namespace}/{name}")),
         },
@@ -532,22 +559,26 @@ fn checked_route<When>(
 }
 
 fn unmatched(unmatched: &spec::Unmatched) -> Result<Unmatched, SpecProblem> {
-    let topic = |name: &String| {
+    let topic = |field: &str, name: &String| {
         TopicName::try_from(name.clone())
-            .map_err(|cause| SpecProblem::Routing { field: "unmatched.topic".into(), cause })
+            .map_err(|cause| SpecProblem::Routing { field: format!("unmatched.{field}"), cause })
     };
     let rule = |rule| Err(SpecProblem::Rule { field: "unmatched", rule });
     let include_filtered = unmatched.include_filtered;
+    let invalid = match &unmatched.invalid {
+        Some(invalid) => Some(InvalidEvents { topic: topic("invalid.topic", &invalid.topic)? }),
+        None => None,
+    };
     match (unmatched.action, unmatched.status, &unmatched.topic) {
         (UnmatchedAction::Reject, status, None) => {
             let status = u16::try_from(status.unwrap_or(404)).unwrap_or(0);
             RejectStatus::try_from(status)
-                .map(|status| Unmatched::Reject { status, include_filtered })
+                .map(|status| Unmatched::Reject { status, include_filtered, invalid })
                 .map_err(|cause| SpecProblem::Routing { field: "unmatched.status".into(), cause })
         }
-        (UnmatchedAction::Drop, None, None) => Ok(Unmatched::Drop { include_filtered }),
+        (UnmatchedAction::Drop, None, None) => Ok(Unmatched::Drop { include_filtered, invalid }),
         (UnmatchedAction::DeadLetter, None, Some(name)) => {
-            Ok(Unmatched::DeadLetter { topic: topic(name)?, include_filtered })
+            Ok(Unmatched::DeadLetter { topic: topic("topic", name)?, include_filtered, invalid })
         }
         (UnmatchedAction::DeadLetter, _, None) => rule("topic must be set when action is DeadLetter"),
         (UnmatchedAction::Reject | UnmatchedAction::Drop, _, Some(_)) => {
@@ -557,6 +588,41 @@ fn unmatched(unmatched: &spec::Unmatched) -> Result<Unmatched, SpecProblem> {
             rule("status can only be set when action is Reject")
         }
     }
+}
+
+/// The limits of a relay: those that the manifest sets, and the defaults of the others.
+fn limits(spec: &PresenceRouteSpec) -> Result<Limits, Vec<SpecProblem>> {
+    let set = &spec.relay.limits;
+    let webhook = spec.source.webhook.as_ref();
+    let mut problems = Vec::new();
+    let mut set_to = |field, value: Option<i32>, least: i32| {
+        let value = value?;
+        if value < least {
+            problems.push(SpecProblem::Limit { field, value, least });
+        }
+        u32::try_from(value).ok()
+    };
+    let max_body_bytes = set_to("relay.limits.maxBodyBytes", set.max_body_bytes, 1);
+    let idle_timeout_ms = set_to("relay.limits.idleTimeoutMs", set.idle_timeout_ms, 1);
+    let dedupe_max_ids = set_to("relay.limits.dedupeMaxIds", set.dedupe_max_ids, 0);
+    let dedupe_window_ms = set_to("relay.limits.dedupeWindowMs", set.dedupe_window_ms, 0);
+    let max_event_age_seconds = set_to(
+        "source.webhook.maxEventAgeSeconds",
+        webhook.and_then(|webhook| webhook.max_event_age_seconds),
+        1,
+    );
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let defaults = Limits::default();
+    Ok(Limits {
+        max_body_bytes: max_body_bytes.map_or(defaults.max_body_bytes, |bytes| bytes as usize),
+        idle_timeout_ms: idle_timeout_ms.map_or(defaults.idle_timeout_ms, u64::from),
+        dedupe_max_ids: dedupe_max_ids.map_or(defaults.dedupe_max_ids, |ids| ids as usize),
+        dedupe_window_ms: dedupe_window_ms.map_or(defaults.dedupe_window_ms, u64::from),
+        max_event_age_ms: max_event_age_seconds.map(|seconds| u64::from(seconds) * 1_000),
+        ..defaults
+    })
 }
 
 fn webhook(source: &spec::Source) -> Result<&Webhook, Vec<SpecProblem>> {

@@ -42,8 +42,8 @@ impl BodyReader {
 
     fn too_large(&self) -> Problem {
         let detail = format!(
-            "an event has at most {} bytes; send a smaller one, or, for a relay without the operator, raise \
-             limits.maxBodyBytes in relay.yaml",
+            "a body may have {} bytes; send a smaller one, or raise spec.relay.limits.maxBodyBytes (for a relay alone: \
+             limits.maxBodyBytes in relay.yaml, or PRESENCEROUTE_MAX_BODY_BYTES)",
             self.max_bytes
         );
         Problem::new(ProblemKind::BodyTooLarge, detail)

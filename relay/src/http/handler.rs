@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
@@ -15,6 +15,7 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
+use presenceroute_core::event::Event;
 use presenceroute_core::receipt::{PREFERENCE, Receipt};
 use presenceroute_core::relay_config::Limits;
 
@@ -23,9 +24,9 @@ use super::memory_budget::{MemoryBudget, REQUEST_BYTES};
 use super::problem;
 use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
-use crate::observe::trace_context::TraceHeaders;
+use crate::observe::trace_context::{Trace, TraceHeaders};
 use crate::outcome::{Delivered, Outcome, Problem, ProblemKind, escaped};
-use crate::pipeline::{Incoming, Pipeline};
+use crate::pipeline::{Incoming, Invalid, Pipeline};
 use crate::source::PushSource;
 
 /// The body of a 200.
@@ -42,6 +43,7 @@ pub struct Handler<S> {
     path: String,
     source: S,
     body: BodyReader,
+    max_event_age: Option<Duration>,
     memory: MemoryBudget,
     pipeline: Arc<Pipeline>,
     log: Arc<RequestLog>,
@@ -53,7 +55,31 @@ struct CheckedHead<P> {
     proof: P,
     /// The length that the sender announced, if any and not 0.
     length: Option<NonZeroUsize>,
+    /// What few requests have: every connection keeps room for a request's head, so that it is no part of it.
+    uncommon: Option<Box<Uncommon>>,
+}
+
+/// What few requests have.
+struct Uncommon {
     wants_receipt: bool,
+    /// The content encoding of a body whose signature is to be verified all the same.
+    encoded: Option<Encoded>,
+}
+
+/// A body that is no event for its content encoding.
+struct Encoded {
+    /// The header's value.
+    coding: String,
+    problem: Problem,
+}
+
+/// A verified body that cannot be delivered as an event.
+struct Undelivered<'b> {
+    problem: Problem,
+    /// The event and the value of its record, where it can be read all the same.
+    event: Option<(Event<'b>, Bytes)>,
+    /// The content encoding that the sender names.
+    coding: Option<String>,
 }
 
 /// An event that is answered 200.
@@ -77,6 +103,7 @@ impl<S: PushSource> Handler<S> {
             path,
             source,
             body: BodyReader::new(limits),
+            max_event_age: limits.max_event_age_ms.map(Duration::from_millis),
             memory: MemoryBudget::new(limits.max_in_flight_bytes, metrics.in_flight_bytes.clone()),
             pipeline,
             log,
@@ -151,16 +178,88 @@ impl<S: PushSource> Handler<S> {
         let whole = self.body.read(body.as_mut(), head.length, &mut reservation).await;
         let whole = whole.map_err(|problem| self.rejected(problem, trace))?;
         let received = Instant::now();
-        self.source.verify(&head.proof, &whole).map_err(|problem| self.rejected(problem, trace))?;
+        let uncommon = self.verify(head, &whole).map_err(|problem| self.rejected(problem, trace))?;
         body.verified();
-        let (event, value) = self.source.decode(&whole).map_err(|error| {
-            self.rejected(Problem::new(ProblemKind::EventInvalid, error.to_string()), trace)
-        })?;
-        let mut receipt = head.wants_receipt.then(Receipt::default);
         let trace = trace.as_trace();
+        let (wants_receipt, encoded) =
+            uncommon.map_or((false, None), |uncommon| (uncommon.wants_receipt, uncommon.encoded));
+        let mut receipt = wants_receipt.then(Receipt::default);
+        let (event, value) = match self.decode(&whole, encoded) {
+            Ok(decoded) => decoded,
+            Err(undelivered) => return self.deliver_invalid(undelivered, &whole, trace, receipt).await,
+        };
         let incoming = Incoming { event: &event, value: &value, trace, received, span_start };
         let delivered = self.pipeline.deliver(&incoming, receipt.as_mut()).await?;
         Ok(Accepted { delivered, receipt })
+    }
+
+    /// Verifies the origin of the body. Returns what is left of the head.
+    fn verify(&self, head: CheckedHead<S::Proof>, whole: &Bytes) -> Result<Option<Box<Uncommon>>, Problem> {
+        let CheckedHead { proof, uncommon, .. } = head;
+        match self.source.verify(&proof, whole) {
+            Ok(()) => Ok(uncommon),
+            // Most likely, it is the encoding that makes another body of it than the one that was signed.
+            Err(problem) => {
+                let encoded = uncommon.and_then(|uncommon| uncommon.encoded);
+                Err(encoded.map_or(problem, |encoded| encoded.problem))
+            }
+        }
+    }
+
+    /// The event in a verified body, and what becomes the value of its record.
+    fn decode<'b>(
+        &self,
+        whole: &'b Bytes,
+        encoded: Option<Encoded>,
+    ) -> Result<(Event<'b>, Bytes), Box<Undelivered<'b>>> {
+        if let Some(Encoded { coding, problem }) = encoded {
+            return Err(Box::new(Undelivered { problem, event: None, coding: Some(coding) }));
+        }
+        let (event, value) = self.source.decode(whole).map_err(|error| {
+            let problem = Problem::new(ProblemKind::EventInvalid, error.to_string());
+            Box::new(Undelivered { problem, event: None, coding: None })
+        })?;
+        match self.check_age(&event) {
+            Ok(()) => Ok((event, value)),
+            Err(problem) => Err(Box::new(Undelivered { problem, event: Some((event, value)), coding: None })),
+        }
+    }
+
+    /// Boxed: hardly an event is invalid, and the future of every request would have room for it.
+    fn deliver_invalid<'a>(
+        &'a self,
+        undelivered: Box<Undelivered<'a>>,
+        whole: &'a Bytes,
+        trace: Trace<'a>,
+        mut receipt: Option<Receipt>,
+    ) -> Pin<Box<dyn Future<Output = Result<Accepted, Problem>> + Send + 'a>> {
+        Box::pin(async move {
+            let Undelivered { problem, event, coding } = *undelivered;
+            let (event, value) = match &event {
+                Some((event, value)) => (Some(event), value),
+                None => (None, whole),
+            };
+            let invalid = Invalid { problem, event, value, content_encoding: coding.as_deref(), trace };
+            let delivered = self.pipeline.deliver_invalid(invalid, receipt.as_mut()).await?;
+            Ok(Accepted { delivered, receipt })
+        })
+    }
+
+    /// Rejects an event that is older than events may be. One without a time has no age.
+    fn check_age(&self, event: &Event<'_>) -> Result<(), Problem> {
+        let (Some(most), Some(timestamp)) = (self.max_event_age, event.timestamp) else { return Ok(()) };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let age = i128::try_from(now.as_millis()).unwrap_or(i128::MAX) - i128::from(timestamp);
+        if age <= i128::try_from(most.as_millis()).unwrap_or(i128::MAX) {
+            return Ok(());
+        }
+        let detail = format!(
+            "the event's timestamp is {} s ago, and events may be {} s old; raise \
+             spec.source.webhook.maxEventAgeSeconds (limits.maxEventAgeMs in relay.yaml), or correct the sender's clock",
+            age / 1000,
+            most.as_secs()
+        );
+        Err(Problem::new(ProblemKind::EventTooOld, detail))
     }
 
     fn check_head(&self, head: Parts) -> Result<CheckedHead<S::Proof>, Problem> {
@@ -175,9 +274,18 @@ impl<S: PushSource> Handler<S> {
         let length = announced_length(&head.headers);
         self.body.check_length(length)?;
         let proof = self.source.check_head(&head)?;
-        check_encoding(&head.headers)?;
+        let encoded = match check_encoding(&head.headers) {
+            Ok(()) => None,
+            Err(problem) if self.pipeline.keeps_invalid() => {
+                Some(Encoded { coding: content_encoding(&head.headers), problem })
+            }
+            Err(problem) => return Err(problem),
+        };
         let length = length.and_then(NonZeroUsize::new);
-        Ok(CheckedHead { proof, length, wants_receipt: self.source.wants_receipt(&head) })
+        let wants_receipt = self.source.wants_receipt(&head);
+        let is_uncommon = wants_receipt || encoded.is_some();
+        let uncommon = is_uncommon.then(|| Box::new(Uncommon { wants_receipt, encoded }));
+        Ok(CheckedHead { proof, length, uncommon })
     }
 
     /// Logs a request that is rejected before the pipeline has its event, which logs all later ones.
@@ -220,6 +328,13 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// The content encoding as the sender names it.
+fn content_encoding(headers: &HeaderMap) -> String {
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    let values: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    values.join(", ")
 }
 
 fn announced_length(headers: &HeaderMap) -> Option<usize> {

@@ -41,19 +41,27 @@ const CONNECTION_BYTES: u64 = 16 << 10;
 /// The same with TLS, which keeps incomplete records and hellos, too.
 const TLS_CONNECTION_BYTES: u64 = 48 << 10;
 
-/// The program itself, the Kafka library, the dedupe window, and a reserve.
+/// The program itself, the Kafka library, a dedupe window of [`USUAL_IDS`], and a reserve.
 const PROGRAM_BYTES: u64 = 32 << 20;
+
+/// How many ids the dedupe window holds by default.
+const USUAL_IDS: usize = 100_000;
+
+/// What one id in the dedupe window takes, with the gaps of its table.
+const ID_BYTES: u64 = 25;
 
 /// How many connections of senders, with TLS or without, fit into memory beside the events that `limits` allows; `None`
 /// where no memory limit is known. With a limit that is too low for all of that, connections get an eighth of it.
 fn by_memory(limits: &Limits, has_tls: bool) -> Option<usize> {
     let each = if has_tls { TLS_CONNECTION_BYTES } else { CONNECTION_BYTES };
-    Some(within_memory(memory_limit()?, limits.max_in_flight_bytes, each))
+    Some(within_memory(memory_limit()?, limits, each))
 }
 
-fn within_memory(limit: u64, max_in_flight_bytes: usize, each: u64) -> usize {
-    let events = u64::try_from(max_in_flight_bytes).unwrap_or(u64::MAX);
-    let left = limit.saturating_sub(PROGRAM_BYTES).saturating_sub(events).max(limit / 8);
+fn within_memory(limit: u64, limits: &Limits, each: u64) -> usize {
+    let events = u64::try_from(limits.max_in_flight_bytes).unwrap_or(u64::MAX);
+    let more_ids = u64::try_from(limits.dedupe_max_ids.saturating_sub(USUAL_IDS)).unwrap_or(u64::MAX);
+    let program = PROGRAM_BYTES.saturating_add(more_ids.saturating_mul(ID_BYTES));
+    let left = limit.saturating_sub(program).saturating_sub(events).max(limit / 8);
     usize::try_from(left / each).unwrap_or(usize::MAX)
 }
 
@@ -92,14 +100,17 @@ mod tests {
     const MEBIBYTE: u64 = 1 << 20;
 
     #[test]
-    fn connections_get_the_memory_that_program_and_events_leave() {
-        let events = Limits::default().max_in_flight_bytes;
+    fn connections_get_the_memory_that_program_ids_and_events_leave() {
+        let usual = Limits::default();
         // The limit that a relay pod has by default holds the ten thousand that docs/performance.md promises.
-        assert_eq!(within_memory(256 * MEBIBYTE, events, CONNECTION_BYTES), 10_240);
-        assert_eq!(within_memory(128 * MEBIBYTE, events, CONNECTION_BYTES), 2_048);
-        assert_eq!(within_memory(64 * MEBIBYTE, events, CONNECTION_BYTES), 512);
-        assert_eq!(within_memory(256 * MEBIBYTE, 4 << 20, CONNECTION_BYTES), 14_080);
-        assert_eq!(within_memory(256 * MEBIBYTE, events, TLS_CONNECTION_BYTES), 3_413);
+        assert_eq!(within_memory(256 * MEBIBYTE, &usual, CONNECTION_BYTES), 10_240);
+        assert_eq!(within_memory(128 * MEBIBYTE, &usual, CONNECTION_BYTES), 2_048);
+        assert_eq!(within_memory(64 * MEBIBYTE, &usual, CONNECTION_BYTES), 512);
+        let few_events = Limits { max_in_flight_bytes: 4 << 20, ..usual.clone() };
+        assert_eq!(within_memory(256 * MEBIBYTE, &few_events, CONNECTION_BYTES), 14_080);
+        let many_ids = Limits { dedupe_max_ids: 1_200_000, ..usual.clone() };
+        assert_eq!(within_memory(256 * MEBIBYTE, &many_ids, CONNECTION_BYTES), 8_561);
+        assert_eq!(within_memory(256 * MEBIBYTE, &usual, TLS_CONNECTION_BYTES), 3_413);
     }
 
     #[test]

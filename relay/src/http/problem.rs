@@ -68,6 +68,7 @@ fn title(kind: ProblemKind) -> &'static str {
         ProblemKind::BodyIncomplete => "The body is not whole",
         ProblemKind::SignatureMismatch => "The signature does not match",
         ProblemKind::EventInvalid => "The body is not an event",
+        ProblemKind::EventTooOld => "The event is too old",
         ProblemKind::Unrouted | ProblemKind::UnroutedRetry => "No route matches the event",
         ProblemKind::KafkaRefused => "Kafka refuses the event",
         ProblemKind::KafkaUnavailable => "Kafka did not acknowledge the event in time",

@@ -131,7 +131,7 @@ impl Publisher {
         mut now: Instant,
     ) -> Result<Option<Position>, Failure> {
         let topic = target.topic.as_str();
-        let fingerprint = self.in_flight.fingerprint(&record.event.id, record.body, topic);
+        let fingerprint = self.in_flight.fingerprint(record.id(), record.body, topic);
         let mut alone = false;
         loop {
             // It must live until the outcome is known, because it receives the reports.

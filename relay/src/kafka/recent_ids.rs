@@ -120,6 +120,7 @@ impl RecentIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use presenceroute_core::relay_config::Limits;
 
     fn fingerprint(number: u64) -> Fingerprint {
         // Two of them have the same hash.
@@ -179,6 +180,35 @@ mod tests {
             recent.expire(came + window + Duration::from_secs(1));
             assert!(!recent.contains(fingerprint(1)), "forgotten too late: {came:?}");
         }
+    }
+
+    /// Inserts `rate` a second until `end`, and returns how old the oldest is that is still known then, in seconds.
+    fn oldest_known(rate: u64, end: u64, limits: &Limits) -> u64 {
+        let mut recent =
+            RecentIds::new(limits.dedupe_max_ids, Duration::from_millis(limits.dedupe_window_ms));
+        let began = recent.began;
+        for second in 0..end {
+            let now = began + Duration::from_secs(second);
+            recent.expire(now);
+            for number in second * rate..(second + 1) * rate {
+                recent.insert(fingerprint(number), now);
+            }
+        }
+        recent.expire(began + Duration::from_secs(end));
+        let is_known = |second: &u64| recent.contains(fingerprint(second * rate));
+        let oldest = (0..end).find(is_known).expect("the newest is known");
+        assert!((oldest..end).all(|second| is_known(&second)));
+        end - oldest
+    }
+
+    #[test]
+    fn how_long_an_id_is_known_follows_from_the_rate_and_the_limit() {
+        let usual = Limits::default();
+        assert_eq!(oldest_known(2_000, 60, &usual), 50);
+        assert_eq!(oldest_known(166, 610, &usual), 600);
+        // What docs/behaviour.md names for 2,000 deliveries a second.
+        let more = Limits { dedupe_max_ids: 1_200_000, ..Limits::default() };
+        assert_eq!(oldest_known(2_000, 610, &more), 600);
     }
 
     #[test]

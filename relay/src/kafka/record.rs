@@ -25,16 +25,30 @@ const JSON: &str = "application/json";
 /// What may precede a text, and has no place inside of one (RFC 8259, section 8.1).
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// An event on its way to Kafka.
+/// An event on its way to Kafka, or what came instead of one.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    pub event: &'a Event<'a>,
-    /// Its bytes as they were signed.
+    /// The event, unless the body is none.
+    pub event: Option<&'a Event<'a>>,
+    /// The bytes as they were signed.
     pub body: &'a Bytes,
     /// The trace context that goes into its headers.
     pub trace: Trace<'a>,
-    /// Set for the dead-letter topic: the revision of the table that has no route for the event.
-    pub unrouted_by: Option<&'a str>,
+    /// Set where the topic is one for what no route takes.
+    pub dead_letter: Option<&'a DeadLetter<'a>>,
+}
+
+/// Why a record is in a topic for what no route takes.
+#[derive(Clone, Copy)]
+pub struct DeadLetter<'a> {
+    /// The problem's name.
+    pub reason: &'a str,
+    /// The problem in words.
+    pub detail: Option<&'a str>,
+    /// The content encoding of the body, where it has one.
+    pub content_encoding: Option<&'a str>,
+    /// The revision of the table that decided so.
+    pub revision: &'a str,
 }
 
 /// Where Kafka has a record.
@@ -47,11 +61,19 @@ pub(super) struct Position {
 }
 
 impl Record<'_> {
+    /// The event's id, or nothing where the body is no event.
+    pub(super) fn id(&self) -> &str {
+        self.event.map_or("", |event| event.id.as_ref())
+    }
+
     /// The record's value and headers; `None` when there is no memory for them.
     pub(super) fn content(&self, mode: ContentMode) -> Option<(Bytes, Headers)> {
-        match mode {
-            ContentMode::Binary => Some((self.body.clone(), self.headers()?)),
-            ContentMode::Structured => Some((self.cloud_event()?, self.structured_headers()?)),
+        match (mode, self.event) {
+            (ContentMode::Structured, Some(event)) => {
+                Some((self.cloud_event(event)?, self.structured_headers()?))
+            }
+            // A body that is no event can only be passed on as it is.
+            _ => Some((self.body.clone(), self.headers()?)),
         }
     }
 
@@ -61,14 +83,15 @@ impl Record<'_> {
             ContentMode::Binary => self.body.len(),
             // What surrounds the body comes from it, with a source that may be percent-encoded, or is of a fixed size.
             ContentMode::Structured => {
-                let source = self.event.source.as_ref().map_or(0, |source| source.len());
+                let source =
+                    self.event.and_then(|event| event.source.as_ref()).map_or(0, |source| source.len());
                 2 * self.body.len() + 3 * source + (1 << 10)
             }
         }
     }
 
     /// The event in the JSON format of CloudEvents. The body goes into it as it is.
-    fn cloud_event(&self) -> Option<Bytes> {
+    fn cloud_event(&self, event: &Event<'_>) -> Option<Bytes> {
         #[derive(Serialize)]
         struct Attributes<'a> {
             specversion: &'static str,
@@ -85,10 +108,10 @@ impl Record<'_> {
         }
         let attributes = Attributes {
             specversion: SPEC_VERSION,
-            id: &self.event.id,
-            source: &self.source(),
-            r#type: &self.event.event_type,
-            time: self.event.timestamp.and_then(rfc3339),
+            id: &event.id,
+            source: &source_of(event),
+            r#type: &event.event_type,
+            time: event.timestamp.and_then(rfc3339),
             datacontenttype: JSON,
             traceparent: self.trace.parent,
             tracestate: self.trace.state,
@@ -114,29 +137,32 @@ impl Record<'_> {
         Headers::new(headers.into_iter().filter_map(|(name, value)| Some((name, value?))))
     }
 
-    fn source(&self) -> Cow<'_, str> {
-        self.event.source.as_deref().map_or(Cow::Borrowed(DEFAULT_SOURCE), uri_reference)
-    }
-
-    /// The headers in binary mode.
+    /// The headers in binary mode; `None` when there is no memory for them. A body that is no event has none of CloudEvents.
     fn headers(&self) -> Option<Headers> {
         let event = self.event;
-        let time = event.timestamp.and_then(rfc3339);
-        let source = self.source();
+        let time = event.and_then(|event| rfc3339(event.timestamp?));
+        let source = event.map(source_of);
+        let dead_letter = self.dead_letter;
         let headers = [
-            ("ce_specversion", Some(SPEC_VERSION)),
-            ("ce_id", Some(event.id.as_ref())),
-            ("ce_source", Some(source.as_ref())),
-            ("ce_type", Some(event.event_type.as_ref())),
+            ("ce_specversion", event.map(|_| SPEC_VERSION)),
+            ("ce_id", event.map(|event| event.id.as_ref())),
+            ("ce_source", source.as_deref()),
+            ("ce_type", event.map(|event| event.event_type.as_ref())),
             ("ce_time", time.as_deref()),
-            ("content-type", Some(JSON)),
+            ("content-type", event.map(|_| JSON)),
+            ("content-encoding", dead_letter.and_then(|dead_letter| dead_letter.content_encoding)),
             ("traceparent", self.trace.parent),
             ("tracestate", self.trace.state),
-            ("presenceroute_reason", self.unrouted_by.map(|_| "unrouted")),
-            ("presenceroute_routing_revision", self.unrouted_by),
+            ("presenceroute_reason", dead_letter.map(|dead_letter| dead_letter.reason)),
+            ("presenceroute_detail", dead_letter.and_then(|dead_letter| dead_letter.detail)),
+            ("presenceroute_routing_revision", dead_letter.map(|dead_letter| dead_letter.revision)),
         ];
         Headers::new(headers.into_iter().filter_map(|(name, value)| Some((name, value?))))
     }
+}
+
+fn source_of<'e>(event: &'e Event<'_>) -> Cow<'e, str> {
+    event.source.as_deref().map_or(Cow::Borrowed(DEFAULT_SOURCE), uri_reference)
 }
 
 /// Milliseconds since 1970 as RFC 3339 in UTC; nothing for a time outside the years that it can write.
@@ -172,10 +198,10 @@ fn uri_reference(source: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    fn headers(body: &str, unrouted_by: Option<&str>) -> Vec<String> {
+    fn headers(body: &str, dead_letter: Option<&DeadLetter<'_>>) -> Vec<String> {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        let event = Event::parse(&body).unwrap();
-        let record = Record { event: &event, body: &body, trace: Trace::default(), unrouted_by };
+        let event = Event::parse(&body).ok();
+        let record = Record { event: event.as_ref(), body: &body, trace: Trace::default(), dead_letter };
         let headers = record.headers().unwrap().to_vec();
         headers.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
@@ -199,7 +225,9 @@ mod tests {
 
     #[test]
     fn required_headers_are_there_when_the_event_lacks_them() {
-        let headers = headers(r#"{"id":"1","eventType":"t"}"#, Some("r1"));
+        let dead_letter =
+            DeadLetter { reason: "unrouted", detail: None, content_encoding: None, revision: "r1" };
+        let headers = headers(r#"{"id":"1","eventType":"t"}"#, Some(&dead_letter));
         assert!(headers.contains(&"ce_source=genesys-cloud".to_owned()), "{headers:?}");
         assert!(headers.contains(&"presenceroute_reason=unrouted".to_owned()), "{headers:?}");
         assert!(headers.contains(&"presenceroute_routing_revision=r1".to_owned()), "{headers:?}");
@@ -209,7 +237,7 @@ mod tests {
     fn cloud_event(body: &str, trace: Trace<'_>) -> (serde_json::Value, String, Vec<(String, String)>) {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let event = Event::parse(&body).unwrap();
-        let record = Record { event: &event, body: &body, trace, unrouted_by: None };
+        let record = Record { event: Some(&event), body: &body, trace, dead_letter: None };
         let (value, headers) = record.content(ContentMode::Structured).unwrap();
         assert!(value.len() <= record.largest_value(ContentMode::Structured));
         let text = String::from_utf8(value.to_vec()).unwrap();
@@ -244,6 +272,25 @@ mod tests {
             assert_eq!((value["id"].as_str(), value["data"]["id"].as_str()), (Some(id), Some(id)));
             assert!(value.get("time").is_none() && value["source"] == DEFAULT_SOURCE);
         }
+    }
+
+    #[test]
+    fn a_body_that_is_no_event_has_its_reason_and_nothing_of_cloudevents() {
+        let dead_letter = DeadLetter {
+            reason: "encoding-unsupported",
+            detail: Some("why"),
+            content_encoding: Some("gzip"),
+            revision: "r1",
+        };
+        assert_eq!(
+            headers("not json", Some(&dead_letter)),
+            [
+                "content-encoding=gzip",
+                "presenceroute_reason=encoding-unsupported",
+                "presenceroute_detail=why",
+                "presenceroute_routing_revision=r1",
+            ]
+        );
     }
 
     #[test]

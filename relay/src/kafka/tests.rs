@@ -43,7 +43,7 @@ async fn publish_at(
     let body = Bytes::from(format!(r#"{{"id":"{id}","eventType":"t"}}"#));
     let event = Event::parse(&body).unwrap();
     let Decision::Publish(targets) = router.route(&event).decision else { panic!("not routed") };
-    let record = Record { event: &event, body: &body, trace: Trace::default(), unrouted_by: None };
+    let record = Record { event: Some(&event), body: &body, trace: Trace::default(), dead_letter: None };
     publisher.publish(&record, &targets, routed_at, None).await
 }
 

@@ -1,6 +1,7 @@
 //! One log line a request, rate-limited so that a sender cannot fill a disk.
 //!
-//! An accepted event is a line at debug. A rejection is a line at warn, of each kind the first [`LINES`] in a
+//! An accepted event is a line at debug; one that is invalid and was published all the same is a line at warn, once in a
+//! [`WINDOW`] with the number of those before it. A rejection is a line at warn, of each kind the first [`LINES`] in a
 //! [`WINDOW`]; the others are lines at debug, and counted in a summary when the window ends.
 //! No line holds a secret or a part of a body except an event's id, and that only when the signature was verified.
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::trace_context::Trace;
@@ -45,12 +47,13 @@ pub struct RequestLog {
     route: Option<String>,
     /// How many of each kind were rejected in this window.
     rejected: [AtomicU64; ProblemKind::ALL.len()],
+    invalid: Mutex<RateLimitedLog>,
 }
 
 impl RequestLog {
     /// The log of a relay that serves this route.
     pub fn new(route: Option<String>) -> Self {
-        Self { route, rejected: Default::default() }
+        Self { route, rejected: Default::default(), invalid: Mutex::default() }
     }
 
     /// An event was delivered.
@@ -64,6 +67,21 @@ impl RequestLog {
             trace_id = trace.id(),
             "answered"
         );
+    }
+
+    /// What is invalid was published to the topic for that.
+    pub fn dead_lettered(&self, problem: &Problem, topic: &str, event_id: Option<&str>, trace: Trace<'_>) {
+        let (route, outcome) =
+            (self.route.as_deref(), Outcome::Delivered(Delivered::InvalidDeadLettered).name());
+        let event_id = event_id.map(Escaped).map(tracing::field::display);
+        let (reason, detail, trace_id) = (problem.kind.name(), &problem.detail, trace.id());
+        const MESSAGE: &str = "invalid event published to its dead-letter topic";
+        match self.invalid.lock().count() {
+            Some(events) => {
+                tracing::warn!(route, outcome, events, reason, topic, event_id, trace_id, %detail, "{MESSAGE}");
+            }
+            None => tracing::debug!(route, outcome, reason, topic, event_id, trace_id, %detail, "{MESSAGE}"),
+        }
     }
 
     /// A request was rejected.
@@ -122,7 +140,6 @@ impl Display for Escaped<'_> {
 mod tests {
     use super::*;
     use std::io;
-    use std::sync::Mutex;
     use tracing::level_filters::LevelFilter;
 
     /// What was logged.
@@ -131,7 +148,7 @@ mod tests {
 
     impl io::Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -155,7 +172,7 @@ mod tests {
         tracing::subscriber::with_default(log, || {
             of(&RequestLog::new(Some("presence/contact-centre".into())))
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
@@ -213,6 +230,28 @@ mod tests {
             outcomes.rejected(&mismatch(), Trace::default());
         });
         assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn a_flood_of_invalid_events_is_one_line_at_warn() {
+        let flood = |outcomes: &RequestLog| {
+            let problem = Problem::new(ProblemKind::EventInvalid, "the event has no id");
+            for _ in 0..1_000 {
+                outcomes.dead_lettered(&problem, "bad", None, TRACE);
+            }
+        };
+        let lines = logged(LevelFilter::INFO, flood);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        for (field, value) in [
+            ("outcome", "invalid-dead-lettered"),
+            ("reason", "event-invalid"),
+            ("topic", "bad"),
+            ("detail", "the event has no id"),
+            ("trace_id", "0af7651916cd43dd8448eb211c80319c"),
+        ] {
+            assert_eq!(lines[0][field], value);
+        }
+        assert_eq!(logged(LevelFilter::DEBUG, flood).len(), 1_000);
     }
 
     #[test]

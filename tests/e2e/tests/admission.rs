@@ -54,6 +54,7 @@ spec:
       eventTypes: ["presence:state:changed", "presence:status:changed"]
       retryPolicy: {maxRetries: 3, backoffMultiplier: 2}
       signatureHeader: X-Signature
+      maxEventAgeSeconds: 3600
       eventBridgesPath: /bridges
   endpoint:
     url: https://presence.example.com/eventbridge/presence
@@ -62,7 +63,7 @@ spec:
   routes:
   - {eventType: "presence:state:changed", topic: states}
   - {eventType: "presence:*", topic: all, when: "attributes.presence == 'AVAILABLE'", key: attributes.user.id, contentMode: Structured}
-  unmatched: {action: DeadLetter, topic: rest}
+  unmatched: {action: DeadLetter, topic: rest, invalid: {topic: bad}}
   kafka:
     bootstrapServers: ["kafka-0:9092", "[2001:db8::1]:9092"]
     tls:
@@ -88,6 +89,7 @@ spec:
     networkPolicy:
       ingressFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]
       additionalEgress: [{to: [{ipBlock: {cidr: 10.2.0.0/16}}], ports: [{protocol: TCP, port: 9094, endPort: 9097}]}]
+    limits: {maxBodyBytes: 2097152, idleTimeoutMs: 90000, dedupeMaxIds: 1200000, dedupeWindowMs: 600000}
   suspend: true
   deletionPolicy: Retain
 "#;
@@ -323,6 +325,9 @@ fn changes() -> Vec<Change> {
         ("/spec/unmatched", json!({"action": "Drop", "status": 404})),
         ("/spec/unmatched", json!({})),
         ("/spec/unmatched", json!({"topic": "rest"})),
+        ("/spec/unmatched", json!({"invalid": {"topic": "bad"}})),
+        ("/spec/unmatched/invalid", json!({})),
+        ("/spec/unmatched/invalid/topic", json!("..")),
         ("/spec/kafka/bootstrapServers", json!(["kafka://broker:9092"])),
         ("/spec/kafka/bootstrapServers", json!(["a:1", "b:1", "a:1"])),
         ("/spec/kafka/properties", json!({"a": null})),

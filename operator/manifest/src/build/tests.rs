@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 use kube::core::DynamicObject;
+use presenceroute_core::relay_config::Limits;
 use presenceroute_crds::PresenceRoute;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -168,6 +169,49 @@ async fn the_relay_reads_the_signature_header_of_the_route() {
     let manifest = manifest(&defaults()).replace("webhook: {", named);
     let model = validated(&manifest).await.unwrap();
     assert_eq!(model.config.signature_header, "X-Signature");
+}
+
+#[tokio::test]
+async fn the_relay_gets_the_limits_of_the_manifest() {
+    let model = validated(&manifest(&defaults())).await.unwrap();
+    assert_eq!(model.config.limits, Limits::default());
+    let set = "\n  relay: {limits: {maxBodyBytes: 4194304, idleTimeoutMs: 90000, dedupeMaxIds: 1200000, dedupeWindowMs: 0}}";
+    let aged = manifest(&(defaults() + set)).replace("webhook: {", "webhook: {maxEventAgeSeconds: 3600, ");
+    let expected = Limits {
+        max_body_bytes: 4 << 20,
+        idle_timeout_ms: 90_000,
+        dedupe_max_ids: 1_200_000,
+        dedupe_window_ms: 0,
+        max_event_age_ms: Some(3_600_000),
+        ..Limits::default()
+    };
+    assert_eq!(validated(&aged).await.unwrap().config.limits, expected);
+    let wrong = aged.replace("4194304", "0").replace("90000", "-1").replace("3600", "0");
+    let Err(problems) = validated(&wrong).await else { panic!("it was taken") };
+    let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "spec.relay.limits.maxBodyBytes: must be at least 1, and is 0",
+            "spec.relay.limits.idleTimeoutMs: must be at least 1, and is -1",
+            "spec.source.webhook.maxEventAgeSeconds: must be at least 1, and is 0",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_topic_of_invalid_events_is_in_the_routing_table() {
+    let with = |unmatched: &str| manifest(&format!("{}\n  unmatched: {unmatched}", defaults()));
+    let model = validated(&with("{action: Drop, invalid: {topic: bad}}")).await.unwrap();
+    assert_eq!(model.table.unmatched().invalid().unwrap().topic.as_str(), "bad");
+    let Err(problems) = validated(&with("{invalid: {topic: 'no good'}}")).await else {
+        panic!("it was taken")
+    };
+    assert!(
+        problems[0].to_string().starts_with(r#"spec.unmatched.invalid.topic: topic "no good" is not legal"#),
+        "{}",
+        problems[0]
+    );
 }
 
 #[tokio::test]

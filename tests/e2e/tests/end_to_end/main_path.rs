@@ -84,7 +84,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     steps.prove("each is in its topic once: key, bytes, CloudEvents headers", || {
         for (event_type, topic) in &topic_of {
             let of_type = || first.iter().filter(|delivery| delivery.event_type == *event_type);
-            ensure_exactly_once(stage, topic, of_type(), Key::Id)?;
+            ensure_exactly_once(stage, topic, of_type(), Key::UserId)?;
             ensure_same(
                 &format!("records in {topic}"),
                 &stage.kafka.records(topic)?.len(),
@@ -107,10 +107,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     })?;
     let edited = manifest.replace(
         "  routes:\n",
-        &format!(
-            "  routes:\n    - {{eventType: \"{}\", topic: {states}, key: attributes.userId}}\n",
-            EVENT_TYPES[0]
-        ),
+        &format!("  routes:\n    - {{eventType: \"{}\", topic: {states}, key: id}}\n", EVENT_TYPES[0]),
     );
     steps.prove("an added route is live on every pod in under 2 s", || {
         add_route(stage, &route, &edited, &states)
@@ -121,7 +118,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         ensure_all_accepted(&deliveries)?;
         for (event_type, topic) in &topic_of {
             let of_type = deliveries.iter().filter(|delivery| delivery.event_type == *event_type);
-            ensure_exactly_once(stage, topic, of_type, Key::Id)?;
+            ensure_exactly_once(stage, topic, of_type, Key::UserId)?;
         }
         measured(&format!("{} events", deliveries.len()));
         Ok(deliveries)
@@ -130,11 +127,11 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         let run = simulator.deliver(&name, json!({"count": 60, "eventTypes": EVENT_TYPES}))?;
         let later = run.finished(seconds(30))?;
         let is_state = |delivery: &&Delivery| delivery.event_type == EVENT_TYPES[0];
-        ensure_exactly_once(stage, &states, later.iter().filter(is_state), Key::UserId)?;
+        ensure_exactly_once(stage, &states, later.iter().filter(is_state), Key::Id)?;
         let found = by_event(stage, &states)?;
         let meanwhile = flowed.iter().filter(is_state).filter(|delivery| found.contains_key(&delivery.id));
         let meanwhile: Vec<_> = meanwhile.collect();
-        ensure_exactly_once(stage, &states, meanwhile.iter().copied(), Key::UserId)?;
+        ensure_exactly_once(stage, &states, meanwhile.iter().copied(), Key::Id)?;
         ensure_same("events in it", &found.len(), &(meanwhile.len() + later.iter().filter(is_state).count()))
     })?;
     steps.prove("a removed route is gone from every pod in under 2 s", || {
