@@ -22,7 +22,8 @@ use crate::status::write::StatusWriter;
 pub struct Settings {
     /// What shows in the objects that it builds.
     pub installation: Installation,
-    /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one.
+    /// How long an old signing secret is accepted, and an old endpoint served, after Genesys Cloud has confirmed the new
+    /// one.
     pub secret_grace: Duration,
     /// How long an unconfirmed create request may still take effect at Genesys Cloud.
     pub create_timeout: Duration,

@@ -65,6 +65,7 @@ impl ReconcileState {
             signing: conditions::signing(rotation.revision(), phase, rotation.retire_at()),
             relay_version: relays.version(),
             registration,
+            endpoint: model.served.clone(),
             name_pending: name_pending.clone(),
             suspended: model.suspended,
         }))

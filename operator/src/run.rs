@@ -46,7 +46,8 @@ pub(crate) struct RunArguments {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PRESENCEROUTE_LISTEN", default_value = "[::]:8080")]
     pub(crate) listen: SocketAddr,
-    /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one, in seconds.
+    /// How long an old signing secret is accepted, and an old endpoint served, after Genesys Cloud has confirmed the new
+    /// one, in seconds.
     #[arg(long, env = "PRESENCEROUTE_SECRET_GRACE_SECONDS", default_value_t = 300)]
     pub(crate) secret_grace_seconds: u64,
     /// How long an unconfirmed create request may still take effect at Genesys Cloud, in seconds.

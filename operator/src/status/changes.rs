@@ -3,7 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use presenceroute_crds::PresenceRouteStatus;
 
-use super::conditions::{FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, NOT_CREATED, PROGRESSING, ROLLOUT};
+use super::conditions::{
+    ENDPOINT_CHANGING, FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, NOT_CREATED, PROGRESSING, ROLLOUT,
+};
 
 /// A condition that differs from before.
 pub struct Change<'s> {
@@ -36,7 +38,10 @@ pub fn changes<'s>(
         }
         // A route that was just made has no ready pod yet.
         let is_starting = is_first && matches!(reason, NO_REPLICA_READY | NOT_CREATED);
-        let is_meant = matches!(reason, "Waiting" | PROGRESSING | ROLLOUT | "Suspended" | "ScaledToZero");
+        let is_meant = matches!(
+            reason,
+            "Waiting" | PROGRESSING | ROLLOUT | ENDPOINT_CHANGING | "Suspended" | "ScaledToZero"
+        );
         let is_left = matches!(reason, FORMER_LEFT | NAME_SHARED);
         Some(Change { condition, is_alarming: is_left || !(holds || is_starting || is_meant) })
     })

@@ -6,8 +6,8 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use presenceroute_crds::status::{
-    PresenceRouteStatus, RegistrationLocation, RegistrationStatus, RelayPodsStatus, RoutingStatus,
-    SigningPhase, SigningStatus,
+    EndpointPhase, EndpointStatus, PresenceRouteStatus, RegistrationLocation, RegistrationStatus,
+    RelayPodsStatus, RoutingStatus, SigningPhase, SigningStatus,
 };
 
 use crate::cache::obstacle::Obstacle;
@@ -72,6 +72,8 @@ pub struct RouteFacts {
     pub relay_version: Option<String>,
     /// How the route stands at Genesys Cloud.
     pub registration: RegistrationState,
+    /// What the relays are to serve, and the step of a change of it.
+    pub endpoint: EndpointStatus,
     /// Why the registration goes by another name than the spec's.
     pub name_pending: Option<String>,
     /// Whether the spec wants no events, so that a disabled registration is not taken for a working one.
@@ -165,6 +167,7 @@ pub fn build(
         observed_generation: generation,
         conditions: merge(&previous.conditions, findings, generation, now),
         source: Some(record.into_status()),
+        endpoint: Some(facts.endpoint),
         routing: Some(RoutingStatus {
             revision: routing.revision.clone(),
             routes: count(routing.routes),
@@ -364,12 +367,24 @@ pub fn is_progressing(status: &PresenceRouteStatus, generation: Option<i64>, rev
 /// The reason of Registered that holds and should be looked at all the same.
 pub(super) const FORMER_LEFT: &str = "FormerRegistrationLeft";
 
+/// The reason of Registered while a new endpoint is on its way to the relays.
+pub(super) const ENDPOINT_CHANGING: &str = "EndpointChanging";
+
 /// As [`FORMER_LEFT`], where another owner has a registration of the same name.
 pub(super) const NAME_SHARED: &str = "NameShared";
 
 fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Option<i64>) -> Finding {
     let before = previous.conditions.iter().find(|old| old.type_ == "Registered");
     match &facts.registration {
+        RegistrationState::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
+        _ if facts.endpoint.phase == EndpointPhase::Distributing && !facts.suspended => {
+            let message = format!(
+                "the relay pods are being replaced by ones that serve {}; what Genesys Cloud calls is served until it is \
+                 told",
+                facts.endpoint.current.url
+            );
+            Finding::fails(ENDPOINT_CHANGING, message)
+        }
         RegistrationState::Unchanged | RegistrationState::Postponed(_) => {
             before.map_or_else(|| Finding::fails("Waiting", "waiting for the relay pods"), Finding::keep)
         }
@@ -384,7 +399,6 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
             )
         }
         RegistrationState::Waiting { what, .. } => Finding::fails("Waiting", *what),
-        RegistrationState::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
         RegistrationState::Registered { left, .. } if facts.suspended => {
             let left = left.as_ref().map(|left| format!("; {left}")).unwrap_or_default();
             let message =
@@ -516,6 +530,7 @@ fn count(number: usize) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registration::failure::Failure;
 
     fn registered_as(state: RegistrationState) -> Finding {
         let facts = RouteFacts { registration: state, ..facts() };
@@ -542,6 +557,7 @@ mod tests {
             signing: signing("s".into(), SigningPhase::Stable, None),
             relay_version: None,
             registration: RegistrationState::Unchanged,
+            endpoint: EndpointStatus::default(),
             name_pending: None,
             suspended: false,
         }
@@ -689,6 +705,29 @@ mod tests {
             ready.message,
             "the relays serve revision r, and Genesys Cloud is registered to call https://presence.example.com/one"
         );
+    }
+
+    #[test]
+    fn a_route_is_not_ready_before_genesys_cloud_knows_its_endpoint() {
+        let current = presenceroute_crds::status::ServedEndpoint {
+            url: "https://presence.example.com/new".into(),
+            ..Default::default()
+        };
+        let of = |phase, registration| {
+            let endpoint = EndpointStatus { phase, current: current.clone(), former: Vec::new() };
+            let facts = RouteFacts { registration, endpoint, ..facts() };
+            let finding = registered(&facts, &PresenceRouteStatus::default(), Some(1));
+            (finding.holds, finding.reason)
+        };
+        let changing = (false, ENDPOINT_CHANGING.to_owned());
+        assert_eq!(of(EndpointPhase::Distributing, state(&[], &[])), changing);
+        assert_eq!(of(EndpointPhase::Distributing, RegistrationState::Unchanged), changing);
+        let invalid = Failure::invalid("it is not valid".into());
+        let (_, reason) = of(EndpointPhase::Distributing, RegistrationState::Failed(invalid));
+        assert_eq!(reason, "Invalid");
+        for phase in [EndpointPhase::Registering, EndpointPhase::Retiring, EndpointPhase::Stable] {
+            assert_eq!(of(phase, state(&[], &[])), (true, "Registered".to_owned()));
+        }
     }
 
     #[test]
