@@ -276,13 +276,16 @@ async fn what_leads_to_a_former_endpoint_stays_until_genesys_is_told() {
     );
 
     // No Ingress any more.
-    let direct = "http://exposed-relay.example.svc:8080/new";
-    stage
-        .patch("PresenceRoute", "exposed", json!({"spec": {"endpoint": {"url": direct, "ingress": null}}}))
-        .await;
+    stage.relays.cannot_reach_kafka(Some(STALLED));
+    let direct = "http://exposed-relay.example.svc:8080/direct";
+    let edit = json!({"spec": {"endpoint": {"url": direct, "ingress": null}}});
+    stage.patch("PresenceRoute", "exposed", edit).await;
     stage.condition("exposed", "Registered", "False", "EndpointChanging").await;
-    assert!(hosts().await.is_some(), "the Ingress went before Genesys Cloud was told");
+    let kept = Some((vec![json!(new_host)], vec![json!("new-tls")]));
+    assert_eq!((registered_url(&stage), hosts().await), (new, kept.clone()));
+    stage.relays.cannot_reach_kafka(None);
     is_told(&stage, direct).await;
+    assert_eq!(hosts().await, kept, "the former host is led nowhere while events are on their way");
     is_in_phase(&stage, "exposed", EndpointPhase::Stable).await;
     until("the Ingress is gone", Duration::from_secs(10), async || hosts().await.map_or(Ok(()), Err)).await;
     stage.is_ready("exposed").await;
