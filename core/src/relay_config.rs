@@ -13,6 +13,9 @@ pub struct RelayConfig {
     /// The path that events are posted to.
     #[serde(default = "default_path")]
     pub path: String,
+    /// Further paths that events are posted to, of endpoints that Genesys Cloud may still call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_paths: Vec<String>,
     /// The header that carries an event's signature.
     #[serde(default = "signature_header")]
     pub signature_header: String,
@@ -25,6 +28,10 @@ pub struct RelayConfig {
     /// speaks TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<CertificateFiles>,
+    /// The port that speaks TLS while the relay's own port speaks plain HTTP: one of them is of an endpoint that Genesys
+    /// Cloud may still call. Without it, TLS is spoken on the relay's own port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_port: Option<u16>,
     /// The PresenceRoute that the relay serves, NAMESPACE/NAME, for its log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,

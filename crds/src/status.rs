@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec};
 
 use crate::references::{CaSecretRef, OAuthClientSecretRef};
+use crate::spec::ServiceType;
 
 /// The observed state of a `PresenceRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -29,6 +30,9 @@ pub struct PresenceRouteStatus {
     /// The source, and what is set up for it at Genesys Cloud.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
+    /// The endpoint that the relays serve, and those that Genesys Cloud may still call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointStatus>,
     /// The routing table, and the pods that serve it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<RoutingStatus>,
@@ -37,7 +41,7 @@ pub struct PresenceRouteStatus {
     pub signing: Option<SigningStatus>,
     /// How the endpoint is exposed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<EndpointStatus>,
+    pub exposure: Option<ExposureStatus>,
     /// The relay pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayPodsStatus>,
@@ -143,6 +147,80 @@ pub struct RegistrationAccess {
     pub ca_secret_ref: Option<CaSecretRef>,
 }
 
+/// The endpoint of the spec, the step of a change, and the endpoints that are served besides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointStatus {
+    /// Stable, or the step of the change that is under way.
+    #[serde(default)]
+    pub phase: EndpointPhase,
+    /// The endpoint that the spec asks for.
+    #[serde(flatten)]
+    pub current: ServedEndpoint,
+    /// Former endpoints that are served until Genesys Cloud calls the current one, and for a grace period more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub former: Vec<FormerEndpoint>,
+}
+
+/// The steps of a change of the endpoint, in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EndpointPhase {
+    /// One endpoint, which Genesys Cloud calls once the route is registered.
+    #[default]
+    Stable,
+    /// The relays are replaced by ones that serve the new endpoint beside the former one, which Genesys Cloud calls.
+    Distributing,
+    /// Every relay serves both; the registration is being updated with the new one.
+    Registering,
+    /// Genesys Cloud calls the new one; the former one is served until its `retireTime`.
+    Retiring,
+}
+
+/// What it takes to serve an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServedEndpoint {
+    /// The URL.
+    pub url: String,
+    /// The Secret with the certificate of the relays, when they speak TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_secret_name: Option<String>,
+    /// The type of the Service.
+    #[serde(default)]
+    pub service_type: ServiceType,
+    /// How the URL leads to the Service.
+    #[serde(default)]
+    pub exposure: EndpointExposure,
+    /// The Secret with the certificate of the Ingress, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_tls_secret_name: Option<String>,
+}
+
+/// How an endpoint's URL leads to the relays' Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EndpointExposure {
+    /// The Service is all there is.
+    #[default]
+    Service,
+    /// By an Ingress.
+    Ingress,
+    /// By an HTTPRoute.
+    Gateway,
+}
+
+/// An endpoint that the spec named before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FormerEndpoint {
+    /// The endpoint.
+    #[serde(flatten)]
+    pub endpoint: ServedEndpoint,
+    /// The time until which it is served; absent while Genesys Cloud may call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retire_time: Option<Time>,
+}
+
 /// The routing table, and the pods that serve it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -192,7 +270,7 @@ pub enum SigningPhase {
 /// How the endpoint is exposed, by what the exposing object reports.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct EndpointStatus {
+pub struct ExposureStatus {
     /// The object that exposes it, as `KIND/NAME`.
     pub exposed_by: String,
     /// The first addresses that the object reports. An HTTPRoute has none: its Gateways have.

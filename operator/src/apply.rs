@@ -5,6 +5,7 @@
 //! carries the route's label and is not desired any more is deleted. An object of the same name that does not belong to
 //! the route is never written and never deleted ([`ApplyError::Foreign`]). What the objects contain is left to `build`.
 
+use k8s_openapi::Resource as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
@@ -128,12 +129,13 @@ pub async fn apply(
     keep: &[&str],
 ) -> Result<(), ApplyError> {
     let mut refusal = None;
+    let scale = scale_bounds(&desired);
     for object in &desired {
         let (object, content_hash) = with_content_hash(object.clone());
         if objects.is_up_to_date(&object, &content_hash, |live| contains(live, &object)) {
             continue;
         }
-        match apply_one(client, objects, &object, content_hash).await {
+        match apply_one(client, objects, object, content_hash, scale).await {
             Err(foreign @ ApplyError::Foreign { .. }) => return Err(foreign),
             Err(error) if error.is_refusal() => refusal = refusal.or(Some(error)),
             other => other?,
@@ -154,7 +156,7 @@ pub async fn apply(
 /// Writes one object without comparing it first.
 pub async fn write(client: &Client, objects: &OwnedObjects, object: DynamicObject) -> Result<(), ApplyError> {
     let (object, content_hash) = with_content_hash(object);
-    apply_one(client, objects, &object, content_hash).await
+    apply_one(client, objects, object, content_hash, None).await
 }
 
 fn is(object: &DynamicObject, resource: &ApiResource, name: &str) -> bool {
@@ -164,10 +166,11 @@ fn is(object: &DynamicObject, resource: &ApiResource, name: &str) -> bool {
 async fn apply_one(
     client: &Client,
     objects: &OwnedObjects,
-    object: &DynamicObject,
+    mut object: DynamicObject,
     content_hash: String,
+    scale: Option<ScaleBounds>,
 ) -> Result<(), ApplyError> {
-    let Some(resource) = objects.resource_of(object) else { return Err(ApplyError::NoGatewayApi) };
+    let Some(resource) = objects.resource_of(&object) else { return Err(ApplyError::NoGatewayApi) };
     let name = object.name_any();
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
@@ -180,12 +183,15 @@ async fn apply_one(
         error => ApplyError::Apply { kind: resource.kind.clone(), name: name.clone(), source: error.into() },
     };
     // The watch is of the operator's own objects, so that it does not show a foreign one.
-    if !objects.knows(object) && is_foreign(&api, object).await.map_err(refused)? {
+    if !objects.knows(&object) && is_foreign(&api, &object).await.map_err(refused)? {
         return Err(ApplyError::Foreign { kind: resource.kind.clone(), name });
     }
+    if let Some(scale) = scale.filter(|_| kind(&object) == Deployment::KIND) {
+        keep_replicas(&api, &mut object, scale).await.map_err(refused)?;
+    }
     let parameters = PatchParams::apply(FIELD_MANAGER);
-    let mut answer = api.patch(&name, &parameters.force(), &Patch::Apply(object)).await.map_err(refused)?;
-    if let Some(removal) = removal_of_added_data(&answer, object) {
+    let mut answer = api.patch(&name, &parameters.force(), &Patch::Apply(&object)).await.map_err(refused)?;
+    if let Some(removal) = removal_of_added_data(&answer, &object) {
         tracing::warn!(kind = resource.kind, %namespace, %name, "removing data that another manager has added");
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         answer = api.patch(&name, &parameters, &Patch::Merge(removal)).await.map_err(refused)?;
@@ -194,10 +200,56 @@ async fn apply_one(
     Ok(())
 }
 
-/// Whether an object of another owner has the name. A list, because it takes no right that the watch does not.
+/// Between which numbers an autoscaler scales.
+#[derive(Clone, Copy)]
+struct ScaleBounds {
+    fewest: i64,
+    most: i64,
+}
+
+/// The bounds of the route's autoscaler, where it has one.
+fn scale_bounds(desired: &[DynamicObject]) -> Option<ScaleBounds> {
+    let autoscaler = desired.iter().find(|object| kind(object) == HorizontalPodAutoscaler::KIND)?;
+    let number = |field: &str| autoscaler.data["spec"][field].as_i64();
+    Some(ScaleBounds { fewest: number("minReplicas")?, most: number("maxReplicas")? })
+}
+
+/// Gives a Deployment that leaves its number of pods to an autoscaler the number that it has, until another manager owns
+/// it. The API server sets a number that its only owner drops, or that a new Deployment lacks, to 1. The autoscaler
+/// becomes the owner when it scales for the first time.
+async fn keep_replicas(
+    api: &Api<DynamicObject>,
+    desired: &mut DynamicObject,
+    ScaleBounds { fewest, most }: ScaleBounds,
+) -> Result<(), kube::Error> {
+    let live = api.list(&named(desired)).await?.items.into_iter().next();
+    if live.as_ref().is_some_and(is_scaled_by_another) {
+        return Ok(());
+    }
+    let replicas = live.as_ref().and_then(|live| live.data["spec"]["replicas"].as_i64());
+    desired.data["spec"]["replicas"] = replicas.unwrap_or(fewest).max(fewest).min(most).into();
+    // An autoscaler that scales at this moment is not overruled: the API server answers 409 then.
+    desired.metadata.resource_version = live.and_then(|live| live.resource_version());
+    Ok(())
+}
+
+/// Whether a manager other than the operator owns the number of pods.
+fn is_scaled_by_another(live: &DynamicObject) -> bool {
+    live.managed_fields().iter().any(|entry| {
+        let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+        entry.manager.as_deref() != Some(FIELD_MANAGER)
+            && fields.is_some_and(|fields| fields.pointer("/f:spec/f:replicas").is_some())
+    })
+}
+
+/// Selects an object in a list, which takes no right that the watch does not.
+fn named(object: &DynamicObject) -> ListParams {
+    ListParams::default().fields(&format!("metadata.name={}", object.name_any()))
+}
+
+/// Whether an object of another owner has the name.
 async fn is_foreign(api: &Api<DynamicObject>, desired: &DynamicObject) -> Result<bool, kube::Error> {
-    let named = ListParams::default().fields(&format!("metadata.name={}", desired.name_any()));
-    let found = api.list_metadata(&named).await?;
+    let found = api.list_metadata(&named(desired)).await?;
     Ok(found.items.iter().any(|live| !belongs_to_route(&live.metadata, &desired.metadata)))
 }
 
@@ -293,11 +345,22 @@ fn contains(live: &DynamicObject, desired: &DynamicObject) -> bool {
     has_all(&metadata.labels, &desired_metadata.labels)
         && has_all(&metadata.annotations, &desired_metadata.annotations)
         && metadata.owner_references == desired_metadata.owner_references
+        && has_finalizers(metadata, desired_metadata)
         && includes(&live.data, &desired.data)
         && exclusive_fields(desired).iter().all(|field| {
             let place = format!("/{field}");
             adds_nothing(live.data.pointer(&place), desired.data.pointer(&place))
         })
+}
+
+/// Whether the live object has the finalizers. One that is being deleted takes no new ones.
+fn has_finalizers(live: &ObjectMeta, desired: &ObjectMeta) -> bool {
+    let mut missing = desired
+        .finalizers
+        .iter()
+        .flatten()
+        .filter(|it| !live.finalizers.iter().flatten().any(|live| live == *it));
+    live.deletion_timestamp.is_some() || missing.next().is_none()
 }
 
 fn includes(live: &Value, desired: &Value) -> bool {
@@ -451,6 +514,31 @@ mod tests {
         }
         let error = ApplyError::Foreign { kind: "Secret".into(), name: "one-signing".into() };
         assert!(error.is_refusal());
+    }
+
+    #[test]
+    fn the_number_of_pods_is_kept_until_another_manager_owns_it() {
+        let entry = |manager: &str, fields: Value| json!({"manager": manager, "fieldsType": "FieldsV1", "fieldsV1": fields});
+        let replicas = json!({"f:spec": {"f:replicas": {}}});
+        let table = [
+            (json!([]), false),
+            (json!([entry(FIELD_MANAGER, replicas.clone())]), false),
+            (json!([entry("kubectl", json!({"f:spec": {"f:template": {}}}))]), false),
+            (
+                json!([entry(FIELD_MANAGER, replicas.clone()), entry("kube-controller-manager", replicas)]),
+                true,
+            ),
+        ];
+        for (managers, is_scaled) in table {
+            let mut live = object("Deployment", &json!({"spec": {"replicas": 4}}));
+            live.metadata.managed_fields = serde_json::from_value(managers.clone()).unwrap();
+            assert_eq!(is_scaled_by_another(&live), is_scaled, "{managers}");
+        }
+        let autoscaler =
+            object("HorizontalPodAutoscaler", &json!({"spec": {"minReplicas": 4, "maxReplicas": 6}}));
+        let bounds = scale_bounds(&[object("Deployment", &json!({"spec": {}})), autoscaler]).unwrap();
+        assert_eq!((bounds.fewest, bounds.most), (4, 6));
+        assert!(scale_bounds(&[object("Deployment", &json!({"spec": {}}))]).is_none());
     }
 
     #[test]

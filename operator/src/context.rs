@@ -27,7 +27,8 @@ pub struct Settings {
     pub installation: Installation,
     /// What routes may ask for.
     pub policy: Policy,
-    /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one.
+    /// How long an old signing secret is accepted, and an old endpoint served, after Genesys Cloud has confirmed the new
+    /// one.
     pub secret_grace: Duration,
     /// How long an unconfirmed create request may still take effect at Genesys Cloud.
     pub create_timeout: Duration,

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::runtime::controller::{Action, Controller};
 use kube::{Client, Resource, ResourceExt};
-use presenceroute_crds::{GROUP, PresenceRoute};
+use presenceroute_crds::status::{EndpointPhase, EndpointStatus};
+use presenceroute_crds::{GROUP, PresenceRoute, PresenceRouteStatus};
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{self, BuildError};
 use presenceroute_manifest::conflicts::Conflict;
-use presenceroute_manifest::dereference::dereference;
+use presenceroute_manifest::dereference::{SecretSource, dereference};
+use presenceroute_manifest::endpoint_change;
 use presenceroute_manifest::rotation::{CredentialRotation, secret_name};
 use presenceroute_manifest::validate::{Model, SourceModel, validate_with};
 
@@ -267,6 +269,7 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
         }
     };
 
+    serve(route, &mut model, context).await?;
     let rotation = rotation(&model, context);
     let revisions = DesiredRevisions {
         routing: model.table.revision().to_owned(),
@@ -275,9 +278,11 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     };
     let objects = build::build(&model, &rotation, &context.settings.installation)?;
     let key = RouteKey { namespace, name: model.name.clone() };
-    let held_back = objects.held_back();
-    let objects = objects.into_apply_order().map_err(BuildError::from)?;
-    let applied = apply::apply(&context.client, &context.owned, &key, objects, held_back).await;
+    let (held_back, config_hash) = (objects.held_back.clone(), objects.config_hash());
+    let mut objects = objects.into_apply_order().map_err(BuildError::from)?;
+    let clients = context.registrations.kept_clients(&key.namespace, &key.name);
+    objects.extend(build::kept_clients_object(&model, &clients).map_err(BuildError::from)?);
+    let applied = apply::apply(&context.client, &context.owned, &key, objects, &held_back).await;
     drop(worker);
     // What Kubernetes refuses for good is in the status; the other steps go on with what there is.
     let apply_error = apply::refusal_of(applied)?;
@@ -290,13 +295,58 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
         return Ok(Action::requeue(LIVE_POLL));
     };
     let is_refused = state.apply_error.is_some();
+    if state.model.served.phase == EndpointPhase::Distributing
+        && context.relay_status.all_run(&key.namespace, &key.name, &config_hash)
+    {
+        let served = endpoint_change::distributed(state.model.served);
+        write_endpoint(route, served, context).await?;
+        // What exposes the new endpoint may be built only now.
+        return Ok(Action::requeue(Duration::ZERO));
+    }
     let ReconcileState { model, revisions, rotation, exposure, .. } = &mut state;
     let is_exposed = exposure.is_exposed;
     let input = RegistrationInput { route, model, relays: &relays, revisions, is_refused, is_exposed };
     let registration = context.registrations.reconcile(&input, rotation).await?;
+    if context.registrations.calls_endpoint(route, &model.served.current.url, &registration) {
+        let grace = SignedDuration::try_from(context.settings.secret_grace).unwrap_or(SignedDuration::MAX);
+        model.served = endpoint_change::registered(model.served.clone(), Timestamp::now(), grace);
+    }
     let action = requeue_after(&state, &relays, &registration);
     context.status().report(route, state.facts(&context.owned, &relays, registration)).await?;
     Ok(action)
+}
+
+/// Has the model serve the endpoints that Genesys Cloud may still call beside the one of the spec. What is new of that is
+/// in the status before an object is built of it.
+async fn serve(route: &PresenceRoute, model: &mut Model, context: &Context) -> Result<(), ReconcileError> {
+    let status = context.states.status(route).unwrap_or_default();
+    let registration = status.registration().filter(|registration| !registration.unauthenticated);
+    let registered_url = registration.map(|registration| registration.spec.url.as_str());
+    let stored = status.endpoint.as_ref();
+    let wanted = model.served.current.clone();
+    let served = endpoint_change::plan(stored, registered_url, wanted, Timestamp::now());
+    if !served.former.is_empty() && stored != Some(&served) {
+        write_endpoint(route, served.clone(), context).await?;
+    }
+    let mut can_encrypt = true;
+    let secrets = context.secrets.of(&model.namespace);
+    for former in &served.former {
+        if let Some(secret) = &former.endpoint.certificate_secret_name {
+            can_encrypt &= secrets.secret(secret).await.map_err(kubernetes("read the Secrets"))?.is_some();
+        }
+    }
+    model.serve(served, registered_url, can_encrypt);
+    Ok(())
+}
+
+async fn write_endpoint(
+    route: &PresenceRoute,
+    endpoint: EndpointStatus,
+    context: &Context,
+) -> Result<(), ReconcileError> {
+    let status =
+        PresenceRouteStatus { endpoint: Some(endpoint), ..context.states.status(route).unwrap_or_default() };
+    context.states.write_status(route, &status).await.map_err(kubernetes("write the status"))
 }
 
 async fn delete_route(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
@@ -388,6 +438,9 @@ fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &Regi
     let retire = retire_at.map(|time| {
         Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO) + LIVE_POLL
     });
+    let retire_endpoint = endpoint_change::retire_at(&state.model.served).map(|time| {
+        Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or_default() + LIVE_POLL
+    });
     let registration = match registration {
         RegistrationState::Failed(Failure { retry_in, .. })
         | RegistrationState::Unverified(Failure { retry_in, .. }) => Some(*retry_in),
@@ -408,10 +461,11 @@ fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &Regi
     let conflict = state.name_pending.as_ref().map(|_| CONFLICT);
     let refused = state.apply_error.as_ref().map(|_| REFUSED);
     let address = state.exposure.check_in;
-    let soonest = [retire, registration, lagging, delayed, topics, conflict, refused, address]
-        .into_iter()
-        .flatten()
-        .min();
+    let soonest =
+        [retire, retire_endpoint, registration, lagging, delayed, topics, conflict, refused, address]
+            .into_iter()
+            .flatten()
+            .min();
     Action::requeue(soonest.unwrap_or(STEADY))
 }
 
@@ -453,10 +507,16 @@ fn error_policy(object: Arc<RouteOrInvalid>, _: &ReconcileError, context: Arc<Co
     Action::requeue(context.states.failed(&object.uid().unwrap_or_default()))
 }
 
-/// Drops the state of routes that are gone, and the content of Secrets that no route names, for as long as it is polled.
+/// Drops the state of routes that are gone, and the content of Secrets that no route names, and lets go of the Secrets
+/// that only such a route needed, for as long as it is polled.
 /// No event is sure to report that a route is gone: its finalizer may be removed by hand, or the watch be interrupted.
 async fn housekeeping(context: &Context) {
     loop {
+        let routes = context.routes.state();
+        let is_needed = |uid: &str| {
+            routes.iter().any(|route| has_finalizer(&**route) && route.uid().as_deref() == Some(uid))
+        };
+        context.registrations.release_unneeded_clients(is_needed).await;
         tokio::time::sleep(HOUSEKEEPING).await;
         let routes = context.routes.state();
         let uids: HashSet<_> = routes.iter().filter_map(|route| route.uid()).collect();

@@ -77,6 +77,7 @@ impl ReconcileState {
             exposure: exposure.clone(),
             relay_version: relays.version(),
             registration,
+            endpoint: model.served.clone(),
             name_pending: name_pending.clone(),
             suspended: model.suspended,
         }))

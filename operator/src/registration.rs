@@ -6,6 +6,7 @@
 //! their wording are left to [`status`](crate::status).
 
 pub mod backend;
+mod client_keeping;
 mod deletion;
 pub mod desired;
 pub mod execute;
@@ -24,7 +25,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, ResourceExt};
-use presenceroute_crds::status::{RegistrationAccess, RegistrationLocation};
+use presenceroute_crds::status::{EndpointExposure, EndpointPhase, RegistrationAccess, RegistrationLocation};
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 use presenceroute_genesys::Access;
 use presenceroute_manifest::build;
@@ -44,6 +45,7 @@ use crate::finalizer::add_finalizer;
 use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusClient};
 use crate::route_state::{RouteStates, WaitReason};
 
+use client_keeping::Replace;
 pub use deletion::Deletion;
 use desired::Desired;
 use execute::{Executor, Outcome};
@@ -59,6 +61,9 @@ const POLL: Duration = Duration::from_millis(100);
 const PROGRESSING: Duration = Duration::from_secs(1);
 /// How long a first registration waits for the Service to route to a relay pod.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long what exposes the Service outside of the cluster takes to lead to a new endpoint: Ingress controllers and
+/// Gateways do not report of which generation their rules are.
+const EXPOSURE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a rotation waits for relay pods that are starting. One that never starts must not stop it.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How soon the relays are asked again after they refused signatures and accepted none.
@@ -205,8 +210,19 @@ impl Registrations {
         if self.calls.is_running(&key) {
             return Ok(pending);
         }
-        if record.id().is_none() && !self.service_routes_to_a_relay(model).await {
+        let is_new_endpoint = is_endpoint_pending(model, &record);
+        if record.id().is_some() && !is_new_endpoint {
+            self.states.clear_wait(&model.uid, WaitReason::Service);
+            self.states.clear_wait(&model.uid, WaitReason::Exposure);
+        }
+        if (record.id().is_none() || is_new_endpoint) && !self.service_routes_to_a_relay(model).await {
             return Ok(waiting("waiting for the Service to route to a ready relay pod", Some(POLL)));
+        }
+        if is_new_endpoint && !self.exposure_is_settled(model) {
+            return Ok(waiting(
+                "waiting for what exposes the Service to lead to the new endpoint",
+                Some(PROGRESSING),
+            ));
         }
         let Some(context) = self.persist(input, rotation, record, desired).await? else {
             return Ok(waiting("waiting for another PresenceRoute that owns the same", Some(POLL)));
@@ -227,6 +243,11 @@ impl Registrations {
             if !context.record.was_at(&location) {
                 self.executor.cache().begin(&model.uid, &location);
             }
+        }
+        if let Some(failure) =
+            self.keep_client(model, &context.record, &context.desired, Replace::Never).await?
+        {
+            return Ok(RegistrationState::Failed(failure));
         }
         let call = self.ensure(route, &model.uid, rotation, context);
         let Some(CallResult::Ensured(context, outcome)) = self.calls.start(&key, &model.uid, call).await
@@ -255,6 +276,10 @@ impl Registrations {
         };
         if is_first && relays.ready().next().is_none() {
             return unmet("waiting for a relay pod to become ready", None);
+        }
+        if is_refused && is_endpoint_pending(model, record) {
+            // Genesys Cloud calls the former endpoint until the new one is exposed.
+            return Ok(None);
         }
         if is_first && is_refused {
             // The controller applies it again soon.
@@ -308,6 +333,24 @@ impl Registrations {
         self.relay_status.answers(address, scheme, port).await
     }
 
+    /// Whether what exposes the Service had the time to lead to a new endpoint.
+    fn exposure_is_settled(&self, model: &Model) -> bool {
+        if model.served.current.exposure == EndpointExposure::Service {
+            return true;
+        }
+        self.states.waiting_for(&model.uid, WaitReason::Exposure) >= EXPOSURE_PATIENCE
+    }
+
+    /// Whether Genesys Cloud is known to call this URL after a reconcile.
+    pub fn calls_endpoint(&self, route: &PresenceRoute, url: &str, state: &RegistrationState) -> bool {
+        let calls = |record: &RegistrationRecord| record.id().is_some() && record.url() == Some(url);
+        match state {
+            RegistrationState::Registered { record, .. } => calls(record),
+            RegistrationState::Postponed(_) => calls(&RegistrationRecord::read(self.states.status(route))),
+            _ => false,
+        }
+    }
+
     /// Writes down where a registration may be from now on, and adds the finalizer. `None` where another route has
     /// written down meanwhile that it owns the registration.
     async fn persist(
@@ -359,7 +402,7 @@ impl Registrations {
         let was_good = self.last_report(route).is_some_and(|last| last.status == "True");
         let known = Known {
             id: context.record.id().map(str::to_owned),
-            url: context.record.current.as_ref().map(|current| current.spec.url.clone()),
+            url: context.record.url().map(str::to_owned),
             contested: self.is_contested(route),
             confirmed: context.record.confirms(&status),
             in_order: was_good && context.record.is_in_order(&status),
@@ -392,6 +435,8 @@ impl Registrations {
             Outcome::Postponed(wait) => return Ok(RegistrationState::Postponed(drift.sooner(wait))),
             Outcome::Registered { applied, trusted_for } => (*applied, trusted_for),
         };
+        // One that has worked takes the place of one that may not work any more. That it cannot is tried again.
+        self.keep_client(model, &record, &desired, Replace::Changed).await?;
         let secret = &desired.secret;
         if applied.secret_sent && !rotation.is_registered(secret) {
             let grace = SignedDuration::try_from(self.secret_grace).unwrap_or(SignedDuration::MAX);
@@ -510,6 +555,7 @@ impl Registrations {
                 continue;
             }
             let access = access(&target.location, &secrets).await.map_err(kubernetes("read the Secrets"))?;
+            let access = self.access_or_kept(route, &target.location, access);
             accessible.push((target, access));
         }
         let (executor, uid) = (Arc::clone(&self.executor), route.uid().unwrap_or_default());
@@ -626,6 +672,11 @@ impl Registrations {
         };
         self.events.normal(route, reason, &note).await;
     }
+}
+
+/// Whether every relay serves another endpoint than the one that Genesys Cloud calls.
+fn is_endpoint_pending(model: &Model, record: &RegistrationRecord) -> bool {
+    model.served.phase == EndpointPhase::Registering && record.url() != Some(&model.served.current.url)
 }
 
 /// What the relays report of the secret that Genesys Cloud signs with.

@@ -42,6 +42,8 @@ pub enum WaitReason {
     Starting,
     /// The Service to route to a relay pod.
     Service,
+    /// What exposes the Service to lead to a new endpoint.
+    Exposure,
     /// A first relay pod to be ready.
     Available,
     /// Pods of the newest template to replace those of an older one.

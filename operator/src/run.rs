@@ -54,7 +54,8 @@ pub(crate) struct RunArguments {
     /// host but special addresses, every image and every annotation.
     #[arg(long, env = "PRESENCEROUTE_POLICY_FILE", value_name = "FILE")]
     pub(crate) policy_file: Option<PathBuf>,
-    /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one, in seconds.
+    /// How long an old signing secret is accepted, and an old endpoint served, after Genesys Cloud has confirmed the new
+    /// one, in seconds.
     #[arg(long, env = "PRESENCEROUTE_SECRET_GRACE_SECONDS", default_value_t = 300)]
     pub(crate) secret_grace_seconds: u64,
     /// How long an unconfirmed create request may still take effect at Genesys Cloud, in seconds.

@@ -36,13 +36,15 @@ pub struct Relay;
 /// A relay that answers. Dropping it leaves it running; [`RunningRelay::shutdown`] ends it.
 pub struct RunningRelay {
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     admin_address: SocketAddr,
     pipeline: Arc<Pipeline>,
     admin: Arc<Admin>,
     publisher: Arc<Publisher>,
     spans: Option<Arc<Spans>>,
     drain: Duration,
-    events: Listening,
+    /// One for each port that events are posted to.
+    events: Vec<Listening>,
     observed: Listening,
     /// Ends the tasks that follow files and the cluster.
     stop: CancellationToken,
@@ -81,6 +83,8 @@ impl Relay {
         let (publisher, supervisor) =
             kafka::start(config.kafka.clone(), config.limits.clone(), Arc::clone(&metrics)).await?;
         let listener = bind(listen)?;
+        let tls_listener =
+            config.tls_port.map(|port| bind(SocketAddr::new(listen.ip(), port))).transpose()?;
         let admin_listener = bind(admin_listen)?;
 
         let stop = CancellationToken::new();
@@ -109,7 +113,7 @@ impl Relay {
         ));
         let webhook = Webhook::new(signature_header, secrets.clone(), metrics.authenticated.clone());
         let handler = Arc::new(Handler::new(
-            config.path.clone(),
+            [&config.path].into_iter().chain(&config.former_paths).cloned().collect(),
             webhook,
             &config.limits,
             Arc::clone(&pipeline),
@@ -120,12 +124,22 @@ impl Relay {
             .clone()
             .map(|certificate| Handshakes::new(certificate, metrics.tls_handshake_failures.clone()));
         let (address, admin_address) = (listener.local, admin_listener.local);
-        let max_connections = limits::max_connections(&config.limits, config.tls.is_some());
+        let tls_address = tls_listener.as_ref().map(|listener| listener.local);
         let idle_timeout = Duration::from_millis(config.limits.idle_timeout_ms);
-        let gauge = metrics.connections.clone();
-        let events = listener.serve(tls, gauge, max_connections, idle_timeout, move |request| {
-            Arc::clone(&handler).answer(request)
-        });
+        let listeners = match tls_listener {
+            Some(tls_listener) => vec![(listener, None), (tls_listener, tls)],
+            None => vec![(listener, tls)],
+        };
+        // Two ports share what the process can hold.
+        let max_connections =
+            (limits::max_connections(&config.limits, config.tls.is_some()) / listeners.len()).max(1);
+        let serve = |(listener, tls): (Bound, Option<Handshakes>)| {
+            let (handler, gauge) = (Arc::clone(&handler), metrics.connections.clone());
+            listener.serve(tls, gauge, max_connections, idle_timeout, move |request| {
+                Arc::clone(&handler).answer(request)
+            })
+        };
+        let events = listeners.into_iter().map(serve).collect();
         let admin = Arc::new(Admin::new(routing, secrets, certificate, Arc::clone(&publisher), metrics));
         let observed = {
             let admin = Arc::clone(&admin);
@@ -135,11 +149,13 @@ impl Relay {
             })
         };
         tracing::info!(
-            %address, %admin_address, path = config.path, route = config.route, max_connections, "listening"
+            %address, ?tls_address, %admin_address, path = config.path, route = config.route, max_connections,
+            "listening"
         );
         let drain = Duration::from_millis(config.limits.drain_ms);
         Ok(RunningRelay {
             address,
+            tls_address,
             admin_address,
             pipeline,
             admin,
@@ -159,6 +175,11 @@ impl RunningRelay {
         self.address
     }
 
+    /// Where events are received with TLS, when that is a port of its own.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
+    }
+
     /// Where the relay is observed.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
@@ -174,10 +195,10 @@ impl RunningRelay {
     pub async fn shutdown(self) {
         tracing::info!(drain_ms = self.drain.as_millis() as u64, "shutting down");
         self.admin.drain();
-        self.events.closing.drain.cancel();
+        self.events.iter().for_each(|events| events.closing.drain.cancel());
         tokio::time::sleep(self.drain).await;
         // What is on its way to the relay is still received, also a body that has arrived in part.
-        self.events.end().await;
+        futures::future::join_all(self.events.into_iter().map(Listening::end)).await;
         self.pipeline.close();
         self.publisher.flush().await;
         if let Some(spans) = self.spans {

@@ -165,6 +165,9 @@ pub enum SettingsError {
     /// A path that no request has.
     #[error("the path {0:?} is not legal; begin it with / and leave out ? and #")]
     Path(String),
+    /// A port for TLS, and no certificate.
+    #[error("tlsPort needs a certificate; set tls too, or remove tlsPort")]
+    TlsPort,
     /// A limit that lets nothing through.
     #[error("limits.{0} must be above 0")]
     Limit(&'static str),
@@ -235,6 +238,7 @@ fn relay_config(arguments: &Arguments) -> Result<RelayConfig, SettingsError> {
         Some(path) => read_config(path)?,
         None => RelayConfig {
             path: default_path(),
+            former_paths: Vec::new(),
             signature_header: presenceroute_core::relay_config::signature_header(),
             kafka: KafkaConfig {
                 bootstrap_servers: arguments.kafka_brokers.clone(),
@@ -242,6 +246,7 @@ fn relay_config(arguments: &Arguments) -> Result<RelayConfig, SettingsError> {
             },
             limits: Limits::default(),
             tls: None,
+            tls_port: None,
             route: None,
         },
     };
@@ -310,8 +315,11 @@ fn problems(config: &RelayConfig) -> Vec<SettingsError> {
         cfg!(feature = "kafka-tls"),
         cfg!(feature = "kafka-compression"),
     ));
-    if !config.path.starts_with('/') || config.path.contains(['?', '#']) {
-        problems.push(SettingsError::Path(config.path.clone()));
+    let paths = [&config.path].into_iter().chain(&config.former_paths);
+    let illegal = paths.filter(|path| !path.starts_with('/') || path.contains(['?', '#']));
+    problems.extend(illegal.map(|path| SettingsError::Path(path.clone())));
+    if config.tls_port.is_some() && config.tls.is_none() {
+        problems.push(SettingsError::TlsPort);
     }
     if http::HeaderName::try_from(config.signature_header.as_str()).is_err() {
         problems.push(SettingsError::SignatureHeader(config.signature_header.clone()));
@@ -475,6 +483,10 @@ mod tests {
             with("{kafka: {bootstrapServers: [a:9092]}, limits: {idleTimeoutMs: 0}}").err().unwrap();
         assert_eq!(refused.to_string(), "limits.idleTimeoutMs must be above 0");
         assert!(with("kafka: {}").is_err());
+        let refused = with("{formerPaths: [old], kafka: {bootstrapServers: [a:9092]}}").err().unwrap();
+        assert!(refused.to_string().contains("the path \"old\" is not legal"), "{refused}");
+        let refused = with("{tlsPort: 8443, kafka: {bootstrapServers: [a:9092]}}").err().unwrap();
+        assert!(refused.to_string().contains("tlsPort needs a certificate"), "{refused}");
     }
 
     #[test]

@@ -21,6 +21,24 @@ async fn another_path_is_404() {
 }
 
 #[tokio::test]
+async fn former_paths_are_served_beside_the_newest() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.former_paths = vec!["/before".into(), "/long/before".into()];
+    let relay = relay(settings).await;
+    for (id, path) in [PATH, "/before", "/long/before"].into_iter().enumerate() {
+        let body = event(&id.to_string());
+        let signature = sign(SECRET, body.as_bytes());
+        let sent = request("POST", path, &[("X-Genesys-Event-Signature", &signature)], body.as_bytes());
+        assert_eq!(exchange(relay.address(), &sent).await.status, 200, "{path}");
+    }
+    let answer = exchange(relay.address(), &request("POST", "/long", &[], b"")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (404, "unknown-path"));
+    assert!(answer.detail().ends_with(&format!("post events to {PATH}")), "{}", answer.detail());
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 3).await;
+}
+
+#[tokio::test]
 async fn another_method_is_405_and_post_is_named() {
     let kafka = kafka(&["gen-presence-state"]);
     let relay = relay(settings(&kafka.bootstrap_servers(), TABLE)).await;

@@ -190,6 +190,43 @@ async fn plain_http_on_the_tls_port_is_not_answered_and_is_counted() {
 }
 
 #[tokio::test]
+async fn plain_http_and_tls_are_served_on_two_ports_at_once() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let directory = tempfile::tempdir().unwrap();
+    let pair = Pair::new();
+    let mut settings = settings(&kafka.bootstrap_servers(), TABLE);
+    settings.config.tls = Some(CertificateFiles {
+        certificate_file: directory.path().join("tls.crt"),
+        private_key_file: directory.path().join("tls.key"),
+    });
+    settings.config.tls_port = Some(0);
+    settings.config.limits.drain_ms = 2_000;
+    let relay = relay(settings).await;
+    let (plain, tls) = (relay.address(), relay.tls_address().unwrap());
+    assert_eq!(get(&relay, "/readyz").await.status, 503, "a port without its certificate is not ready");
+    pair.mount(directory.path(), "1");
+    let mut encrypted = served(&pair, tls).await;
+    assert_eq!(post_on(&mut encrypted, "1").await, 200);
+    assert_eq!(post(&relay, &event("2")).await.status, 200);
+    assert!(pair.connect(plain, "http/1.1").await.is_err(), "the plain port speaks TLS");
+    metrics_show(&relay, &["presenceroute_relay_connections 1"]).await;
+
+    // Both ports drain, and both end.
+    let ending = tokio::spawn(relay.shutdown());
+    let sent = signed(SECRET, event("3").as_bytes());
+    let until = std::time::Instant::now() + PATIENCE;
+    while exchange(plain, &sent).await.headers.get("connection").is_none_or(|it| it != "close") {
+        assert!(std::time::Instant::now() < until, "the plain port does not drain");
+    }
+    assert_eq!(post_on(&mut encrypted, "4").await, 200);
+    tokio::time::timeout(PATIENCE, ending).await.unwrap().unwrap();
+    for address in [plain, tls] {
+        assert!(TcpStream::connect(address).await.is_err(), "{address} is still open");
+    }
+    records(&kafka.bootstrap_servers(), "gen-presence-state", 4).await;
+}
+
+#[tokio::test]
 async fn a_relay_ends_while_a_handshake_is_under_way() {
     let kafka = kafka(&["gen-presence-state"]);
     let directory = tempfile::tempdir().unwrap();

@@ -26,11 +26,14 @@ use kube::Resource;
 use kube::core::{DynamicObject, ObjectMeta};
 use presenceroute_core::routing::RoutingError;
 use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::status::{EndpointExposure, EndpointPhase};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use url::Url;
 
+use crate::kept_clients::{self, CLIENTS_FINALIZER, KeptClients};
 use crate::rotation::CredentialRotation;
-use crate::validate::Model;
+use crate::validate::{Model, TLS_PORT};
 
 /// Names the PresenceRoute that an object belongs to.
 pub const ROUTE_LABEL: &str = "presenceroute.io/route";
@@ -38,8 +41,12 @@ pub const ROUTE_LABEL: &str = "presenceroute.io/route";
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "presenceroute-operator");
 /// What distinguishes relay pods.
 pub const RELAY_COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "relay");
+/// Carries the hash of what pods read only at their start, so that a change of it rolls them.
+pub const CONFIG_HASH_ANNOTATION: &str = "presenceroute.io/config-hash";
 /// The port that events are posted to.
 pub const EVENTS_PORT: i32 = 8080;
+/// The port that TLS events are posted to while [`EVENTS_PORT`] speaks plain HTTP.
+pub const TLS_EVENTS_PORT: i32 = TLS_PORT as i32;
 /// The port with the health, the metrics and the status.
 pub const ADMIN_PORT: i32 = 9090;
 
@@ -100,13 +107,15 @@ pub struct RouteObjects {
     pub ingress: Option<Ingress>,
     /// The HTTPRoute, if there is to be one.
     pub http_route: Option<DynamicObject>,
+    /// The kinds of which what is there stays, although nothing of the kind was built.
+    pub held_back: Vec<&'static str>,
 }
 
 impl RouteObjects {
-    /// The kinds of which what is there stays, although nothing of the kind was built.
+    /// The value of [`CONFIG_HASH_ANNOTATION`] of the pods that run with this configuration.
     #[must_use]
-    pub fn held_back(&self) -> &'static [&'static str] {
-        if self.deployment.is_some() { &[] } else { &[Deployment::KIND] }
+    pub fn config_hash(&self) -> String {
+        deployment::config_hash(&self.relay_config)
     }
 
     /// The objects in the order in which they are to be applied: what pods mount comes before the pods.
@@ -137,24 +146,81 @@ pub fn build(
     let relay_config = config_maps::relay_config(model)?;
     // A pod needs something to verify signatures with, and every Secret that it mounts.
     let can_start = !signing.is_empty() && model.mount_problems.is_empty();
+    let deployment = can_start.then(|| deployment::build(model, &relay_config, &installation.relay_image));
+    // An Ingress controller may have to speak another protocol to the pods then, which its annotations say.
+    let is_exposed = !(model.speaks_both() && model.served.phase == EndpointPhase::Distributing);
+    let ingress = ingress::build(model).filter(|_| is_exposed);
+    let http_route = http_route::build(model)?.filter(|_| is_exposed);
     Ok(RouteObjects {
+        held_back: held_back(model, deployment.is_some(), ingress.is_some(), http_route.is_some()),
         service_account: service_account::build(model),
         signing_secret: signing_secret::build(model, signing),
         routing: config_maps::routing(model)?,
         service: service::build(model),
         disruption_budget: disruption_budget::build(model),
-        deployment: can_start.then(|| deployment::build(model, &relay_config, &installation.relay_image)),
+        deployment,
         autoscaler: autoscaler::build(model),
         network_policy: network_policy::build(model, &installation.namespace),
-        ingress: ingress::build(model),
-        http_route: http_route::build(model)?,
+        ingress,
+        http_route,
         relay_config,
     })
+}
+
+/// A Deployment that cannot be built yet, and what leads to a former endpoint and the spec does not ask for any more.
+fn held_back(
+    model: &Model,
+    has_deployment: bool,
+    has_ingress: bool,
+    has_http_route: bool,
+) -> Vec<&'static str> {
+    let is_former = |exposure| model.served.former.iter().any(|it| it.endpoint.exposure == exposure);
+    [
+        (Deployment::KIND, !has_deployment),
+        (Ingress::KIND, !has_ingress && is_former(EndpointExposure::Ingress)),
+        (http_route::KIND, !has_http_route && is_former(EndpointExposure::Gateway)),
+    ]
+    .into_iter()
+    .filter_map(|(kind, is_held_back)| is_held_back.then_some(kind))
+    .collect()
+}
+
+/// The URLs that an Ingress or HTTPRoute leads to the Service, each with the Secret of its certificate: the endpoint's
+/// own, and former ones of the same kind that Genesys Cloud may still call.
+fn exposed(model: &Model, exposure: EndpointExposure) -> Vec<(Url, Option<&str>)> {
+    let former = model.served.former.iter().map(|former| &former.endpoint);
+    let endpoints = [&model.served.current].into_iter().chain(former);
+    let exposed = endpoints.filter(|endpoint| endpoint.exposure == exposure);
+    let mut urls: Vec<(Url, Option<&str>)> = Vec::new();
+    for endpoint in exposed {
+        let Ok(url) = Url::parse(&endpoint.url) else { continue };
+        let is_known = |(known, _): &(Url, _)| (known.host(), known.path()) == (url.host(), url.path());
+        if !urls.iter().any(is_known) {
+            urls.push((url, endpoint.ingress_tls_secret_name.as_deref()));
+        }
+    }
+    urls
 }
 
 /// The Secret `NAME-signing` alone, for when only the state of a rotation is new.
 pub fn signing_object(model: &Model, signing: &CredentialRotation) -> Result<DynamicObject, BuildError> {
     Ok(dynamic(signing_secret::build(model, signing))?)
+}
+
+/// The Secret `NAME-deregistration`, where a client is to be kept. It is no part of [`build`]: which clients are needed
+/// is known to the registration alone.
+pub fn kept_clients_object(
+    model: &Model,
+    clients: &KeptClients,
+) -> Result<Option<DynamicObject>, serde_json::Error> {
+    if clients.is_empty() {
+        return Ok(None);
+    }
+    let mut metadata = metadata(model, kept_clients::secret_name(&model.name));
+    metadata.finalizers = Some(vec![CLIENTS_FINALIZER.into()]);
+    let data = Some(clients.data());
+    let secret = Secret { metadata, type_: Some("Opaque".into()), data, ..Secret::default() };
+    dynamic(secret).map(Some)
 }
 
 /// The object with its API version and kind, as server-side apply wants it.

@@ -22,6 +22,7 @@ use presenceroute_crds::spec::{
     self, DeletionPolicy, Kafka, KafkaOauth, KafkaSasl, Relay, SaslExtensionValue, ServiceTemplate,
     UnmatchedAction, Webhook,
 };
+use presenceroute_crds::status::{EndpointExposure, EndpointPhase, EndpointStatus, ServedEndpoint};
 use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -30,8 +31,12 @@ use url::Url;
 use crate::admission::is_subdomain;
 use crate::dereference::{OAuthClient, References, SecretProblem, secret_names};
 use crate::field::FieldPath;
+use crate::kept_clients;
 use crate::registration_name::reserved_for_another;
 use crate::rotation::secret_name;
+
+/// The pods' port for TLS while their own port speaks plain HTTP.
+pub const TLS_PORT: u16 = 8443;
 
 /// How large a routing table may be as YAML: a ConfigMap holds 1 MiB, and the level of the log is beside it.
 const MAX_TABLE_BYTES: usize = (1 << 20) - 64;
@@ -68,8 +73,10 @@ pub struct Model {
     pub genesys: GenesysModel,
     /// How its events leave it.
     pub source: SourceModel,
-    /// What Genesys Cloud calls.
+    /// What Genesys Cloud is to call.
     pub endpoint: EndpointModel,
+    /// What is served: the endpoint, and those that Genesys Cloud may still call.
+    pub served: EndpointStatus,
     /// The routing table, reloaded while the relay runs.
     pub table: CheckedTable,
     /// The relay's configuration, read at its start.
@@ -160,6 +167,24 @@ pub struct EndpointModel {
     pub service: ServiceTemplate,
 }
 
+impl EndpointModel {
+    /// What it takes to serve it.
+    fn served(&self, relay: &Relay) -> ServedEndpoint {
+        let (exposure, ingress_tls_secret_name) = match &self.exposure {
+            Exposure::Service => (EndpointExposure::Service, None),
+            Exposure::Ingress(ingress) => (EndpointExposure::Ingress, ingress.tls_secret_name.clone()),
+            Exposure::Gateway(_) => (EndpointExposure::Gateway, None),
+        };
+        ServedEndpoint {
+            url: self.url.to_string(),
+            certificate_secret_name: relay.tls.as_ref().map(|tls| tls.certificate_secret_ref.name.clone()),
+            service_type: self.service.type_,
+            exposure,
+            ingress_tls_secret_name,
+        }
+    }
+}
+
 /// How the endpoint's URL leads to the relay's Service.
 pub enum Exposure {
     /// The Service is all there is.
@@ -181,6 +206,50 @@ pub struct SecretMount {
 }
 
 impl Model {
+    /// Whether the endpoint is a port of the relays that speaks TLS.
+    #[must_use]
+    pub fn speaks_tls(&self) -> bool {
+        self.relay.tls.is_some()
+    }
+
+    /// Whether a former endpoint is served by the other protocol, and by a port of its own.
+    #[must_use]
+    pub fn speaks_both(&self) -> bool {
+        self.config.tls_port.is_some()
+    }
+
+    /// Has former endpoints served beside the one of the spec, as `served` says. `registered_url` is what Genesys Cloud
+    /// was told last; it stays so until every relay serves the new endpoint. `can_encrypt` says whether the Secret of a
+    /// former endpoint's certificate is there: without it, no pod could start.
+    pub fn serve(&mut self, served: EndpointStatus, registered_url: Option<&str>, can_encrypt: bool) {
+        let is_encrypted =
+            |endpoint: &ServedEndpoint| endpoint.certificate_secret_name.clone().filter(|_| can_encrypt);
+        for former in &served.former {
+            let path = Url::parse(&former.endpoint.url).map(|url| url.path().to_owned());
+            if let Ok(path) = path
+                && path != self.config.path
+                && !self.config.former_paths.contains(&path)
+            {
+                self.config.former_paths.push(path);
+            }
+        }
+        if self.speaks_tls() {
+            let mut former = served.former.iter();
+            if former.any(|former| former.endpoint.certificate_secret_name.is_none()) {
+                self.config.tls_port = Some(TLS_PORT);
+            }
+        } else if let Some(secret) = served.former.iter().find_map(|former| is_encrypted(&former.endpoint)) {
+            self.config.tls = Some(tls_files());
+            self.config.tls_port = Some(TLS_PORT);
+            self.mounts.push(tls_mount(secret));
+        }
+        if let (EndpointPhase::Distributing, Some(url)) = (served.phase, registered_url) {
+            let SourceModel::Webhook(webhook) = &mut self.source;
+            url.clone_into(&mut webhook.registration.url);
+        }
+        self.served = served;
+    }
+
     /// Every Secret that is not as it should be.
     pub fn secret_problems(&self) -> Vec<&SecretProblem> {
         self.call_secret_problems().chain(self.relay_secret_problems()).collect()
@@ -247,8 +316,7 @@ pub enum SpecProblem {
     },
     /// A Secret that the operator writes.
     #[error(
-        "spec.{field}: {name:?} is the Secret that the operator keeps the route's signing secrets in; use a Secret of \
-         another name"
+        "spec.{field}: {name:?} is a Secret that the operator keeps for the route; use a Secret of another name"
     )]
     OperatorsSecret {
         /// Where.
@@ -371,7 +439,7 @@ pub fn validate_with(
     let api_url = note(&mut problems, api_url(&spec.genesys));
     let limits = note(&mut problems, limits(spec));
     problems.extend(reserved_name(route));
-    problems.extend(operators_secret(spec, &secret_name(&name)));
+    problems.extend(operators_secrets(spec, &[secret_name(&name), kept_clients::secret_name(&name)]));
     problems.extend((!is_service_name(&name)).then(|| SpecProblem::Name(name.clone())));
     problems.extend(broken_rules(spec));
 
@@ -398,13 +466,17 @@ pub fn validate_with(
     Ok(Model {
         config: RelayConfig {
             path: endpoint.url.path().to_owned(),
+            former_paths: Vec::new(),
             signature_header: webhook.signature_header.clone(),
             kafka: kafka_config(&spec.kafka),
             limits,
-            tls: tls_files(&spec.relay),
+            tls: spec.relay.tls.as_ref().map(|_| tls_files()),
+            tls_port: None,
             route: Some(format!("{namespace}/{name}")),
         },
-        mounts: kafka_mounts(&spec.kafka).chain(tls_mount(&spec.relay)).collect(),
+        mounts: kafka_mounts(&spec.kafka)
+            .chain(spec.relay.tls.as_ref().map(|tls| tls_mount(tls.certificate_secret_ref.name.clone())))
+            .collect(),
         mount_problems: references.mounted,
         genesys: GenesysModel {
             api_url,
@@ -432,6 +504,7 @@ pub fn validate_with(
         relay: spec.relay.clone(),
         namespace,
         name,
+        served: EndpointStatus { current: endpoint.served(&spec.relay), ..EndpointStatus::default() },
         endpoint,
         table,
     })
@@ -641,9 +714,9 @@ fn reserved_name(route: &PresenceRoute) -> Option<SpecProblem> {
     })
 }
 
-/// The references to the Secret that the operator writes under this name.
-fn operators_secret(spec: &PresenceRouteSpec, name: &str) -> Vec<SpecProblem> {
-    let named = secret_names(spec).filter(|(_, named)| *named == name);
+/// The references to the Secrets that the operator writes under these names.
+fn operators_secrets(spec: &PresenceRouteSpec, names: &[String]) -> Vec<SpecProblem> {
+    let named = secret_names(spec).filter(|(_, named)| names.iter().any(|name| name == named));
     named.map(|(field, name)| SpecProblem::OperatorsSecret { field, name: name.to_owned() }).collect()
 }
 
@@ -817,17 +890,13 @@ fn kafka_mounts(kafka: &Kafka) -> impl Iterator<Item = SecretMount> {
     [ca, client, sasl, oauth_ca].into_iter().flatten()
 }
 
-fn tls_files(relay: &Relay) -> Option<CertificateFiles> {
-    relay.tls.as_ref().map(|_| CertificateFiles {
+fn tls_files() -> CertificateFiles {
+    CertificateFiles {
         certificate_file: format!("{}/{}", paths::TLS_DIR, TlsSecretRef::CERTIFICATE_KEY).into(),
         private_key_file: format!("{}/{}", paths::TLS_DIR, TlsSecretRef::PRIVATE_KEY_KEY).into(),
-    })
+    }
 }
 
-fn tls_mount(relay: &Relay) -> Option<SecretMount> {
-    relay.tls.as_ref().map(|tls| SecretMount {
-        volume: "tls",
-        secret: tls.certificate_secret_ref.name.clone(),
-        directory: paths::TLS_DIR,
-    })
+fn tls_mount(secret: String) -> SecretMount {
+    SecretMount { volume: "tls", secret, directory: paths::TLS_DIR }
 }

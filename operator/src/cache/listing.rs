@@ -131,6 +131,11 @@ impl<E: Entry> Listing<E> {
         self.objects.get(key)?.version
     }
 
+    /// What is kept of every object.
+    pub fn all(&self) -> impl Iterator<Item = &E> {
+        self.objects.values().map(|object| &object.entry)
+    }
+
     /// The objects that belong to a route, with their names.
     pub fn owned_by<'l>(&'l self, route: &'l RouteKey) -> impl Iterator<Item = (&'l str, &'l E)> {
         let names = self.by_owner.get(route).into_iter().flatten();

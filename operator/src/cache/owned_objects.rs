@@ -138,6 +138,13 @@ impl OwnedObjects {
             .collect()
     }
 
+    /// The objects of one kind that are being deleted and wait for a finalizer.
+    pub fn being_deleted(&self, kind: &str) -> Vec<DynamicObject> {
+        let Some(kind) = self.kind(kind) else { return Vec::new() };
+        let objects = kind.objects.lock();
+        objects.all().filter(|object| object.is_terminating).filter_map(OwnedObject::object).collect()
+    }
+
     /// Takes an object as the API server answered after it was applied, and marks this resourceVersion as containing the
     /// applied object; extra fields belong to other managers.
     pub fn applied(&self, answer: DynamicObject, content_hash: String) {

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
 
-use presenceroute_manifest::build::{ROUTE_LABEL, relay_name};
+use presenceroute_manifest::build::{CONFIG_HASH_ANNOTATION, ROUTE_LABEL, relay_name};
 
 use super::key::RouteKey;
 use super::listing::{Entry, Listing};
@@ -39,6 +39,10 @@ pub struct PodFacts {
     pub is_ready: bool,
     /// Whether it is being deleted.
     pub is_terminating: bool,
+    /// Whether its containers have ended for good.
+    pub has_ended: bool,
+    /// The hash of the configuration that it was started with.
+    pub config_hash: Option<Box<str>>,
     /// Why it is not ready, where its status says so.
     pub obstacle: Option<Obstacle>,
     /// The value of [`SYNC_ANNOTATION`].
@@ -89,11 +93,23 @@ impl PodCache {
     }
 }
 
+impl PodCache {
+    /// Whether every pod of a route was started with this configuration, and one of them is ready. A pod that is being
+    /// deleted counts until it has ended: it answers on while its connections drain.
+    pub fn all_run(&self, route: &RouteKey, config_hash: &str) -> bool {
+        let pods = self.pods.lock();
+        let pods: Vec<_> = pods.owned_by(route).map(|(_, pod)| pod).filter(|pod| !pod.has_ended).collect();
+        pods.iter().any(|pod| pod.is_ready && !pod.is_terminating)
+            && pods.iter().all(|pod| pod.config_hash.as_deref() == Some(config_hash))
+    }
+}
+
 impl PodFacts {
     /// `None` for a pod that is no relay pod of a route.
     fn of(pod: &Pod) -> Option<Self> {
         let route = pod.labels().get(ROUTE_LABEL).filter(|route| is_of_workload(pod, route))?;
         let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
         let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
         let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
         let is_ready = ready.any(|condition| condition.status == "True");
@@ -102,6 +118,8 @@ impl PodFacts {
             address: status.and_then(|status| status.pod_ip.as_deref()?.parse().ok()),
             is_ready,
             is_terminating: pod.metadata.deletion_timestamp.is_some(),
+            has_ended: matches!(phase, Some("Succeeded" | "Failed")),
+            config_hash: pod.annotations().get(CONFIG_HASH_ANNOTATION).map(|hash| hash.as_str().into()),
             obstacle: if is_ready { None } else { Obstacle::of(pod) },
             synced: pod.annotations().get(SYNC_ANNOTATION).map(|mark| mark.as_str().into()),
         })
@@ -179,6 +197,34 @@ mod tests {
         }
         assert_eq!(pods(&cache, "a"), ["a-1", "a-3"]);
         assert_eq!(pods(&cache, "b"), ["b-1"]);
+    }
+
+    #[test]
+    fn pods_of_another_configuration_count_until_they_have_ended() {
+        let cache = listed();
+        let key = RouteKey { namespace: "presence".into(), name: "a".into() };
+        let with = |name: &str, version: u64, hash: &str, ready: &str| {
+            let mut made = pod(name, version, "a");
+            made["metadata"]["annotations"] = json!({CONFIG_HASH_ANNOTATION: hash});
+            made["status"]["conditions"] = json!([{"type": "Ready", "status": ready}]);
+            made
+        };
+        assert!(!cache.all_run(&key, "new"), "there is no pod");
+        cache.handle(Event::Apply(parsed(with("a-2", 2, "new", "False"))));
+        assert!(!cache.all_run(&key, "new"), "none is ready");
+        cache.handle(Event::Apply(parsed(with("a-2", 3, "new", "True"))));
+        assert!(cache.all_run(&key, "new"));
+        let mut old = with("a-1", 4, "old", "True");
+        cache.handle(Event::Apply(parsed(old.clone())));
+        assert!(!cache.all_run(&key, "new"));
+        old["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        old["metadata"]["resourceVersion"] = json!("5");
+        cache.handle(Event::Apply(parsed(old.clone())));
+        assert!(!cache.all_run(&key, "new"), "it still drains");
+        old["status"]["phase"] = json!("Failed");
+        old["metadata"]["resourceVersion"] = json!("6");
+        assert_eq!(names(cache.handle(Event::Apply(parsed(old.clone())))), ["a"]);
+        assert!(cache.all_run(&key, "new"));
     }
 
     #[test]

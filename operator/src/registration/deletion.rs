@@ -1,5 +1,5 @@
-//! Removes every registration of a route that is being deleted, and then the finalizer. The owned objects follow by their
-//! owner references.
+//! Removes every registration of a route that is being deleted, then the finalizer, and then that of the Secret with the
+//! clients that it took. The owned objects follow by their owner references.
 
 use futures::FutureExt;
 use kube::ResourceExt;
@@ -105,6 +105,7 @@ impl Registrations {
     async fn release(&self, route: &PresenceRoute) -> Result<Deletion, ReconcileError> {
         let uid = route.uid().unwrap_or_default();
         remove_finalizer(&self.client, route).await.map_err(kubernetes("remove the finalizer"))?;
+        self.release_clients(route).await;
         self.executor.cache().forget(&uid);
         self.states.forget(&uid);
         Ok(Deletion::Done)

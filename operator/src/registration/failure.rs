@@ -46,6 +46,14 @@ impl Failure {
         }
     }
 
+    /// The OAuth client cannot be kept, so that the route could not be deregistered once its Secret is gone.
+    pub fn client_not_kept(refusal: String) -> Self {
+        let message = format!(
+            "nothing is registered before the OAuth client is kept for the deregistration: {refusal}"
+        );
+        Self { reason: "ClientNotKept", message, retry_in: PERMANENT_RETRY }
+    }
+
     /// The registration calls another URL again, after it was given the route's.
     pub fn contested(name: &str, theirs: &str, ours: &str) -> Self {
         let message = format!(

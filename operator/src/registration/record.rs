@@ -72,6 +72,11 @@ impl RegistrationRecord {
         self.current.as_ref()?.id.as_deref()
     }
 
+    /// The URL that the registration was last known to call, or is about to.
+    pub fn url(&self) -> Option<&str> {
+        Some(&self.current.as_ref()?.spec.url)
+    }
+
     /// The record before anything is called for `desired`: from then on a registration may be there. `contested` says
     /// that another owner has the recorded one.
     #[must_use]

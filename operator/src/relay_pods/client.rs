@@ -74,6 +74,11 @@ impl RelayStatusClient {
         RelayPods { pods: stream::iter(asked).buffered(AT_ONCE_IN_NAMESPACE).collect().await }
     }
 
+    /// Whether every pod of the route was started with this configuration, and one of them is ready.
+    pub fn all_run(&self, namespace: &str, route: &str, config_hash: &str) -> bool {
+        self.pods.all_run(&RouteKey { namespace: namespace.to_owned(), name: route.to_owned() }, config_hash)
+    }
+
     /// Whether something answers behind a Service. What it answers to this empty request does not matter, nor does its
     /// certificate, which does not name the address that is asked.
     pub async fn answers(&self, cluster_ip: IpAddr, scheme: &str, port: i32) -> bool {

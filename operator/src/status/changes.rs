@@ -6,7 +6,8 @@ use presenceroute_crds::PresenceRouteStatus;
 use crate::exposure::{ADDRESS_PENDING, GATEWAY_PENDING};
 
 use super::conditions::{
-    FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, NOT_CREATED, PROGRESSING, ROLLOUT, SECRET_WEAK,
+    ENDPOINT_CHANGING, FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, NOT_CREATED, PROGRESSING, ROLLOUT,
+    SECRET_WEAK,
 };
 
 /// A condition that differs from before.
@@ -50,6 +51,7 @@ pub fn changes<'s>(
             "Waiting"
                 | PROGRESSING
                 | ROLLOUT
+                | ENDPOINT_CHANGING
                 | ADDRESS_PENDING
                 | GATEWAY_PENDING
                 | "Suspended"

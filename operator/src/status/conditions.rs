@@ -6,8 +6,8 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use presenceroute_crds::status::{
-    EndpointStatus, PresenceRouteStatus, RegistrationLocation, RegistrationStatus, RelayPodsStatus,
-    RoutingStatus, SigningStatus,
+    EndpointPhase, EndpointStatus, ExposureStatus, PresenceRouteStatus, RegistrationLocation,
+    RegistrationStatus, RelayPodsStatus, RoutingStatus, SigningStatus,
 };
 
 use crate::cache::obstacle::Obstacle;
@@ -106,6 +106,8 @@ pub struct RouteFacts {
     pub relay_version: Option<String>,
     /// How the route stands at Genesys Cloud.
     pub registration: RegistrationState,
+    /// What the relays are to serve, and the step of a change of it.
+    pub endpoint: EndpointStatus,
     /// Why the registration goes by another name than the spec's.
     pub name_pending: Option<String>,
     /// Whether the spec wants no events, so that a disabled registration is not taken for a working one.
@@ -213,7 +215,7 @@ pub fn build(
         secret_version: facts.signing.secret_version.clone().or(registered),
         ..facts.signing.clone()
     };
-    let endpoint = EndpointStatus {
+    let exposure = ExposureStatus {
         exposed_by: facts.exposure.exposed_by.clone(),
         addresses: facts.exposure.addresses.clone(),
     };
@@ -223,6 +225,7 @@ pub fn build(
         observed_generation: generation,
         conditions: merge(&previous.conditions, findings, generation, now),
         source: Some(record.into_status()),
+        endpoint: Some(facts.endpoint),
         routing: Some(RoutingStatus {
             revision: routing.revision.clone(),
             routes: count(routing.routes),
@@ -230,7 +233,7 @@ pub fn build(
             missing_topics: routing.missing_topics.clone(),
         }),
         signing: Some(signing),
-        endpoint: Some(endpoint),
+        exposure: Some(exposure),
         relay: Some(RelayPodsStatus {
             replicas: deployment.replicas,
             ready_replicas: deployment.ready,
@@ -474,6 +477,9 @@ pub fn is_progressing(status: &PresenceRouteStatus, generation: Option<i64>, rev
 /// The reason of Registered that holds and should be looked at all the same.
 pub(super) const FORMER_LEFT: &str = "FormerRegistrationLeft";
 
+/// The reason of Registered while a new endpoint is on its way to the relays.
+pub(super) const ENDPOINT_CHANGING: &str = "EndpointChanging";
+
 /// As [`FORMER_LEFT`], where another owner has a registration of the same name.
 pub(super) const NAME_SHARED: &str = "NameShared";
 
@@ -483,6 +489,15 @@ pub(super) const SECRET_WEAK: &str = "SigningSecretWeak";
 fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Option<i64>) -> Finding {
     let before = previous.conditions.iter().find(|old| old.type_ == "Registered");
     match &facts.registration {
+        RegistrationState::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
+        _ if facts.endpoint.phase == EndpointPhase::Distributing && !facts.suspended => {
+            let message = format!(
+                "the relay pods are being replaced by ones that serve {}; what Genesys Cloud calls is served until it is \
+                 told",
+                facts.endpoint.current.url
+            );
+            Finding::fails(ENDPOINT_CHANGING, message)
+        }
         RegistrationState::Unchanged | RegistrationState::Postponed(_) => {
             before.map_or_else(|| Finding::fails("Waiting", "waiting for the relay pods"), Finding::keep)
         }
@@ -497,7 +512,6 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
             )
         }
         RegistrationState::Waiting { what, .. } => Finding::fails("Waiting", *what),
-        RegistrationState::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
         RegistrationState::Unverified(Failure { reason, message, .. }) => Finding::unknown(
             *reason,
             format!(
@@ -666,6 +680,7 @@ mod tests {
             exposure: exposed(true),
             relay_version: None,
             registration: RegistrationState::Unchanged,
+            endpoint: EndpointStatus::default(),
             name_pending: None,
             suspended: false,
         }
@@ -906,7 +921,30 @@ mod tests {
         assert_eq!(condition(ready_facts(state(&[], &[])), None, "Ready").reason, "Ready");
         let observed = Observed::Valid(Box::new(hidden()));
         let status = build(None, Some(1), observed, Timestamp::UNIX_EPOCH);
-        assert_eq!(status.endpoint.unwrap().exposed_by, "HTTPRoute/one-relay");
+        assert_eq!(status.exposure.unwrap().exposed_by, "HTTPRoute/one-relay");
+    }
+
+    #[test]
+    fn a_route_is_not_ready_before_genesys_cloud_knows_its_endpoint() {
+        let current = presenceroute_crds::status::ServedEndpoint {
+            url: "https://presence.example.com/new".into(),
+            ..Default::default()
+        };
+        let of = |phase, registration| {
+            let endpoint = EndpointStatus { phase, current: current.clone(), former: Vec::new() };
+            let facts = RouteFacts { registration, endpoint, ..facts() };
+            let finding = registered(&facts, &PresenceRouteStatus::default(), Some(1));
+            (finding.is_true(), finding.reason)
+        };
+        let changing = (false, ENDPOINT_CHANGING.to_owned());
+        assert_eq!(of(EndpointPhase::Distributing, state(&[], &[])), changing);
+        assert_eq!(of(EndpointPhase::Distributing, RegistrationState::Unchanged), changing);
+        let invalid = Failure::invalid("it is not valid".into());
+        let (_, reason) = of(EndpointPhase::Distributing, RegistrationState::Failed(invalid));
+        assert_eq!(reason, "Invalid");
+        for phase in [EndpointPhase::Registering, EndpointPhase::Retiring, EndpointPhase::Stable] {
+            assert_eq!(of(phase, state(&[], &[])), (true, "Registered".to_owned()));
+        }
     }
 
     #[test]

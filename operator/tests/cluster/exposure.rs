@@ -55,9 +55,9 @@ async fn an_ingress_without_an_address_is_not_registered() {
     assert_eq!(message, "Ingress/outside-relay has the address 192.0.2.1");
     stage.is_ready("outside").await;
     let status = stage.routes().get("outside").await.unwrap().status.unwrap();
-    let endpoint = status.endpoint.unwrap();
+    let exposure = status.exposure.unwrap();
     assert_eq!(
-        (endpoint.exposed_by.as_str(), endpoint.addresses),
+        (exposure.exposed_by.as_str(), exposure.addresses),
         ("Ingress/outside-relay", vec!["192.0.2.1".into()])
     );
 

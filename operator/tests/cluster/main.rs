@@ -15,6 +15,7 @@
 mod api_calls;
 mod api_server;
 mod causes;
+mod changes;
 mod deletion;
 mod events;
 mod exposure;
@@ -25,7 +26,9 @@ mod healing;
 mod idle;
 mod invalid_objects;
 mod lagging;
+mod managers;
 mod names;
+mod namespaces;
 mod objects;
 mod operator;
 mod policy;

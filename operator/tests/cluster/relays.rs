@@ -24,6 +24,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+/// What no node has.
+pub(crate) const NOWHERE: &str = "presenceroute.io/nowhere";
+
 /// The second half of the next pod's address.
 static NEXT_ADDRESS: AtomicU16 = AtomicU16::new(1);
 
@@ -85,7 +88,10 @@ async fn play_all(
     let (mut known, mut servers) = (HashMap::new(), JoinSet::new());
     while let Some(event) = events.next().await {
         let Ok(pod) = event else { continue };
-        if pod.metadata.deletion_timestamp.is_some() || known.contains_key(&pod.name_any()) {
+        if pod.metadata.deletion_timestamp.is_some()
+            || known.contains_key(&pod.name_any())
+            || !is_played(&pod)
+        {
             continue;
         }
         let [high, low] = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -104,6 +110,12 @@ async fn play_all(
         };
         servers.spawn(relay.serve(address));
     }
+}
+
+/// A pod that a node may take is the kubelet's.
+fn is_played(pod: &Pod) -> bool {
+    let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
+    selector.is_some_and(|selector| selector.contains_key(NOWHERE))
 }
 
 #[derive(Clone)]

@@ -18,7 +18,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
 use crate::operator::Operator;
-use crate::relays::PlayedRelays;
+use crate::relays::{NOWHERE, PlayedRelays};
 
 /// The label of all that these tests make and that is not in a namespace.
 pub(crate) const MADE_BY: (&str, &str) = ("presenceroute.io/made-by", "cluster-test");
@@ -98,7 +98,7 @@ impl Stage {
                 },
                 "routes": [{"eventType": "presence:state:changed", "topic": "state"}],
                 "kafka": {"bootstrapServers": ["kafka:9092"]},
-                "relay": {"replicas": 1, "nodeSelector": {"presenceroute.io/nowhere": "true"}},
+                "relay": {"replicas": 1, "nodeSelector": {NOWHERE: "true"}},
             },
         })
     }
@@ -256,7 +256,12 @@ impl Place {
 
     async fn leave(&mut self, client: &Client) {
         self.is_left = true;
-        Api::<Namespace>::all(client.clone()).delete(&self.namespace, &Default::default()).await.unwrap();
+        match Api::<Namespace>::all(client.clone()).delete(&self.namespace, &Default::default()).await {
+            Ok(_) => {}
+            // The test itself may have deleted it.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => panic!("{error}"),
+        }
         let mut under_way = UNDER_WAY.lock().await;
         *under_way -= 1;
         if *under_way == 0 {

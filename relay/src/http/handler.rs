@@ -40,7 +40,8 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 /// Answers the requests of one source. All connections share one.
 pub struct Handler<S> {
-    path: String,
+    /// The first is named to a sender that posts to another.
+    paths: Box<[String]>,
     source: S,
     body: BodyReader,
     max_event_age: Option<Duration>,
@@ -90,9 +91,9 @@ struct Accepted {
 }
 
 impl<S: PushSource> Handler<S> {
-    /// A handler of `source`, which is posted to at `path`.
+    /// A handler of `source`, which is posted to at these paths. Of several, the first is the newest.
     pub fn new(
-        path: String,
+        paths: Vec<String>,
         source: S,
         limits: &Limits,
         pipeline: Arc<Pipeline>,
@@ -100,7 +101,7 @@ impl<S: PushSource> Handler<S> {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            path,
+            paths: paths.into(),
             source,
             body: BodyReader::new(limits),
             max_event_age: limits.max_event_age_ms.map(Duration::from_millis),
@@ -263,9 +264,9 @@ impl<S: PushSource> Handler<S> {
     }
 
     fn check_head(&self, head: Parts) -> Result<CheckedHead<S::Proof>, Problem> {
-        if head.uri.path() != self.path {
-            let detail =
-                format!("{} is not served here; post events to {}", escaped(head.uri.path()), self.path);
+        if !self.paths.iter().any(|path| path == head.uri.path()) {
+            let newest = self.paths.first().map(String::as_str).unwrap_or_default();
+            let detail = format!("{} is not served here; post events to {newest}", escaped(head.uri.path()));
             return Err(Problem::new(ProblemKind::UnknownPath, detail));
         }
         if head.method != Method::POST {
@@ -369,7 +370,7 @@ mod tests {
         let log = Arc::new(RequestLog::new(None));
         let pipeline = Pipeline::new(routing, publisher, Arc::clone(&metrics), Arc::clone(&log), None);
         let webhook = Webhook::new(SIGNATURE, secrets, metrics.authenticated.clone());
-        Handler::new("/events".into(), webhook, &limits, Arc::new(pipeline), log, metrics)
+        Handler::new(vec!["/events".into()], webhook, &limits, Arc::new(pipeline), log, metrics)
     }
 
     #[tokio::test]

@@ -48,6 +48,7 @@ pub(crate) fn settings(brokers: &str, table: &str) -> Settings {
         admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         config: RelayConfig {
             path: PATH.into(),
+            former_paths: Vec::new(),
             signature_header: "X-Genesys-Event-Signature".into(),
             kafka: KafkaConfig {
                 bootstrap_servers: brokers.split(',').map(str::to_owned).collect(),
@@ -55,6 +56,7 @@ pub(crate) fn settings(brokers: &str, table: &str) -> Settings {
             },
             limits: Limits { publish_timeout_ms: 2_000, drain_ms: 0, ..Limits::default() },
             tls: None,
+            tls_port: None,
             route: None,
         },
         routing: RoutingSource::Fixed(RoutingTable::parse(table).unwrap()),

@@ -78,7 +78,12 @@ pub struct Attempt {
 impl Simulator {
     /// The one that deploy/examples/genesys-simulator.yaml puts into this namespace.
     pub fn new(namespace: &str) -> Self {
-        Self { control: Proxy::service(namespace, "genesys-simulator", 8090) }
+        Self::named(namespace, "genesys-simulator")
+    }
+
+    /// The one behind the Service of this name.
+    pub fn named(namespace: &str, service: &str) -> Self {
+        Self { control: Proxy::service(namespace, service, 8090) }
     }
 
     /// Fails unless it answers.

@@ -13,13 +13,11 @@ use kube::core::ObjectMeta;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ADMIN_PORT, EVENTS_PORT, RelayImage, config_maps, labels, metadata, relay_name, selector, service,
+    ADMIN_PORT, CONFIG_HASH_ANNOTATION, EVENTS_PORT, RelayImage, TLS_EVENTS_PORT, config_maps, labels,
+    metadata, relay_name, selector, service,
 };
 use crate::rotation::secret_name;
 use crate::validate::{Model, paths};
-
-/// Carries the hash of what pods read only at their start, so that a change of it rolls them.
-const CONFIG_HASH_ANNOTATION: &str = "presenceroute.io/config-hash";
 
 /// The user of the distroless images called nonroot.
 const NONROOT: i64 = 65532;
@@ -62,7 +60,7 @@ fn pod_metadata(model: &Model, relay_config: &ConfigMap) -> ObjectMeta {
     ObjectMeta { labels: Some(pod_labels), annotations: Some(annotations), ..ObjectMeta::default() }
 }
 
-fn config_hash(relay_config: &ConfigMap) -> String {
+pub(super) fn config_hash(relay_config: &ConfigMap) -> String {
     let mut hash = Sha256::new();
     for (key, content) in relay_config.data.iter().flatten() {
         hash.update(key);
@@ -143,7 +141,7 @@ fn container(model: &Model, image: &RelayImage) -> Container {
                 .map(|(name, value)| EnvVar { name: name.into(), value: Some(value), ..EnvVar::default() })
                 .collect(),
         ),
-        ports: Some(vec![port(service::port_name(model), EVENTS_PORT), port("admin", ADMIN_PORT)]),
+        ports: Some(ports(model)),
         resources: Some(model.relay.resources.clone()),
         // The last line of a relay that ends is in the pod's status, and from there in the route's.
         termination_message_policy: Some("FallbackToLogsOnError".into()),
@@ -181,6 +179,17 @@ fn tracing_environment(model: &Model) -> impl Iterator<Item = (&'static str, Str
             ("OTEL_RESOURCE_ATTRIBUTES", resource),
         ]
     })
+}
+
+/// While one protocol replaces the other, each has its port.
+fn ports(model: &Model) -> Vec<ContainerPort> {
+    let mut ports = if model.speaks_both() {
+        vec![port(service::HTTP, EVENTS_PORT), port(service::HTTPS, TLS_EVENTS_PORT)]
+    } else {
+        vec![port(service::port_name(model), EVENTS_PORT)]
+    };
+    ports.push(port("admin", ADMIN_PORT));
+    ports
 }
 
 fn port(name: &str, number: i32) -> ContainerPort {

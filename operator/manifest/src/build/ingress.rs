@@ -1,16 +1,47 @@
-//! The Ingress, when `spec.endpoint.ingress` asks for one: exactly the host and path of the endpoint.
+//! The Ingress, when `spec.endpoint.ingress` asks for one: exactly the host and path of the endpoint, and of former ones
+//! that Genesys Cloud may still call.
 
 use k8s_openapi::api::networking::v1::{
     HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule, IngressServiceBackend,
     IngressSpec, IngressTLS, ServiceBackendPort,
 };
+use presenceroute_crds::status::EndpointExposure;
+use url::Url;
 
-use super::{metadata, relay_name, service};
+use super::{exposed, metadata, relay_name, service};
 use crate::validate::{Exposure, Model};
 
 pub(super) fn build(model: &Model) -> Option<Ingress> {
     let Exposure::Ingress(wanted) = &model.endpoint.exposure else { return None };
-    let host = model.endpoint.url.host_str().map(str::to_owned);
+    let exposed = exposed(model, EndpointExposure::Ingress);
+    let mut tls: Vec<IngressTLS> = Vec::new();
+    for (url, secret) in &exposed {
+        let entry = IngressTLS {
+            hosts: url.host_str().map(|host| vec![host.to_owned()]),
+            secret_name: secret.map(str::to_owned),
+        };
+        if secret.is_some() && !tls.contains(&entry) {
+            tls.push(entry);
+        }
+    }
+    let mut ingress = Ingress {
+        metadata: metadata(model, relay_name(&model.name)),
+        spec: Some(IngressSpec {
+            ingress_class_name: wanted.class_name.clone(),
+            rules: Some(exposed.iter().map(|(url, _)| rule(model, url)).collect()),
+            tls: (!tls.is_empty()).then_some(tls),
+            ..IngressSpec::default()
+        }),
+        ..Ingress::default()
+    };
+    if !wanted.annotations.is_empty() {
+        ingress.metadata.annotations = Some(wanted.annotations.clone());
+    }
+    Some(ingress)
+}
+
+/// A former endpoint's path, too, is served on the newest port: the sender's protocol ends at the Ingress controller.
+fn rule(model: &Model, url: &Url) -> IngressRule {
     let backend = IngressBackend {
         service: Some(IngressServiceBackend {
             name: relay_name(&model.name),
@@ -21,29 +52,14 @@ pub(super) fn build(model: &Model) -> Option<Ingress> {
         }),
         ..IngressBackend::default()
     };
-    let mut ingress = Ingress {
-        metadata: metadata(model, relay_name(&model.name)),
-        spec: Some(IngressSpec {
-            ingress_class_name: wanted.class_name.clone(),
-            rules: Some(vec![IngressRule {
-                host: host.clone(),
-                http: Some(HTTPIngressRuleValue {
-                    paths: vec![HTTPIngressPath {
-                        path: Some(model.endpoint.url.path().to_owned()),
-                        path_type: "Exact".into(),
-                        backend,
-                    }],
-                }),
-            }]),
-            tls: wanted.tls_secret_name.as_ref().map(|secret| {
-                vec![IngressTLS { hosts: host.map(|host| vec![host]), secret_name: Some(secret.clone()) }]
-            }),
-            ..IngressSpec::default()
+    IngressRule {
+        host: url.host_str().map(str::to_owned),
+        http: Some(HTTPIngressRuleValue {
+            paths: vec![HTTPIngressPath {
+                path: Some(url.path().to_owned()),
+                path_type: "Exact".into(),
+                backend,
+            }],
         }),
-        ..Ingress::default()
-    };
-    if !wanted.annotations.is_empty() {
-        ingress.metadata.annotations = Some(wanted.annotations.clone());
     }
-    Some(ingress)
 }

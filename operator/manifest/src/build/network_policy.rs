@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use url::Url;
 
-use super::{ADMIN_PORT, EVENTS_PORT, metadata, relay_name, selector};
+use super::{ADMIN_PORT, EVENTS_PORT, TLS_EVENTS_PORT, metadata, relay_name, selector};
 use crate::validate::Model;
 
 /// The labels that the chart gives the operator's pods.
@@ -58,6 +58,8 @@ pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPo
     let dns = DNS_PORTS.into_iter().flat_map(|number| ["UDP", "TCP"].map(|protocol| port(protocol, number)));
     let open = |ports| NetworkPolicyEgressRule { to: None, ports: Some(ports) };
     let egress = [open(dns.collect()), open(called)].into_iter().chain(aws_credentials(model));
+    let events_ports = [EVENTS_PORT].into_iter().chain(model.speaks_both().then_some(TLS_EVENTS_PORT));
+    let events_ports = events_ports.map(|number| port("TCP", number)).collect();
     Some(NetworkPolicy {
         metadata: metadata(model, relay_name(&model.name)),
         spec: Some(NetworkPolicySpec {
@@ -66,7 +68,7 @@ pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPo
             ingress: Some(vec![
                 NetworkPolicyIngressRule {
                     from: (!wanted.ingress_from.is_empty()).then(|| wanted.ingress_from.clone()),
-                    ports: Some(vec![port("TCP", EVENTS_PORT)]),
+                    ports: Some(events_ports),
                 },
                 NetworkPolicyIngressRule {
                     from: Some(admin_peers),

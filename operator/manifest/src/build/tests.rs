@@ -2,8 +2,12 @@
 
 use kube::ResourceExt;
 use kube::core::DynamicObject;
-use presenceroute_core::relay_config::Limits;
+use presenceroute_core::relay_config::{Limits, RelayConfig};
 use presenceroute_crds::PresenceRoute;
+use presenceroute_crds::spec::ServiceType;
+use presenceroute_crds::status::{
+    EndpointExposure, EndpointPhase, EndpointStatus, FormerEndpoint, ServedEndpoint,
+};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -80,7 +84,10 @@ async fn objects(extra: &str) -> Vec<DynamicObject> {
 }
 
 async fn route_objects(extra: &str) -> RouteObjects {
-    let model = validated(&manifest(extra)).await.unwrap();
+    built(&validated(&manifest(extra)).await.unwrap())
+}
+
+fn built(model: &Model) -> RouteObjects {
     let SourceModel::Webhook(webhook) = &model.source;
     let signing = CredentialRotation::default().advance(
         webhook.signing_secret.as_ref().unwrap_or(&SecretString::from("unused")),
@@ -89,7 +96,7 @@ async fn route_objects(extra: &str) -> RouteObjects {
     let relay_image =
         RelayImage { reference: "presenceroute/relay:1".into(), pull_policy: "IfNotPresent".into() };
     let installation = Installation { relay_image, namespace: "presenceroute-system".into() };
-    build(&model, &signing, &installation).unwrap()
+    build(model, &signing, &installation).unwrap()
 }
 
 fn kinds(objects: &[DynamicObject]) -> Vec<String> {
@@ -553,9 +560,12 @@ async fn a_missing_kafka_secret_holds_the_deployment_back() {
         r#"Secret "nobody" does not exist; create it in the namespace of the PresenceRoute"#
     );
     let held_back = route_objects(&format!("{ENDPOINT}{kafka}")).await;
-    assert_eq!((held_back.deployment.as_ref(), held_back.held_back()), (None, ["Deployment"].as_slice()));
+    assert_eq!(
+        (held_back.deployment.as_ref(), held_back.held_back.as_slice()),
+        (None, ["Deployment"].as_slice())
+    );
     let complete = route_objects(&defaults()).await;
-    assert!(complete.deployment.is_some() && complete.held_back().is_empty());
+    assert!(complete.deployment.is_some() && complete.held_back.is_empty());
 }
 
 #[tokio::test]
@@ -661,4 +671,113 @@ async fn a_table_that_no_config_map_holds_is_a_problem_of_the_spec() {
         told.starts_with("spec.routes: the routing table has ") && told.contains("several PresenceRoutes"),
         "{told}"
     );
+}
+
+/// The objects while former endpoints are served, each given as URL, Secret of the certificate and exposure.
+async fn changing(extra: &str, phase: EndpointPhase, former: ServedEndpoint) -> (RouteObjects, String) {
+    let mut model = validated(&manifest(extra)).await.unwrap();
+    let registered_url = former.url.clone();
+    let former = vec![FormerEndpoint { endpoint: former, retire_time: None }];
+    let served = EndpointStatus { phase, former, ..model.served.clone() };
+    model.serve(served, Some(&registered_url), true);
+    let SourceModel::Webhook(webhook) = &model.source;
+    (built(&model), webhook.registration.url.clone())
+}
+
+fn relay_yaml(objects: &RouteObjects) -> RelayConfig {
+    serde_saphyr::from_str(&objects.relay_config.data.as_ref().unwrap()["relay.yaml"]).unwrap()
+}
+
+fn former(url: &str) -> ServedEndpoint {
+    ServedEndpoint { url: url.into(), ..ServedEndpoint::default() }
+}
+
+const FORMER: &str = "https://before.example.com/before";
+
+#[tokio::test]
+async fn a_former_path_is_served_and_registered_until_every_pod_has_the_new_one() {
+    let stable = route_objects(&defaults()).await;
+    let (objects, url) = changing(&defaults(), EndpointPhase::Distributing, former(FORMER)).await;
+    assert_eq!(url, FORMER);
+    let config = relay_yaml(&objects);
+    assert_eq!(
+        (config.path.as_str(), config.former_paths),
+        ("/eventbridge/presence", vec!["/before".to_owned()])
+    );
+    assert_ne!(objects.config_hash(), stable.config_hash(), "the pods are not replaced");
+    let (registering, url) = changing(&defaults(), EndpointPhase::Registering, former(FORMER)).await;
+    assert_eq!(url, "https://presence.example.com/eventbridge/presence");
+    assert_eq!(registering.config_hash(), objects.config_hash(), "the pods are replaced for nothing");
+    // Another host of the same path is no other path.
+    let host = former("https://before.example.com/eventbridge/presence");
+    let (objects, _) = changing(&defaults(), EndpointPhase::Distributing, host).await;
+    assert_eq!(objects.config_hash(), stable.config_hash());
+}
+
+#[tokio::test]
+async fn both_protocols_have_a_port_while_one_replaces_the_other() {
+    let tls = "\n  relay: {tls: {certificateSecretRef: {name: relay-tls}}, networkPolicy: {}}";
+    let plain = "\n  relay: {networkPolicy: {}}";
+    let encrypted = ServedEndpoint { certificate_secret_name: Some("relay-tls".into()), ..former(FORMER) };
+    for (relay, before) in [(tls, former(FORMER)), (plain, encrypted)] {
+        let extra = format!("{}{relay}", defaults());
+        let (objects, _) = changing(&extra, EndpointPhase::Distributing, before).await;
+        assert_eq!(relay_yaml(&objects).tls_port, Some(8443));
+        let made = objects.into_apply_order().unwrap();
+        let ports = |value: &Value, number: &str| {
+            let ports = value.as_array().unwrap().iter();
+            ports
+                .map(|port| format!("{} {}", port["name"].as_str().unwrap_or_default(), port[number]))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ports(&find(&made, "Service")["spec"]["ports"], "port"), ["http 8080", "https 443"]);
+        let pod = &find(&made, "Deployment")["spec"]["template"]["spec"];
+        let container = &pod["containers"][0]["ports"];
+        assert_eq!(ports(container, "containerPort"), ["http 8080", "https 8443", "admin 9090"]);
+        assert!(pod["volumes"].to_string().contains("relay-tls"));
+        let policy = &find(&made, "NetworkPolicy")["spec"]["ingress"][0]["ports"];
+        assert_eq!(ports(policy, "port"), [" 8080", " 8443"]);
+    }
+}
+
+#[tokio::test]
+async fn what_exposes_a_former_endpoint_is_kept() {
+    let ingress = "
+  endpoint: {url: 'https://presence.example.com/new', ingress: {className: nginx, tlsSecretName: new}}";
+    let before = ServedEndpoint {
+        exposure: EndpointExposure::Ingress,
+        service_type: ServiceType::LoadBalancer,
+        ingress_tls_secret_name: Some("old".into()),
+        ..former(FORMER)
+    };
+    let (objects, _) = changing(&format!("{ingress}{KAFKA}"), EndpointPhase::Retiring, before.clone()).await;
+    assert!(objects.held_back.is_empty());
+    let made = objects.into_apply_order().unwrap();
+    let spec = &find(&made, "Ingress")["spec"];
+    for (place, expected) in
+        [("0", ["presence.example.com", "/new", "new"]), ("1", ["before.example.com", "/before", "old"])]
+    {
+        let at =
+            |pointer: String| spec.pointer(&pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let found = [
+            at(format!("/rules/{place}/host")),
+            at(format!("/rules/{place}/http/paths/0/path")),
+            at(format!("/tls/{place}/secretName")),
+        ];
+        assert_eq!(found, expected);
+    }
+    assert_eq!(find(&made, "Service")["spec"]["type"], "LoadBalancer");
+    // Without an Ingress of its own, the route keeps the one that there is.
+    let (objects, _) = changing(&defaults(), EndpointPhase::Retiring, before).await;
+    assert_eq!((objects.ingress, objects.held_back), (None, vec!["Ingress"]));
+
+    let gateway = "
+  endpoint: {url: 'https://presence.example.com/new', gateway: {parentRefs: [{name: public}]}}";
+    let before = ServedEndpoint { exposure: EndpointExposure::Gateway, ..former(FORMER) };
+    let (objects, _) = changing(&format!("{gateway}{KAFKA}"), EndpointPhase::Retiring, before).await;
+    let spec = &objects.http_route.unwrap().data["spec"];
+    assert_eq!(spec["hostnames"], json!(["presence.example.com", "before.example.com"]));
+    let paths: Vec<_> =
+        spec["rules"][0]["matches"].as_array().unwrap().iter().map(|it| &it["path"]["value"]).collect();
+    assert_eq!(paths, ["/new", "/before"]);
 }

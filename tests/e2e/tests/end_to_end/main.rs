@@ -3,6 +3,7 @@
 //!
 //! `cargo test -p presenceroute-e2e --test end_to_end [-- SCENARIO]`; see the README beside.
 
+mod changes;
 mod deliveries;
 mod healing;
 mod installation;
@@ -30,7 +31,7 @@ use crate::stage::Stage;
 type Story = fn(&Stage, &mut Steps<'_>) -> Result<(), Stopped>;
 
 /// Each can be run by itself, after the installation. The last one leaves no operator.
-const SCENARIOS: [(&str, Story); 10] = [
+const SCENARIOS: [(&str, Story); 11] = [
     ("main path", main_path::story),
     ("plugin", plugin::story),
     ("refusals", refusals::story),
@@ -39,6 +40,7 @@ const SCENARIOS: [(&str, Story); 10] = [
     ("monitoring", monitoring::story),
     ("outage", outage::story),
     ("rollout", rollout::story),
+    ("changes", changes::story),
     ("upgrade", upgrade::story),
     ("removal", removal::story),
 ];
