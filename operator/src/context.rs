@@ -7,6 +7,7 @@ use futures::future::{BoxFuture, Shared};
 use kube::Client;
 use kube::runtime::reflector::Store;
 use presenceroute_manifest::build::Installation;
+use presenceroute_manifest::relay_defaults::RelayDefaults;
 use tokio::sync::Semaphore;
 
 use crate::cache::{OwnedObjects, RouteOrInvalid, SecretCache, Stopped};
@@ -22,6 +23,8 @@ use crate::status::write::StatusWriter;
 pub struct Settings {
     /// What shows in the objects that it builds.
     pub installation: Installation,
+    /// The defaults for the relay pods of every route.
+    pub relay_defaults: RelayDefaults,
     /// How long an old signing secret is accepted after Genesys Cloud has confirmed the new one.
     pub secret_grace: Duration,
     /// How long an unconfirmed create request may still take effect at Genesys Cloud.

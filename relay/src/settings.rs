@@ -7,6 +7,7 @@ use clap::Parser;
 use presenceroute_core::kafka_properties::refused_property;
 use presenceroute_core::relay_config::SaslMechanism;
 use presenceroute_core::relay_config::{CertificateFiles, KafkaConfig, Limits, RelayConfig, default_path};
+use presenceroute_core::relay_environment;
 use presenceroute_core::routing::{RoutingError, RoutingTable};
 use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
@@ -16,7 +17,7 @@ use crate::source::webhook::secrets::{Secrets, SecretsError};
 
 /// The variable with the signing secret, for a relay that runs alone. It is not a flag: the arguments of a process
 /// are there for everyone to read.
-pub const SECRET_VARIABLE: &str = "GENESYS_WEBHOOK_SECRET";
+pub const SECRET_VARIABLE: &str = relay_environment::WEBHOOK_SECRET;
 
 /// The default table: Genesys Cloud's presence events, each type to a topic of its own.
 const DEFAULT_ROUTES: &str = "{
@@ -53,7 +54,7 @@ pub struct Arguments {
     #[arg(long, env = "PRESENCEROUTE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Kafka brokers to find the cluster by, where no relay.yaml names them.
-    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, env = relay_environment::KAFKA_BROKERS, value_name = "HOST:PORT", value_delimiter = ',')]
     pub kafka_brokers: Vec<String>,
     /// How long a connection may be without a request, in milliseconds; longer than a proxy in front keeps one
     /// [default: 620000, or relay.yaml's].
@@ -331,6 +332,18 @@ mod tests {
         let RoutingSource::Fixed(table) = settings.routing else { panic!("a file") };
         let topics: Vec<_> = table.topics().into_iter().map(|topic| topic.as_str()).collect();
         assert_eq!(topics, ["gen-presence-location", "gen-presence-state", "gen-presence-status"]);
+    }
+
+    #[test]
+    fn every_variable_of_the_relay_is_reserved() {
+        use clap::CommandFactory;
+        let command = Arguments::command();
+        let variables: Vec<_> = command.get_arguments().filter_map(|argument| argument.get_env()).collect();
+        assert!(variables.len() > 10, "{variables:?}");
+        for name in variables.iter().filter_map(|name| name.to_str()).chain([SECRET_VARIABLE]) {
+            assert!(relay_environment::is_reserved(name), "{name}");
+        }
+        assert!(!relay_environment::is_reserved("HTTPS_PROXY"));
     }
 
     #[test]

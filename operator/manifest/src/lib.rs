@@ -11,5 +11,6 @@ pub mod document;
 pub mod field;
 pub mod lint;
 pub mod registration_name;
+pub mod relay_defaults;
 pub mod rotation;
 pub mod validate;

@@ -23,6 +23,7 @@ use crate::conflicts::common_claims;
 use crate::dereference::{SecretProblem, SecretSource, dereference};
 use crate::document::{Document, Manifest, Place};
 use crate::field::FieldPath;
+use crate::relay_defaults::RelayDefaults;
 use crate::validate::{SourceModel, validate};
 
 /// The fewest bytes of a signing secret that nothing is said of.
@@ -113,8 +114,8 @@ pub enum Origin {
     Operator,
 }
 
-/// Checks manifests. A Secret in one is known to all.
-pub async fn lint(sources: &[Source]) -> Report {
+/// Checks manifests with an installation's defaults for the relay pods. A Secret in one is known to all.
+pub async fn lint(sources: &[Source], relay_defaults: &RelayDefaults) -> Report {
     let mut report = Report::default();
     let mut manifests = Vec::new();
     let mut secrets = Secrets::new();
@@ -142,7 +143,9 @@ pub async fn lint(sources: &[Source]) -> Report {
     for (file, documents) in &manifests {
         for document in documents {
             let place = Context { file, document };
-            let Some(route) = check_document(place, &secrets, &mut report).await else { continue };
+            let Some(route) = check_document(place, &secrets, relay_defaults, &mut report).await else {
+                continue;
+            };
             for (other_file, other) in &admitted {
                 report.diagnostics.extend(shared_claims(place, &route, other_file, other));
             }
@@ -212,6 +215,7 @@ fn named(namespace: &str, name: &str) -> String {
 async fn check_document(
     context: Context<'_>,
     secrets: &Secrets,
+    relay_defaults: &RelayDefaults,
     report: &mut Report,
 ) -> Option<PresenceRoute> {
     let Context { file, document } = context;
@@ -224,7 +228,8 @@ async fn check_document(
         routes: None,
     };
     let stored = match admitted(context) {
-        Ok(route) => {
+        Ok(mut route) => {
+            relay_defaults.apply_to(&mut route.spec.relay);
             check_route(context, &route, secrets, &mut checked, &mut report.diagnostics).await;
             Some(route)
         }
@@ -392,7 +397,7 @@ spec:
             .enumerate()
             .map(|(index, text)| Source { file: format!("{index}.yaml"), text: (*text).to_owned() })
             .collect();
-        lint(&sources).await
+        lint(&sources, &RelayDefaults::default()).await
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 //!
 //! Pure. The later steps build from the model alone and check nothing again.
 
+mod pods;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use kube::ResourceExt;
@@ -29,6 +31,8 @@ use crate::dereference::{OAuthClient, References, SecretProblem, secret_names};
 use crate::field::FieldPath;
 use crate::registration_name::reserved_for_another;
 use crate::rotation::secret_name;
+
+pub(crate) use pods::problems as relay_problems;
 
 /// How large a routing table may be as YAML: a ConfigMap holds 1 MiB, and the level of the log is beside it.
 const MAX_TABLE_BYTES: usize = (1 << 20) - 64;
@@ -221,7 +225,7 @@ pub enum SpecProblem {
     )]
     OperatorsSecret {
         /// Where.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// Its name.
         name: String,
     },
@@ -254,9 +258,17 @@ pub enum SpecProblem {
     )]
     SecretName {
         /// Where.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// The name.
         name: String,
+    },
+    /// A part of the relay pods that Kubernetes would refuse, or that contradicts the rest of the spec.
+    #[error("spec.relay.{field}: {cause}")]
+    Pods {
+        /// Where.
+        field: String,
+        /// What is wrong, and what would be right.
+        cause: String,
     },
     /// A table that no ConfigMap holds.
     #[error(
@@ -280,15 +292,16 @@ impl SpecProblem {
         let spec = FieldPath::default().child("spec");
         match self {
             Self::Routing { field, .. } => FieldPath::parse(&format!("spec.{field}")),
-            Self::Url { field, .. } | Self::Rule { field, .. } | Self::OperatorsSecret { field, .. } => {
+            Self::Url { field, .. } | Self::Rule { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            Self::OperatorsSecret { field, .. } | Self::SecretName { field, .. } => {
                 FieldPath::parse(&format!("spec.{field}"))
             }
+            Self::Pods { field, .. } => FieldPath::parse(&format!("spec.relay.{field}")),
             Self::EventTypes(_) | Self::SubscribedWildcard(_) => {
                 spec.child("source").child("webhook").child("eventTypes")
             }
             Self::ReservedName { .. } => spec.child("source").child("webhook").child("name"),
             Self::Name(_) => FieldPath::parse("metadata.name"),
-            Self::SecretName { field, .. } => FieldPath::parse(&format!("spec.{field}")),
             Self::TableTooLarge(_) => spec.child("routes"),
             Self::KafkaProperty { name, .. } | Self::KafkaPropertyValue { name, .. } => {
                 spec.child("kafka").child("properties").child(name)
@@ -379,6 +392,7 @@ fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
     let misnamed = secret_names(spec).filter(|(_, name)| !is_subdomain(name));
     problems.extend(misnamed.map(|(field, name)| SpecProblem::SecretName { field, name: name.to_owned() }));
     problems.extend(spec.kafka.sasl.as_ref().and_then(sasl_problem));
+    problems.extend(relay_problems(&spec.relay));
     if spec.kafka.bootstrap_servers.is_empty() {
         problems.push(SpecProblem::Rule {
             field: "kafka.bootstrapServers",

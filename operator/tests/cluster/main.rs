@@ -15,6 +15,7 @@
 mod api_calls;
 mod api_server;
 mod causes;
+mod defaults;
 mod deletion;
 mod events;
 mod gateway;

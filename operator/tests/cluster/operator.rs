@@ -5,6 +5,7 @@ use std::time::Duration;
 use kube::Config;
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::build::{Installation, RelayImage};
+use presenceroute_manifest::relay_defaults::RelayDefaults;
 use presenceroute_operator::admin::Readiness;
 use presenceroute_operator::cache::RouteIndex;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
@@ -28,6 +29,11 @@ pub(crate) struct Operator {
 impl Operator {
     /// Starts it for one namespace, or for all, with the identity of `config`.
     pub(crate) fn start(config: Config, namespace: Option<&str>) -> Self {
+        Self::start_with(config, namespace, RelayDefaults::default())
+    }
+
+    /// Starts it with defaults for the relay pods.
+    pub(crate) fn start_with(config: Config, namespace: Option<&str>, relay_defaults: RelayDefaults) -> Self {
         let (calls, metrics) = (ApiCalls::default(), Metrics::new());
         let shared = Shared {
             client: calls.client(config),
@@ -39,6 +45,7 @@ impl Operator {
                     },
                     namespace: "presenceroute-system".into(),
                 },
+                relay_defaults,
                 secret_grace: Duration::from_secs(1),
                 create_timeout: CREATE_TIMEOUT,
             },

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{Diagnostic, Origin, Report, Severity, Source, lint};
+use crate::relay_defaults::RelayDefaults;
 
 /// What to check, and how to report it.
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,9 @@ pub struct LintArguments {
     /// Read the directories in directories, too.
     #[arg(short = 'R', long)]
     recursive: bool,
+    /// The installation's defaults for spec.relay: the map under relay.defaults of the chart's values, in a file.
+    #[arg(long, value_name = "FILE")]
+    relay_defaults: Option<PathBuf>,
     /// How the report is written.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -38,7 +42,10 @@ pub enum Format {
 
 /// Checks the files, writes the report to standard output, and gives the exit code.
 pub async fn run(arguments: &LintArguments) -> ExitCode {
-    let report = lint_files(&arguments.filename, arguments.recursive).await;
+    let report = match read_defaults(arguments.relay_defaults.as_deref()) {
+        Ok(defaults) => lint_files(&arguments.filename, arguments.recursive, &defaults).await,
+        Err(unusable) => Report { diagnostics: vec![unusable], ..Report::default() },
+    };
     let text = match arguments.output {
         Format::Text => report.to_string(),
         // Text and numbers only: there is nothing that JSON could not hold.
@@ -50,7 +57,7 @@ pub async fn run(arguments: &LintArguments) -> ExitCode {
 }
 
 /// Checks every manifest in files, directories and, by the name `-`, standard input.
-pub async fn lint_files(paths: &[PathBuf], recursive: bool) -> Report {
+pub async fn lint_files(paths: &[PathBuf], recursive: bool, relay_defaults: &RelayDefaults) -> Report {
     let mut sources = Vec::new();
     let mut unreadable = Vec::new();
     for path in paths {
@@ -59,13 +66,21 @@ pub async fn lint_files(paths: &[PathBuf], recursive: bool) -> Report {
             Err(error) => unreadable.push(fatal(path.display().to_string(), error.to_string())),
         }
     }
-    let mut report = lint(&sources).await;
+    let mut report = lint(&sources, relay_defaults).await;
     report.diagnostics.splice(0..0, unreadable);
     if report.routes.is_empty() && report.diagnostics.is_empty() {
         let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         report.diagnostics.push(fatal(names.join(" "), "there is no PresenceRoute to check".into()));
     }
     report
+}
+
+/// The defaults in a file, or why they cannot be used.
+fn read_defaults(file: Option<&Path>) -> Result<RelayDefaults, Diagnostic> {
+    let Some(file) = file else { return Ok(RelayDefaults::default()) };
+    let wrong = |message: String| fatal(file.display().to_string(), message);
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    RelayDefaults::parse(&text).map_err(|error| wrong(error.to_string()))
 }
 
 fn fatal(file: String, message: String) -> Diagnostic {
@@ -110,7 +125,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_cannot_be_read_is_fatal() {
-        let report = lint_files(&["/does/not/exist.yaml".into()], false).await;
+        let report = lint_files(&["/does/not/exist.yaml".into()], false, &RelayDefaults::default()).await;
         assert_eq!(report.exit_code(), 2);
         assert!(report.to_string().starts_with("/does/not/exist.yaml: error: "), "{report}");
     }
@@ -118,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn the_examples_of_this_project_are_valid() {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
-        let report = lint_files(&[examples], true).await;
+        let report = lint_files(&[examples], true, &RelayDefaults::default()).await;
         assert!(report.diagnostics.is_empty() && report.routes.len() >= 3, "{report}");
     }
 }
