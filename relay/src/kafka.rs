@@ -22,6 +22,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 mod topic_health;
+mod topic_reader;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub use publisher::Publisher;
 pub use record::Record;
 pub use supervisor::Supervisor;
 pub use topic_health::ClusterReport;
+pub use topic_reader::{TopicReader, TopicReaderError, TopicRecord};
 
 /// Why publishing cannot start.
 #[derive(Debug, thiserror::Error)]

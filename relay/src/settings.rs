@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use presenceroute_core::kafka_properties::refused_property;
 use presenceroute_core::relay_config::SaslMechanism;
 use presenceroute_core::relay_config::{CertificateFiles, KafkaConfig, Limits, RelayConfig, default_path};
@@ -86,6 +86,34 @@ pub struct Arguments {
     /// How log lines are written.
     #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// What to do instead of serving events.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What a relay can do besides serving events, with the same Kafka and the same table.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Send the events of a dead-letter topic again, each by the present routing table.
+    Replay(ReplayArguments),
+}
+
+/// Send the events of a dead-letter topic again, each by the present routing table.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ReplayArguments {
+    /// The topic with the dead letters.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: String,
+    /// Only events for which this CEL expression is true, such as 'attributes.presence == "AVAILABLE"'. It knows the
+    /// variables of a route's `when`. Each expression has a progress of its own.
+    #[arg(long = "where", value_name = "CEL")]
+    pub condition: Option<String>,
+    /// Say where the events would go; publish nothing, and store no progress.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Begin with the oldest record, also of what was sent again before.
+    #[arg(long)]
+    pub from_beginning: bool,
 }
 
 /// Everything that a relay needs to start.

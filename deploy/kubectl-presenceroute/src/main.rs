@@ -1,7 +1,7 @@
 //! `kubectl presenceroute`: the state of a route, where an event would go, and a test event.
 //!
 //! kubectl runs any program on `PATH` that is called `kubectl-presenceroute`. This one uses the kubeconfig's credentials
-//! and is read-only; `send` alone has an effect, on Kafka.
+//! and is read-only, but for `send`, which has an effect on Kafka, and `replay`, which runs a Job.
 
 mod arguments;
 mod cli;
@@ -9,6 +9,7 @@ mod cluster;
 mod completion;
 mod counters;
 mod explain;
+mod replay;
 mod route_name;
 mod routes;
 mod send;

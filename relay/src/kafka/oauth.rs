@@ -138,6 +138,12 @@ impl OauthClient {
         })
     }
 
+    /// One token, for a client of the library that asks by itself whenever it needs another.
+    pub(super) async fn token(&self) -> Result<Token, String> {
+        let http = self.http_client().map_err(|error| error.to_string())?;
+        self.fetch(&http).await.map_err(|error| error.to_string())
+    }
+
     async fn fetch(&self, http: &reqwest::Client) -> Result<Token, TokenError> {
         let requested = SystemTime::now();
         let endpoint = || self.token_endpoint.clone();

@@ -20,6 +20,7 @@ mod credentials;
 mod faults;
 mod oauth;
 mod refusals;
+mod replay;
 mod rotation;
 mod sender;
 #[path = "../support/mod.rs"]

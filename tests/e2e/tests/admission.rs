@@ -80,6 +80,20 @@ spec:
     tolerations: [{key: dedicated, operator: Exists, tolerationSeconds: 30}]
     topologySpreadConstraints:
     - {maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {a: b}}}
+    priorityClassName: voice-critical
+    serviceAccount: {annotations: {a: b}}
+    securityContext:
+      runAsUser: 1000
+      runAsGroup: 0
+      fsGroup: 1000
+      supplementalGroups: [1]
+      seLinuxOptions: {level: s0}
+    extraEnv:
+    - {name: PLAIN, value: b}
+    - {name: SECRET, valueFrom: {secretKeyRef: {name: collector, key: token, optional: true}}}
+    - {name: CONFIG, valueFrom: {configMapKeyRef: {name: site, key: zone, optional: false}}}
+    - {name: FIELD, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+    podDisruptionBudget: {maxUnavailable: 25%}
     podLabels: {a: b}
     podAnnotations: {a: b}
     imagePullSecrets: [{name: registry}]
