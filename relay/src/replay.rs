@@ -28,7 +28,7 @@ use crate::kafka::{self, PublisherError, TopicReader, TopicReaderError, TopicRec
 use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
 use crate::observe::trace_context::TraceHeaders;
-use crate::outcome::{Delivered, Problem, ProblemKind, escaped};
+use crate::outcome::{Delivered, Problem, ProblemKind};
 use crate::pipeline::{Incoming, Pipeline};
 use crate::settings::{ReplayArguments, RoutingSource, Settings};
 
@@ -374,7 +374,7 @@ impl fmt::Display for Summary {
             }
         }
         for (topic, count) in &self.topics {
-            write!(formatter, "; {}: {count}", escaped(topic))?;
+            write!(formatter, "; {topic}: {count}")?;
         }
         Ok(())
     }
