@@ -13,6 +13,7 @@ pub mod kafka_properties;
 pub mod receipt;
 pub mod region;
 pub mod relay_config;
+pub mod relay_environment;
 pub mod relay_status;
 pub mod routing;
 pub mod source;

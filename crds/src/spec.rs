@@ -9,6 +9,7 @@
 mod endpoint;
 mod genesys;
 mod kafka;
+mod pods;
 mod relay;
 mod routes;
 mod source;
@@ -20,6 +21,10 @@ use serde::{Deserialize, Serialize};
 pub use endpoint::{Endpoint, Gateway, Ingress, ParentReference, ServiceTemplate, ServiceType};
 pub use genesys::{Genesys, GenesysApi};
 pub use kafka::{AwsMskIam, BootstrapServer, Kafka, KafkaOauth, KafkaSasl, KafkaTls, SaslExtensionValue};
+pub use pods::{
+    ConfigMapKeyRef, DisruptionBudget, EnvironmentVariable, FieldRef, PodSecurity, SecretKeyRef,
+    ServiceAccount, ValueSource,
+};
 pub use relay::{Autoscaling, ImagePullSecret, Limits, LogLevel, NetworkPolicy, Relay, RelayTls, Tracing};
 pub use routes::{InvalidEvents, Route, Unmatched, UnmatchedAction};
 pub use source::{EventTypeName, Source, Webhook};
@@ -101,7 +106,8 @@ pub struct PresenceRouteSpec {
     pub unmatched: Unmatched,
     /// The Kafka cluster that the events go to.
     pub kafka: Kafka,
-    /// The relay pods.
+    /// The relay pods. An installation may have defaults for all fields but `replicas`, `autoscaling` and `tls`; a field of
+    /// the route overrides them: maps key by key, `extraEnv` name by name, everything else as a whole.
     #[serde(default)]
     pub relay: Relay,
     /// Disables the registration at Genesys Cloud and keeps everything else.

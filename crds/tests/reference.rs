@@ -9,11 +9,13 @@ use presenceroute_crds::PresenceRoute;
 use serde_json::Value;
 
 /// Parts that are Kubernetes' own: described there, not here.
-const KUBERNETES: [(&str, &str); 7] = [
+const KUBERNETES: [(&str, &str); 8] = [
     ("spec.relay.affinity", "Affinity"),
     ("spec.relay.networkPolicy.ingressFrom[]", "NetworkPolicyPeer"),
     ("spec.relay.networkPolicy.metricsFrom[]", "NetworkPolicyPeer"),
+    ("spec.relay.networkPolicy.additionalEgress[]", "NetworkPolicyEgressRule"),
     ("spec.relay.resources", "ResourceRequirements"),
+    ("spec.relay.securityContext.seLinuxOptions", "SELinuxOptions"),
     ("spec.relay.tolerations[]", "Toleration"),
     ("spec.relay.topologySpreadConstraints[]", "TopologySpreadConstraint"),
     ("status.conditions[]", "Condition"),
@@ -115,6 +117,7 @@ fn kind(path: &str, schema: &Value) -> String {
         "object" if schema["additionalProperties"].is_object() => "map of string".to_owned(),
         "object" => format!("[object](#{})", path.replace(['.', '[', ']'], "").to_lowercase()),
         "string" => format!("string{}", size(schema, "Length")),
+        "" if schema["x-kubernetes-int-or-string"] == true => "integer or string".to_owned(),
         _ => match (&schema["minimum"], &schema["maximum"]) {
             (Value::Null, Value::Null) => name.to_owned(),
             (least, most) => format!("{name}, {} to {}", number(least), number(most)),

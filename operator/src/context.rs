@@ -8,6 +8,7 @@ use kube::Client;
 use kube::runtime::reflector::Store;
 use presenceroute_manifest::build::Installation;
 use presenceroute_manifest::policy::Policy;
+use presenceroute_manifest::relay_defaults::RelayDefaults;
 
 use crate::cache::{OwnedObjects, RouteOrInvalid, SecretCache, Stopped};
 use crate::condition_compiler::ConditionCompiler;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub installation: Installation,
     /// What routes may ask for.
     pub policy: Policy,
+    /// The defaults for the relay pods of every route.
+    pub relay_defaults: RelayDefaults,
     /// How long an old signing secret is accepted, and an old endpoint served, after Genesys Cloud has confirmed the new
     /// one.
     pub secret_grace: Duration,

@@ -135,7 +135,7 @@ pub async fn run(
     let Ok(has_gateway_api) = discovery else { return Ok(()) };
     let has_gateway_api = has_gateway_api.map_err(ControllerError::Discovery)?;
     let scope = WatchScope { client: client.clone(), namespace };
-    let watched = watches::routes(&scope, &index);
+    let watched = watches::routes(&scope, &index, settings.relay_defaults.clone());
     let (caches, triggers) = watches::caches(&scope, &watched, &index, has_gateway_api);
     let watches::Routes { store: routes, edited, .. } = watched;
     metrics.show_routes(routes.clone());
@@ -251,7 +251,7 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
             return Ok(Action::await_change());
         }
     };
-    let violations = context.settings.policy.check(route);
+    let violations = context.settings.policy.check(route, &context.settings.relay_defaults);
     if !violations.is_empty() {
         report_refused(route, context, RefusalReason::PolicyViolation, &violations).await?;
         return Ok(Action::await_change());
@@ -274,7 +274,7 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     let revisions = DesiredRevisions {
         routing: model.table.revision().to_owned(),
         signing: rotation.revision(),
-        log_level: model.relay.log_level.as_str(),
+        log_level: model.relay.log_level().as_str(),
     };
     let objects = build::build(&model, &rotation, &context.settings.installation)?;
     let key = RouteKey { namespace, name: model.name.clone() };

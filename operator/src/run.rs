@@ -4,7 +4,7 @@
 //! reconcile does is left to the [`controller`].
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use presenceroute_genesys::{Genesys, HostPolicy};
 use presenceroute_manifest::build::{Installation, RelayImage};
 use presenceroute_manifest::policy::Policy;
 use presenceroute_manifest::policy::file::{PolicyFileError, read_policy};
+use presenceroute_manifest::relay_defaults::{RelayDefaults, RelayDefaultsError};
 use presenceroute_runtime::listen::listen;
 use presenceroute_runtime::log::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +45,9 @@ pub(crate) struct RunArguments {
     /// When the relay pods' image is pulled: Always, IfNotPresent or Never.
     #[arg(long, env = "PRESENCEROUTE_RELAY_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub(crate) relay_image_pull_policy: String,
+    /// A YAML file with defaults for spec.relay, which a route overrides; read at the start.
+    #[arg(long, env = "PRESENCEROUTE_RELAY_DEFAULTS_FILE", value_name = "FILE")]
+    pub(crate) relay_defaults_file: Option<PathBuf>,
     /// The namespaces whose routes are served, separated by commas. Empty for all.
     #[arg(long, env = "PRESENCEROUTE_WATCH_NAMESPACES", value_delimiter = ',')]
     pub(crate) watch_namespaces: Vec<String>,
@@ -106,6 +110,14 @@ const HEALTH_PORT_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) enum RunError {
     #[error(transparent)]
     Policy(#[from] PolicyFileError),
+    #[error(
+        "{path} with the defaults for relay pods cannot be read: {source}; mount it, or leave out --relay-defaults-file"
+    )]
+    ReadDefaults { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{path} with the defaults for relay pods: {source}; correct relay.defaults in the chart's values"
+    )]
+    Defaults { path: PathBuf, source: RelayDefaultsError },
     #[error("no way to the API server: {0}; run in a pod, or set KUBECONFIG")]
     Config(kube::config::InferConfigError),
     #[error("no client for the API server: {0}")]
@@ -137,6 +149,7 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
         None => Policy::default(),
     };
     presenceroute_runtime::tls_provider::install_crypto_provider();
+    let relay_defaults = relay_defaults(arguments.relay_defaults_file.as_deref())?;
     let config = kube::Config::infer().await.map_err(RunError::Config)?;
     let metrics = Metrics::new();
     let client = ClientBuilder::try_from(config).map_err(RunError::Client)?;
@@ -148,7 +161,8 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
     let (stop, stopped) = watch::channel(false);
     let stopped = flagged(stopped).boxed().shared();
     let mut admin = tokio::spawn(admin::serve(listener, metrics.clone(), readiness.clone(), stopped.clone()));
-    let mut work = tokio::spawn(lead(arguments, policy, client, metrics, readiness, stopped));
+    let mut work =
+        tokio::spawn(lead(arguments, (policy, relay_defaults), client, metrics, readiness, stopped));
     // The first of the two that ends takes the other with it, so that no process only seems to be alive.
     tokio::select! {
         () = terminated => tracing::info!("SIGTERM received, shutting down"),
@@ -167,7 +181,7 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
 /// Waits for the CRD and for the leadership, then serves the routes.
 async fn lead(
     arguments: RunArguments,
-    policy: Policy,
+    (policy, relay_defaults): (Policy, RelayDefaults),
     client: Client,
     metrics: Metrics,
     readiness: Readiness,
@@ -204,6 +218,7 @@ async fn lead(
                 namespace: arguments.pod_namespace,
             },
             policy,
+            relay_defaults,
             secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
             create_timeout: Duration::from_secs(arguments.create_timeout_seconds),
             exposure_timeout: Duration::from_secs(arguments.exposure_timeout_seconds),
@@ -232,6 +247,14 @@ async fn lead(
     metrics.leads(false);
     leadership.release().await;
     result
+}
+
+/// The defaults in the file, where one is named. A wrong one is no reason to replace every relay pod by the rest of it.
+fn relay_defaults(file: Option<&Path>) -> Result<RelayDefaults, RunError> {
+    let Some(path) = file else { return Ok(RelayDefaults::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| RunError::ReadDefaults { path: path.to_owned(), source })?;
+    RelayDefaults::parse(&text).map_err(|source| RunError::Defaults { path: path.to_owned(), source })
 }
 
 async fn wait_for_crd(client: &Client) {

@@ -25,6 +25,7 @@ use crate::cache::{ObjectKey, OwnedObjects, PodCache, RouteIndex, RouteKey, Secr
 use crate::throttle::{Rate, throttled};
 use presenceroute_manifest::build::{MANAGED_BY, RELAY_COMPONENT, ROUTE_LABEL, http_route};
 use presenceroute_manifest::dereference::referenced_secrets;
+use presenceroute_manifest::relay_defaults::RelayDefaults;
 
 pub(crate) use crate::cache::RouteOrInvalid;
 
@@ -101,15 +102,21 @@ pub(crate) struct Routes {
     outstanding: Outstanding,
 }
 
-/// Watches the routes, and makes them known to the routes of the other namespaces.
-pub(crate) fn routes(scope: &WatchScope, index: &RouteIndex) -> Routes {
+/// Watches the routes, and makes them known to the routes of the other namespaces. Each has the installation's defaults for
+/// its relay pods from here on.
+pub(crate) fn routes(scope: &WatchScope, index: &RouteIndex, relay_defaults: RelayDefaults) -> Routes {
     let (store, writer) = reflector::store();
     let mut handler = index.add(store.clone());
     let outstanding = handler.outstanding();
     let stored = store.clone();
     let edited = watcher(scope.api::<RouteOrInvalid>(), watch_config())
         .default_backoff()
-        .modify(|route| route.managed_fields_mut().clear())
+        .modify(move |route| {
+            route.managed_fields_mut().clear();
+            if let Ok(route) = &mut route.0 {
+                relay_defaults.apply_to(&mut route.spec.relay);
+            }
+        })
         .reflect(writer)
         .filter_map(async |event| logged(event))
         .flat_map(move |event| stream::iter(handler.handle(event)))

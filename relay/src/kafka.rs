@@ -26,6 +26,7 @@ mod tests;
 mod throttling;
 mod tokens;
 mod topic_health;
+mod topic_reader;
 
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ pub use publisher::Publisher;
 pub use record::{DeadLetter, Record};
 pub use supervisor::Supervisor;
 pub use topic_health::ClusterReport;
+pub use topic_reader::{TopicReader, TopicReaderError, TopicRecord};
 
 /// Why publishing cannot start.
 #[derive(Debug, thiserror::Error)]

@@ -14,6 +14,7 @@ pub mod observe;
 pub mod outcome;
 pub mod pipeline;
 pub mod relay;
+pub mod replay;
 pub mod settings;
 pub mod source;
 

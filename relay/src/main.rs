@@ -4,10 +4,11 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use presenceroute_relay::settings::SECRET_VARIABLE;
-use presenceroute_relay::{Arguments, Relay, Settings, Spans, http};
+use presenceroute_relay::settings::{Command, SECRET_VARIABLE};
+use presenceroute_relay::{Arguments, Relay, Settings, Spans, http, replay};
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -34,7 +35,21 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let secret = std::env::var(SECRET_VARIABLE).ok().map(SecretString::from);
+    let command = arguments.command.clone();
     let mut settings = Settings::resolve(arguments, secret)?;
+    if let Some(Command::Replay(arguments)) = command {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            }
+            stopped.cancel();
+        });
+        replay::run(settings, &arguments, stop, print).await?;
+        return Ok(());
+    }
     settings.spans = Spans::from_environment()?;
     let relay = Relay::start(settings).await?;
     tokio::select! {
@@ -44,4 +59,9 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     // Further signals change nothing: an event in flight is not given up.
     relay.shutdown().await;
     Ok(())
+}
+
+/// Prints a line. A reader that has gone away wants no more.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use presenceroute_core::kafka_properties::refused_property;
 use presenceroute_core::relay_config::{
     CertificateFiles, KafkaConfig, KafkaSaslConfig, Limits, RelayConfig, SaslMechanism, default_path,
 };
+use presenceroute_core::relay_environment;
 use presenceroute_core::routing::{RoutingError, RoutingTable};
 use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
@@ -17,7 +18,7 @@ use crate::source::webhook::secrets::{Secrets, SecretsError};
 
 /// The variable with the signing secret, for a relay that runs alone. It is not a flag: the arguments of a process
 /// are there for everyone to read.
-pub const SECRET_VARIABLE: &str = "GENESYS_WEBHOOK_SECRET";
+pub const SECRET_VARIABLE: &str = relay_environment::WEBHOOK_SECRET;
 
 /// The default table: Genesys Cloud's presence events, each type to a topic of its own.
 const DEFAULT_ROUTES: &str = "{
@@ -54,7 +55,7 @@ pub struct Arguments {
     #[arg(long, env = "PRESENCEROUTE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Kafka brokers to find the cluster by, where no relay.yaml names them.
-    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, env = relay_environment::KAFKA_BROKERS, value_name = "HOST:PORT", value_delimiter = ',')]
     pub kafka_brokers: Vec<String>,
     /// The largest body of a request, in bytes [default: 1048576, or relay.yaml's].
     #[arg(long, env = "PRESENCEROUTE_MAX_BODY_BYTES", value_name = "BYTES")]
@@ -89,6 +90,34 @@ pub struct Arguments {
     /// How log lines are written.
     #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// What to do instead of serving events.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What a relay can do besides serving events, with the same Kafka and the same table.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Send the events of a dead-letter topic again, each by the present routing table.
+    Replay(ReplayArguments),
+}
+
+/// Send the events of a dead-letter topic again, each by the present routing table.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ReplayArguments {
+    /// The topic with the dead letters.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: String,
+    /// Only events for which this CEL expression is true, such as 'attributes.presence == "AVAILABLE"'. It knows the
+    /// variables of a route's `when`. Each expression has a progress of its own.
+    #[arg(long = "where", value_name = "CEL")]
+    pub condition: Option<String>,
+    /// Say where the events would go; publish nothing, and store no progress.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Begin with the oldest record, also of what was sent again before.
+    #[arg(long)]
+    pub from_beginning: bool,
 }
 
 /// Everything that a relay needs to start.
@@ -405,6 +434,18 @@ mod tests {
         let RoutingSource::Fixed(table) = settings.routing else { panic!("a file") };
         let topics: Vec<_> = table.topics().into_iter().map(|topic| topic.as_str()).collect();
         assert_eq!(topics, ["gen-presence-location", "gen-presence-state", "gen-presence-status"]);
+    }
+
+    #[test]
+    fn every_variable_of_the_relay_is_reserved() {
+        use clap::CommandFactory;
+        let command = Arguments::command();
+        let variables: Vec<_> = command.get_arguments().filter_map(|argument| argument.get_env()).collect();
+        assert!(variables.len() > 10, "{variables:?}");
+        for name in variables.iter().filter_map(|name| name.to_str()).chain([SECRET_VARIABLE]) {
+            assert!(relay_environment::is_reserved(name), "{name}");
+        }
+        assert!(!relay_environment::is_reserved("HTTPS_PROXY"));
     }
 
     #[test]

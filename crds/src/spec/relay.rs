@@ -11,13 +11,15 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pods::{DisruptionBudget, EnvironmentVariable, PodSecurity, ServiceAccount};
 use crate::references::{SECRET_NAME, SECRET_NAME_MESSAGE, TlsSecretRef};
 
 /// The relay pods.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
-    "!has(self.autoscaling) || (has(self.resources.requests) && 'cpu' in self.resources.requests) || \
+    "!has(self.autoscaling) || !has(self.resources) || \
+     (has(self.resources.requests) && 'cpu' in self.resources.requests) || \
      (has(self.resources.limits) && 'cpu' in self.resources.limits)"
 ).message("autoscaling needs resources.requests.cpu: the target is a percentage of it"))]
 pub struct Relay {
@@ -28,9 +30,10 @@ pub struct Relay {
     /// Lets a HorizontalPodAutoscaler choose the number of pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
-    /// Requests and limits of the relay's container.
-    #[serde(default = "resources")]
-    pub resources: ResourceRequirements,
+    /// Requests and limits of the relay's container. Default: requests of 50m CPU and 64Mi memory, and a limit of 256Mi
+    /// memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
@@ -43,6 +46,31 @@ pub struct Relay {
     /// The spread of the pods. Default: over the nodes, as far as possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+    /// The PriorityClass of the pods. Default: the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$')")
+        .message("must be the name of a PriorityClass: lower case letters, digits, hyphens and dots"))]
+    pub priority_class_name: Option<String>,
+    /// The ServiceAccount that the pods run as. It has no rights in the cluster and no token is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ServiceAccount>,
+    /// The user and the groups that the pods run as. Default: user, group and fsGroup 65532. In a given securityContext, an
+    /// absent field is left to the platform: with `securityContext: {}`, OpenShift assigns the ids of the namespace's range,
+    /// as its restricted-v2 requires, and elsewhere the image's user 65532 runs. In any case the pods run as non-root,
+    /// without privileges and capabilities, with a read-only root filesystem and the seccomp profile RuntimeDefault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<PodSecurity>,
+    /// Further environment variables of the relay's container, such as HTTPS_PROXY. The relay's own variables cannot be
+    /// set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
+    pub extra_env: Vec<EnvironmentVariable>,
+    /// The bound on voluntary disruptions, such as node drains. Default: maxUnavailable 1. A budget that allows no
+    /// disruption keeps nodes from being drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_disruption_budget: Option<DisruptionBudget>,
     /// Further labels for the pods. They cannot replace the ones that select the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pod_labels: BTreeMap<String, String>,
@@ -55,9 +83,9 @@ pub struct Relay {
     /// The relay's image. Default: the one that the operator was installed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The level of the relay's log. An edit takes effect within seconds and restarts nothing.
-    #[serde(default)]
-    pub log_level: LogLevel,
+    /// The level of the relay's log. An edit takes effect within seconds and restarts nothing. Default: info.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<LogLevel>,
     /// Sends a span for each event to an OpenTelemetry collector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracing: Option<Tracing>,
@@ -111,7 +139,7 @@ fn replicas() -> i32 {
 
 /// What a relay needs at a few hundred events a second; the limit is on memory alone, because a CPU limit throttles
 /// and adds to the latency.
-fn resources() -> ResourceRequirements {
+fn default_resources() -> ResourceRequirements {
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     let quantities = |pairs: &[(&str, &str)]| {
         Some(pairs.iter().map(|(name, value)| ((*name).into(), Quantity((*value).into()))).collect())
@@ -124,10 +152,23 @@ fn resources() -> ResourceRequirements {
 }
 
 impl Relay {
+    /// Requests and limits of the relay's container, or the default.
+    #[must_use]
+    pub fn resources(&self) -> ResourceRequirements {
+        self.resources.clone().unwrap_or_else(default_resources)
+    }
+
+    /// The level of the relay's log, or the default.
+    #[must_use]
+    pub fn log_level(&self) -> LogLevel {
+        self.log_level.unwrap_or_default()
+    }
+
     /// Whether a pod requests CPU; where only a limit is set, the request is the same.
     #[must_use]
     pub fn requests_cpu(&self) -> bool {
-        let of_cpu = [&self.resources.requests, &self.resources.limits];
+        let resources = self.resources();
+        let of_cpu = [&resources.requests, &resources.limits];
         of_cpu.into_iter().flatten().any(|quantities| quantities.contains_key("cpu"))
     }
 }
@@ -137,16 +178,21 @@ impl Default for Relay {
         Self {
             replicas: replicas(),
             autoscaling: None,
-            resources: resources(),
+            resources: None,
             node_selector: BTreeMap::new(),
             tolerations: Vec::new(),
             affinity: None,
             topology_spread_constraints: None,
+            priority_class_name: None,
+            service_account: None,
+            security_context: None,
+            extra_env: Vec::new(),
+            pod_disruption_budget: None,
             pod_labels: BTreeMap::new(),
             pod_annotations: BTreeMap::new(),
             image_pull_secrets: Vec::new(),
             image: None,
-            log_level: LogLevel::default(),
+            log_level: None,
             tracing: None,
             tls: None,
             network_policy: None,
@@ -233,7 +279,7 @@ pub struct NetworkPolicy {
     pub additional_egress: Vec<NetworkPolicyEgressRule>,
 }
 
-/// The level of the relay's log.
+/// The level of the relay's log. An edit takes effect within seconds and restarts nothing. Default: info.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {

@@ -8,12 +8,13 @@ use presenceroute_manifest::lint::command::{self as lint, LintArguments};
 use crate::arguments::ClusterArguments;
 use crate::cluster::{Cluster, ClusterError};
 use crate::completion::{self, CompletionShell};
+use crate::replay::{self, ReplayArguments, ReplayError};
 use crate::routes::{self, RoutesArguments, RoutesError};
 use crate::send::{self, SendArguments, SendError};
 use crate::status::{self, StatusArguments, StatusError};
 use crate::style;
 
-/// Inspect a PresenceRoute: its state, where an event would go, and a test event.
+/// Inspect a PresenceRoute, send a test event, and send dead letters again.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-presenceroute", bin_name = "kubectl presenceroute", version, about)]
 pub(crate) struct Arguments {
@@ -31,6 +32,8 @@ enum Command {
     Send(SendArguments),
     /// List the routes of a table, or explain where an event would go.
     Routes(RoutesArguments),
+    /// Send the events of a dead-letter topic again through the route, by a Job in its namespace.
+    Replay(ReplayArguments),
     /// Validate manifests offline.
     Validate(LintArguments),
     /// Print a completion script.
@@ -59,6 +62,8 @@ enum CommandError {
     Send(#[from] SendError),
     #[error(transparent)]
     Routes(#[from] RoutesError),
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
 }
 
 /// Runs a command and gives the exit code.
@@ -78,6 +83,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Status(status) => Ok(status::run(status, &cluster().await?).await?),
         Command::Send(send) => Ok(send::run(send, &cluster().await?).await?),
         Command::Routes(routes) => Ok(routes::run(routes, cluster).await?),
+        Command::Replay(replay) => Ok(replay::run(replay, &cluster().await?).await?),
         Command::Validate(validate) => Ok(lint::run(validate).await),
         Command::Completion { shell } => {
             style::print(&completion::script(*shell, &mut Arguments::command()));

@@ -1,6 +1,6 @@
-//! Read access to the cluster with the user's own kubeconfig credentials.
+//! Access to the cluster with the user's own kubeconfig credentials.
 //!
-//! What is read is shown by the commands; nothing is written.
+//! What is read is shown by the commands, which write through [`Cluster::api`] where they do.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -181,7 +181,16 @@ impl Cluster {
         Ok(address)
     }
 
-    async fn get<K>(&self, what: &str, name: &str) -> Result<K, ClusterError>
+    /// The objects of one kind in the namespace.
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Reads an object that must be there.
+    pub(crate) async fn get<K>(&self, what: &str, name: &str) -> Result<K, ClusterError>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
             + Clone

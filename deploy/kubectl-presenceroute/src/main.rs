@@ -1,7 +1,7 @@
 //! `kubectl presenceroute`: the state of a route, where an event would go, and a test event.
 //!
 //! kubectl runs any program on `PATH` that is called `kubectl-presenceroute`. This one uses the kubeconfig's credentials
-//! and is read-only; `send` alone has an effect, on Kafka.
+//! and is read-only, but for `send`, which has an effect on Kafka, and `replay`, which runs a Job.
 
 mod arguments;
 mod cli;
@@ -11,6 +11,7 @@ mod counters;
 mod explain;
 mod format;
 mod overview;
+mod replay;
 mod route_name;
 mod routes;
 mod send;

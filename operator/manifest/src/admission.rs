@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::field::FieldPath;
 
-pub(crate) use metadata::is_subdomain;
+pub(crate) use metadata::{is_annotation_key, is_label_value, is_qualified_name, is_subdomain};
 
 /// One reason for which the API server refuses an object.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ pub mod autoscaler;
 pub mod config_maps;
 pub mod deployment;
 pub mod disruption_budget;
+pub mod environment;
 pub mod http_route;
 pub mod ingress;
 pub mod network_policy;

@@ -2,9 +2,12 @@
 //!
 //! A Secret that is missing, or lacks a key, is a fact for [`validate`](crate::validate), not an error here.
 
+use std::borrow::Cow;
+
 use k8s_openapi::api::core::v1::Secret;
 use presenceroute_crds::PresenceRouteSpec;
 use presenceroute_crds::references::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef, TlsSecretRef};
+use presenceroute_crds::spec::{Relay, SecretKeyRef};
 use secrecy::SecretString;
 
 use presenceroute_core::certificate_expiry::first_expiry;
@@ -148,7 +151,7 @@ pub fn referenced_secrets(spec: &PresenceRouteSpec) -> impl Iterator<Item = &str
 }
 
 /// The same with the field below `spec` that names each.
-pub fn secret_names(spec: &PresenceRouteSpec) -> impl Iterator<Item = (&'static str, &str)> {
+pub fn secret_names(spec: &PresenceRouteSpec) -> impl Iterator<Item = (Cow<'static, str>, &str)> {
     let tls = spec.kafka.tls.as_ref();
     let sasl = spec.kafka.sasl.as_ref();
     let oauth_ca = sasl.and_then(|sasl| sasl.oauth.as_ref()?.ca_secret_ref.as_ref());
@@ -175,7 +178,17 @@ pub fn secret_names(spec: &PresenceRouteSpec) -> impl Iterator<Item = (&'static 
         ),
     ]
     .into_iter()
-    .filter_map(|(field, name)| Some((field, name?.as_str())))
+    .filter_map(|(field, name)| Some((field.into(), name?.as_str())))
+    .chain(environment_secrets(&spec.relay).map(|(index, secret)| {
+        (format!("relay.extraEnv[{index}].valueFrom.secretKeyRef.name").into(), secret.name.as_str())
+    }))
+}
+
+/// The Secret keys that environment variables of the relay pods are taken from, each with the variable's index.
+fn environment_secrets(relay: &Relay) -> impl Iterator<Item = (usize, &SecretKeyRef)> {
+    let variables = relay.extra_env.iter().enumerate();
+    variables
+        .filter_map(|(index, variable)| Some((index, variable.value_from.as_ref()?.secret_key_ref.as_ref()?)))
 }
 
 /// The OAuth client in a Secret.
@@ -246,6 +259,17 @@ async fn mount_problems<S: SecretSource>(
                 Ok(pem) => certificates.extend(Certificate::read(name, key, pem.as_bytes())),
                 Err(problem) => problems.push(problem),
             }
+        }
+    }
+    // Any value will do, but a pod without the key does not start.
+    for (_, wanted) in environment_secrets(&spec.relay).filter(|(_, wanted)| !wanted.optional) {
+        let SecretKeyRef { name, key, .. } = wanted;
+        match source.secret(name).await? {
+            None => problems.push(SecretProblem::Missing(name.clone())),
+            Some(secret) if !secret.data.as_ref().is_some_and(|data| data.contains_key(key)) => {
+                problems.push(SecretProblem::MissingKey { name: name.clone(), key: key.clone() });
+            }
+            Some(_) => {}
         }
     }
     problems.dedup();

@@ -14,5 +14,6 @@ pub mod kept_clients;
 pub mod lint;
 pub mod policy;
 pub mod registration_name;
+pub mod relay_defaults;
 pub mod rotation;
 pub mod validate;

@@ -23,6 +23,7 @@ use crate::dereference::{SecretProblem, SecretSource, dereference};
 use crate::document::{Document, Manifest, Place};
 use crate::field::FieldPath;
 use crate::policy::Policy;
+use crate::relay_defaults::RelayDefaults;
 use crate::validate::{SourceModel, validate};
 
 /// A file that has been read.
@@ -110,8 +111,17 @@ pub enum Origin {
     Operator,
 }
 
-/// Checks manifests, also under an installation's policy. A Secret in one is known to all.
-pub async fn lint(sources: &[Source], policy: &Policy) -> Report {
+/// What an installation decides for every route.
+#[derive(Clone, Debug, Default)]
+pub struct InstallationOptions {
+    /// What routes may ask for.
+    pub policy: Policy,
+    /// The defaults for their relay pods.
+    pub relay_defaults: RelayDefaults,
+}
+
+/// Checks manifests as an installation's operator does. A Secret in one is known to all.
+pub async fn lint(sources: &[Source], options: &InstallationOptions) -> Report {
     let mut report = Report::default();
     let mut manifests = Vec::new();
     let mut secrets = Secrets::new();
@@ -139,7 +149,7 @@ pub async fn lint(sources: &[Source], policy: &Policy) -> Report {
     for (file, documents) in &manifests {
         for document in documents {
             let place = Context { file, document };
-            let Some(route) = check_document(place, (&secrets, policy), &mut report).await else { continue };
+            let Some(route) = check_document(place, (&secrets, options), &mut report).await else { continue };
             for (other_file, other) in &admitted {
                 report.diagnostics.extend(shared_claims(place, &route, other_file, other));
             }
@@ -208,7 +218,7 @@ fn named(namespace: &str, name: &str) -> String {
 /// Checks one route by itself, and gives it as the API server would store it, if it would.
 async fn check_document(
     context: Context<'_>,
-    (secrets, policy): (&Secrets, &Policy),
+    (secrets, options): (&Secrets, &InstallationOptions),
     report: &mut Report,
 ) -> Option<PresenceRoute> {
     let Context { file, document } = context;
@@ -221,9 +231,10 @@ async fn check_document(
         routes: None,
     };
     let stored = match admitted(context) {
-        Ok(route) => {
+        Ok(mut route) => {
+            options.relay_defaults.apply_to(&mut route.spec.relay);
             check_route(context, &route, secrets, &mut checked, &mut report.diagnostics).await;
-            let violations = policy.check(&route);
+            let violations = options.policy.check(&route, &options.relay_defaults);
             let errors = violations.iter().map(|it| context.error(Origin::Operator, it.field(), it.cause()));
             report.diagnostics.extend(errors);
             Some(route)
@@ -419,7 +430,7 @@ spec:
             .enumerate()
             .map(|(index, text)| Source { file: format!("{index}.yaml"), text: (*text).to_owned() })
             .collect();
-        lint(&sources, policy).await
+        lint(&sources, &InstallationOptions { policy: policy.clone(), ..Default::default() }).await
     }
 
     #[tokio::test]

@@ -20,6 +20,10 @@ use thiserror::Error;
 use url::Url;
 
 use crate::field::FieldPath;
+use crate::relay_defaults::RelayDefaults;
+
+const POD_ANNOTATIONS: &str = "spec.relay.podAnnotations";
+const SERVICE_ACCOUNT_ANNOTATIONS: &str = "spec.relay.serviceAccount.annotations";
 
 /// The most bytes of a policy's file: a ConfigMap holds no more.
 pub const MAX_POLICY_BYTES: usize = 1 << 20;
@@ -110,15 +114,16 @@ impl Policy {
             .map_err(|error| PolicyError::Yaml(error.to_string()))
     }
 
-    /// What the route asks for and may not. What cannot be read, such as a URL that is none, is left to validation.
+    /// What the route asks for and may not. An annotation that is as the installation's defaults have it is allowed. What
+    /// cannot be read, such as a URL that is none, is left to validation.
     #[must_use]
-    pub fn check(&self, route: &PresenceRoute) -> Vec<PolicyViolation> {
+    pub fn check(&self, route: &PresenceRoute, defaults: &RelayDefaults) -> Vec<PolicyViolation> {
         let spec = &route.spec;
         let namespace = route.namespace();
         let of_hosts = [self.genesys_host(spec), self.endpoint_host(spec, namespace.as_deref())];
         let mut violations: Vec<_> = of_hosts.into_iter().flatten().collect();
         violations.extend(self.images(spec));
-        violations.extend(self.annotations(spec));
+        violations.extend(self.annotations(spec, defaults));
         violations
     }
 
@@ -175,13 +180,22 @@ impl Policy {
         Some(PolicyViolation::new("spec.relay.image", cause))
     }
 
-    fn annotations(&self, spec: &PresenceRouteSpec) -> Vec<PolicyViolation> {
+    fn annotations(&self, spec: &PresenceRouteSpec, defaults: &RelayDefaults) -> Vec<PolicyViolation> {
         let Some(allowed) = &self.annotations else { return Vec::new() };
-        let keys =
-            annotations(spec).into_iter().flat_map(|(field, map)| map.keys().map(move |key| (field, key)));
-        let refused = keys.filter(|(_, key)| !allowed.iter().any(|pattern| pattern.matches(key)));
+        let given = [
+            (POD_ANNOTATIONS, Some(defaults.pod_annotations())),
+            (SERVICE_ACCOUNT_ANNOTATIONS, defaults.service_account_annotations()),
+        ];
+        let is_default = |field: &str, key: &String, value: &String| {
+            given.iter().any(|(of, map)| *of == field && map.and_then(|map| map.get(key)) == Some(value))
+        };
+        let all =
+            annotations(spec).into_iter().flat_map(|(field, map)| map.iter().map(move |it| (field, it)));
+        let refused = all.filter(|(field, (key, value))| {
+            !allowed.iter().any(|pattern| pattern.matches(key)) && !is_default(field, key, value)
+        });
         refused
-            .map(|(field, key)| {
+            .map(|(field, (key, _))| {
                 let cause = format!(
                     "this installation does not allow annotation {key:?}; remove it, {}",
                     ask_to_add("it", "annotations")
@@ -194,7 +208,9 @@ impl Policy {
 
 /// The annotations that a spec puts on objects, by their field.
 fn annotations(spec: &PresenceRouteSpec) -> Vec<(&'static str, &BTreeMap<String, String>)> {
-    let mut annotations = vec![("spec.relay.podAnnotations", &spec.relay.pod_annotations)];
+    let mut annotations = vec![(POD_ANNOTATIONS, &spec.relay.pod_annotations)];
+    let service_account = spec.relay.service_account.iter();
+    annotations.extend(service_account.map(|account| (SERVICE_ACCOUNT_ANNOTATIONS, &account.annotations)));
     if let Some(endpoint) = &spec.endpoint {
         annotations.push(("spec.endpoint.service.annotations", &endpoint.service.annotations));
         let of_ingress = endpoint.ingress.as_ref();
@@ -292,7 +308,7 @@ spec:
     const URL: &str = "https://presence.team-a.example.com/events";
 
     fn violations(policy: &Policy, route: &PresenceRoute) -> Vec<String> {
-        policy.check(route).iter().map(ToString::to_string).collect()
+        policy.check(route, &RelayDefaults::default()).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -402,6 +418,25 @@ spec:
             );
         }
         assert_eq!(violations(&self::policy("relayImages: []"), &route(REGION, URL, ", image: x")).len(), 1);
+    }
+
+    #[test]
+    fn annotations_of_the_defaults_are_allowed_as_they_are() {
+        let role = "eks.amazonaws.com/role-arn";
+        let defaults = RelayDefaults::parse(&format!(
+            "{{podAnnotations: {{sidecar.istio.io/inject: 'true'}}, serviceAccount: {{annotations: {{{role}: ours}}}}}}"
+        ))
+        .unwrap();
+        let policy = policy("annotations: [cert-manager.io/cluster-issuer, 'example.com/*']");
+        let violations = |relay: &str| {
+            let mut route = route(REGION, URL, relay);
+            defaults.apply_to(&mut route.spec.relay);
+            policy.check(&route, &defaults).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(violations(""), [""; 0]);
+        let [other] =
+            violations(&format!(", serviceAccount: {{annotations: {{{role}: theirs}}}}")).try_into().unwrap();
+        assert!(other.contains("does not allow annotation \"eks.amazonaws.com/role-arn\""), "{other}");
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! Pure. The later steps build from the model alone and check nothing again.
 
+mod pods;
+
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
@@ -37,6 +40,8 @@ use crate::rotation::secret_name;
 
 /// The pods' port for TLS while their own port speaks plain HTTP.
 pub const TLS_PORT: u16 = 8443;
+
+pub(crate) use pods::problems as relay_problems;
 
 /// How large a routing table may be as YAML: a ConfigMap holds 1 MiB, and the level of the log is beside it.
 const MAX_TABLE_BYTES: usize = (1 << 20) - 64;
@@ -320,7 +325,7 @@ pub enum SpecProblem {
     )]
     OperatorsSecret {
         /// Where.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// Its name.
         name: String,
     },
@@ -353,9 +358,17 @@ pub enum SpecProblem {
     )]
     SecretName {
         /// Where.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// The name.
         name: String,
+    },
+    /// A part of the relay pods that Kubernetes would refuse, or that contradicts the rest of the spec.
+    #[error("spec.relay.{field}: {cause}")]
+    Pods {
+        /// Where.
+        field: String,
+        /// What is wrong, and what would be right.
+        cause: String,
     },
     /// A table that no ConfigMap holds.
     #[error(
@@ -392,13 +405,14 @@ impl SpecProblem {
             Self::Url { field, .. }
             | Self::Rule { field, .. }
             | Self::Limit { field, .. }
-            | Self::OperatorsSecret { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            | Self::OperatorsSecret { field, .. }
+            | Self::SecretName { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            Self::Pods { field, .. } => FieldPath::parse(&format!("spec.relay.{field}")),
             Self::EventTypes(_) | Self::SubscribedWildcard(_) => {
                 spec.child("source").child("webhook").child("eventTypes")
             }
             Self::ReservedName { .. } => spec.child("source").child("webhook").child("name"),
             Self::Name(_) => FieldPath::parse("metadata.name"),
-            Self::SecretName { field, .. } => FieldPath::parse(&format!("spec.{field}")),
             Self::TableTooLarge(_) => spec.child("routes"),
             Self::KafkaProperty { name, .. } | Self::KafkaPropertyValue { name, .. } => {
                 spec.child("kafka").child("properties").child(name)
@@ -531,6 +545,7 @@ fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
             rule: "sasl.mechanism AWS_MSK_IAM needs tls: Amazon MSK accepts IAM authentication over TLS only",
         });
     }
+    problems.extend(relay_problems(&spec.relay));
     if spec.kafka.bootstrap_servers.is_empty() {
         problems.push(SpecProblem::Rule {
             field: "kafka.bootstrapServers",

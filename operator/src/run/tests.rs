@@ -176,7 +176,7 @@ async fn stops_in_time(server: Arc<ApiServer>) {
     let arguments = Command::parse_from(["presenceroute-operator"]).run;
     let work = lead(
         arguments,
-        Policy::default(),
+        (Policy::default(), RelayDefaults::default()),
         server.client(),
         Metrics::new(),
         Readiness::default(),
@@ -194,6 +194,25 @@ async fn stops_in_time(server: Arc<ApiServer>) {
     sleep(server.carried_out_after).await;
     let holder = server.holder();
     assert!(holder.is_none_or(|holder| holder == "another"), "{moment}: the Lease is kept");
+}
+
+#[test]
+fn the_defaults_for_relay_pods_are_a_checked_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let read = |text: &str| {
+        std::fs::write(file.path(), text).unwrap();
+        relay_defaults(Some(file.path())).map_err(|error| error.to_string())
+    };
+    assert_eq!(relay_defaults(None).unwrap(), RelayDefaults::default());
+    assert_ne!(read("priorityClassName: voice").unwrap(), RelayDefaults::default());
+    let refusal = read("extraEnv: [{name: KAFKA_BROKERS}]").unwrap_err();
+    for part in
+        [file.path().to_str().unwrap(), "extraEnv[0].name", "correct relay.defaults in the chart's values"]
+    {
+        assert!(refusal.contains(part), "{refusal}");
+    }
+    let refusal = relay_defaults(Some(Path::new("/does/not/exist"))).unwrap_err().to_string();
+    assert!(refusal.contains("/does/not/exist") && refusal.contains("--relay-defaults-file"), "{refusal}");
 }
 
 #[tokio::test(start_paused = true)]

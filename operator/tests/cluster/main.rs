@@ -16,6 +16,7 @@ mod api_calls;
 mod api_server;
 mod causes;
 mod changes;
+mod defaults;
 mod deletion;
 mod events;
 mod exposure;

@@ -22,6 +22,25 @@ async fn every_kind_of_object_is_created_and_deleted() {
     route["spec"]["relay"]["autoscaling"] = json!({"minReplicas": 1, "maxReplicas": 3});
     route["spec"]["relay"]["topologySpreadConstraints"] =
         json!([{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]);
+    for (field, value) in [
+        ("priorityClassName", json!("system-cluster-critical")),
+        (
+            "serviceAccount",
+            json!({"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/relay"}}),
+        ),
+        ("securityContext", json!({"runAsUser": 1_000_660_000, "supplementalGroups": [1]})),
+        ("podDisruptionBudget", json!({"minAvailable": "50%"})),
+        (
+            "extraEnv",
+            json!([
+                {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+                {"name": "CLIENT", "valueFrom": {"secretKeyRef": {"name": "oauth", "key": "clientId"}}},
+                {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            ]),
+        ),
+    ] {
+        route["spec"]["relay"][field] = value;
+    }
     route["spec"]["endpoint"]["service"] =
         json!({"type": "NodePort", "annotations": {"example.com/lb": "yes"}});
     route["spec"]["endpoint"]["ingress"] = json!({
@@ -41,6 +60,8 @@ async fn every_kind_of_object_is_created_and_deleted() {
     let deployment = stage.get("Deployment", "all-relay").await.unwrap();
     let spread = &deployment.data["spec"]["template"]["spec"]["topologySpreadConstraints"];
     assert_eq!(spread[0]["topologyKey"], "zone");
+    let budget = stage.get("PodDisruptionBudget", "all-relay").await.unwrap();
+    assert_eq!(budget.data["spec"]["minAvailable"], "50%");
 
     // The namespace accepts only restricted pods, and this one has no token.
     let pods = stage.list("Pod").await;

@@ -6,6 +6,7 @@ use kube::Config;
 use presenceroute_genesys::{Genesys, HostPolicy};
 use presenceroute_manifest::build::{Installation, RelayImage};
 use presenceroute_manifest::policy::Policy;
+use presenceroute_manifest::relay_defaults::RelayDefaults;
 use presenceroute_operator::admin::Readiness;
 use presenceroute_operator::cache::RouteIndex;
 use presenceroute_operator::controller::{self, ControllerError, Settings, Shared};
@@ -32,12 +33,15 @@ pub(crate) struct Options {
     pub(crate) exposure_timeout: Duration,
     /// What routes may ask for.
     pub(crate) policy: Policy,
+    /// The defaults for the relay pods.
+    pub(crate) relay_defaults: RelayDefaults,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let policy = Policy::parse(include_str!("../policy.yaml")).unwrap();
-        Self { exposure_timeout: Duration::from_secs(1), policy }
+        let exposure_timeout = Duration::from_secs(1);
+        Self { exposure_timeout, policy, relay_defaults: RelayDefaults::default() }
     }
 }
 
@@ -50,7 +54,7 @@ impl Operator {
 
     /// The same with other options.
     pub(crate) fn start_with(config: Config, namespace: Option<&str>, options: Options) -> Self {
-        let Options { exposure_timeout, policy } = options;
+        let Options { exposure_timeout, policy, relay_defaults } = options;
         let host_policy = HostPolicy::new(policy.genesys_hosts.clone());
         let (calls, metrics) = (ApiCalls::default(), Metrics::new());
         let shared = Shared {
@@ -64,6 +68,7 @@ impl Operator {
                     namespace: "presenceroute-system".into(),
                 },
                 policy,
+                relay_defaults,
                 secret_grace: Duration::from_secs(1),
                 create_timeout: CREATE_TIMEOUT,
                 exposure_timeout,

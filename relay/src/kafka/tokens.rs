@@ -110,6 +110,16 @@ impl TokenSource {
         }
     }
 
+    /// Whether its tokens go to the brokers with SASL extensions.
+    pub(super) fn has_extensions(&self) -> bool {
+        !self.extensions().is_empty()
+    }
+
+    /// One token, for a client of the library that asks by itself whenever it needs another.
+    pub(super) async fn single_token(&self) -> Result<Token, TokenError> {
+        self.token(&self.http_client()?).await
+    }
+
     fn extensions(&self) -> &BTreeMap<String, String> {
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         match self {

@@ -1,5 +1,7 @@
 //! W3C Trace Context: the trace that a request belongs to, which its record continues.
 
+use std::collections::BTreeMap;
+
 /// W3C trace context. `tracestate` comes only together with `traceparent`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trace<'a> {
@@ -21,6 +23,13 @@ impl TraceHeaders {
         Self { parent: parent.map(Box::from), state: state.map(Box::from) }
     }
 
+    /// Takes the trace context of a Kafka record's headers where it is well-formed.
+    pub fn of_record(headers: &BTreeMap<String, String>) -> Self {
+        let text = |name: &str| headers.get(name).map(String::as_str);
+        let Trace { parent, state } = Trace::new(text("traceparent"), text("tracestate"));
+        Self { parent: parent.map(Box::from), state: state.map(Box::from) }
+    }
+
     /// The trace context that was copied.
     pub fn as_trace(&self) -> Trace<'_> {
         Trace { parent: self.parent.as_deref(), state: self.state.as_deref() }
@@ -31,10 +40,12 @@ impl<'a> Trace<'a> {
     /// Reads a request's trace context where it is well-formed, as far as W3C asks a reader to check.
     pub fn from_headers(headers: &'a http::HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let Some(parent) = text("traceparent").filter(|parent| is_traceparent(parent)) else {
-            return Self::default();
-        };
-        Self { parent: Some(parent), state: text("tracestate").filter(|state| state.len() <= 512) }
+        Self::new(text("traceparent"), text("tracestate"))
+    }
+
+    fn new(parent: Option<&'a str>, state: Option<&'a str>) -> Self {
+        let Some(parent) = parent.filter(|parent| is_traceparent(parent)) else { return Self::default() };
+        Self { parent: Some(parent), state: state.filter(|state| state.len() <= 512) }
     }
 
     /// The id of the whole trace, 32 hexadecimal digits.

@@ -20,6 +20,7 @@ mod credentials;
 mod faults;
 mod oauth;
 mod refusals;
+mod replay;
 mod rolling_restart;
 mod rotation;
 mod sender;

@@ -20,14 +20,14 @@ use crate::cluster::{Cluster, USER, settings};
 use crate::support::{event, eventually, get, post, relay, status};
 
 /// A token endpoint that gives everybody a token for one user.
-struct TokenEndpoint {
+pub(crate) struct TokenEndpoint {
     url: String,
     given: Arc<AtomicUsize>,
 }
 
 impl TokenEndpoint {
     /// Its tokens are valid for `life` seconds from when they are given; less than none is over already.
-    async fn start(user: &'static str, life: i64) -> Self {
+    pub(crate) async fn start(user: &'static str, life: i64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/token", listener.local_addr().unwrap());
         let given = Arc::new(AtomicUsize::new(0));
@@ -53,7 +53,7 @@ impl TokenEndpoint {
     }
 
     /// With an OAuth client in a directory that is mounted from its Secret.
-    fn kafka(&self, cluster: &Cluster, secret: &Path) -> KafkaConfig {
+    pub(crate) fn kafka(&self, cluster: &Cluster, secret: &Path) -> KafkaConfig {
         std::fs::write(secret.join("username"), "relays-client").unwrap();
         std::fs::write(secret.join("password"), "hush").unwrap();
         let mut kafka = cluster.sasl(SaslMechanism::OauthBearer, USER, secret);

@@ -81,6 +81,20 @@ spec:
     tolerations: [{key: dedicated, operator: Exists, tolerationSeconds: 30}]
     topologySpreadConstraints:
     - {maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {a: b}}}
+    priorityClassName: voice-critical
+    serviceAccount: {annotations: {a: b}}
+    securityContext:
+      runAsUser: 1000
+      runAsGroup: 0
+      fsGroup: 1000
+      supplementalGroups: [1]
+      seLinuxOptions: {level: s0}
+    extraEnv:
+    - {name: PLAIN, value: b}
+    - {name: SECRET, valueFrom: {secretKeyRef: {name: collector, key: token, optional: true}}}
+    - {name: CONFIG, valueFrom: {configMapKeyRef: {name: site, key: zone, optional: false}}}
+    - {name: FIELD, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+    podDisruptionBudget: {maxUnavailable: 25%}
     podLabels: {a: b}
     podAnnotations: {a: b}
     imagePullSecrets: [{name: registry}]
@@ -336,6 +350,20 @@ fn changes() -> Vec<Change> {
         ("/spec/relay/resources", json!({})),
         ("/spec/relay/resources", json!({"requests": {"memory": "64Mi"}})),
         ("/spec/relay/resources", json!({"limits": {"cpu": 1}})),
+        ("/spec/relay/extraEnv", json!([{"name": "KAFKA_BROKERS"}])),
+        ("/spec/relay/extraEnv", json!([{"name": "A"}, {"name": "A"}])),
+        ("/spec/relay/extraEnv/0/name", json!("2A")),
+        ("/spec/relay/extraEnv/0/valueFrom", json!({"fieldRef": {"fieldPath": "a"}})),
+        ("/spec/relay/extraEnv/1/valueFrom", json!({})),
+        ("/spec/relay/extraEnv/1/valueFrom/secretKeyRef/name", json!("a b")),
+        ("/spec/relay/podDisruptionBudget", json!({})),
+        ("/spec/relay/podDisruptionBudget/minAvailable", json!(1)),
+        ("/spec/relay/podDisruptionBudget/maxUnavailable", json!(1)),
+        ("/spec/relay/podDisruptionBudget/maxUnavailable", json!(-1)),
+        ("/spec/relay/podDisruptionBudget/maxUnavailable", json!("101%")),
+        ("/spec/relay/podDisruptionBudget/maxUnavailable", json!("half")),
+        ("/spec/relay/priorityClassName", json!("Not A Name")),
+        ("/spec/relay/securityContext", json!({})),
         ("/metadata/name", json!("24x7-desk")),
         ("/spec/source/webhook/signingSecretRef", json!({"name": "web hook"})),
         ("/spec/genesys/credentialsSecretRef", json!({"name": "a..b"})),

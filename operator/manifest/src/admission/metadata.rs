@@ -72,7 +72,7 @@ fn check(metadata: &ObjectMeta, at: &FieldPath, violations: &mut Vec<Violation>)
         if !is_qualified_name(key) {
             violations.push(Violation::new(&at.child("labels"), format!("{key:?} cannot be a label's name")));
         }
-        if !value.is_empty() && !is_name_part(value) {
+        if !is_label_value(value) {
             let cause = format!(
                 "the value of {key:?} must be at most 63 letters, digits, hyphens, dots and underscores"
             );
@@ -80,7 +80,7 @@ fn check(metadata: &ObjectMeta, at: &FieldPath, violations: &mut Vec<Violation>)
         }
     }
     for key in metadata.annotations.iter().flatten().map(|(key, _)| key) {
-        if !is_qualified_name(&key.to_lowercase()) {
+        if !is_annotation_key(key) {
             let cause = format!("{key:?} cannot be an annotation's name");
             violations.push(Violation::new(&at.child("annotations"), cause));
         }
@@ -101,8 +101,18 @@ fn is_lowercase_word(word: &str) -> bool {
     begins_and_ends(word, legal) && word.bytes().all(|byte| legal(byte) || byte == b'-')
 }
 
-/// A name, or PREFIX/NAME.
-fn is_qualified_name(name: &str) -> bool {
+/// The key of an annotation, whose prefix may have capital letters.
+pub(crate) fn is_annotation_key(key: &str) -> bool {
+    is_qualified_name(&key.to_lowercase())
+}
+
+/// The value of a label.
+pub(crate) fn is_label_value(value: &str) -> bool {
+    value.is_empty() || is_name_part(value)
+}
+
+/// The key of a label: a name, or PREFIX/NAME.
+pub(crate) fn is_qualified_name(name: &str) -> bool {
     match name.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && is_name_part(name),
         None => is_name_part(name),

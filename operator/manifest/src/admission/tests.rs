@@ -168,6 +168,47 @@ fn each_rule_of_the_crd_is_evaluated() {
             json!({"autoscaling": {"maxReplicas": 4}, "resources": {"requests": {"memory": "64Mi"}}}),
             "spec.relay: autoscaling needs resources.requests.cpu: the target is a percentage of it",
         ),
+        (
+            "/spec/relay",
+            json!({"extraEnv": [{"name": "PRESENCEROUTE_LISTEN"}]}),
+            "spec.relay.extraEnv[0].name: must not be one of the relay's own variables; use the field of the spec",
+        ),
+        (
+            "/spec/relay",
+            json!({"extraEnv": [{"name": "2A"}]}),
+            "spec.relay.extraEnv[0].name: must begin with a letter or an underscore, and have letters, digits, \
+             underscores, dots and hyphens only",
+        ),
+        (
+            "/spec/relay",
+            json!({"extraEnv": [{"name": "A", "value": "b", "valueFrom": {"fieldRef": {"fieldPath": "c"}}}]}),
+            "spec.relay.extraEnv[0]: value and valueFrom cannot both be set",
+        ),
+        (
+            "/spec/relay",
+            json!({"extraEnv": [{"name": "A", "valueFrom": {}}]}),
+            "spec.relay.extraEnv[0].valueFrom: exactly one of secretKeyRef, configMapKeyRef and fieldRef must be set",
+        ),
+        (
+            "/spec/relay",
+            json!({"podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}}),
+            "spec.relay.podDisruptionBudget: exactly one of minAvailable and maxUnavailable must be set",
+        ),
+        (
+            "/spec/relay",
+            json!({"podDisruptionBudget": {"minAvailable": "101%"}}),
+            "spec.relay.podDisruptionBudget.minAvailable: must be a number from 0 to 9999 or a percentage from 0% to 100%",
+        ),
+        (
+            "/spec/relay",
+            json!({"podDisruptionBudget": {"maxUnavailable": -1}}),
+            "spec.relay.podDisruptionBudget.maxUnavailable: must be a number from 0 to 9999 or a percentage from 0% to 100%",
+        ),
+        (
+            "/spec/relay",
+            json!({"priorityClassName": "Voice"}),
+            "spec.relay.priorityClassName: must be the name of a PriorityClass: lower case letters, digits, hyphens and dots",
+        ),
     ] {
         assert_eq!(refused(place, value), [violation]);
     }
@@ -234,6 +275,22 @@ fn sasl_extensions_are_bounded_and_named_as_rfc_7628_says() {
 fn the_status_is_only_checked_for_unknown_fields() {
     assert_eq!(refused("/status", json!({"routing": 1})), [""; 0]);
     assert_eq!(refused("/status", json!({"reddiness": 1})), ["status.reddiness: unknown field"]);
+}
+
+#[test]
+fn pods_of_every_kind_that_people_run_are_admitted() {
+    for relay in [
+        json!({"securityContext": {}}),
+        json!({"securityContext": {"runAsUser": 1000, "supplementalGroups": [1, 2], "seLinuxOptions": {"level": "s0"}}}),
+        json!({"podDisruptionBudget": {"maxUnavailable": "25%"}}),
+        json!({"podDisruptionBudget": {"minAvailable": 0}}),
+        json!({"priorityClassName": "system-cluster-critical"}),
+        json!({"serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}}}),
+        json!({"extraEnv": [{"name": "_a.B-2"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+        json!({"autoscaling": {"maxReplicas": 3}}),
+    ] {
+        assert_eq!(refused("/spec/relay", relay.clone()), [""; 0], "{relay}");
+    }
 }
 
 /// What `check` and `rules::check` enforce, and what has nothing to enforce.

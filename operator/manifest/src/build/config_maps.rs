@@ -19,7 +19,7 @@ pub fn routing_name(model: &Model) -> String {
 
 /// Builds the ConfigMap of what relays take up while they run: the routing table and the level of their log.
 pub fn routing(model: &Model) -> Result<ConfigMap, BuildError> {
-    let level = model.relay.log_level.as_str().to_owned();
+    let level = model.relay.log_level().as_str().to_owned();
     let data = [(ROUTING_KEY, model.table.to_yaml()?), (LOG_LEVEL_KEY, level)];
     Ok(config_map(model, routing_name(model), data))
 }

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, HTTPGetAction,
+    Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction,
     LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
     SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::ObjectMeta;
+use presenceroute_crds::spec::PodSecurity;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ADMIN_PORT, CONFIG_HASH_ANNOTATION, EVENTS_PORT, RelayImage, TLS_EVENTS_PORT, config_maps, labels,
-    metadata, relay_name, selector, service,
+    ADMIN_PORT, CONFIG_HASH_ANNOTATION, EVENTS_PORT, RelayImage, TLS_EVENTS_PORT, config_maps, environment,
+    labels, metadata, relay_name, selector, service, service_account,
 };
 use crate::rotation::secret_name;
 use crate::validate::{Model, paths};
@@ -56,13 +57,15 @@ fn pod_metadata(model: &Model, relay_config: &ConfigMap) -> ObjectMeta {
     let mut pod_labels = model.relay.pod_labels.clone();
     pod_labels.extend(labels(model));
     let mut annotations = model.relay.pod_annotations.clone();
-    annotations.insert(CONFIG_HASH_ANNOTATION.into(), config_hash(relay_config));
+    annotations.insert(CONFIG_HASH_ANNOTATION.into(), config_hash(model, relay_config));
     ObjectMeta { labels: Some(pod_labels), annotations: Some(annotations), ..ObjectMeta::default() }
 }
 
-pub(super) fn config_hash(relay_config: &ConfigMap) -> String {
+pub(super) fn config_hash(model: &Model, relay_config: &ConfigMap) -> String {
     let mut hash = Sha256::new();
-    for (key, content) in relay_config.data.iter().flatten() {
+    // A cloud identity that the ServiceAccount names is given to a pod at its start.
+    let identity = service_account::annotations(model);
+    for (key, content) in relay_config.data.iter().flatten().chain(identity) {
         hash.update(key);
         hash.update(content);
     }
@@ -78,14 +81,8 @@ fn pod_spec(model: &Model, image: &RelayImage) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(NONROOT),
-            run_as_group: Some(NONROOT),
-            fs_group: Some(NONROOT),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
-            ..PodSecurityContext::default()
-        }),
+        priority_class_name: relay.priority_class_name.clone(),
+        security_context: Some(pod_security_context(model)),
         image_pull_secrets: (!relay.image_pull_secrets.is_empty()).then(|| {
             relay
                 .image_pull_secrets
@@ -103,6 +100,37 @@ fn pod_spec(model: &Model, image: &RelayImage) -> PodSpec {
         volumes: Some(volumes(model)),
         ..PodSpec::default()
     }
+}
+
+/// The user and the groups; those of the spec may be left to the platform. The rest is no matter of choice.
+fn security(model: &Model) -> PodSecurity {
+    model.relay.security_context.clone().unwrap_or_else(|| PodSecurity {
+        run_as_user: Some(NONROOT),
+        run_as_group: Some(NONROOT),
+        fs_group: Some(NONROOT),
+        ..PodSecurity::default()
+    })
+}
+
+fn pod_security_context(model: &Model) -> PodSecurityContext {
+    let PodSecurity { run_as_user, run_as_group, fs_group, supplemental_groups, se_linux_options } =
+        security(model);
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user,
+        run_as_group,
+        fs_group,
+        supplemental_groups: (!supplemental_groups.is_empty()).then_some(supplemental_groups),
+        se_linux_options,
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// The mode of mounted Secrets. Their owner is root: the pod's user reads them by its group, or, where the group is left
+/// to the platform, as anybody in the container.
+fn secret_mode(model: &Model) -> i32 {
+    if security(model).fs_group.is_some() { 0o440 } else { 0o444 }
 }
 
 /// The relay's image is for Linux; the spec may say otherwise for an image of its own.
@@ -123,26 +151,13 @@ fn spread_over_nodes(model: &Model) -> TopologySpreadConstraint {
 }
 
 fn container(model: &Model, image: &RelayImage) -> Container {
-    let environment = [
-        ("PRESENCEROUTE_CONFIG", format!("{}/{}", paths::CONFIG_DIR, config_maps::RELAY_KEY)),
-        ("PRESENCEROUTE_ROUTING_FILE", format!("{}/{}", paths::ROUTING_DIR, config_maps::ROUTING_KEY)),
-        ("PRESENCEROUTE_SECRET_DIR", paths::SIGNING_DIR.to_owned()),
-        ("PRESENCEROUTE_LOG_LEVEL_FILE", format!("{}/{}", paths::ROUTING_DIR, config_maps::LOG_LEVEL_KEY)),
-        ("PRESENCEROUTE_LOG_FORMAT", "json".to_owned()),
-    ]
-    .into_iter()
-    .chain(tracing_environment(model));
     Container {
         name: "relay".into(),
         image: Some(model.relay.image.clone().unwrap_or_else(|| image.reference.clone())),
         image_pull_policy: Some(image.pull_policy.clone()),
-        env: Some(
-            environment
-                .map(|(name, value)| EnvVar { name: name.into(), value: Some(value), ..EnvVar::default() })
-                .collect(),
-        ),
+        env: Some(environment::variables(model)),
         ports: Some(ports(model)),
-        resources: Some(model.relay.resources.clone()),
+        resources: Some(model.relay.resources()),
         // The last line of a relay that ends is in the pod's status, and from there in the route's.
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         liveness_probe: Some(Probe {
@@ -166,19 +181,6 @@ fn container(model: &Model, image: &RelayImage) -> Container {
         volume_mounts: Some(volume_mounts(model)),
         ..Container::default()
     }
-}
-
-/// OpenTelemetry's own variables.
-fn tracing_environment(model: &Model) -> impl Iterator<Item = (&'static str, String)> {
-    model.relay.tracing.iter().flat_map(|tracing| {
-        let resource = format!("k8s.namespace.name={},presenceroute.route={}", model.namespace, model.name);
-        [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", tracing.endpoint.clone()),
-            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()),
-            ("OTEL_TRACES_SAMPLER_ARG", (f64::from(tracing.sample_percentage) / 100.0).to_string()),
-            ("OTEL_RESOURCE_ATTRIBUTES", resource),
-        ]
-    })
 }
 
 /// While one protocol replaces the other, each has its port.
@@ -235,11 +237,12 @@ fn volumes(model: &Model) -> Vec<Volume> {
         config_map: Some(ConfigMapVolumeSource { name, ..ConfigMapVolumeSource::default() }),
         ..Volume::default()
     };
+    let mode = secret_mode(model);
     let secret = |volume: &str, name: String| Volume {
         name: volume.into(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(name),
-            default_mode: Some(0o440),
+            default_mode: Some(mode),
             ..SecretVolumeSource::default()
         }),
         ..Volume::default()

@@ -1,14 +1,27 @@
 //! The ServiceAccount of the relay pods: an identity of their own, with no token and no rights.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::core::ObjectMeta;
 
 use super::{metadata, relay_name};
 use crate::validate::Model;
 
 pub(super) fn build(model: &Model) -> ServiceAccount {
+    let annotations: BTreeMap<_, _> =
+        annotations(model).map(|(key, value)| (key.clone(), value.clone())).collect();
     ServiceAccount {
-        metadata: metadata(model, relay_name(&model.name)),
+        metadata: ObjectMeta {
+            annotations: (!annotations.is_empty()).then_some(annotations),
+            ..metadata(model, relay_name(&model.name))
+        },
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     }
+}
+
+/// The annotations of the spec.
+pub(super) fn annotations(model: &Model) -> impl Iterator<Item = (&String, &String)> {
+    model.relay.service_account.iter().flat_map(|account| &account.annotations)
 }

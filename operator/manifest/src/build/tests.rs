@@ -170,6 +170,158 @@ async fn relay_pods_fulfil_the_restricted_standard_without_a_token() {
     assert_eq!(container["capabilities"], json!({"drop": ["ALL"]}));
 }
 
+/// The Deployment's pod and the route's ServiceAccount and PodDisruptionBudget with these fields of `spec.relay`.
+async fn pods(relay: &str) -> (Value, Vec<DynamicObject>) {
+    let objects = objects(&format!("{}\n  relay: {relay}", defaults())).await;
+    (find(&objects, "Deployment").pointer("/spec/template/spec").unwrap().clone(), objects)
+}
+
+/// As OpenShift's restricted-v2 wants it: the ids are those of the namespace, so the pods must not ask for any.
+#[tokio::test]
+async fn an_empty_security_context_leaves_the_ids_to_the_platform() {
+    let (hardened, _) = pods("{}").await;
+    let seccomp = json!({"type": "RuntimeDefault"});
+    assert_eq!(
+        hardened["securityContext"],
+        json!({"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": seccomp})
+    );
+    let (open, _) = pods("{securityContext: {}}").await;
+    assert_eq!(open["securityContext"], json!({"runAsNonRoot": true, "seccompProfile": seccomp}));
+    assert_eq!(open["containers"], hardened["containers"]);
+    let ids = "runAsUser: 1000, runAsGroup: 0, fsGroup: 2000, supplementalGroups: [3000], seLinuxOptions: {level: 's0:c1'}";
+    let (chosen, _) = pods(&format!("{{securityContext: {{{ids}}}}}")).await;
+    assert_eq!(
+        chosen["securityContext"],
+        json!({
+            "runAsNonRoot": true, "runAsUser": 1000, "runAsGroup": 0, "fsGroup": 2000, "supplementalGroups": [3000],
+            "seLinuxOptions": {"level": "s0:c1"}, "seccompProfile": seccomp,
+        })
+    );
+}
+
+/// The kubelet gives mounted Secrets to root and to the fsGroup.
+#[tokio::test]
+async fn secrets_are_readable_by_whatever_user_the_pod_runs_as() {
+    for (relay, mode) in
+        [("{}", 0o440), ("{securityContext: {fsGroup: 1}}", 0o440), ("{securityContext: {}}", 0o444)]
+    {
+        let (pod, _) = pods(relay).await;
+        let volumes = pod["volumes"].as_array().unwrap().iter();
+        let modes: Vec<_> = volumes.filter_map(|volume| volume.pointer("/secret/defaultMode")).collect();
+        assert_eq!(modes, [&json!(mode)], "{relay}");
+    }
+}
+
+#[tokio::test]
+async fn a_priority_class_and_a_disruption_budget_are_those_of_the_spec() {
+    let (pod, objects) = pods("{priorityClassName: voice, podDisruptionBudget: {minAvailable: 50%}}").await;
+    assert_eq!(pod["priorityClassName"], "voice");
+    let budget = &find(&objects, "PodDisruptionBudget")["spec"];
+    assert_eq!((&budget["minAvailable"], &budget["maxUnavailable"]), (&json!("50%"), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_cloud_identity_is_on_the_service_account_and_rolls_the_pods() {
+    let account = |objects: &[DynamicObject]| {
+        let found = objects.iter().find(|object| object.types.as_ref().unwrap().kind == "ServiceAccount");
+        found.unwrap().annotations().clone()
+    };
+    let (_, without) = pods("{}").await;
+    let (_, with) = pods("{serviceAccount: {annotations: {eks.amazonaws.com/role-arn: arn:1}}}").await;
+    let (_, other) = pods("{serviceAccount: {annotations: {eks.amazonaws.com/role-arn: arn:2}}}").await;
+    assert!(account(&without).is_empty());
+    assert_eq!(account(&with)["eks.amazonaws.com/role-arn"], "arn:1");
+    assert_ne!(find(&with, "Deployment"), find(&without, "Deployment"));
+    assert_ne!(find(&with, "Deployment"), find(&other, "Deployment"));
+}
+
+#[tokio::test]
+async fn further_variables_come_after_the_relays_own() {
+    let (pod, _) = pods(
+        "{extraEnv: [{name: HTTPS_PROXY, value: 'http://proxy'}, \
+         {name: OTEL_EXPORTER_OTLP_HEADERS, valueFrom: {secretKeyRef: {name: oauth, key: clientId}}}, \
+         {name: ZONE, valueFrom: {configMapKeyRef: {name: site, key: zone, optional: true}}}, \
+         {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]}",
+    )
+    .await;
+    let variables = pod["containers"][0]["env"].as_array().unwrap();
+    assert_eq!(variables[0]["name"], "PRESENCEROUTE_CONFIG");
+    let expected = json!([
+        {"name": "HTTPS_PROXY", "value": "http://proxy"},
+        {"name": "OTEL_EXPORTER_OTLP_HEADERS", "valueFrom": {"secretKeyRef": {"name": "oauth", "key": "clientId"}}},
+        {"name": "ZONE", "valueFrom": {"configMapKeyRef": {"name": "site", "key": "zone", "optional": true}}},
+        {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+    ]);
+    assert_eq!(json!(variables[5..]), expected);
+}
+
+#[tokio::test]
+async fn a_variable_without_its_secret_holds_the_deployment_back() {
+    let of = |secret: &str| {
+        format!("{}\n  relay: {{extraEnv: [{{name: A, valueFrom: {{secretKeyRef: {secret}}}}}]}}", defaults())
+    };
+    for (secret, problem) in [
+        ("{name: nobody, key: a}", r#"Secret "nobody" does not exist"#),
+        ("{name: oauth, key: nothing}", r#"Secret "oauth" has no key "nothing""#),
+    ] {
+        let model = validated(&manifest(&of(secret))).await.unwrap();
+        let problems: Vec<_> = model.secret_problems().iter().map(ToString::to_string).collect();
+        assert!(problems.len() == 1 && problems[0].starts_with(problem), "{problems:?}");
+        assert!(route_objects(&of(secret)).await.deployment.is_none(), "{secret}");
+    }
+    for secret in ["{name: nobody, key: a, optional: true}", "{name: oauth, key: clientId}"] {
+        assert!(route_objects(&of(secret)).await.deployment.is_some(), "{secret}");
+    }
+}
+
+/// What the API server does not know, and what it would refuse in the Deployment only.
+#[tokio::test]
+async fn pods_that_kubernetes_or_the_relay_would_refuse_are_a_problem() {
+    let tracing = "tracing: {endpoint: 'http://collector:4318'}";
+    for (relay, problem) in [
+        (
+            "extraEnv: [{name: A}, {name: PRESENCEROUTE_CONFIG}]".to_owned(),
+            r#"spec.relay.extraEnv[1].name: "PRESENCEROUTE_CONFIG" is one of the relay's own"#,
+        ),
+        (
+            "extraEnv: [{name: GENESYS_WEBHOOK_SECRET}]".to_owned(),
+            r#"spec.relay.extraEnv[0].name: "GENESYS_WEBHOOK_SECRET" is one of the relay's own"#,
+        ),
+        (
+            format!("{tracing}, extraEnv: [{{name: OTEL_TRACES_SAMPLER}}]"),
+            r#"spec.relay.extraEnv[0].name: "OTEL_TRACES_SAMPLER" is set by spec.relay.tracing"#,
+        ),
+        ("extraEnv: [{name: A}, {name: A}]".to_owned(), r#"spec.relay.extraEnv[1].name: "A" is there twice"#),
+        (
+            "extraEnv: [{name: A, valueFrom: {secretKeyRef: {name: 'a b', key: k}}}]".to_owned(),
+            r#"spec.relay.extraEnv[0].valueFrom.secretKeyRef.name: "a b" cannot be the name of a Secret"#,
+        ),
+        (
+            "extraEnv: [{name: A, valueFrom: {secretKeyRef: {name: contact-centre-signing, key: k}}}]"
+                .to_owned(),
+            r#"spec.relay.extraEnv[0].valueFrom.secretKeyRef.name: "contact-centre-signing" is the Secret that the operator"#,
+        ),
+        ("podDisruptionBudget: {}".to_owned(), "spec.relay.podDisruptionBudget: exactly one of"),
+        ("podLabels: {'a b': c}".to_owned(), r#"spec.relay.podLabels: "a b" cannot be a label's key"#),
+        ("podLabels: {a: 'b c'}".to_owned(), r#"spec.relay.podLabels: the value of "a" must be"#),
+        ("nodeSelector: {'/a': b}".to_owned(), r#"spec.relay.nodeSelector: "/a" cannot be a label's key"#),
+        ("podAnnotations: {'a/b/c': d}".to_owned(), r#"spec.relay.podAnnotations: "a/b/c" cannot be"#),
+        (
+            "serviceAccount: {annotations: {'': d}}".to_owned(),
+            r#"spec.relay.serviceAccount.annotations: "" cannot be an annotation's key"#,
+        ),
+    ] {
+        let Err(problems) = validated(&manifest(&format!("{}\n  relay: {{{relay}}}", defaults()))).await
+        else {
+            panic!("{relay} was taken")
+        };
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|found| found.starts_with(problem)), "{relay}: {told:?}");
+        let field = problems[0].field().to_string();
+        assert!(told[0].starts_with(&field), "{field}: {told:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_relay_reads_the_signature_header_of_the_route() {
     let named = "webhook: {signatureHeader: X-Signature, ";

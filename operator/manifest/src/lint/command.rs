@@ -7,9 +7,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::InstallationOptions;
 use super::{Diagnostic, Origin, Report, Severity, Source, lint};
 use crate::policy::Policy;
 use crate::policy::file::read_policy;
+use crate::relay_defaults::RelayDefaults;
 
 /// What to check, and how to report it.
 #[derive(Debug, clap::Args)]
@@ -26,6 +28,9 @@ pub struct LintArguments {
     /// A file with what the operator allows routes to ask for, such as the chart's value operator.policy.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// The installation's defaults for spec.relay: the map under relay.defaults of the chart's values, in a file.
+    #[arg(long, value_name = "FILE")]
+    relay_defaults: Option<PathBuf>,
     /// Accept files without any PresenceRoute, as a hook does that passes whatever has changed.
     #[arg(long)]
     allow_none: bool,
@@ -48,7 +53,10 @@ pub enum Format {
 
 /// Checks the files, writes the report to standard output, and gives the exit code.
 pub async fn run(arguments: &LintArguments) -> ExitCode {
-    let mut report = report(arguments).await;
+    let mut report = match options(arguments) {
+        Ok(options) => lint_files(&arguments.filename, arguments.recursive, &options).await,
+        Err(unusable) => Report { diagnostics: vec![unusable], ..Report::default() },
+    };
     if !arguments.allow_none {
         require_route(&mut report, &arguments.filename);
     }
@@ -63,20 +71,19 @@ pub async fn run(arguments: &LintArguments) -> ExitCode {
     report.exit_code().into()
 }
 
-async fn report(arguments: &LintArguments) -> Report {
-    let LintArguments { filename, recursive, policy: file, .. } = arguments;
-    let policy = match file.as_deref().map(read_policy).transpose() {
-        Ok(policy) => policy.unwrap_or_default(),
-        Err(error) => {
-            let file = file.iter().map(|file| file.display().to_string()).collect();
-            return Report { diagnostics: vec![fatal(file, error.to_string())], ..Report::default() };
+/// What the named files say of the installation, or why one cannot be used.
+fn options(arguments: &LintArguments) -> Result<InstallationOptions, Diagnostic> {
+    let policy = match &arguments.policy {
+        Some(file) => {
+            read_policy(file).map_err(|error| fatal(file.display().to_string(), error.to_string()))?
         }
+        None => Policy::default(),
     };
-    lint_files(filename, *recursive, &policy).await
+    Ok(InstallationOptions { policy, relay_defaults: read_defaults(arguments.relay_defaults.as_deref())? })
 }
 
 /// Checks every manifest in files, directories and, by the name `-`, standard input.
-pub async fn lint_files(paths: &[PathBuf], recursive: bool, policy: &Policy) -> Report {
+pub async fn lint_files(paths: &[PathBuf], recursive: bool, options: &InstallationOptions) -> Report {
     let mut sources = Vec::new();
     let mut unreadable = Vec::new();
     for path in paths {
@@ -85,7 +92,7 @@ pub async fn lint_files(paths: &[PathBuf], recursive: bool, policy: &Policy) -> 
             Err(error) => unreadable.push(fatal(path.display().to_string(), error.to_string())),
         }
     }
-    let mut report = lint(&sources, policy).await;
+    let mut report = lint(&sources, options).await;
     report.diagnostics.splice(0..0, unreadable);
     report
 }
@@ -96,6 +103,14 @@ fn require_route(report: &mut Report, paths: &[PathBuf]) {
         let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         report.diagnostics.push(fatal(names.join(" "), "there is no PresenceRoute to check".into()));
     }
+}
+
+/// The defaults in a file, or why they cannot be used.
+fn read_defaults(file: Option<&Path>) -> Result<RelayDefaults, Diagnostic> {
+    let Some(file) = file else { return Ok(RelayDefaults::default()) };
+    let wrong = |message: String| fatal(file.display().to_string(), message);
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    RelayDefaults::parse(&text).map_err(|error| wrong(error.to_string()))
 }
 
 fn fatal(file: String, message: String) -> Diagnostic {
@@ -140,7 +155,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_cannot_be_read_is_fatal() {
-        let report = lint_files(&["/does/not/exist.yaml".into()], false, &Policy::default()).await;
+        let report =
+            lint_files(&["/does/not/exist.yaml".into()], false, &InstallationOptions::default()).await;
         assert_eq!(report.exit_code(), 2);
         assert!(report.to_string().starts_with("/does/not/exist.yaml: error: "), "{report}");
     }
@@ -177,7 +193,7 @@ mod tests {
     async fn files_without_a_route_are_fatal_unless_allowed() {
         let paths =
             [Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/genesys-simulator.yaml")];
-        let mut report = lint_files(&paths, false, &Policy::default()).await;
+        let mut report = lint_files(&paths, false, &InstallationOptions::default()).await;
         assert_eq!(report.exit_code(), 0);
         require_route(&mut report, &paths);
         assert_eq!(report.exit_code(), 2);
@@ -190,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn the_examples_of_this_project_are_valid() {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
-        let report = lint_files(&[examples], true, &Policy::default()).await;
+        let report = lint_files(&[examples], true, &InstallationOptions::default()).await;
         assert!(report.diagnostics.is_empty() && report.routes.len() >= 3, "{report}");
     }
 }

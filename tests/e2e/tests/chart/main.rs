@@ -16,6 +16,7 @@ use presenceroute_e2e::{Failure, Outcome, command, ensure, kubectl, suite, tree}
 use crate::scene::{NAMESPACE, RELEASE};
 
 const EXAMPLES: &str = "deploy/examples";
+const SHARED_CONNECTION: &str = "deploy/kustomize/shared-kafka";
 const VALUES: &str = "charts/presenceroute/ci";
 
 fn main() -> ExitCode {
@@ -36,6 +37,10 @@ fn tests() -> Outcome<Vec<Trial>> {
             kubectl::try_out_strictly(&scene::into_scene(&tree::read(&example)?))
         }));
     }
+    tests.push(suite::test(
+        "accepted: several routes with one Kafka connection",
+        shared_connection_is_accepted,
+    ));
     tests.push(suite::test("accepted: the plain-YAML install", install_is_accepted));
     tests.push(suite::test("accepted: the chart with its defaults", || accepted(&[])));
     for values in tree::files(VALUES, "-values.yaml")? {
@@ -58,6 +63,20 @@ fn tests() -> Outcome<Vec<Trial>> {
 fn valid_offline(example: &str) -> Outcome {
     let operator = command::built("presenceroute-operator")?.display().to_string();
     command::run(&operator, &["validate", "-f", &tree::path(example).display().to_string()], None).map(drop)
+}
+
+/// What docs/securing-kafka.md shows: each route has the connection that is written once.
+fn shared_connection_is_accepted() -> Outcome {
+    let folder = tree::path(SHARED_CONNECTION).display().to_string();
+    let manifest = command::run("kubectl", &["kustomize", &folder], None)?;
+    let with_connection = manifest.matches("events-kafka-bootstrap.kafka:9093").count();
+    ensure(with_connection == 2 && manifest.matches("kind: PresenceRoute").count() == 2, || {
+        manifest.clone()
+    })?;
+    let operator = command::built("presenceroute-operator")?.display().to_string();
+    command::run(&operator, &["validate", "-f", "-"], Some(&manifest))?;
+    scene::prepared()?;
+    kubectl::try_out_strictly(&scene::into_scene(&manifest))
 }
 
 fn install_is_accepted() -> Outcome {

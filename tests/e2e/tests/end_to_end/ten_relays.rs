@@ -24,12 +24,15 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     let route = Route::new(&stage.namespace, "ten");
     let topics = [stage.topic("ten-one"), stage.topic("ten-other")];
 
-    steps.prove("ten relay pods become Ready", || {
+    steps.prove("ten relay pods with ids of OpenShift's range become Ready", || {
         stage.kafka.create_topics(&topics.each_ref().map(String::as_str))?;
         kubectl::apply(&manifests::secret(stage, SECRET, json!({"secret": "signed-ten-times"})))?;
         let mut manifest = manifests::small_route(stage, &route, SECRET, &topics[0]);
         let resources = json!({"requests": {"cpu": "5m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}});
-        manifest["spec"]["relay"] = json!({"replicas": RELAYS, "resources": resources});
+        // As OpenShift assigns ids: a user of the namespace's range, which the image does not know, and group 0.
+        let security = json!({"runAsUser": 1_000_660_000, "runAsGroup": 0});
+        manifest["spec"]["relay"] =
+            json!({"replicas": RELAYS, "resources": resources, "securityContext": security});
         kubectl::apply(&manifest.to_string())?;
         route.becomes_ready(120)?;
         until("ten are ready", seconds(120), || {
