@@ -9,7 +9,7 @@ use presenceroute_crds::PresenceRoute;
 use serde_json::Value;
 
 /// Parts that are Kubernetes' own: described there, not here.
-const KUBERNETES: [(&str, &str); 8] = [
+const KUBERNETES: [(&str, &str); 9] = [
     ("spec.relay.affinity", "Affinity"),
     ("spec.relay.networkPolicy.ingressFrom[]", "NetworkPolicyPeer"),
     ("spec.relay.networkPolicy.metricsFrom[]", "NetworkPolicyPeer"),

@@ -346,7 +346,8 @@ impl Summary {
             Fate::Delivered(Delivered::Dropped, _) => &mut self.dropped,
             Fate::Unrouted => &mut self.unrouted,
             Fate::LeftOut => &mut self.left_out,
-            Fate::Unreadable => &mut self.unreadable,
+            // A source alone delivers what is no event.
+            Fate::Delivered(Delivered::InvalidDeadLettered, _) | Fate::Unreadable => &mut self.unreadable,
         };
         *counter += 1;
         if let Fate::Delivered(_, topics) = fate {

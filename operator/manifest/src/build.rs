@@ -116,7 +116,7 @@ impl RouteObjects {
     /// The value of [`CONFIG_HASH_ANNOTATION`] of the pods that run with this configuration.
     #[must_use]
     pub fn config_hash(&self) -> String {
-        deployment::config_hash(&self.relay_config)
+        deployment::config_hash(self.service_account.metadata.annotations.as_ref(), &self.relay_config)
     }
 
     /// The objects in the order in which they are to be applied: what pods mount comes before the pods.

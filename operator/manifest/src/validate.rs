@@ -402,11 +402,12 @@ impl SpecProblem {
         let spec = FieldPath::default().child("spec");
         match self {
             Self::Routing { field, .. } => FieldPath::parse(&format!("spec.{field}")),
-            Self::Url { field, .. }
-            | Self::Rule { field, .. }
-            | Self::Limit { field, .. }
-            | Self::OperatorsSecret { field, .. }
-            | Self::SecretName { field, .. } => FieldPath::parse(&format!("spec.{field}")),
+            Self::Url { field, .. } | Self::Rule { field, .. } | Self::Limit { field, .. } => {
+                FieldPath::parse(&format!("spec.{field}"))
+            }
+            Self::OperatorsSecret { field, .. } | Self::SecretName { field, .. } => {
+                FieldPath::parse(&format!("spec.{field}"))
+            }
             Self::Pods { field, .. } => FieldPath::parse(&format!("spec.relay.{field}")),
             Self::EventTypes(_) | Self::SubscribedWildcard(_) => {
                 spec.child("source").child("webhook").child("eventTypes")

@@ -51,7 +51,7 @@ impl Failure {
         let message = format!(
             "nothing is registered before the OAuth client is kept for the deregistration: {refusal}"
         );
-        Self { reason: "ClientNotKept", message, retry_in: PERMANENT_RETRY }
+        Self { reason: "ClientNotKept", message, retry_in: PERMANENT_RETRY, is_drift: false }
     }
 
     /// The registration calls another URL again, after it was given the route's.

@@ -7,12 +7,13 @@ use std::{env, fs};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::CustomResourceExt;
-use presenceroute_crds::status::{RegistrationStatus, SigningPhase};
+use presenceroute_crds::status::{EndpointStatus, RegistrationStatus, SigningPhase, SigningStatus};
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 use presenceroute_manifest::dereference::SecretProblem;
 use serde_json::{Value, json};
 
-use super::conditions::{Delays, DeploymentFacts, Observed, RouteFacts, RoutingFacts, build, signing};
+use super::conditions::{Delays, DeploymentFacts, Observed, RefusalReason, RouteFacts, RoutingFacts, build};
+use crate::exposure::Exposure;
 use crate::finalizer::FINALIZER;
 use crate::registration::RegistrationState;
 use crate::registration::record::RegistrationRecord;
@@ -42,7 +43,7 @@ fn the_committed_documents_are_what_the_operator_writes() {
 
 fn documents() -> Vec<(&'static str, Value)> {
     let ready = status(ready());
-    let missing = SecretProblem::Missing("genesys-oauth".into());
+    let missing = SecretProblem::Missing("genesys-webhook".into());
     let mut deleting = document(1, &ready);
     deleting["metadata"]["deletionTimestamp"] = json!("2026-01-31T12:00:00Z");
     deleting["metadata"]["finalizers"] = json!([FINALIZER]);
@@ -69,7 +70,7 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("edited", document(2, &ready)),
         (
             "secret-missing",
-            document(1, &status(RouteFacts { secret_problems: vec![missing], ..self::ready() })),
+            document(1, &status(RouteFacts { relay_secret_problems: vec![missing], ..self::ready() })),
         ),
         (
             "topic-missing",
@@ -111,7 +112,8 @@ fn documents() -> Vec<(&'static str, Value)> {
                 &build(
                     Some(&ready),
                     Some(2),
-                    Observed::Invalid {
+                    Observed::Refused {
+                        reason: RefusalReason::Invalid,
                         problems: vec!["spec.routes[0].when: ERROR: unexpected end of the expression".into()],
                         deployment: Some(deployment()),
                     },
@@ -127,7 +129,11 @@ fn documents() -> Vec<(&'static str, Value)> {
                     Some(&build(
                         Some(&ready),
                         Some(2),
-                        Observed::Invalid { problems: vec!["spec.routes: wrong".into()], deployment: None },
+                        Observed::Refused {
+                            reason: RefusalReason::Invalid,
+                            problems: vec!["spec.routes: wrong".into()],
+                            deployment: None,
+                        },
                         now(),
                     )),
                     Some(3),
@@ -190,14 +196,32 @@ fn ready() -> RouteFacts {
     }))
     .unwrap();
     RouteFacts {
-        secret_problems: Vec::new(),
+        call_secret_problems: Vec::new(),
+        relay_secret_problems: Vec::new(),
+        weak_secret: None,
         apply_error: None,
         deployment: Some(deployment()),
         obstacle: None,
         delays: Delays::default(),
         selector: "presenceroute.io/route=contact-centre".into(),
         routing: routing(),
-        signing: signing("s".into(), SigningPhase::Stable, None),
+        signing: SigningStatus {
+            revision: "s".into(),
+            phase: SigningPhase::Stable,
+            secret_version: None,
+            retire_time: None,
+        },
+        exposure: Exposure {
+            is_exposed: true,
+            reason: "ServiceOnly",
+            message:
+                "Service/contact-centre-relay is all that the route makes; what leads to it is not watched"
+                    .into(),
+            exposed_by: "Service/contact-centre-relay".into(),
+            addresses: Vec::new(),
+            check_in: None,
+        },
+        endpoint: EndpointStatus::default(),
         relay_version: Some("0.1.0".into()),
         registration: RegistrationState::Registered {
             record: Box::new(RegistrationRecord { current: Some(registration), former: Vec::new() }),

@@ -57,15 +57,17 @@ fn pod_metadata(model: &Model, relay_config: &ConfigMap) -> ObjectMeta {
     let mut pod_labels = model.relay.pod_labels.clone();
     pod_labels.extend(labels(model));
     let mut annotations = model.relay.pod_annotations.clone();
-    annotations.insert(CONFIG_HASH_ANNOTATION.into(), config_hash(model, relay_config));
+    annotations.insert(
+        CONFIG_HASH_ANNOTATION.into(),
+        config_hash(service_account::annotations(model), relay_config),
+    );
     ObjectMeta { labels: Some(pod_labels), annotations: Some(annotations), ..ObjectMeta::default() }
 }
 
-pub(super) fn config_hash(model: &Model, relay_config: &ConfigMap) -> String {
+/// A cloud identity that the ServiceAccount's annotations name is given to a pod at its start.
+pub(super) fn config_hash(identity: Option<&BTreeMap<String, String>>, relay_config: &ConfigMap) -> String {
     let mut hash = Sha256::new();
-    // A cloud identity that the ServiceAccount names is given to a pod at its start.
-    let identity = service_account::annotations(model);
-    for (key, content) in relay_config.data.iter().flatten().chain(identity) {
+    for (key, content) in relay_config.data.iter().flatten().chain(identity.into_iter().flatten()) {
         hash.update(key);
         hash.update(content);
     }

@@ -9,19 +9,15 @@ use super::{metadata, relay_name};
 use crate::validate::Model;
 
 pub(super) fn build(model: &Model) -> ServiceAccount {
-    let annotations: BTreeMap<_, _> =
-        annotations(model).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let annotations = annotations(model).filter(|annotations| !annotations.is_empty()).cloned();
     ServiceAccount {
-        metadata: ObjectMeta {
-            annotations: (!annotations.is_empty()).then_some(annotations),
-            ..metadata(model, relay_name(&model.name))
-        },
+        metadata: ObjectMeta { annotations, ..metadata(model, relay_name(&model.name)) },
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     }
 }
 
 /// The annotations of the spec.
-pub(super) fn annotations(model: &Model) -> impl Iterator<Item = (&String, &String)> {
-    model.relay.service_account.iter().flat_map(|account| &account.annotations)
+pub(super) fn annotations(model: &Model) -> Option<&BTreeMap<String, String>> {
+    model.relay.service_account.as_ref().map(|account| &account.annotations)
 }

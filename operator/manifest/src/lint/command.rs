@@ -53,10 +53,7 @@ pub enum Format {
 
 /// Checks the files, writes the report to standard output, and gives the exit code.
 pub async fn run(arguments: &LintArguments) -> ExitCode {
-    let mut report = match options(arguments) {
-        Ok(options) => lint_files(&arguments.filename, arguments.recursive, &options).await,
-        Err(unusable) => Report { diagnostics: vec![unusable], ..Report::default() },
-    };
+    let mut report = report(arguments).await;
     if !arguments.allow_none {
         require_route(&mut report, &arguments.filename);
     }
@@ -69,6 +66,13 @@ pub async fn run(arguments: &LintArguments) -> ExitCode {
     // A reader that has gone away wants no more.
     let _ = io::stdout().write_all(text.as_bytes());
     report.exit_code().into()
+}
+
+async fn report(arguments: &LintArguments) -> Report {
+    match options(arguments) {
+        Ok(options) => lint_files(&arguments.filename, arguments.recursive, &options).await,
+        Err(unusable) => Report { diagnostics: vec![unusable], ..Report::default() },
+    }
 }
 
 /// What the named files say of the installation, or why one cannot be used.
@@ -175,6 +179,7 @@ mod tests {
                 recursive: true,
                 allow_none: false,
                 policy: Some(policy),
+                relay_defaults: None,
                 output: Format::Text,
             };
             let report = report(&arguments).await;

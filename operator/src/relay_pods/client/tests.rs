@@ -231,13 +231,3 @@ async fn the_pods_of_a_route_are_asked_in_a_bounded_number() {
     assert!(reports[MAX_PODS..].iter().all(|report| report.as_ref().is_err_and(|cause| cause == refused)));
     assert!((1..=AT_ONCE_IN_NAMESPACE).contains(&most.load(Ordering::Relaxed)), "{most:?}");
 }
-
-#[test]
-fn the_limit_of_a_namespace_goes_with_its_last_request() {
-    let limits = Limits { all: Semaphore::new(AT_ONCE), by_namespace: Mutex::default() };
-    let first = limits.of_namespace("one");
-    assert!(Arc::ptr_eq(&first, &limits.of_namespace("one")));
-    drop(first);
-    let _second = limits.of_namespace("two");
-    assert_eq!(limits.by_namespace.lock().keys().collect::<Vec<_>>(), ["two"]);
-}
