@@ -9,8 +9,9 @@ use presenceroute_crds::PresenceRoute;
 use serde_json::Value;
 
 /// Parts that are Kubernetes' own: described there, not here.
-const KUBERNETES: [(&str, &str); 7] = [
+const KUBERNETES: [(&str, &str); 8] = [
     ("spec.relay.affinity", "Affinity"),
+    ("spec.relay.networkPolicy.additionalEgress[]", "NetworkPolicyEgressRule"),
     ("spec.relay.networkPolicy.ingressFrom[]", "NetworkPolicyPeer"),
     ("spec.relay.networkPolicy.metricsFrom[]", "NetworkPolicyPeer"),
     ("spec.relay.resources", "ResourceRequirements"),
