@@ -11,6 +11,7 @@ use serde_json::Value;
 /// Parts that are Kubernetes' own: described there, not here.
 const KUBERNETES: [(&str, &str); 9] = [
     ("spec.relay.affinity", "Affinity"),
+    ("spec.relay.networkPolicy.additionalEgress[]", "NetworkPolicyEgressRule"),
     ("spec.relay.networkPolicy.ingressFrom[]", "NetworkPolicyPeer"),
     ("spec.relay.networkPolicy.metricsFrom[]", "NetworkPolicyPeer"),
     ("spec.relay.networkPolicy.additionalEgress[]", "NetworkPolicyEgressRule"),
