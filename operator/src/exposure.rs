@@ -310,7 +310,9 @@ fn is_about(reported: &Value, parent: &ParentReference, namespace: &str) -> bool
 fn gateway_verdict(report: &Value, generation: i64) -> GatewayVerdict {
     let condition = |type_: &str| {
         let mut conditions = report["conditions"].as_array().into_iter().flatten();
-        conditions.find(|it| it["type"] == type_ && it["observedGeneration"].as_i64() >= Some(generation))
+        // A controller that does not say which generation it speaks of is believed.
+        let is_current = |it: &Value| it["observedGeneration"].as_i64().is_none_or(|seen| seen >= generation);
+        conditions.find(|it| it["type"] == type_ && is_current(it))
     };
     let fails = |condition: &Value| condition["status"] == "False";
     let words = |condition: &Value| {
@@ -470,6 +472,9 @@ mod tests {
         let one = [gateway("public", None)];
         let exposure = http_route(&json!([reported("public", &good)]), &one);
         assert!(exposure.is_exposed);
+        let mut without_generation = reported("public", &good);
+        without_generation["conditions"][0].as_object_mut().unwrap().remove("observedGeneration");
+        assert!(http_route(&json!([without_generation]), &one).is_exposed);
         assert_eq!(exposure.message, "HTTPRoute/one-relay is accepted by Gateway edge/public");
         let pending: [(Value, &[ParentReference]); 5] = [
             (json!([]), &one),

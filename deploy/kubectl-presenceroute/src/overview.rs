@@ -60,7 +60,8 @@ pub(crate) fn render(lines: &[Line], with_namespaces: bool) -> String {
     rows.extend(lines.iter().map(row));
     let columns = if with_namespaces { 0..7 } else { 1..7 };
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..7).map(width).collect();
+    // What follows the last column is the end of the line.
+    let widths: Vec<_> = (0..6).map(width).chain([0]).collect();
     let mut text = String::new();
     for (number, row) in rows.iter().enumerate() {
         let cells = columns.clone().map(|column| {
