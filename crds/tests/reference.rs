@@ -14,7 +14,6 @@ const KUBERNETES: [(&str, &str); 9] = [
     ("spec.relay.networkPolicy.additionalEgress[]", "NetworkPolicyEgressRule"),
     ("spec.relay.networkPolicy.ingressFrom[]", "NetworkPolicyPeer"),
     ("spec.relay.networkPolicy.metricsFrom[]", "NetworkPolicyPeer"),
-    ("spec.relay.networkPolicy.additionalEgress[]", "NetworkPolicyEgressRule"),
     ("spec.relay.resources", "ResourceRequirements"),
     ("spec.relay.securityContext.seLinuxOptions", "SELinuxOptions"),
     ("spec.relay.tolerations[]", "Toleration"),
