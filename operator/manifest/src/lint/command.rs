@@ -136,7 +136,9 @@ mod tests {
     async fn a_policy_that_cannot_be_used_is_fatal_and_named() {
         let directory = tempfile::tempdir().unwrap();
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
-        for (text, code) in [("annotations: ['*']", 0), ("annotations: []", 1), ("annotation: []", 2), ("annotations: [", 2)] {
+        for (text, code) in
+            [("annotations: ['*']", 0), ("annotations: []", 1), ("annotation: []", 2), ("annotations: [", 2)]
+        {
             let policy = directory.path().join("policy.yaml");
             std::fs::write(&policy, text).unwrap();
             let arguments = LintArguments {
