@@ -57,47 +57,59 @@ pub(super) enum TokenError {
     NotTaken(String),
 }
 
+/// What is supplied with tokens.
+pub(super) trait TokenSink {
+    /// Takes the next token, with the SASL extensions that go with it. The error is the Kafka library's text.
+    fn set_token(&self, token: &Token, extensions: &BTreeMap<String, String>) -> Result<(), String>;
+
+    /// Takes note of why there is no token.
+    fn set_failure(&self, error: &TokenError);
+}
+
+impl TokenSink for Client<Callbacks> {
+    fn set_token(&self, token: &Token, extensions: &BTreeMap<String, String>) -> Result<(), String> {
+        let Token { value, principal, expires, .. } = token;
+        librdkafka::set_token(self, principal, value.expose_secret(), *expires, extensions)?;
+        self.client().context().set_token_error(None);
+        Ok(())
+    }
+
+    fn set_failure(&self, error: &TokenError) {
+        let error = error.to_string();
+        // In the library's own words.
+        let reported = format!("Failed to acquire SASL OAUTHBEARER token: {error}");
+        self.client().context().set_token_error(Some(reported));
+        librdkafka::set_token_failure(self, &error);
+    }
+}
+
 /// Keeps a producer supplied with tokens, for as long as it is polled.
-pub(super) async fn supply(producer: Client<Callbacks>, source: TokenSource) {
+pub(super) async fn supply(producer: impl TokenSink, source: TokenSource) {
     let mut retry = FIRST_RETRY;
     let http = loop {
         match source.http_client() {
             Ok(http) => break http,
-            Err(error) => report(&producer, &error),
+            Err(error) => producer.set_failure(&error),
         }
         tokio::time::sleep(LAST_RETRY).await;
     };
     loop {
         let supplied = source.token(&http).await.and_then(|token| {
-            let Token { value, principal, expires, renew_after } = token;
-            let extensions = source.extensions();
-            librdkafka::set_token(&producer, &principal, value.expose_secret(), expires, extensions)
-                .map_err(TokenError::NotTaken)?;
-            Ok(renew_after)
+            producer.set_token(&token, source.extensions()).map_err(TokenError::NotTaken)?;
+            Ok(token.renew_after)
         });
         match supplied {
             Ok(renew_after) => {
-                producer.client().context().set_token_error(None);
                 retry = FIRST_RETRY;
                 tokio::time::sleep(renew_after).await;
             }
             Err(error) => {
-                report(&producer, &error);
+                producer.set_failure(&error);
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(LAST_RETRY);
             }
         }
     }
-}
-
-fn report(producer: &Client<Callbacks>, error: &TokenError) {
-    let error = error.to_string();
-    // In the library's own words.
-    producer
-        .client()
-        .context()
-        .set_token_error(Some(format!("Failed to acquire SASL OAUTHBEARER token: {error}")));
-    librdkafka::set_token_failure(producer, &error);
 }
 
 impl TokenSource {
@@ -175,4 +187,65 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
 pub(super) fn milliseconds(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     i64::try_from(since).unwrap_or(i64::MAX)
+}
+
+#[cfg(all(test, feature = "kafka-msk-iam"))]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tokio::time::Instant;
+
+    /// When each token came, and each failure.
+    #[derive(Clone, Default)]
+    struct Producer {
+        takes_tokens: bool,
+        tokens: Arc<Mutex<Vec<Instant>>>,
+        failures: Arc<Mutex<Vec<(Instant, String)>>>,
+    }
+
+    impl TokenSink for Producer {
+        fn set_token(&self, _: &Token, _: &BTreeMap<String, String>) -> Result<(), String> {
+            self.tokens.lock().unwrap().push(Instant::now());
+            if self.takes_tokens { Ok(()) } else { Err("too old".into()) }
+        }
+
+        fn set_failure(&self, error: &TokenError) {
+            self.failures.lock().unwrap().push((Instant::now(), error.to_string()));
+        }
+    }
+
+    /// What a producer is supplied with in an hour, by an issuer whose tokens are valid for 15 minutes.
+    async fn an_hour(takes_tokens: bool) -> Producer {
+        let producer = Producer { takes_tokens, ..Producer::default() };
+        let source =
+            TokenSource::MskIam(MskIam::new("eu-west-1", Some(("AKIDEXAMPLE".into(), "secret".into()))));
+        let supplying = supply(producer.clone(), source);
+        assert!(tokio::time::timeout(Duration::from_secs(3_590), supplying).await.is_err());
+        producer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_token_comes_before_the_last_one_ends() {
+        let producer = an_hour(true).await;
+        let tokens = producer.tokens.lock().unwrap();
+        let pauses: Vec<_> = tokens.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        assert_eq!(pauses, [720; 4]);
+        assert!(producer.failures.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_fails_is_tried_again_with_growing_pauses() {
+        let producer = an_hour(false).await;
+        let failures = producer.failures.lock().unwrap();
+        let pauses: Vec<_> =
+            failures.windows(2).map(|pair| (pair[1].0 - pair[0].0).as_millis()).take(7).collect();
+        assert!(
+            pauses
+                .iter()
+                .zip([500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000])
+                .all(|(pause, expected)| pause.abs_diff(expected) <= 2),
+            "{pauses:?}"
+        );
+        assert_eq!(failures[0].1, "the Kafka client does not take the token: too old");
+    }
 }
