@@ -14,7 +14,7 @@ use crate::events::EventRecorder;
 use crate::metrics::Metrics;
 use crate::namespace_limits::NamespaceLimits;
 use crate::registration::Registrations;
-use crate::relay_pods::RelayStatusClient;
+use crate::relay_pods::{RelayStatusAccess, RelayStatusClient};
 use crate::route_state::RouteStates;
 use crate::status::write::StatusWriter;
 
@@ -27,6 +27,8 @@ pub struct Settings {
     pub secret_grace: Duration,
     /// How long an unconfirmed create request may still take effect at Genesys Cloud.
     pub create_timeout: Duration,
+    /// How relay pods are asked for their status.
+    pub relay_status: RelayStatusAccess,
 }
 
 /// Everything that a reconcile needs.

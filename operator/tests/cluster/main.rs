@@ -23,6 +23,7 @@ mod healing;
 mod idle;
 mod invalid_objects;
 mod lagging;
+mod large;
 mod names;
 mod objects;
 mod operator;

@@ -11,6 +11,7 @@ use presenceroute_operator::controller::{self, ControllerError, Settings, Shared
 use presenceroute_operator::leader::LeaderGuard;
 use presenceroute_operator::metrics::Metrics;
 use presenceroute_operator::registration::execute::CREATE_TIMEOUT;
+use presenceroute_operator::relay_pods::RelayStatusAccess;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -28,6 +29,15 @@ pub(crate) struct Operator {
 impl Operator {
     /// Starts it for one namespace, or for all, with the identity of `config`.
     pub(crate) fn start(config: Config, namespace: Option<&str>) -> Self {
+        Self::start_asking(config, namespace, RelayStatusAccess::Direct)
+    }
+
+    /// The same, asking relay pods in this way.
+    pub(crate) fn start_asking(
+        config: Config,
+        namespace: Option<&str>,
+        relay_status: RelayStatusAccess,
+    ) -> Self {
         let (calls, metrics) = (ApiCalls::default(), Metrics::new());
         let shared = Shared {
             client: calls.client(config),
@@ -41,6 +51,7 @@ impl Operator {
                 },
                 secret_grace: Duration::from_secs(1),
                 create_timeout: CREATE_TIMEOUT,
+                relay_status,
             },
             genesys: Genesys::new(),
             conditions: Default::default(),
