@@ -17,7 +17,7 @@ use crate::exposure::ExposureJudge;
 use crate::metrics::Metrics;
 use crate::namespace_limits::NamespaceLimits;
 use crate::registration::Registrations;
-use crate::relay_pods::RelayStatusClient;
+use crate::relay_pods::{RelayStatusAccess, RelayStatusClient};
 use crate::route_state::RouteStates;
 use crate::status::write::StatusWriter;
 
@@ -37,6 +37,8 @@ pub struct Settings {
     pub create_timeout: Duration,
     /// How long a first registration waits for the address of an Ingress or a load balancer.
     pub exposure_timeout: Duration,
+    /// How relay pods are asked for their status.
+    pub relay_status: RelayStatusAccess,
 }
 
 /// Everything that a reconcile needs.

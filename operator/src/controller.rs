@@ -41,7 +41,7 @@ use crate::registration::execute::Executor;
 use crate::registration::failure::Failure;
 use crate::registration::in_flight::InFlightCalls;
 use crate::registration::{Deletion, RegistrationInput, RegistrationState, Registrations};
-use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusClient};
+use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusAccess, RelayStatusClient};
 use crate::route_state::{RouteStates, WaitReason};
 use crate::status::conditions::{Delays, Observed, RefusalReason, is_progressing};
 use crate::watches::{self, WatchScope, reference, secrets_of};
@@ -141,7 +141,9 @@ pub async fn run(
     metrics.show_routes(routes.clone());
     let caches_ready = unless_stopped(caches.ready(), stop.clone()).boxed().shared();
     let (calls, ended) = InFlightCalls::new(mandate.clone());
-    let relay_status = RelayStatusClient::new(caches.pods).map_err(ControllerError::Http)?;
+    let through_api_server = settings.relay_status == RelayStatusAccess::ApiServer;
+    let api_server = through_api_server.then(|| client.clone());
+    let relay_status = RelayStatusClient::new(caches.pods, api_server).map_err(ControllerError::Http)?;
     let states = Arc::new(RouteStates::new(client.clone()));
     let events = Arc::new(EventRecorder::new(client.clone(), identity));
     let registrations = Registrations {

@@ -64,6 +64,7 @@ impl ReconcileState {
                 live: relays.live(revisions),
                 ready: relays.ready().count(),
                 lagging: relays.lagging(revisions),
+                unreachable: relays.unreachable(),
                 missing_topics: relays.missing_topics(),
                 forbidden_topics: relays.forbidden_topics(),
                 revision: revisions.routing.clone(),

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use presenceroute_core::relay_status::RelayStatus;
+use presenceroute_manifest::build::ADMIN_PORT;
 use serde_json::json;
 
 use crate::cache::obstacle::Obstacle;
@@ -27,10 +28,67 @@ const MAX_VERSIONS: usize = 8;
 /// The reason of pods that are not ready because of Kafka.
 const KAFKA_UNREACHABLE: &str = "KafkaUnreachable";
 
+/// How relay pods are asked for their status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum RelayStatusAccess {
+    /// At their addresses.
+    #[default]
+    Direct,
+    /// Through the API server, which takes the right to `get` `pods/proxy`.
+    ApiServer,
+}
+
+impl RelayStatusAccess {
+    /// What to do where pods cannot be reached.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Direct => {
+                "let the operator's pods connect to it (NetworkPolicies, the service mesh), or have the API server asked \
+                 with the chart's operator.relayStatus=ApiServer"
+            }
+            Self::ApiServer => {
+                "let the API server connect to it (NetworkPolicies, firewalls of the nodes, the service mesh)"
+            }
+        }
+    }
+}
+
+/// Why there is no report of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoReport {
+    /// The kubelet has not started it yet.
+    #[error("it has no address yet")]
+    NoAddress,
+    /// It is one of very many.
+    #[error("the operator asks at most {} pods of a route", client::MAX_PODS)]
+    TooManyPods,
+    /// There is no connection to it.
+    #[error("its /status on port {ADMIN_PORT} cannot be reached")]
+    Unreachable,
+    /// It took the connection and did not answer.
+    #[error("its /status does not answer within a second")]
+    Late,
+    /// The operator lacks the right to ask through the API server.
+    #[error("the operator may not get pods/proxy; install the chart with operator.relayStatus=ApiServer, which grants it")]
+    Forbidden,
+    /// The answer is an error.
+    #[error("its /status answers {0}")]
+    Status(u16),
+    /// The answer is longer than a relay's.
+    #[error("its /status answers more than {} KiB", client::MAX_ANSWER_BYTES / 1024)]
+    TooLong,
+    /// The answer is no report.
+    #[error("its /status does not answer as a relay does")]
+    NotAStatus,
+}
+
 /// The relay pods of one route at one moment.
 pub struct RelayPods {
     /// The pods that are not being deleted, sorted by name.
     pub pods: Vec<RelayPod>,
+    /// How they were asked.
+    pub access: RelayStatusAccess,
 }
 
 /// One relay pod.
@@ -40,7 +98,7 @@ pub struct RelayPod {
     /// Whether its readiness probe succeeds.
     pub ready: bool,
     /// What it reports, or why there is no report.
-    pub report: Result<RelayStatus, String>,
+    pub report: Result<RelayStatus, NoReport>,
     /// Why it is not ready, where its status says so.
     pub obstacle: Option<Obstacle>,
     synced: Option<Box<str>>,
@@ -84,6 +142,13 @@ impl RelayPods {
             rest => named.push(format!("{rest} more pods")),
         }
         named
+    }
+
+    /// What to do when no ready pod can be reached; `None` when one can. A rollout has such pods for a moment.
+    pub fn unreachable(&self) -> Option<&'static str> {
+        let is_unreachable = |pod: &RelayPod| matches!(pod.report, Err(NoReport::Unreachable));
+        let are_unreachable = self.ready().next().is_some() && self.ready().all(is_unreachable);
+        are_unreachable.then(|| self.access.remedy())
     }
 
     /// Whether every pod that can be asked, or is ready, accepts this set of signing secrets, and there is one.

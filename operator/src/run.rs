@@ -31,6 +31,7 @@ use crate::exposure::EXPOSURE_TIMEOUT;
 use crate::leader::{LEASE_NAME, LeaderElection, Timings};
 use crate::metrics::Metrics;
 use crate::registration::execute::CREATE_TIMEOUT;
+use crate::relay_pods::RelayStatusAccess;
 
 /// The arguments of `run`.
 #[derive(Debug, Args)]
@@ -78,6 +79,9 @@ pub(crate) struct RunArguments {
         value_parser = clap::value_parser!(u64).range(..=86_400)
     )]
     pub(crate) exposure_timeout_seconds: u64,
+    /// How relay pods are asked for their status: at port 9090 of their addresses, or through the API server.
+    #[arg(long, env = "PRESENCEROUTE_RELAY_STATUS", value_enum, default_value = "Direct")]
+    pub(crate) relay_status: RelayStatusAccess,
     /// How the log is written.
     #[arg(long, env = "PRESENCEROUTE_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -222,6 +226,7 @@ async fn lead(
             secret_grace: Duration::from_secs(arguments.secret_grace_seconds),
             create_timeout: Duration::from_secs(arguments.create_timeout_seconds),
             exposure_timeout: Duration::from_secs(arguments.exposure_timeout_seconds),
+            relay_status: arguments.relay_status,
         },
         genesys: Genesys::builder().host_policy(host_policy).build(),
         conditions: Arc::default(),

@@ -32,6 +32,12 @@ Objects are watched and written by server-side apply, so that only Secrets are e
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, patch]
+{{- if eq .Values.operator.relayStatus "ApiServer" }}
+# Asks relay pods for their status through the API server (operator.relayStatus).
+- apiGroups: [""]
+  resources: [pods/proxy]
+  verbs: [get]
+{{- end }}
 # Runs the relays.
 - apiGroups: [apps]
   resources: [deployments]

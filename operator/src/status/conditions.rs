@@ -16,6 +16,7 @@ use crate::registration::RegistrationState;
 use crate::registration::failure::Failure;
 use crate::registration::record::RegistrationRecord;
 use crate::text::{first_of, shortened};
+use presenceroute_manifest::build::ADMIN_PORT;
 use presenceroute_manifest::dereference::SecretProblem;
 
 /// The reason of RelayAvailable, and of what depends on it.
@@ -24,6 +25,8 @@ pub(super) const NO_REPLICA_READY: &str = "NoReplicaReady";
 pub(super) const NOT_CREATED: &str = "RelayNotCreated";
 /// The reason of RelayAvailable while a rollout takes long and nothing is known to be in its way.
 pub(super) const ROLLOUT: &str = "RolloutProgressing";
+/// The reason of RoutingLive while no ready pod can be asked.
+const STATUS_UNREACHABLE: &str = "StatusUnreachable";
 /// The reason of RoutingLive while relays take up what is new.
 pub(super) const PROGRESSING: &str = "Progressing";
 
@@ -152,6 +155,8 @@ pub struct RoutingFacts {
     pub ready: usize,
     /// Each ready pod that does not serve it, and why.
     pub lagging: Vec<String>,
+    /// What to do where none of them can be reached.
+    pub unreachable: Option<&'static str>,
     /// Topics that Kafka does not have.
     pub missing_topics: Vec<String>,
     /// Topics that Kafka does not let pods write to.
@@ -436,6 +441,14 @@ fn routing_live(facts: &RouteFacts) -> Finding {
     if routing.ready == 0 {
         return Finding::fails(NO_REPLICA_READY, "no relay pod is ready to serve the routes");
     }
+    if let Some(remedy) = routing.unreachable {
+        let message = format!(
+            "{} relay pods are ready, and the operator can reach /status on port {ADMIN_PORT} of none, so that it does not \
+             know what they serve; {remedy}",
+            routing.ready
+        );
+        return Finding::fails(STATUS_UNREACHABLE, message);
+    }
     if !routing.lagging.is_empty() {
         let message = format!(
             "revision {} is live on {} of {} ready pods: {}",
@@ -471,7 +484,9 @@ fn routing_live(facts: &RouteFacts) -> Finding {
 pub fn is_progressing(status: &PresenceRouteStatus, generation: Option<i64>, revision: &str) -> bool {
     status.observed_generation == generation
         && status.routing.as_ref().is_some_and(|routing| routing.revision == revision)
-        && status.conditions.iter().any(|it| it.type_ == "RoutingLive" && it.reason == PROGRESSING)
+        && status.conditions.iter().any(|it| {
+            it.type_ == "RoutingLive" && [PROGRESSING, STATUS_UNREACHABLE].contains(&it.reason.as_str())
+        })
 }
 
 /// The reason of Registered that holds and should be looked at all the same.
@@ -668,6 +683,7 @@ mod tests {
                 live: 1,
                 ready: 1,
                 lagging: Vec::new(),
+                unreachable: None,
                 missing_topics: Vec::new(),
                 forbidden_topics: Vec::new(),
             },

@@ -1,10 +1,15 @@
 //! RoutingLive compares what every ready pod reports with what is desired.
 
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
+use presenceroute_operator::relay_pods::RelayStatusAccess;
 use serde_json::{Value, json};
 
+use crate::api_server::HarnessApiServer;
+use crate::operator::{Operator, Options};
+use crate::rights::{apply_rights, service_account};
 use crate::stage::{Stage, until};
 
 const PODS: usize = 10;
@@ -81,4 +86,60 @@ async fn ten_pods_are_live_in_two_seconds_and_a_laggard_is_named() {
     .await;
     stage.condition("wide", "RoutingLive", "True", "Live").await;
     stage.end(operator).await;
+}
+
+/// A NetworkPolicy or a service mesh that lets in the events' port alone.
+#[tokio::test]
+async fn a_status_port_that_is_closed_is_named_with_what_to_open() {
+    let stage = Stage::new().await;
+    stage.relays.close_port(true);
+    let operator = stage.operator().await;
+    stage.apply(stage.route("meshed")).await;
+    let message = stage.condition("meshed", "RoutingLive", "False", "StatusUnreachable").await;
+    for words in ["1 relay pods are ready", "/status on port 9090", "NetworkPolicies", "service mesh", "operator.relayStatus"] {
+        assert!(message.contains(words), "{message}");
+    }
+    assert_eq!(stage.condition("meshed", "Ready", "False", "StatusUnreachable").await, message);
+    assert!(stage.simulator.registrations().is_empty(), "nothing is known of the relays yet");
+
+    stage.relays.close_port(false);
+    stage.is_ready("meshed").await;
+    stage.end(operator).await;
+}
+
+/// With the rights that the chart grants for it. Direct connections have no part in it: the operator's calls show the one
+/// way, and the relay answers no other.
+#[tokio::test]
+async fn relays_are_asked_through_the_api_server_where_it_is_wanted() {
+    if HarnessApiServer::find().is_none() {
+        println!("skipped: only the harness's API server reaches a pod that is played on this machine");
+        return;
+    }
+    let stage = Stage::new().await;
+    let namespaces = format!("watchNamespaces={{{}}}", stage.namespace);
+    apply_rights(&stage, &["rbac.namespaced=true", &namespaces, "operator.relayStatus=ApiServer"]);
+    let config = service_account(&stage).await;
+    // The API server connects to no address of the loopback network.
+    stage.relays.answer_at(own_address());
+    let operator = Operator::start_with(config, Some(&stage.namespace), Options { relay_status: RelayStatusAccess::ApiServer, ..Options::default() });
+    stage.apply(stage.route("proxied")).await;
+    stage.is_ready("proxied").await;
+    stage.patch("PresenceRoute", "proxied", with_topic("other")).await;
+    stage.condition("proxied", "RoutingLive", "True", "Live").await;
+    let calls = operator.calls.since(0);
+    let asked = calls.iter().filter(|call| call.uri.path().ends_with(":9090/proxy/status") && call.status == 200);
+    assert!(asked.count() > 1);
+    assert!(calls.iter().all(|call| call.status != 403), "a right is missing");
+    stage.end(operator).await;
+}
+
+/// An address of this machine that is none of the loopback network.
+fn own_address() -> Ipv4Addr {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // No packet is sent: the system only chooses from where it would be.
+    socket.connect("10.96.0.1:9").unwrap();
+    match socket.local_addr().unwrap().ip() {
+        IpAddr::V4(address) => address,
+        address => panic!("{address} is no address of IPv4"),
+    }
 }

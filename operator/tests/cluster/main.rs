@@ -27,6 +27,7 @@ mod healing;
 mod idle;
 mod invalid_objects;
 mod lagging;
+mod large;
 mod managers;
 mod names;
 mod namespaces;

@@ -13,6 +13,7 @@ use presenceroute_operator::controller::{self, ControllerError, Settings, Shared
 use presenceroute_operator::leader::LeaderGuard;
 use presenceroute_operator::metrics::Metrics;
 use presenceroute_operator::registration::execute::CREATE_TIMEOUT;
+use presenceroute_operator::relay_pods::RelayStatusAccess;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -35,13 +36,16 @@ pub(crate) struct Options {
     pub(crate) policy: Policy,
     /// The defaults for the relay pods.
     pub(crate) relay_defaults: RelayDefaults,
+    /// How relay pods are asked.
+    pub(crate) relay_status: RelayStatusAccess,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let policy = Policy::parse(include_str!("../policy.yaml")).unwrap();
         let exposure_timeout = Duration::from_secs(1);
-        Self { exposure_timeout, policy, relay_defaults: RelayDefaults::default() }
+        let relay_status = RelayStatusAccess::Direct;
+        Self { exposure_timeout, policy, relay_defaults: RelayDefaults::default(), relay_status }
     }
 }
 
@@ -54,7 +58,7 @@ impl Operator {
 
     /// The same with other options.
     pub(crate) fn start_with(config: Config, namespace: Option<&str>, options: Options) -> Self {
-        let Options { exposure_timeout, policy, relay_defaults } = options;
+        let Options { exposure_timeout, policy, relay_defaults, relay_status } = options;
         let host_policy = HostPolicy::new(policy.genesys_hosts.clone());
         let (calls, metrics) = (ApiCalls::default(), Metrics::new());
         let shared = Shared {
@@ -72,6 +76,7 @@ impl Operator {
                 secret_grace: Duration::from_secs(1),
                 create_timeout: CREATE_TIMEOUT,
                 exposure_timeout,
+                relay_status,
             },
             genesys: Genesys::builder().host_policy(host_policy).build(),
             conditions: Default::default(),

@@ -30,11 +30,21 @@ pub(crate) const NOWHERE: &str = "presenceroute.io/nowhere";
 /// The second half of the next pod's address.
 static NEXT_ADDRESS: AtomicU16 = AtomicU16::new(1);
 
+/// Where pods that start from now on answer.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// Instead of an address of the loopback network, to which the API server makes no connection.
+    address: Option<Ipv4Addr>,
+    /// Their port takes no connection, as one that a policy closes, until it is open.
+    is_closed: bool,
+}
+
 /// Plays all relay pods of a namespace.
 pub(crate) struct PlayedRelays {
     frozen: Arc<Mutex<HashSet<String>>>,
     silent: watch::Sender<bool>,
     kafka_error: watch::Sender<Option<String>>,
+    place: watch::Sender<Place>,
     task: JoinHandle<()>,
 }
 
@@ -43,8 +53,9 @@ impl PlayedRelays {
         let frozen = Arc::<Mutex<HashSet<String>>>::default();
         let (silent, is_silent) = watch::channel(false);
         let (kafka_error, kafka) = watch::channel(None);
-        let all = play_all(client, namespace.to_owned(), Arc::clone(&frozen), is_silent, kafka);
-        Self { frozen, silent, kafka_error, task: tokio::spawn(all) }
+        let (place, places) = watch::channel(Place::default());
+        let all = play_all(client, namespace.to_owned(), Arc::clone(&frozen), is_silent, kafka, places);
+        Self { frozen, silent, kafka_error, place, task: tokio::spawn(all) }
     }
 
     /// Whether requests wait for their answer.
@@ -55,6 +66,17 @@ impl PlayedRelays {
     /// Pods that start from now on report this of Kafka, and none of them is ready, until it is `None`.
     pub(crate) fn cannot_reach_kafka(&self, error: Option<&str>) {
         self.kafka_error.send_replace(error.map(str::to_owned));
+    }
+
+    /// The port of pods that start from now on takes no connection until it is open. They are ready all the same: the
+    /// kubelet reaches them.
+    pub(crate) fn close_port(&self, yes: bool) {
+        self.place.send_modify(|place| place.is_closed = yes);
+    }
+
+    /// The one pod that starts from now on answers at this address.
+    pub(crate) fn answer_at(&self, address: Ipv4Addr) {
+        self.place.send_modify(|place| place.address = Some(address));
     }
 
     /// The pod syncs nothing until it thaws.
@@ -79,6 +101,7 @@ async fn play_all(
     frozen: Arc<Mutex<HashSet<String>>>,
     silent: watch::Receiver<bool>,
     kafka: watch::Receiver<Option<String>>,
+    places: watch::Receiver<Place>,
 ) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let mut events = watcher(pods, watcher::Config::default().labels(ROUTE_LABEL))
@@ -95,7 +118,7 @@ async fn play_all(
             continue;
         }
         let [high, low] = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let address = Ipv4Addr::new(127, 77, high, low);
+        let address = places.borrow().address.unwrap_or(Ipv4Addr::new(127, 77, high, low));
         known.insert(pod.name_any(), address);
         let relay = Relay {
             client: client.clone(),
@@ -105,6 +128,7 @@ async fn play_all(
             frozen: Arc::clone(&frozen),
             silent: silent.clone(),
             kafka: kafka.clone(),
+            place: places.clone(),
             kafka_error: Arc::default(),
             last: Arc::default(),
         };
@@ -127,12 +151,19 @@ struct Relay {
     frozen: Arc<Mutex<HashSet<String>>>,
     silent: watch::Receiver<bool>,
     kafka: watch::Receiver<Option<String>>,
+    place: watch::Receiver<Place>,
     kafka_error: Arc<Mutex<Option<String>>>,
     last: Arc<Mutex<RelayStatus>>,
 }
 
 impl Relay {
-    async fn serve(self, address: Ipv4Addr) {
+    async fn serve(mut self, address: Ipv4Addr) {
+        if self.place.borrow().is_closed {
+            self.show(address, "True").await;
+            if self.place.wait_for(|place| !place.is_closed).await.is_err() {
+                return;
+            }
+        }
         let port = u16::try_from(ADMIN_PORT).unwrap();
         let listener = TcpListener::bind(SocketAddr::from((address, port))).await.unwrap();
         let error = self.kafka.borrow().clone();

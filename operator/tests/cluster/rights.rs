@@ -14,7 +14,7 @@ use crate::operator::Operator;
 use crate::stage::{MADE_BY, Stage, secret, until};
 
 /// Applies what `helm template` renders with these settings.
-fn apply_rights(stage: &Stage, settings: &[&str]) {
+pub(crate) fn apply_rights(stage: &Stage, settings: &[&str]) {
     let release = format!("rights-{}", stage.namespace.rsplit('-').next().unwrap());
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/presenceroute");
     let label = format!("commonLabels.{}={}", MADE_BY.0.replace('.', "\\."), MADE_BY.1);
@@ -41,7 +41,7 @@ fn apply_rights(stage: &Stage, settings: &[&str]) {
 }
 
 /// A client configuration with the identity of the operator's pods.
-async fn service_account(stage: &Stage) -> Config {
+pub(crate) async fn service_account(stage: &Stage) -> Config {
     let accounts: Api<ServiceAccount> = Api::namespaced(stage.client.clone(), &stage.namespace);
     let name = until("the ServiceAccount is there", Duration::from_secs(10), async || {
         let accounts = accounts.list(&Default::default()).await.unwrap();

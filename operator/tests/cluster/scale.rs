@@ -29,14 +29,14 @@ fn routes_wanted() -> usize {
 }
 
 /// What a process has used.
-struct Usage {
-    cpu: Duration,
-    rss: u64,
-    peak: u64,
+pub(crate) struct Usage {
+    pub(crate) cpu: Duration,
+    pub(crate) rss: u64,
+    pub(crate) peak: u64,
 }
 
 impl Usage {
-    fn of(pid: u32) -> Self {
+    pub(crate) fn of(pid: u32) -> Self {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         // The program's name, in parentheses, may hold blanks. Times are in ticks of 10 ms.
         let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();

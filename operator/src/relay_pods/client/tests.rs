@@ -37,12 +37,12 @@ fn client(port: u16, pods: u8) -> RelayStatusClient {
         cache.handle(Event::InitApply(pod(&format!("relay-{number:03}"), &format!("127.0.0.{number}"))));
     }
     cache.handle(Event::InitDone);
-    RelayStatusClient { port, ..RelayStatusClient::new(cache).unwrap() }
+    RelayStatusClient { port, ..RelayStatusClient::new(cache, None).unwrap() }
 }
 
 async fn reports(client: &RelayStatusClient) -> Vec<Result<RelayStatus, String>> {
     let pods = client.read("presence", "contact-centre").await.pods;
-    pods.into_iter().map(|pod| pod.report).collect()
+    pods.into_iter().map(|pod| pod.report.map_err(|cause| cause.to_string())).collect()
 }
 
 async fn listener() -> (TcpListener, u16) {
@@ -131,11 +131,46 @@ async fn an_answer_that_trickles_ends_with_the_time_limit() {
     assert_eq!(reports(&client(port, 4)).await, vec![late; 4]);
 }
 
+/// Nothing listens, nothing answers the first packet, or something in between ends the connection.
+#[tokio::test]
+async fn a_port_that_the_network_closes_is_told_from_a_pod_that_hangs() {
+    let (closed, port) = listener().await;
+    drop(closed);
+    let refused = client(port, 1);
+    let (resets, port) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = resets.accept().await {
+            connection.set_zero_linger().unwrap();
+        }
+    });
+    let reset = client(port, 1);
+    // As many connections as wait to be accepted: packets of another are dropped.
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = full.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(Ok(connection)) =
+        tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await
+    {
+        waiting.push(connection);
+    }
+    let dropped = client(address.port(), 1);
+    for client in [refused, reset, dropped] {
+        let relays = client.read("presence", "contact-centre").await;
+        assert!(matches!(relays.pods[0].report, Err(NoReport::Unreachable)), "{:?}", relays.pods[0].report);
+    }
+    let (silent, port) = listener().await;
+    let relays = client(port, 1).read("presence", "contact-centre").await;
+    assert!(matches!(relays.pods[0].report, Err(NoReport::Late)), "{:?}", relays.pods[0].report);
+    drop(silent);
+}
+
 #[tokio::test]
 async fn an_endless_head_is_an_error() {
     let fields = "X-More: and more\r\n".repeat(1000).leak().as_bytes();
     let (port, written) = write_for_ever("HTTP/1.1 200 OK\r\n", fields, Duration::ZERO).await;
-    let unread = Err("its /status cannot be reached".to_owned());
+    let unread = Err("its /status on port 9090 cannot be reached".to_owned());
     assert_eq!(reports(&client(port, 1)).await, [unread]);
     assert!(written.load(Ordering::Relaxed) < 10 * 1024 * 1024);
 }
