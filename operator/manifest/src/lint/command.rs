@@ -44,7 +44,7 @@ pub enum Format {
 pub async fn run(arguments: &LintArguments) -> ExitCode {
     let report = match read_defaults(arguments.relay_defaults.as_deref()) {
         Ok(defaults) => lint_files(&arguments.filename, arguments.recursive, &defaults).await,
-        Err(unusable) => Report { diagnostics: vec![unusable], ..Report::default() },
+        Err(unusable) => Report { diagnostics: vec![*unusable], ..Report::default() },
     };
     let text = match arguments.output {
         Format::Text => report.to_string(),
@@ -76,9 +76,9 @@ pub async fn lint_files(paths: &[PathBuf], recursive: bool, relay_defaults: &Rel
 }
 
 /// The defaults in a file, or why they cannot be used.
-fn read_defaults(file: Option<&Path>) -> Result<RelayDefaults, Diagnostic> {
+fn read_defaults(file: Option<&Path>) -> Result<RelayDefaults, Box<Diagnostic>> {
     let Some(file) = file else { return Ok(RelayDefaults::default()) };
-    let wrong = |message: String| fatal(file.display().to_string(), message);
+    let wrong = |message: String| Box::new(fatal(file.display().to_string(), message));
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
     RelayDefaults::parse(&text).map_err(|error| wrong(error.to_string()))
 }
