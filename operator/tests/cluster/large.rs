@@ -35,9 +35,22 @@ async fn a_hundred_objects_of_a_megabyte_stay_within_the_memory_limit() {
     let base64 = &junk;
     let mut objects = Vec::new();
     for number in 0..OBJECTS {
-        objects.push(labelled("ConfigMap", &format!("junk-{number}"), "nowhere", json!({"routing.yaml": junk})));
-        objects.push(labelled("Secret", &format!("r{number}-signing"), &format!("r{number}"), json!({"junk": base64})));
-        objects.push(secret(&format!("oauth-{number}"), json!({"clientId": "client", "clientSecret": "hush", "junk": junk})));
+        objects.push(labelled(
+            "ConfigMap",
+            &format!("junk-{number}"),
+            "nowhere",
+            json!({"routing.yaml": junk}),
+        ));
+        objects.push(labelled(
+            "Secret",
+            &format!("r{number}-signing"),
+            &format!("r{number}"),
+            json!({"junk": base64}),
+        ));
+        objects.push(secret(
+            &format!("oauth-{number}"),
+            json!({"clientId": "client", "clientSecret": "hush", "junk": junk}),
+        ));
         let mut route = stage.route(&format!("large-{number}"));
         route["spec"]["genesys"]["credentialsSecretRef"]["name"] = json!(format!("oauth-{number}"));
         route["spec"]["relay"]["replicas"] = json!(0);
@@ -58,7 +71,9 @@ async fn a_hundred_objects_of_a_megabyte_stay_within_the_memory_limit() {
     })
     .await;
     let usage = Usage::of(replica.pid());
-    println!("{OBJECTS} ConfigMaps, {OBJECTS} labelled and {OBJECTS} named Secrets of {LARGE} bytes: {usage}");
+    println!(
+        "{OBJECTS} ConfigMaps, {OBJECTS} labelled and {OBJECTS} named Secrets of {LARGE} bytes: {usage}"
+    );
     assert!(usage.peak < LIMIT, "{usage}");
     assert!(replica.terminate().await);
     stage.leave().await;

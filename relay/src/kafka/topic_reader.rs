@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use presenceroute_core::relay_config::KafkaConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use secrecy::ExposeSecret;
@@ -23,8 +24,13 @@ use super::tokens::TokenSource;
 /// How long a broker may take to answer a question, and to send anything at all while records are missing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How soon a question is asked again.
+const RETRY: Duration = Duration::from_millis(200);
 /// How long one look for the next record takes, after which a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
+
+/// The longest reason that is shown, in characters.
+const LONGEST_REASON: usize = 300;
 
 /// Properties of producers, which a consumer would only complain about.
 const OF_PRODUCERS: [&str; 5] =
@@ -64,7 +70,7 @@ pub enum TopicReaderError {
     #[error(
         "topic {topic:?} cannot be read: {cause}; the relay's user needs Read on the topic and on the group {group:?}"
     )]
-    Read { topic: String, group: String, cause: KafkaError },
+    Read { topic: String, group: String, cause: String },
     #[error(
         "the progress of group {group:?} cannot be stored: {cause}; the relay's user needs Read on the group"
     )]
@@ -81,10 +87,26 @@ struct Context {
     tokens: Option<TokenSource>,
     runtime: Handle,
     group: String,
+    /// The newest error of the client, in the library's words.
+    error: Mutex<Option<(Option<RDKafkaErrorCode>, String)>>,
+}
+
+impl Context {
+    /// Whether brokers refuse the credentials, so that waiting helps nothing.
+    fn is_rejected(&self) -> bool {
+        use RDKafkaErrorCode::{Authentication, SaslAuthenticationFailed};
+        let code = self.error.lock().as_ref().and_then(|(code, _)| *code);
+        matches!(code, Some(Authentication | SaslAuthenticationFailed))
+    }
 }
 
 impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let reason = reason.chars().take(LONGEST_REASON).collect();
+        *self.error.lock() = Some((error.rdkafka_error_code(), reason));
+    }
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
         let source = self.tokens.as_ref().ok_or("the consumer authenticates without tokens")?;
@@ -115,7 +137,7 @@ impl TopicReader {
             return Err(TopicReaderError::SaslExtensions);
         }
         let has_tokens = tokens.is_some();
-        let context = Context { tokens, runtime, group: group.to_owned() };
+        let context = Context { tokens, runtime, group: group.to_owned(), error: Mutex::default() };
         let consumer: BaseConsumer<Context> = configuration(kafka, &credentials, group)
             .create_with_context(context)
             .map_err(TopicReaderError::Client)?;
@@ -141,13 +163,15 @@ impl TopicReader {
             named.add_partition(&self.topic, *partition);
         }
         let failed = |cause| self.read_error(cause);
-        let committed = self.consumer.committed_offsets(named, ANSWER_TIMEOUT).map_err(failed)?;
+        let committed = self
+            .persist(|| self.consumer.committed_offsets(named.clone(), ANSWER_TIMEOUT))
+            .map_err(failed)?;
         let mut assignment = TopicPartitionList::new();
         let mut ends = BTreeMap::new();
         let mut records = 0;
         for partition in partitions {
-            let (first, end) =
-                self.consumer.fetch_watermarks(&self.topic, partition, ANSWER_TIMEOUT).map_err(failed)?;
+            let watermarks = || self.consumer.fetch_watermarks(&self.topic, partition, ANSWER_TIMEOUT);
+            let (first, end) = self.persist(watermarks).map_err(failed)?;
             let left_off = committed.find_partition(&self.topic, partition).map(|found| found.offset());
             let start = match left_off {
                 Some(Offset::Offset(offset)) if !from_beginning => offset.max(first),
@@ -165,8 +189,26 @@ impl TopicReader {
         Ok(assignment)
     }
 
+    /// Asks again, while nothing is assigned: the client's events are served meanwhile, so that it gets its tokens and
+    /// tells why it has no connection.
+    fn persist<T>(&self, ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
+        let context = self.consumer.context();
+        let ask = || match ask() {
+            Err(cause) if is_passing(&cause) => {
+                drop(self.consumer.poll(RETRY));
+                if context.is_rejected() {
+                    Err(KafkaError::Global(RDKafkaErrorCode::Authentication))
+                } else {
+                    Err(cause)
+                }
+            }
+            answer => answer,
+        };
+        persist(ask, || {})
+    }
+
     fn partitions(&self) -> Result<Vec<i32>, TopicReaderError> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT);
+        let metadata = self.persist(|| self.consumer.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT));
         let metadata = metadata.map_err(|cause| self.read_error(cause))?;
         let found =
             metadata.topics().iter().find(|found| found.name() == self.topic && found.error().is_none());
@@ -224,7 +266,8 @@ impl TopicReader {
         for (partition, offset) in next {
             offsets.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset)).map_err(failed)?;
         }
-        self.consumer.commit(&offsets, CommitMode::Sync).map_err(failed)
+        persist(|| self.consumer.commit(&offsets, CommitMode::Sync), || std::thread::sleep(RETRY))
+            .map_err(failed)
     }
 
     fn group(&self) -> &str {
@@ -232,6 +275,11 @@ impl TopicReader {
     }
 
     fn read_error(&self, cause: KafkaError) -> TopicReaderError {
+        let reason = self.consumer.context().error.lock().as_ref().map(|(_, reason)| reason.clone());
+        let cause = match reason {
+            Some(reason) => format!("{cause} ({reason})"),
+            None => cause.to_string(),
+        };
         TopicReaderError::Read { topic: self.topic.clone(), group: self.group().to_owned(), cause }
     }
 }
@@ -263,26 +311,39 @@ fn configuration(kafka: &KafkaConfig, credentials: &Credentials, group: &str) ->
     config
 }
 
-/// Whether the library goes on by itself after an error.
+/// Asks again while brokers are away or change their parts, for as long as their silence is borne.
+fn persist<T>(ask: impl Fn() -> KafkaResult<T>, wait: impl Fn()) -> KafkaResult<T> {
+    let begun = Instant::now();
+    loop {
+        match ask() {
+            Err(cause) if is_passing(&cause) && begun.elapsed() < SILENCE_TIMEOUT => wait(),
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether the cluster, or the library's view of it, mends this by itself.
 fn is_passing(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{
-        AllBrokersDown, BrokerTransportFailure, LeaderNotAvailable, NotLeaderForPartition, OperationTimedOut,
-        RequestTimedOut, Resolve,
+        AllBrokersDown, BrokerTransportFailure, CoordinatorLoadInProgress, CoordinatorNotAvailable,
+        LeaderNotAvailable, NotCoordinator, NotLeaderForPartition, OperationTimedOut, RequestTimedOut,
+        Resolve, WaitingForCoordinator,
     };
-    let code = match error {
-        KafkaError::MessageConsumption(code) => *code,
-        _ => return false,
-    };
-    [
+    const PASSING: [RDKafkaErrorCode; 11] = [
         AllBrokersDown,
         BrokerTransportFailure,
+        CoordinatorLoadInProgress,
+        CoordinatorNotAvailable,
         LeaderNotAvailable,
+        NotCoordinator,
         NotLeaderForPartition,
         OperationTimedOut,
         RequestTimedOut,
         Resolve,
-    ]
-    .contains(&code)
+        WaitingForCoordinator,
+    ];
+    let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+    !is_fatal && error.rdkafka_error_code().is_some_and(|code| PASSING.contains(&code))
 }
 
 fn record(message: &BorrowedMessage<'_>) -> TopicRecord {

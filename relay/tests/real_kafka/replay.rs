@@ -98,6 +98,17 @@ async fn a_user_who_may_not_read_the_topic_is_told_what_to_grant() {
     assert!(cluster.records(&target).await.is_empty());
 }
 
+#[tokio::test]
+async fn rejected_credentials_end_a_replay_and_are_named() {
+    let (cluster, _whole) = Cluster::whole().await;
+    let (dead, target) = (cluster.topic(1, &[]).await, cluster.topic(1, &[]).await);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("password"), "wrong").unwrap();
+    let kafka = cluster.sasl(SaslMechanism::ScramSha512, USER, directory.path());
+    let refusal = replay(kafka, &dead, &target).await.unwrap_err().to_string();
+    assert!(refusal.to_lowercase().contains("authentication") && !refusal.contains("wrong"), "{refusal}");
+}
+
 /// The leader of a part of both topics dies in the middle; the replay goes on with the others.
 #[tokio::test]
 async fn a_replay_goes_on_when_a_broker_dies() {

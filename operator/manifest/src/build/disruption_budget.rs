@@ -24,7 +24,6 @@ pub(super) fn build(model: &Model) -> PodDisruptionBudget {
             selector: Some(selector(model)),
             // A pod that is not ready serves nothing and must not hold up a drain.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
-            ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()
     }

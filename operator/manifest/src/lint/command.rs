@@ -71,16 +71,15 @@ pub async fn run(arguments: &LintArguments) -> ExitCode {
 async fn report(arguments: &LintArguments) -> Report {
     match options(arguments) {
         Ok(options) => lint_files(&arguments.filename, arguments.recursive, &options).await,
-        Err(unusable) => Report { diagnostics: vec![unusable], ..Report::default() },
+        Err(unusable) => Report { diagnostics: vec![*unusable], ..Report::default() },
     }
 }
 
 /// What the named files say of the installation, or why one cannot be used.
-fn options(arguments: &LintArguments) -> Result<InstallationOptions, Diagnostic> {
+fn options(arguments: &LintArguments) -> Result<InstallationOptions, Box<Diagnostic>> {
     let policy = match &arguments.policy {
-        Some(file) => {
-            read_policy(file).map_err(|error| fatal(file.display().to_string(), error.to_string()))?
-        }
+        Some(file) => read_policy(file)
+            .map_err(|error| Box::new(fatal(file.display().to_string(), error.to_string())))?,
         None => Policy::default(),
     };
     Ok(InstallationOptions { policy, relay_defaults: read_defaults(arguments.relay_defaults.as_deref())? })
@@ -110,9 +109,9 @@ fn require_route(report: &mut Report, paths: &[PathBuf]) {
 }
 
 /// The defaults in a file, or why they cannot be used.
-fn read_defaults(file: Option<&Path>) -> Result<RelayDefaults, Diagnostic> {
+fn read_defaults(file: Option<&Path>) -> Result<RelayDefaults, Box<Diagnostic>> {
     let Some(file) = file else { return Ok(RelayDefaults::default()) };
-    let wrong = |message: String| fatal(file.display().to_string(), message);
+    let wrong = |message: String| Box::new(fatal(file.display().to_string(), message));
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
     RelayDefaults::parse(&text).map_err(|error| wrong(error.to_string()))
 }
