@@ -182,7 +182,7 @@ fn routing() -> RoutingFacts {
         lagging: Vec::new(),
         missing_topics: Vec::new(),
         forbidden_topics: Vec::new(),
-        unreachable: Vec::new(),
+        unreachable: None,
     }
 }
 
