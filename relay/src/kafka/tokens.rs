@@ -123,6 +123,7 @@ impl TokenSource {
     }
 
     fn extensions(&self) -> &BTreeMap<String, String> {
+        #[cfg(feature = "kafka-msk-iam")]
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         match self {
             Self::Oauth(client) => &client.extensions,
