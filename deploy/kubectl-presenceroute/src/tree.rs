@@ -378,6 +378,16 @@ PresenceRoute presence/contact-centre  not ready: PodLags
     }
 
     #[test]
+    fn a_pod_that_kafka_throttles_says_so() {
+        let mut snapshot = snapshot();
+        let report = snapshot.pods[0].report.as_mut().unwrap();
+        report.kafka.throttled = Some("broker kafka:9092 delays the relay by 2.3 s".into());
+        let tree = plain(&snapshot);
+        let shown = "├─ a  ready  serves new  2 secrets  4 in flight  0.1.0  Kafka throttles: broker kafka:9092 delays";
+        assert!(tree.contains(shown), "{tree}");
+    }
+
+    #[test]
     fn a_route_without_a_status_is_shown() {
         let snapshot = Snapshot {
             status: PresenceRouteStatus::default(),

@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 /// How long the reports of what was purged may take when a client ends.
 const LAST_REPORTS: Duration = Duration::from_millis(500);
 
-/// What the library calls back. All calls but those of [`ClientContext`] come on the thread that serves the events.
+/// What the library calls back, on the threads that serve the client's events.
 pub(super) trait Context: ClientContext + 'static {
     /// What is attached to a record until its delivery report.
     type Attached: Send;

@@ -133,6 +133,7 @@ impl TokenSource {
     }
 
     fn extensions(&self) -> &BTreeMap<String, String> {
+        #[cfg(feature = "kafka-msk-iam")]
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         match self {
             Self::Oauth(client) => &client.extensions,
@@ -192,7 +193,8 @@ pub(super) fn milliseconds(time: SystemTime) -> i64 {
 #[cfg(all(test, feature = "kafka-msk-iam"))]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use parking_lot::Mutex;
+    use std::sync::Arc;
     use tokio::time::Instant;
 
     /// When each token came, and each failure.
@@ -205,12 +207,12 @@ mod tests {
 
     impl TokenSink for Producer {
         fn set_token(&self, _: &Token, _: &BTreeMap<String, String>) -> Result<(), String> {
-            self.tokens.lock().unwrap().push(Instant::now());
+            self.tokens.lock().push(Instant::now());
             if self.takes_tokens { Ok(()) } else { Err("too old".into()) }
         }
 
         fn set_failure(&self, error: &TokenError) {
-            self.failures.lock().unwrap().push((Instant::now(), error.to_string()));
+            self.failures.lock().push((Instant::now(), error.to_string()));
         }
     }
 
@@ -227,16 +229,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_next_token_comes_before_the_last_one_ends() {
         let producer = an_hour(true).await;
-        let tokens = producer.tokens.lock().unwrap();
+        let tokens = producer.tokens.lock();
         let pauses: Vec<_> = tokens.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
         assert_eq!(pauses, [720; 4]);
-        assert!(producer.failures.lock().unwrap().is_empty());
+        assert!(producer.failures.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_token_that_fails_is_tried_again_with_growing_pauses() {
         let producer = an_hour(false).await;
-        let failures = producer.failures.lock().unwrap();
+        let failures = producer.failures.lock();
         let pauses: Vec<_> =
             failures.windows(2).map(|pair| (pair[1].0 - pair[0].0).as_millis()).take(7).collect();
         assert!(
