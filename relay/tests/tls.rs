@@ -218,7 +218,8 @@ async fn plain_http_and_tls_are_served_on_two_ports_at_once() {
     while exchange(plain, &sent).await.headers.get("connection").is_none_or(|it| it != "close") {
         assert!(std::time::Instant::now() < until, "the plain port does not drain");
     }
-    assert_eq!(post_on(&mut encrypted, "4").await, 200);
+    let mut late = pair.connect(tls, "http/1.1").await.unwrap();
+    assert_eq!(post_on(&mut late, "4").await, 200);
     tokio::time::timeout(PATIENCE, ending).await.unwrap().unwrap();
     for address in [plain, tls] {
         assert!(TcpStream::connect(address).await.is_err(), "{address} is still open");
