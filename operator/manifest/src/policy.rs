@@ -471,7 +471,7 @@ spec:
         let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         let mut found = Vec::new();
         fields(spec, &FieldPath::parse("spec"), &["annotations", "image"], &mut found);
-        let route = route(REGION, URL, "");
+        let route = route(REGION, URL, ", serviceAccount: {annotations: {a: b}}");
         let mut checked: Vec<_> =
             annotations(&route.spec).iter().map(|(field, _)| (*field).to_owned()).collect();
         checked.push("spec.relay.image".to_owned());

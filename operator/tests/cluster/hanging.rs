@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
+use presenceroute_crds::status::SigningPhase;
 use serde_json::{Value, json};
 
 use crate::stage::{Stage, until};
@@ -202,10 +203,11 @@ async fn a_route_lives_and_ends_with_a_slow_genesys() {
         if held == rotated { Ok(()) } else { Err(held) }
     })
     .await;
-    until("the status names the version of the Secret", Duration::from_secs(10), async || {
-        let signing = stage.routes().get("slow").await.unwrap().status.unwrap().signing;
-        let version = signing.and_then(|signing| signing.secret_version);
-        if version == applied.metadata.resource_version { Ok(()) } else { Err(version) }
+    // What is called when the old secret is retired is of the rotation, too.
+    until("the rotation to this version of the Secret is over", Duration::from_secs(10), async || {
+        let signing = stage.routes().get("slow").await.unwrap().status.unwrap().signing.unwrap();
+        let is_registered = signing.secret_version == applied.metadata.resource_version;
+        if is_registered && signing.phase == SigningPhase::Stable { Ok(()) } else { Err(signing) }
     })
     .await;
     stage.is_ready("slow").await;

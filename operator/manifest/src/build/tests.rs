@@ -299,7 +299,7 @@ async fn pods_that_kubernetes_or_the_relay_would_refuse_are_a_problem() {
         (
             "extraEnv: [{name: A, valueFrom: {secretKeyRef: {name: contact-centre-signing, key: k}}}]"
                 .to_owned(),
-            r#"spec.relay.extraEnv[0].valueFrom.secretKeyRef.name: "contact-centre-signing" is the Secret that the operator"#,
+            r#"spec.relay.extraEnv[0].valueFrom.secretKeyRef.name: "contact-centre-signing" is a Secret that the operator"#,
         ),
         ("podDisruptionBudget: {}".to_owned(), "spec.relay.podDisruptionBudget: exactly one of"),
         ("podLabels: {'a b': c}".to_owned(), r#"spec.relay.podLabels: "a b" cannot be a label's key"#),
