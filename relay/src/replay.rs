@@ -132,11 +132,10 @@ pub async fn run(
     let (of_group, of_kafka) = (group.clone(), config.kafka.clone());
     let opened = move || TopicReader::open(&of_kafka, &topic, &of_group, from_beginning, runtime);
     let reader = Arc::new(tokio::task::spawn_blocking(opened).await??);
-    print(&format!(
-        "{}: at most {} records to read; progress of group {group}",
-        arguments.topic,
-        reader.records_ahead()
-    ));
+    let (topic, ahead) = (&arguments.topic, reader.records_ahead());
+    let effect =
+        if arguments.dry_run { "; dry run: nothing is published, no progress is stored" } else { "" };
+    print(&format!("{topic}: at most {ahead} records to read; progress of group {group}{effect}"));
     let summary = replay.run(&reader, arguments, stop, &mut print).await?;
     print(&summary.to_string());
     Ok(summary)

@@ -110,7 +110,8 @@ async fn a_dry_run_says_where_events_would_go_and_changes_nothing() {
     let kafka = with_dead_letters(&[("one", "1"), ("two", "2"), ("three", "3")]).await;
     let dry_run = ReplayArguments { dry_run: true, ..arguments() };
     for _ in 0..2 {
-        let (summary, _) = replay(&kafka, AFTER, &dry_run).await;
+        let (summary, printed) = replay(&kafka, AFTER, &dry_run).await;
+        assert!(printed.contains("dry run: nothing is published"), "{printed}");
         let summary = summary.unwrap();
         assert_eq!((summary.read, summary.published, summary.dead_lettered), (3, 1, 1));
     }

@@ -92,11 +92,15 @@ struct Context {
 }
 
 impl Context {
-    /// Whether brokers refuse the credentials, so that waiting helps nothing.
-    fn is_rejected(&self) -> bool {
-        use RDKafkaErrorCode::{Authentication, SaslAuthenticationFailed};
-        let code = self.error.lock().as_ref().and_then(|(code, _)| *code);
-        matches!(code, Some(Authentication | SaslAuthenticationFailed))
+    /// Why brokers refuse the client, so that waiting helps nothing.
+    fn rejection(&self) -> Option<RDKafkaErrorCode> {
+        use RDKafkaErrorCode::{
+            Authentication, GroupAuthorizationFailed, SaslAuthenticationFailed, TopicAuthorizationFailed,
+        };
+        let code = self.error.lock().as_ref().and_then(|(code, _)| *code)?;
+        [Authentication, GroupAuthorizationFailed, SaslAuthenticationFailed, TopicAuthorizationFailed]
+            .contains(&code)
+            .then_some(code)
     }
 }
 
@@ -196,11 +200,7 @@ impl TopicReader {
         let ask = || match ask() {
             Err(cause) if is_passing(&cause) => {
                 drop(self.consumer.poll(RETRY));
-                if context.is_rejected() {
-                    Err(KafkaError::Global(RDKafkaErrorCode::Authentication))
-                } else {
-                    Err(cause)
-                }
+                Err(context.rejection().map_or(cause, KafkaError::Global))
             }
             answer => answer,
         };
@@ -326,11 +326,12 @@ fn persist<T>(ask: impl Fn() -> KafkaResult<T>, wait: impl Fn()) -> KafkaResult<
 fn is_passing(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{
         AllBrokersDown, BrokerTransportFailure, CoordinatorLoadInProgress, CoordinatorNotAvailable,
-        LeaderNotAvailable, NotCoordinator, NotLeaderForPartition, OperationTimedOut, RequestTimedOut,
-        Resolve, WaitingForCoordinator,
+        DestroyBroker, LeaderNotAvailable, NotCoordinator, NotLeaderForPartition, OperationTimedOut,
+        RequestTimedOut, Resolve, WaitingForCoordinator,
     };
-    const PASSING: [RDKafkaErrorCode; 11] = [
+    const PASSING: [RDKafkaErrorCode; 12] = [
         AllBrokersDown,
+        DestroyBroker,
         BrokerTransportFailure,
         CoordinatorLoadInProgress,
         CoordinatorNotAvailable,
