@@ -57,10 +57,10 @@ pub struct CheckedRoute {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The revision that its routing table will have, when it is valid.
+    /// The revision that its routing table will have, when it is valid and allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// How many routes it has, when it is valid.
+    /// How many routes it has, when it is valid and allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routes: Option<usize>,
 }
@@ -235,6 +235,9 @@ async fn check_document(
             options.relay_defaults.apply_to(&mut route.spec.relay);
             check_route(context, &route, secrets, &mut checked, &mut report.diagnostics).await;
             let violations = options.policy.check(&route, &options.relay_defaults);
+            if !violations.is_empty() {
+                (checked.revision, checked.routes) = (None, None);
+            }
             let errors = violations.iter().map(|it| context.error(Origin::Operator, it.field(), it.cause()));
             report.diagnostics.extend(errors);
             Some(route)
@@ -596,6 +599,7 @@ spec:
         assert_eq!((diagnostic.origin, diagnostic.severity), (Origin::Operator, Severity::Error));
         assert_eq!(diagnostic.field, "spec.endpoint.url");
         assert_eq!(diagnostic.place, Some(Place { line: 7, column: 14 }));
+        assert_eq!((report.exit_code(), report.to_string().lines().count()), (1, 1), "not that it is valid");
         let anywhere = moved.replace(", namespace: presence", "");
         assert_eq!(report_under(&policy, &[&anywhere]).await.exit_code(), 0, "it may be for the other one");
     }
