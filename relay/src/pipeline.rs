@@ -281,10 +281,14 @@ mod tests {
 
     /// A pipeline to these brokers, with the table `{t: topic}`.
     async fn pipeline(brokers: &str) -> Pipeline {
+        let table = RoutingTable::parse("{t: topic}").unwrap();
+        pipeline_by(follow::fixed(Router::new(table)), brokers).await
+    }
+
+    async fn pipeline_by(routing: watch::Receiver<Reloaded<Router>>, brokers: &str) -> Pipeline {
         let kafka = KafkaConfig { bootstrap_servers: vec![brokers.into()], ..KafkaConfig::default() };
         let metrics = Arc::new(Metrics::new());
         let (publisher, _) = kafka::start(kafka, Limits::default(), Arc::clone(&metrics)).await.unwrap();
-        let routing = follow::fixed(Router::new(RoutingTable::parse("{t: topic}").unwrap()));
         Pipeline::new(routing, publisher, metrics, Arc::new(RequestLog::new(None)), None)
     }
 
@@ -335,6 +339,45 @@ mod tests {
         let (result, _) = deliver(&pipeline, "t", "1").await;
         let problem = result.unwrap_err();
         assert!(problem.kind.is_transient(), "{problem:?}");
+    }
+
+    async fn deliver_invalid(pipeline: &Pipeline) -> Problem {
+        let value = Bytes::from_static(b"not json");
+        let invalid = Invalid {
+            problem: Problem::new(ProblemKind::EventInvalid, "it is none"),
+            event: None,
+            value: &value,
+            content_encoding: None,
+            trace: Trace::default(),
+        };
+        pipeline.deliver_invalid(invalid, None).await.unwrap_err()
+    }
+
+    /// The table may have a topic for it.
+    #[tokio::test]
+    async fn without_a_table_an_invalid_event_is_to_be_sent_again() {
+        let none = watch::Sender::new(Reloaded::not_loaded("none")).subscribe();
+        let pipeline = pipeline_by(none, "127.0.0.1:1").await;
+        assert!(pipeline.keeps_invalid());
+        assert_eq!(deliver_invalid(&pipeline).await.kind, ProblemKind::NotConfigured);
+    }
+
+    #[tokio::test]
+    async fn an_invalid_event_is_its_own_problem_where_no_topic_takes_it() {
+        let pipeline = pipeline("127.0.0.1:1").await;
+        assert!(!pipeline.keeps_invalid());
+        let problem = deliver_invalid(&pipeline).await;
+        assert_eq!((problem.kind, problem.detail.as_ref()), (ProblemKind::EventInvalid, "it is none"));
+    }
+
+    #[tokio::test]
+    async fn a_closed_pipeline_takes_no_invalid_event() {
+        let table = "version: 1\nroutes: [{eventType: t, topic: topic}]\nunmatched: {action: Drop, invalid: {topic: bad}}\n";
+        let routing = follow::fixed(Router::new(RoutingTable::parse(table).unwrap()));
+        let pipeline = pipeline_by(routing, "127.0.0.1:1").await;
+        pipeline.close();
+        assert_eq!(deliver_invalid(&pipeline).await.kind, ProblemKind::ShuttingDown);
+        assert_eq!(pipeline.publisher.in_flight(), 0);
     }
 
     #[tokio::test]

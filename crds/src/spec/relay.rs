@@ -96,12 +96,12 @@ pub struct Relay {
     /// Restricts the traffic to and from the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
-    /// Limits of each pod.
+    /// Limits of each pod. An edit rolls the pods.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
 }
 
-/// Limits of each relay pod. An edit rolls the pods.
+/// Limits of each relay pod; unset ones have their defaults.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {

@@ -71,14 +71,14 @@ pub struct Unmatched {
     /// Also apply this to filtered events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_filtered: bool,
-    /// Publishes what is signed and is no event, instead of rejecting it.
+    /// Publishes what is signed and is no event, instead of rejecting it: what is not JSON, lacks `id` or `eventType`, has
+    /// a field of the wrong type or a content encoding, or is older than `source.webhook.maxEventAgeSeconds`. The record's
+    /// value is the body as it came; its header `presenceroute_reason` names the cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invalid: Option<InvalidEvents>,
 }
 
-/// The destination of what is signed and is no event: not JSON, without `id` or `eventType`, with a field of the wrong
-/// type, in a content encoding, or older than `source.webhook.maxEventAgeSeconds`. The record's value is the body as it
-/// came; the header `presenceroute_reason` names the cause, `presenceroute_detail` describes it.
+/// The destination of what is signed and is no event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InvalidEvents {
