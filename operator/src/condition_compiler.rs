@@ -54,7 +54,8 @@ mod tests {
     use super::*;
 
     fn spec(conditions: &[String]) -> PresenceRouteSpec {
-        let routes: Vec<_> = conditions.iter().map(|when| json!({"eventType": "t", "topic": "t", "when": when})).collect();
+        let routes: Vec<_> =
+            conditions.iter().map(|when| json!({"eventType": "t", "topic": "t", "when": when})).collect();
         serde_json::from_value(json!({
             "genesys": {"region": "mypurecloud.ie", "credentialsSecretRef": {"name": "oauth"}},
             "source": {"webhook": {"signingSecretRef": {"name": "webhook"}}},

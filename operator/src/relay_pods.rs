@@ -70,7 +70,9 @@ pub enum NoReport {
     #[error("its /status does not answer within a second")]
     Late,
     /// The operator lacks the right to ask through the API server.
-    #[error("the operator may not get pods/proxy; install the chart with operator.relayStatus=ApiServer, which grants it")]
+    #[error(
+        "the operator may not get pods/proxy; install the chart with operator.relayStatus=ApiServer, which grants it"
+    )]
     Forbidden,
     /// The answer is an error.
     #[error("its /status answers {0}")]

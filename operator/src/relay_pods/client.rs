@@ -59,7 +59,14 @@ impl RelayStatusClient {
         let any_certificate = direct().danger_accept_invalid_certs(true).build()?;
         let limits = NamespaceLimits::new(AT_ONCE, AT_ONCE_IN_NAMESPACE);
         let port = u16::try_from(ADMIN_PORT).unwrap_or_default();
-        Ok(Self { pods, http: direct().build()?, api_server, any_certificate, limits: Arc::new(limits), port })
+        Ok(Self {
+            pods,
+            http: direct().build()?,
+            api_server,
+            any_certificate,
+            limits: Arc::new(limits),
+            port,
+        })
     }
 
     /// Asks every pod of the route that is not being deleted.

@@ -96,7 +96,13 @@ async fn a_status_port_that_is_closed_is_named_with_what_to_open() {
     let operator = stage.operator().await;
     stage.apply(stage.route("meshed")).await;
     let message = stage.condition("meshed", "RoutingLive", "False", "StatusUnreachable").await;
-    for words in ["1 relay pods are ready", "/status on port 9090", "NetworkPolicies", "service mesh", "operator.relayStatus"] {
+    for words in [
+        "1 relay pods are ready",
+        "/status on port 9090",
+        "NetworkPolicies",
+        "service mesh",
+        "operator.relayStatus",
+    ] {
         assert!(message.contains(words), "{message}");
     }
     assert_eq!(stage.condition("meshed", "Ready", "False", "StatusUnreachable").await, message);
@@ -127,7 +133,8 @@ async fn relays_are_asked_through_the_api_server_where_it_is_wanted() {
     stage.patch("PresenceRoute", "proxied", with_topic("other")).await;
     stage.condition("proxied", "RoutingLive", "True", "Live").await;
     let calls = operator.calls.since(0);
-    let asked = calls.iter().filter(|call| call.uri.path().ends_with(":9090/proxy/status") && call.status == 200);
+    let asked =
+        calls.iter().filter(|call| call.uri.path().ends_with(":9090/proxy/status") && call.status == 200);
     assert!(asked.count() > 1);
     assert!(calls.iter().all(|call| call.status != 403), "a right is missing");
     stage.end(operator).await;

@@ -150,9 +150,7 @@ async fn a_port_that_the_network_closes_is_told_from_a_pod_that_hangs() {
     let full = full.listen(1).unwrap();
     let address = full.local_addr().unwrap();
     let mut waiting = Vec::new();
-    while let Ok(Ok(connection)) =
-        tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await
-    {
+    while let Ok(Ok(connection)) = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
         waiting.push(connection);
     }
     let dropped = client(address.port(), 1);
