@@ -13,6 +13,7 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
+use presenceroute_core::condition::ConditionChecks;
 use presenceroute_core::region::is_known;
 use presenceroute_crds::PresenceRoute;
 use serde::Serialize;
@@ -24,7 +25,7 @@ use crate::document::{Document, Manifest, Place};
 use crate::field::FieldPath;
 use crate::policy::Policy;
 use crate::relay_defaults::RelayDefaults;
-use crate::validate::{SourceModel, validate};
+use crate::validate::{SourceModel, validate_with};
 
 /// A file that has been read.
 #[derive(Clone, Debug)]
@@ -145,10 +146,11 @@ pub async fn lint(sources: &[Source], options: &InstallationOptions) -> Report {
             }),
         }
     }
+    let checks = ConditionChecks::default();
     let mut admitted: Vec<(&str, PresenceRoute)> = Vec::new();
     for (file, documents) in &manifests {
         for document in documents {
-            let place = Context { file, document };
+            let place = Context { file, document, checks: &checks };
             let Some(route) = check_document(place, (&secrets, options), &mut report).await else { continue };
             for (other_file, other) in &admitted {
                 report.diagnostics.extend(shared_claims(place, &route, other_file, other));
@@ -164,6 +166,8 @@ pub async fn lint(sources: &[Source], options: &InstallationOptions) -> Report {
 struct Context<'d> {
     file: &'d str,
     document: &'d Document,
+    /// Of all documents, so that a condition is compiled once.
+    checks: &'d ConditionChecks,
 }
 
 impl Context<'_> {
@@ -221,7 +225,7 @@ async fn check_document(
     (secrets, options): (&Secrets, &InstallationOptions),
     report: &mut Report,
 ) -> Option<PresenceRoute> {
-    let Context { file, document } = context;
+    let Context { file, document, .. } = context;
     let mut checked = CheckedRoute {
         file: file.to_owned(),
         place: document.place(&FieldPath::default()),
@@ -277,7 +281,7 @@ async fn check_route(
         let message = format!("{region:?} is no known region; check its spelling, unless it is a new one");
         diagnostics.push(context.warning(&spec.child("genesys").child("region"), message));
     }
-    match validate(route, references) {
+    match validate_with(route, references, context.checks) {
         Err(problems) => diagnostics.extend(
             problems.iter().map(|problem| context.error(Origin::Operator, &problem.field(), problem.cause())),
         ),
