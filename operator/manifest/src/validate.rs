@@ -471,7 +471,7 @@ fn checked_route(route: &spec::Route, budget: &mut Budget) -> Result<Route, (&'s
             Some(key) => RecordKey::try_from(key.clone()).map_err(|cause| ("key", cause))?,
             None => RecordKey::default(),
         },
-        content_mode: route.content_mode.unwrap_or_default(),
+        content_mode: route.content_mode,
     })
 }
 
