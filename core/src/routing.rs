@@ -61,7 +61,8 @@ pub enum ContentMode {
 }
 
 impl ContentMode {
-    fn is_binary(&self) -> bool {
+    /// Whether it is the default.
+    pub fn is_binary(&self) -> bool {
         *self == Self::Binary
     }
 }

@@ -40,8 +40,8 @@ pub struct Route {
     /// The content mode of the CloudEvents Kafka binding. Binary (the default): the value is the event's bytes, and the
     /// headers are `ce_id`, `ce_type` and so on. Structured: the value is a CloudEvent in JSON, with the event as its
     /// `data`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content_mode: Option<ContentMode>,
+    #[serde(default, skip_serializing_if = "ContentMode::is_binary")]
+    pub content_mode: ContentMode,
 }
 
 /// What happens to an event whose type no route names. An event whose type a route names and for which no `when` is

@@ -643,7 +643,7 @@ fn checked_route<When>(
             Some(key) => RecordKey::try_from(key.clone()).map_err(|cause| ("key", cause))?,
             None => RecordKey::default(),
         },
-        content_mode: route.content_mode.unwrap_or_default(),
+        content_mode: route.content_mode,
     })
 }
 
