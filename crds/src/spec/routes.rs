@@ -19,7 +19,7 @@ pub struct Route {
     /// A CEL expression over `id`, `eventType`, `timestamp`, `source` and `attributes` that must be true. An expression
     /// that cannot be evaluated counts as false; so does one with a loop (`all`, `exists`, `map`, `filter`) on an event
     /// of more than 1000 values or 64 KiB of text. All expressions together have at most 256 KiB and 256 patterns
-    /// (`matches`), which take at most 8 MiB compiled.
+    /// (`matches`), which take at most 16 MiB compiled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub when: Option<String>,

@@ -526,7 +526,7 @@ spec:
         let report = report(&[&RIGHT.replace("  kafka:", &format!("{}  kafka:", costly.repeat(10)))]).await;
         let [diagnostic] = report.diagnostics.as_slice() else { panic!("{report}") };
         assert_eq!((diagnostic.field.as_str(), diagnostic.origin), ("spec.routes[1].when", Origin::Operator));
-        assert!(diagnostic.message.contains("more than 8 MiB"), "{diagnostic}");
+        assert!(diagnostic.message.contains("more than 16 MiB"), "{diagnostic}");
     }
 
     #[tokio::test]
