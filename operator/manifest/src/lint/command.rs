@@ -36,12 +36,22 @@ pub struct LintArguments {
     allow_none: bool,
     /// How the report is written.
     #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    output: ReportFormat,
 }
 
-/// How a result is written.
+/// How a result is written, of the commands of the kubectl plugin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
+    /// For a person, one thing a line.
+    #[default]
+    Text,
+    /// One object, for a program.
+    Json,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReportFormat {
     /// For a person, one thing a line.
     #[default]
     Text,
@@ -58,10 +68,10 @@ pub async fn run(arguments: &LintArguments) -> ExitCode {
         require_route(&mut report, &arguments.filename);
     }
     let text = match arguments.output {
-        Format::Text => report.to_string(),
+        ReportFormat::Text => report.to_string(),
         // Text and numbers only: there is nothing that JSON could not hold.
-        Format::Json => report.to_json().map(|json| json + "\n").unwrap_or_default(),
-        Format::Github => report.to_workflow_commands(),
+        ReportFormat::Json => report.to_json().map(|json| json + "\n").unwrap_or_default(),
+        ReportFormat::Github => report.to_workflow_commands(),
     };
     // A reader that has gone away wants no more.
     let _ = io::stdout().write_all(text.as_bytes());
