@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -20,6 +21,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::{Client, CustomResourceExt};
 use presenceroute_crds::PresenceRoute;
+use presenceroute_e2e::wait::until;
 use presenceroute_e2e::{Failure, command, kubectl};
 use presenceroute_manifest::admission::admit;
 use presenceroute_manifest::document::Manifest;
@@ -485,7 +487,10 @@ impl Definition {
         command::run("kubectl", &["apply", "--server-side", "-f", "-"], Some(&manifest))?;
         let definition = Self;
         let name = format!("crd/presenceroutes.{GROUP}");
-        kubectl::run(&["wait", "--for=condition=Established", &name, "--timeout=30s"])?;
+        // kubectl refuses to wait for a condition of an object that has no status yet.
+        until("the definition is established", Duration::from_secs(30), || {
+            kubectl::run(&["wait", "--for=condition=Established", &name, "--timeout=1s"]).map(drop)
+        })?;
         Ok(definition)
     }
 }

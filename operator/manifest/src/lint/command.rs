@@ -39,16 +39,6 @@ pub struct LintArguments {
     output: ReportFormat,
 }
 
-/// How a result is written, of the commands of the kubectl plugin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// For a person, one thing a line.
-    #[default]
-    Text,
-    /// One object, for a program.
-    Json,
-}
-
 /// How a report is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReportFormat {
@@ -189,7 +179,7 @@ mod tests {
                 allow_none: false,
                 policy: Some(policy),
                 relay_defaults: None,
-                output: Format::Text,
+                output: ReportFormat::Text,
             };
             let report = report(&arguments).await;
             assert_eq!(report.exit_code(), code, "{text}: {report}");
