@@ -1,6 +1,6 @@
 //! Whatever a tenant writes, or a sender sends, is read or refused within bounds of time and memory: every input of the
-//! kept corpora, and random ones that are made of the same parts. An input that was found costly, by the fuzzers of
-//! `core/fuzz` or otherwise, is kept as a file of `tests/corpus`.
+//! kept corpora, and random ones that are made of the same parts. An input that was found costly is kept as a file of
+//! `tests/corpus`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "what was measured is for people")]

@@ -61,8 +61,8 @@ const POLL: Duration = Duration::from_millis(100);
 const PROGRESSING: Duration = Duration::from_secs(1);
 /// How long a first registration waits for the Service to route to a relay pod.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long what exposes the Service outside of the cluster takes to lead to a new endpoint: Ingress controllers and
-/// Gateways do not report of which generation their rules are.
+/// How long what exposes the Service outside of the cluster takes to lead to a new endpoint. An Ingress does not report of
+/// which generation its rules are, so there is nothing to wait for.
 const EXPOSURE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a rotation waits for relay pods that are starting. One that never starts must not stop it.
 const START_PATIENCE: Duration = Duration::from_secs(60);
