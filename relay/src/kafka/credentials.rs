@@ -83,12 +83,6 @@ impl Credentials {
         self.properties.iter().map(|(name, value)| (*name, value.expose_secret()))
     }
 
-    /// The SASL user, which is no secret.
-    pub(super) fn user(&self) -> Option<&str> {
-        let named = self.properties().find_map(|(name, value)| (name == "sasl.username").then_some(value));
-        named.or_else(|| self.tokens.as_ref()?.user())
-    }
-
     /// Whether both are the same.
     pub(super) fn same_as(&self, other: &Self) -> bool {
         self.properties().eq(other.properties()) && self.tokens == other.tokens

@@ -68,16 +68,16 @@ impl Failure {
     }
 }
 
-/// The relay's identity towards the brokers, and the files that it comes from, for error messages.
+/// The relay's identity towards the brokers, and the files that it comes from, for error messages. They name the file and
+/// not what is in it: a mistaken key may make any value of a Secret the name of the user.
 #[derive(Clone)]
 pub(super) struct KafkaIdentity {
     kafka: KafkaConfig,
-    user: Option<String>,
 }
 
 impl KafkaIdentity {
-    pub(super) fn new(kafka: &KafkaConfig, user: Option<&str>) -> Self {
-        Self { kafka: kafka.clone(), user: user.map(str::to_owned) }
+    pub(super) fn new(kafka: &KafkaConfig) -> Self {
+        Self { kafka: kafka.clone() }
     }
 
     /// Which topic rejects a record, why, and what to do.
@@ -187,14 +187,22 @@ impl KafkaIdentity {
 
 impl std::fmt::Display for KafkaIdentity {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let certificate = self.kafka.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
-        match (&self.user, certificate) {
-            (Some(user), _) => write!(formatter, "user \"{user}\""),
-            (None, _) if self.is_iam() => formatter.write_str("the pods' IAM identity"),
-            (None, Some(files)) => {
-                write!(formatter, "the user of certificate {}", files.certificate_file.display())
-            }
-            (None, None) => formatter.write_str("the anonymous user"),
+        if let Some(sasl) = &self.kafka.sasl {
+            return match (&sasl.username, &sasl.username_file) {
+                (Some(user), _) => write!(formatter, "user \"{user}\""),
+                (None, Some(file)) if self.is_iam() => {
+                    write!(formatter, "the IAM identity of the access key in {}", file.display())
+                }
+                (None, Some(file)) if sasl.oauth.is_some() => {
+                    write!(formatter, "the OAuth client in {}", file.display())
+                }
+                (None, Some(file)) => write!(formatter, "the user in {}", file.display()),
+                (None, None) => formatter.write_str("the pods' IAM identity"),
+            };
+        }
+        match self.kafka.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref()) {
+            Some(files) => write!(formatter, "the user of certificate {}", files.certificate_file.display()),
+            None => formatter.write_str("the anonymous user"),
         }
     }
 }
@@ -242,13 +250,12 @@ mod tests {
             tls: Some(KafkaTlsConfig { ca_file: ca_file.map(Into::into), client_certificate }),
             ..KafkaConfig::default()
         };
-        KafkaIdentity::new(&kafka, None)
+        KafkaIdentity::new(&kafka)
     }
 
     #[test]
-    fn a_wrong_password_is_named_by_user_mechanism_and_file() {
+    fn a_wrong_password_is_named_by_mechanism_and_files() {
         let mut identity = identity(None, None);
-        identity.user = Some("contact-centre".into());
         identity.kafka.sasl = Some(KafkaSaslConfig {
             mechanism: SaslMechanism::ScramSha512,
             username_file: Some("/sasl/username".into()),
@@ -259,7 +266,7 @@ mod tests {
         });
         assert_eq!(
             identity.cluster_failure(Code::Authentication, "invalid credentials"),
-            "SASL authentication (SCRAM-SHA-512) failed for user \"contact-centre\": invalid credentials; the password in \
+            "SASL authentication (SCRAM-SHA-512) failed for the user in /sasl/username: invalid credentials; the password in \
              /sasl/password must be the one that Kafka has for that user"
         );
     }
@@ -309,7 +316,7 @@ mod tests {
         let closed = "ssl://kafka:9092/1: Disconnected: SSL connection closed by peer (after 1ms in state SSL_HANDSHAKE)";
         let named = identity(None, None).cluster_failure(Code::BrokerTransportFailure, closed);
         assert!(named.contains("listener for TLS"), "{named}");
-        let plain = KafkaIdentity::new(&KafkaConfig::default(), None);
+        let plain = KafkaIdentity::new(&KafkaConfig::default());
         let named = plain.cluster_failure(Code::AllBrokersDown, "1/1 brokers are down");
         assert!(named.contains("kafka.tls must be set"), "{named}");
     }

@@ -42,9 +42,9 @@ pub(super) enum OauthError {
     #[error("the token endpoint {endpoint} cannot be reached: {cause}")]
     Unreachable { endpoint: String, cause: String },
     #[error(
-        "the token endpoint {endpoint} gives client {id} no token: status {status}, {said}; check the client's id, secret and scope"
+        "the token endpoint {endpoint} gives the OAuth client no token: status {status}, {said}; check the client's id, secret and scope"
     )]
-    Refused { endpoint: String, id: String, status: u16, said: String },
+    Refused { endpoint: String, status: u16, said: String },
     #[error(
         "the token endpoint {endpoint} redirects to {host}, which is not followed: the client's secret would go with it; \
          set kafka.sasl.oauth.tokenEndpointUrl to where tokens are given"
@@ -77,7 +77,6 @@ impl OauthClient {
         if !status.is_success() {
             return Err(OauthError::Refused {
                 endpoint: endpoint(),
-                id: self.id.clone(),
                 status: status.as_u16(),
                 said: oauth_token::error_code(&body)
                     .map_or_else(|| "without a reason".to_owned(), |error| escaped(&error)),
@@ -193,12 +192,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_names_endpoint_client_and_reason_not_the_secret() {
+    async fn a_failure_names_endpoint_and_reason_and_nothing_secret() {
         for (status, body, expected) in [
             (
                 "401 Unauthorized",
                 r#"{"error":"invalid_client"}"#,
-                r#"client relay:1 no token: status 401, "invalid_client""#,
+                r#"the OAuth client no token: status 401, "invalid_client""#,
             ),
             ("503 Service Unavailable", "s p", "status 503, without a reason"),
             ("200 OK", r#"{"token":"s p"}"#, "no access_token"),

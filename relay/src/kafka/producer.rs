@@ -100,7 +100,7 @@ impl Producer {
         for (name, value) in credentials.properties() {
             config.set(name, value);
         }
-        let identity = KafkaIdentity::new(kafka, credentials.user());
+        let identity = KafkaIdentity::new(kafka);
         let reports = Arc::new(Reports::new(Arc::clone(metrics), identity.clone()));
         let batcher = Arc::new(Batcher::new(Arc::clone(&reports)));
         let callbacks = Callbacks::new(Arc::clone(&reports), Arc::clone(statistics), generation, batch_size);

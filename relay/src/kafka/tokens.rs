@@ -113,15 +113,6 @@ pub(super) async fn supply(producer: impl TokenSink, source: TokenSource) {
 }
 
 impl TokenSource {
-    /// The user, which is no secret; none where it is an IAM role.
-    pub(super) fn user(&self) -> Option<&str> {
-        match self {
-            Self::Oauth(client) => Some(&client.id),
-            #[cfg(feature = "kafka-msk-iam")]
-            Self::MskIam(_) => None,
-        }
-    }
-
     /// Whether its tokens go to the brokers with SASL extensions.
     pub(super) fn has_extensions(&self) -> bool {
         !self.extensions().is_empty()
