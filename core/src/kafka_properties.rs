@@ -4,6 +4,7 @@
 //! every new relay pod from starting. A wrong value would do the same, so that it is checked, too. Names and ranges are
 //! those of librdkafka's CONFIGURATION.md.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 /// What the value of a property is.
@@ -19,6 +20,11 @@ pub enum Kind {
 }
 
 use Kind::{Boolean, Number, OneOf, Text};
+
+/// The first wait before a broker is connected to again, in milliseconds.
+pub const RECONNECT_BACKOFF: &str = "reconnect.backoff.ms";
+/// The longest such wait. librdkafka makes no client where the first is longer.
+pub const RECONNECT_BACKOFF_MAX: &str = "reconnect.backoff.max.ms";
 
 /// The largest value of a number without a bound of its own.
 const MAX: i64 = 2_147_483_647;
@@ -46,8 +52,8 @@ pub static SETTABLE: [(&str, Kind); 34] = [
     ("metadata.recovery.rebootstrap.trigger.ms", Number(0..=MAX)),
     ("metadata.recovery.strategy", OneOf(&["none", "rebootstrap"])),
     ("receive.message.max.bytes", Number(1000..=MAX)),
-    ("reconnect.backoff.max.ms", Number(0..=3_600_000)),
-    ("reconnect.backoff.ms", Number(0..=3_600_000)),
+    (RECONNECT_BACKOFF_MAX, Number(0..=3_600_000)),
+    (RECONNECT_BACKOFF, Number(0..=3_600_000)),
     ("retry.backoff.max.ms", Number(1..=300_000)),
     ("retry.backoff.ms", Number(1..=300_000)),
     ("socket.connection.setup.timeout.ms", Number(1000..=MAX)),
@@ -131,6 +137,14 @@ pub fn wrong_value(name: &str, value: &str) -> Option<String> {
     }
 }
 
+/// A property whose value contradicts another one's, and what it has to be.
+pub fn contradiction(properties: &BTreeMap<String, String>) -> Option<(&'static str, String)> {
+    let given = |name: &str| number(properties.get(name)?);
+    let (shortest, longest) = (given(RECONNECT_BACKOFF)?, given(RECONNECT_BACKOFF_MAX)?);
+    (longest < shortest)
+        .then(|| (RECONNECT_BACKOFF_MAX, format!("at least {shortest}, the value of {RECONNECT_BACKOFF}")))
+}
+
 /// A number as librdkafka reads it: decimal, or hexadecimal behind 0x.
 fn number(value: &str) -> Option<i64> {
     match value.strip_prefix("0x") {
@@ -196,6 +210,20 @@ mod tests {
             ("acks", "refused by its name"),
         ] {
             assert_eq!(wrong_value(name, value), None, "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn a_longest_wait_below_the_first_is_a_contradiction() {
+        let of = |shortest: &str, longest: &str| {
+            let given = [(RECONNECT_BACKOFF, shortest), (RECONNECT_BACKOFF_MAX, longest)];
+            let given = given.into_iter().filter(|(_, value)| !value.is_empty());
+            contradiction(&given.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        };
+        let expected = "at least 2000, the value of reconnect.backoff.ms".to_owned();
+        assert_eq!(of("2000", "1999"), Some((RECONNECT_BACKOFF_MAX, expected)));
+        for (shortest, longest) in [("2000", "2000"), ("2000", ""), ("", "10"), ("", "")] {
+            assert_eq!(of(shortest, longest), None, "{shortest} {longest}");
         }
     }
 

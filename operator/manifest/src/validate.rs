@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::ResourceExt;
 use presenceroute_core::condition::{Budget, Condition, ConditionChecks, ConditionError};
 use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec, TokenRequest};
-use presenceroute_core::kafka_properties::{refused_property, wrong_value};
+use presenceroute_core::kafka_properties::{contradiction, refused_property, wrong_value};
 use presenceroute_core::relay_config::{
     AwsMskIamConfig, CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig,
     Limits, RelayConfig, SaslMechanism,
@@ -535,6 +535,10 @@ fn broken_rules(spec: &PresenceRouteSpec) -> Vec<SpecProblem> {
         let expected = wrong_value(name, value)?;
         Some(SpecProblem::KafkaPropertyValue { name: name.clone(), expected })
     }));
+    problems.extend(
+        contradiction(&spec.kafka.properties)
+            .map(|(name, expected)| SpecProblem::KafkaPropertyValue { name: name.to_owned(), expected }),
+    );
     let misnamed = secret_names(spec).filter(|(_, name)| !is_subdomain(name));
     problems.extend(misnamed.map(|(field, name)| SpecProblem::SecretName { field, name: name.to_owned() }));
     problems.extend(spec.kafka.sasl.as_ref().and_then(sasl_problem));

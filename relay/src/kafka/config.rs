@@ -1,7 +1,11 @@
 //! The configuration of a producer: idempotent, acknowledged by all in-sync replicas, latency before batching.
 
+use presenceroute_core::kafka_properties::{RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX};
 use presenceroute_core::relay_config::{KafkaConfig, Limits};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+
+/// The longest wait before a broker is connected to again, unless a manifest says otherwise.
+const LONGEST_RECONNECT_BACKOFF_MS: u64 = 1_000;
 
 /// The configuration without credentials. What the relay's guarantees depend on is set last, so that no property of a
 /// manifest replaces it.
@@ -13,8 +17,7 @@ pub(super) fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfi
         ("socket.keepalive.enable", "true"),
         ("socket.nagle.disable", "true"),
         ("socket.connection.setup.timeout.ms", "3000"),
-        ("reconnect.backoff.ms", "100"),
-        ("reconnect.backoff.max.ms", "1000"),
+        (RECONNECT_BACKOFF, "100"),
         ("retry.backoff.ms", "200"),
         ("retry.backoff.max.ms", "1000"),
         // A missing topic is an answer, not something to wait for.
@@ -28,12 +31,20 @@ pub(super) fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfi
     ] {
         config.set(name, value);
     }
+    config.set(RECONNECT_BACKOFF_MAX, LONGEST_RECONNECT_BACKOFF_MS.to_string());
     // The sender of a request that takes longer has been answered 503: it is time for another connection.
     config.set("socket.timeout.ms", limits.publish_timeout_ms.max(10).to_string());
     // The body, in structured mode what CloudEvents says of it, the key and the headers. The last three come from the body.
     config.set("message.max.bytes", (limits.max_body_bytes * 3 + (64 << 10)).to_string());
     for (name, value) in &kafka.properties {
         config.set(name, value);
+    }
+    // Whoever raises the first wait alone means the longest to be no shorter.
+    if let Some(shortest) = kafka.properties.get(RECONNECT_BACKOFF)
+        && !kafka.properties.contains_key(RECONNECT_BACKOFF_MAX)
+        && shortest.parse::<u64>().is_ok_and(|shortest| shortest > LONGEST_RECONNECT_BACKOFF_MS)
+    {
+        config.set(RECONNECT_BACKOFF_MAX, shortest);
     }
     for (name, value) in [
         ("acks", "all"),
@@ -55,9 +66,11 @@ pub(super) fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use presenceroute_core::kafka_properties::SETTABLE;
+    use presenceroute_core::kafka_properties::{Kind, SETTABLE, contradiction};
     use rdkafka::error::KafkaError;
+    use rdkafka::producer::BaseProducer;
     use rdkafka::types::RDKafkaConfRes;
+    use std::collections::BTreeMap;
 
     #[test]
     fn the_library_knows_every_property_that_can_be_set() {
@@ -69,6 +82,53 @@ mod tests {
         for (name, _) in &SETTABLE {
             assert!(is_known(name), "{name}");
         }
+    }
+
+    /// The least and the largest value of a property.
+    fn extremes(kind: &Kind) -> Vec<String> {
+        match kind {
+            Kind::Number(range) => vec![range.start().to_string(), range.end().to_string()],
+            Kind::Boolean => vec!["true".into(), "false".into()],
+            Kind::OneOf(values) => values.iter().map(|value| (*value).to_owned()).collect(),
+            Kind::Text => vec!["text".into()],
+        }
+    }
+
+    /// Whether the library makes a producer of the configuration with these properties.
+    fn is_accepted(properties: BTreeMap<String, String>) -> Result<(), String> {
+        let bootstrap_servers = vec!["127.0.0.1:1".to_owned()];
+        let kafka = KafkaConfig { bootstrap_servers, properties, ..KafkaConfig::default() };
+        let producer = configuration(&kafka, &Limits::default()).create::<BaseProducer>();
+        producer.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The library itself decides. What it refuses would keep every new relay pod from starting.
+    #[test]
+    fn the_library_accepts_every_value_that_passes_and_every_pair() {
+        let values: Vec<_> = SETTABLE
+            .iter()
+            .flat_map(|(name, kind)| extremes(kind).into_iter().map(move |value| (*name, value)))
+            .collect();
+        for (index, (name, value)) in values.iter().enumerate() {
+            for (other, its) in
+                values[index..].iter().filter(|(other, _)| other == name || is_interval(other, name))
+            {
+                let pair =
+                    BTreeMap::from([((*other).to_owned(), its.clone()), ((*name).to_owned(), value.clone())]);
+                if contradiction(&pair).is_some() {
+                    assert!(is_accepted(pair.clone()).is_err(), "{pair:?}");
+                } else {
+                    assert_eq!(is_accepted(pair.clone()), Ok(()), "{pair:?}");
+                }
+            }
+        }
+    }
+
+    /// Whether both are sizes or times, which the library may compare with each other.
+    fn is_interval(one: &str, other: &str) -> bool {
+        let unit = |name: &str| [".ms", ".bytes", ".size"].into_iter().find(|unit| name.ends_with(unit));
+        let unit = |name: &str| unit(name).map(|unit| unit == ".ms");
+        unit(one).is_some() && unit(one) == unit(other)
     }
 
     #[test]
