@@ -146,7 +146,7 @@ pub fn contradiction(properties: &BTreeMap<String, String>) -> Option<(&'static 
 }
 
 /// A number as librdkafka reads it: decimal, or hexadecimal behind 0x.
-fn number(value: &str) -> Option<i64> {
+pub fn number(value: &str) -> Option<i64> {
     match value.strip_prefix("0x") {
         Some(digits) => i64::from_str_radix(digits, 16).ok(),
         None => value.parse().ok(),

@@ -1,11 +1,12 @@
 //! The configuration of a producer: idempotent, acknowledged by all in-sync replicas, latency before batching.
 
-use presenceroute_core::kafka_properties::{RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX};
+use presenceroute_core::kafka_properties::{RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX, number};
 use presenceroute_core::relay_config::{KafkaConfig, Limits};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
-/// The longest wait before a broker is connected to again, unless a manifest says otherwise.
-const LONGEST_RECONNECT_BACKOFF_MS: u64 = 1_000;
+/// The first and the longest wait before a broker is connected to again, unless a manifest says otherwise.
+const FIRST_RECONNECT_BACKOFF_MS: i64 = 100;
+const LONGEST_RECONNECT_BACKOFF_MS: i64 = 1_000;
 
 /// The configuration without credentials. What the relay's guarantees depend on is set last, so that no property of a
 /// manifest replaces it.
@@ -17,7 +18,6 @@ pub(super) fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfi
         ("socket.keepalive.enable", "true"),
         ("socket.nagle.disable", "true"),
         ("socket.connection.setup.timeout.ms", "3000"),
-        (RECONNECT_BACKOFF, "100"),
         ("retry.backoff.ms", "200"),
         ("retry.backoff.max.ms", "1000"),
         // A missing topic is an answer, not something to wait for.
@@ -31,6 +31,7 @@ pub(super) fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfi
     ] {
         config.set(name, value);
     }
+    config.set(RECONNECT_BACKOFF, FIRST_RECONNECT_BACKOFF_MS.to_string());
     config.set(RECONNECT_BACKOFF_MAX, LONGEST_RECONNECT_BACKOFF_MS.to_string());
     // The sender of a request that takes longer has been answered 503: it is time for another connection.
     config.set("socket.timeout.ms", limits.publish_timeout_ms.max(10).to_string());
@@ -39,12 +40,16 @@ pub(super) fn configuration(kafka: &KafkaConfig, limits: &Limits) -> ClientConfi
     for (name, value) in &kafka.properties {
         config.set(name, value);
     }
-    // Whoever raises the first wait alone means the longest to be no shorter.
-    if let Some(shortest) = kafka.properties.get(RECONNECT_BACKOFF)
-        && !kafka.properties.contains_key(RECONNECT_BACKOFF_MAX)
-        && shortest.parse::<u64>().is_ok_and(|shortest| shortest > LONGEST_RECONNECT_BACKOFF_MS)
-    {
-        config.set(RECONNECT_BACKOFF_MAX, shortest);
+    // A manifest that sets one of the two waits means the other to fit.
+    let milliseconds = |name: &str| kafka.properties.get(name).and_then(|value| number(value));
+    match (milliseconds(RECONNECT_BACKOFF), milliseconds(RECONNECT_BACKOFF_MAX)) {
+        (Some(first), None) => {
+            config.set(RECONNECT_BACKOFF_MAX, first.max(LONGEST_RECONNECT_BACKOFF_MS).to_string());
+        }
+        (None, Some(longest)) => {
+            config.set(RECONNECT_BACKOFF, longest.min(FIRST_RECONNECT_BACKOFF_MS).to_string());
+        }
+        _ => {}
     }
     for (name, value) in [
         ("acks", "all"),
