@@ -94,7 +94,7 @@ func TestKstatusKnowsEachState(t *testing.T) {
 
 func TestKstatusQuotesWhatIsWrong(t *testing.T) {
 	for name, words := range map[string]string{
-		"secret-missing":  `Secret "genesys-oauth" does not exist`,
+		"secret-missing":  `Secret "genesys-webhook" does not exist`,
 		"topic-missing":   "gen-presence-state",
 		"rollout-stalled": "of an older generation",
 		"invalid":         "spec.routes[0].when",
