@@ -116,7 +116,7 @@ pub async fn run(
     }
     let group = group(config.route.as_deref(), arguments.condition.as_deref());
     let replay = if arguments.dry_run {
-        Replay { selection, destination: Destination::Nowhere(Router::new(table)) }
+        Replay { selection, destination: Destination::Nowhere(Box::new(Router::new(table))) }
     } else {
         let metrics = Arc::new(Metrics::new());
         let (publisher, supervisor) =
@@ -191,7 +191,7 @@ struct Replay {
 enum Destination {
     Kafka(Box<Pipeline>),
     /// With `--dry-run`.
-    Nowhere(Router),
+    Nowhere(Box<Router>),
 }
 
 impl Replay {
