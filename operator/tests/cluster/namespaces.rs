@@ -88,7 +88,7 @@ async fn a_route_is_deregistered_after_its_secret_and_its_operator() {
     stage.is_empty().await;
     assert!(stage.simulator.registrations().is_empty());
     until("what was kept is gone", Duration::from_secs(30), async || {
-        stage.get("Secret", KEPT).await.map_or(Ok(()), |left| Err(left.metadata))
+        stage.get("Secret", KEPT).await.map_or(Ok(()), |left| Err(Box::new(left.metadata)))
     })
     .await;
     stage.end(operator).await;
@@ -101,7 +101,7 @@ async fn what_was_kept_goes_with_a_route_that_was_let_go_by_hand() {
     secrets_of_the_user_are_gone(&stage).await;
     stage.patch("PresenceRoute", "going", json!({"metadata": {"finalizers": null}})).await;
     until("the route is gone", Duration::from_secs(10), async || {
-        stage.get("PresenceRoute", "going").await.map_or(Ok(()), |left| Err(left.metadata))
+        stage.get("PresenceRoute", "going").await.map_or(Ok(()), |left| Err(Box::new(left.metadata)))
     })
     .await;
     assert!(stage.get("Secret", KEPT).await.is_some());
