@@ -133,7 +133,7 @@ async fn the_kept_client_follows_the_one_that_works_and_is_never_a_wrong_one() {
     assert_eq!(kept().await, json!("cmlnaHQ="));
     stage.simulator.set_faults(serde_json::from_value(rejected).unwrap());
     stage.apply(crate::stage::secret("oauth", json!({"clientId": "client", "clientSecret": "wrong"}))).await;
-    stage.condition("going", "Registered", "False", "CredentialsRejected").await;
+    stage.condition("going", "Registered", "Unknown", "CredentialsRejected").await;
     assert_eq!(kept().await, json!("cmlnaHQ="));
     stage.simulator.set_faults(Vec::new());
     stage.apply(crate::stage::secret("oauth", json!({"clientId": "client", "clientSecret": "newer"}))).await;

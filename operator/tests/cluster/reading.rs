@@ -51,7 +51,7 @@ async fn kubectl_gets_scales_waits_and_explains() {
         ("pr.spec.suspend", "Disables the registration at Genesys Cloud and keeps everything else"),
         (
             "pr.status.conditions",
-            "Accepted, SecretsResolved, RelayAvailable, RoutingLive, Registered and Ready",
+            "Accepted, SecretsResolved, RelayAvailable, RoutingLive, EndpointExposed, Registered and Ready",
         ),
         ("pr.status.routing.liveReplicas", "The number of relay pods that report this revision"),
     ] {
