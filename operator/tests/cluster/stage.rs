@@ -306,6 +306,18 @@ fn sweep() {
             let patch = r#"{"metadata": {"finalizers": null}}"#;
             kubectl(&["-n", namespace, "patch", "presenceroute", name, "--type=merge", "-p", patch]);
         }
+        let secrets = kubectl(&[
+            "get",
+            "secrets",
+            "-A",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{\"\\n\"}{end}",
+        ]);
+        let secrets = secrets.lines().filter_map(|line| line.split_once(' '));
+        for (namespace, name) in secrets.filter(|(_, name)| name.ends_with("-deregistration")) {
+            let patch = r#"{"metadata": {"finalizers": null}}"#;
+            kubectl(&["-n", namespace, "patch", "secret", name, "--type=merge", "-p", patch]);
+        }
     }
     let kinds = "crd,clusterrole,clusterrolebinding";
     kubectl(&["delete", kinds, "-l", &selector, "--ignore-not-found", "--timeout=30s"]);

@@ -18,6 +18,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, CustomResourceExt, ResourceExt};
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::status::SigningPhase;
+use presenceroute_manifest::kept_clients::CLIENTS_FINALIZER;
 use presenceroute_operator::leader::LEASE_NAME;
 use presenceroute_runtime::tls_provider::install_crypto_provider;
 use serde_json::{Value, json};
@@ -523,6 +524,13 @@ async fn sweep(client: &Client) -> Outcome {
         for route in routes.list(&ListParams::default()).await.into_iter().flatten() {
             let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
             routes.patch_metadata(&route.name_any(), &PatchParams::default(), &patch).await?;
+        }
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), &name);
+        for secret in secrets.list(&ListParams::default()).await? {
+            if secret.finalizers().iter().any(|finalizer| finalizer == CLIENTS_FINALIZER) {
+                let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+                secrets.patch_metadata(&secret.name_any(), &PatchParams::default(), &patch).await?;
+            }
         }
         if namespace.metadata.deletion_timestamp.is_none() {
             namespaces.delete(&name, &DeleteParams::default()).await?;

@@ -75,6 +75,9 @@ impl Scratch {
             let namespace = text(route, "/metadata/namespace");
             kubectl::patch(namespace, &format!("{ROUTES}/{}", text(route, "/metadata/name")), &patch)?;
         }
+        for namespace in &namespaces {
+            release_clients(namespace)?;
+        }
         for found in kubectl::list_everywhere("crds", &selector)? {
             let object = format!("crd/{}", text(&found, "/metadata/name"));
             if object != DEFINITION || theirs.is_empty() {
@@ -84,6 +87,17 @@ impl Scratch {
         let kinds = "clusterroles,clusterrolebindings,namespaces";
         kubectl::run(&["delete", kinds, "-l", &selector, "--timeout=120s"]).map(drop)
     }
+}
+
+/// Lets go of the Secrets that keep the OAuth clients of routes whose operator is gone.
+pub fn release_clients(namespace: &str) -> Outcome {
+    let patch = json!({"metadata": {"finalizers": null}});
+    for secret in kubectl::list(namespace, "secrets", "")? {
+        if text(&secret, "/metadata/name").ends_with("-deregistration") {
+            kubectl::patch(namespace, &kubectl::name_of(&secret), &patch)?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until objects of a definition can be listed: the API server calls it established a moment before.

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use presenceroute_e2e::helm::Release;
 use presenceroute_e2e::kafka::Kafka;
-use presenceroute_e2e::scratch::{DEFINITION, Scratch};
+use presenceroute_e2e::scratch::{DEFINITION, Scratch, release_clients};
 use presenceroute_e2e::steps::say;
 use presenceroute_e2e::{Outcome, ensure, harness, kubectl, tree};
 use serde_json::json;
@@ -68,6 +68,7 @@ fn remove() -> Outcome {
             let patch = json!({"metadata": {"finalizers": null}});
             kubectl::patch("presence", &kubectl::name_of(&route), &patch)?;
         }
+        release_clients("presence")?;
         kubectl::run(&["delete", DEFINITION, "--timeout=60s"])?;
     }
     for namespace in NAMESPACES {
