@@ -78,7 +78,15 @@ async fn dead_letters_are_sent_again_with_tokens() {
     let (cluster, _whole) = Cluster::whole().await;
     let directory = tempfile::tempdir().unwrap();
     let endpoint = TokenEndpoint::start(USER, 300).await;
-    are_sent_once_with(&cluster, || endpoint.kafka(&cluster, directory.path())).await;
+    let with_extensions = || endpoint.kafka(&cluster, directory.path());
+    let refusal = replay(with_extensions(), "dead", "target").await.unwrap_err().to_string();
+    assert!(refusal.contains("kafka.sasl.oauth.extensions"), "{refusal}");
+    let without = || {
+        let mut kafka = with_extensions();
+        kafka.sasl.as_mut().unwrap().oauth.as_mut().unwrap().extensions.clear();
+        kafka
+    };
+    are_sent_once_with(&cluster, without).await;
 }
 
 #[tokio::test]
