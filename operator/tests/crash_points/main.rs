@@ -31,7 +31,7 @@ use serde_json::json;
 
 use crate::flow::Flow;
 use crate::stage::{Asked, Stage};
-use crate::steps::{At, Side, Step};
+use crate::steps::{At, KEPT_CLIENTS, Side, Step};
 
 /// Why the test cannot go on, or what it found.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -186,8 +186,9 @@ fn sample(flow: Flow, steps: &[Step]) -> Vec<(At, Side)> {
                 &[Side::Before, Side::After]
             }
             _ if kind.starts_with("Genesys: ") && flow == Flow::Create && nth == 1 => &[Side::After],
-            // The clients of both places may be kept from the move before: the next look at the registration lets one go.
-            "PATCH secrets" if flow != Flow::Move => &[Side::After],
+            "PATCH secrets" => &[Side::After],
+            // Between, the next look at the registration lets go of a client that is not needed any more.
+            KEPT_CLIENTS if matches!(flow, Flow::Create | Flow::Delete) => &[Side::After],
             "PATCH presenceroutes" | "PATCH presenceroutes/status" if nth == 1 => &[Side::After],
             _ => &[],
         };

@@ -54,7 +54,13 @@ impl Step {
     }
 }
 
+/// The kind of a write to the Secret with the OAuth clients that are kept.
+pub(crate) const KEPT_CLIENTS: &str = "PATCH kept clients";
+
 fn kind(what: &str) -> &str {
+    if what.starts_with("PATCH secrets ") && what.ends_with("-deregistration") {
+        return KEPT_CLIENTS;
+    }
     what.rsplit_once(' ').map_or(what, |(kind, _)| kind)
 }
 
