@@ -85,6 +85,8 @@ pub struct Relay {
     pub image: Option<String>,
     /// The level of the relay's log. An edit takes effect within seconds and restarts nothing. Default: info.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    // Not nullable: the API server would check null against the values, and so drops it instead.
+    #[schemars(with = "LogLevel")]
     pub log_level: Option<LogLevel>,
     /// Sends a span for each event to an OpenTelemetry collector.
     #[serde(default, skip_serializing_if = "Option::is_none")]

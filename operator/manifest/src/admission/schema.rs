@@ -3,7 +3,7 @@
 //! The checks are those of the API server (apiextensions-apiserver, structural schemas) as far as the CRD needs them; a
 //! test fails when the CRD begins to use a keyword that is not enforced here.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -108,7 +108,7 @@ pub(super) fn check(
     at: &FieldPath,
     violations: &mut Vec<Violation>,
 ) {
-    if value.is_null() && schema.nullable == Some(true) {
+    if value.is_null() && schema.nullable == Some(true) && schema.enum_.is_none() {
         return;
     }
     if let Some(cause) = wrong_type(schema, value) {
@@ -192,9 +192,13 @@ fn check_items(schema: &JSONSchemaProps, items: &[Value], at: &FieldPath, violat
             check(known, item, &at.item(index), violations);
         }
     }
-    let mut seen = HashSet::new();
+    // As the API server does: each value that is there more often is reported once.
+    let mut seen = HashMap::<String, usize>::new();
     for (index, item) in items.iter().enumerate() {
-        if identity(schema, item).is_some_and(|identity| !seen.insert(identity)) {
+        let Some(identity) = identity(schema, item) else { continue };
+        let times = seen.entry(identity).or_default();
+        *times += 1;
+        if *times == 2 {
             violations.push(Violation::new(&at.item(index), "Duplicate value"));
         }
     }
