@@ -51,7 +51,7 @@ impl HostPolicy {
             .map_err(|refusal| not_allowed(url.host_str().unwrap_or_default(), &refusal.to_string()))
     }
 
-    /// Whether what the server of this URL says may be shown to whoever may read the route.
+    /// Whether the words of this URL's server may appear in the route's conditions, events and logs.
     pub(crate) fn may_quote(&self, url: &Url) -> bool {
         let Some(checks) = &self.0 else { return true };
         let host = url.host_str().unwrap_or_default();

@@ -263,7 +263,7 @@ fn by_oauth(files: &Files, brokers: &str, token_endpoint: &str, extensions: &[(&
     KafkaConfig { bootstrap_servers: vec![brokers.into()], sasl: Some(sasl), ..KafkaConfig::default() }
 }
 
-/// Gives whoever asks the token `t`.
+/// Answers every request with the token `t`.
 async fn give_token(endpoint: TcpListener) {
     let (mut stream, _) = endpoint.accept().await.unwrap();
     let mut request = Vec::new();

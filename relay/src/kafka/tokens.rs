@@ -1,4 +1,4 @@
-//! Tokens for SASL OAUTHBEARER: a producer always has one that is valid, whoever issues them.
+//! Tokens for SASL OAUTHBEARER: a producer always has a valid one, from an OAuth server or signed by the relay.
 //!
 //! librdkafka can fetch tokens itself where it is built with libcurl, which would be a second HTTP client and one more
 //! TLS configuration in the process. The relay gets each token with the client that it has, hands it to its producer and

@@ -19,7 +19,7 @@ use super::ReplayArguments;
 const COMPONENT: &str = "replay";
 /// The longest time of a replay, in seconds. The next one goes on where it ended.
 const DEADLINE_SECONDS: i64 = 6 * 3600;
-/// How long a finished Job stays that nobody has removed, in seconds.
+/// How many seconds a finished Job is kept if the plugin could not delete it.
 const KEPT_SECONDS: i32 = 3600;
 /// What the relay's log is set by in its Deployment.
 const LOG_VARIABLES: [&str; 3] =
