@@ -36,17 +36,34 @@ impl fmt::Display for Grant {
     }
 }
 
-/// The account and its roles, as the chart renders them.
+/// The values that add a right to those of the defaults. Operators that other tests install run with them.
+const OPTIONAL: [&str; 1] = ["operator.relayStatus=ApiServer"];
+
+/// The account and its roles, as the chart renders them by default.
 pub(crate) fn objects() -> Outcome<Vec<Value>> {
-    let values =
-        [SCRATCH.chart_value(), "rbac.namespaced=true".into(), format!("watchNamespaces={{{NAMESPACE}}}")];
+    rendered(&[])
+}
+
+/// Every right that the chart grants by default.
+pub(crate) fn of_chart() -> Outcome<Vec<Grant>> {
+    of_roles(rendered(&[])?)
+}
+
+/// Every right that the chart grants with all of its options.
+pub(crate) fn with_options() -> Outcome<Vec<Grant>> {
+    of_roles(rendered(&OPTIONAL)?)
+}
+
+fn rendered(options: &[&str]) -> Outcome<Vec<Value>> {
+    let mut values =
+        vec![SCRATCH.chart_value(), "rbac.namespaced=true".into(), format!("watchNamespaces={{{NAMESPACE}}}")];
+    values.extend(options.iter().map(|&option| option.to_owned()));
     RELEASE.render(&values, &TEMPLATES)
 }
 
-/// Every right that the chart grants.
-pub(crate) fn of_chart() -> Outcome<Vec<Grant>> {
+fn of_roles(objects: Vec<Value>) -> Outcome<Vec<Grant>> {
     let mut grants = Vec::new();
-    for object in objects()?.into_iter().filter(|object| object["kind"] == "Role") {
+    for object in objects.into_iter().filter(|object| object["kind"] == "Role") {
         let role: Role = serde_json::from_value(object)
             .map_err(|error| Failure(format!("a Role of the chart cannot be read: {error}")))?;
         for rule in role.rules.unwrap_or_default() {

@@ -88,10 +88,14 @@ fn is_used(grant: &Grant, requests: &[Request]) -> Outcome {
     })
 }
 
-/// A request that was denied while its role was not there yet, or not any more, is one for what the chart grants.
+/// A request that was denied while its role was not there yet, or not any more, is one for what the chart grants. What
+/// only an option grants was allowed to an operator that has the option, and denied to every other.
 fn nothing_else(grants: &[Grant], requests: &[Request]) -> Outcome {
-    let is_granted =
-        |request: &Request| grants.iter().any(|grant| grant.right == request.right && grant.covers(request));
+    let options = grants::with_options()?;
+    let is_granted = |request: &Request| {
+        let grants = if request.is_denied { grants } else { &options };
+        grants.iter().any(|grant| grant.right == request.right && grant.covers(request))
+    };
     let mut others: BTreeMap<&Request, usize> = BTreeMap::new();
     for request in requests.iter().filter(|request| !is_granted(request)) {
         *others.entry(request).or_default() += 1;
