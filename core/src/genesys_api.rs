@@ -22,6 +22,25 @@ pub struct RegistrationSpec {
     pub retry_policy: RetryPolicy,
 }
 
+/// An integration `amazon-eventbridge-source` as it shall be at Genesys Cloud.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct IntegrationSpec {
+    /// The integration's name.
+    pub name: String,
+    /// The last part of the event source's name, unique in the organisation: the integration is found by it.
+    pub event_source_suffix: String,
+    /// The AWS account of the event bus.
+    pub aws_account_id: String,
+    /// The AWS region of the event bus.
+    pub aws_region: String,
+    /// The notification topics that it sends, sorted.
+    pub topics: Vec<String>,
+    /// Whether it is enabled: false while the route is suspended.
+    pub enabled: bool,
+}
+
 /// Where the API is and what it speaks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -29,6 +48,9 @@ pub struct RegistrationSpec {
 pub struct ApiEndpoint {
     /// The base URL of the API, without a slash at its end.
     pub api_url: String,
+    /// The base URL of the login service, which gives tokens, where it is not the API, without a slash at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_url: Option<String>,
     /// The path of the OAuth token endpoint.
     pub token_path: String,
     /// The path of the EventBridge collection.

@@ -6,10 +6,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::source;
+
 /// The file's content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RelayConfig {
+    /// How events come to the relay.
+    #[serde(default, skip_serializing_if = "SourceConfig::is_webhook")]
+    pub source: SourceConfig,
     /// The path that events are posted to.
     #[serde(default = "default_path")]
     pub path: String,
@@ -45,6 +50,81 @@ pub fn default_path() -> String {
 /// The header that carries an event's signature unless the manifest names another.
 pub fn signature_header() -> String {
     "X-Genesys-Event-Signature".into()
+}
+
+/// How events come to the relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum SourceConfig {
+    /// Genesys Cloud posts signed events to `path`.
+    #[default]
+    Webhook,
+    /// An API destination of Amazon EventBridge posts envelopes to `path`, with an API key. The active keys are in the
+    /// directory of secrets, as signing secrets are.
+    ApiDestination(ApiDestinationConfig),
+    /// The relay receives envelopes of Amazon EventBridge from an Amazon SQS queue.
+    Sqs(SqsConfig),
+}
+
+impl SourceConfig {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_webhook(&self) -> bool {
+        *self == Self::Webhook
+    }
+
+    /// What it differs in from other sources.
+    #[must_use]
+    pub fn kind(&self) -> source::Kind {
+        match self {
+            Self::Webhook => source::WEBHOOK,
+            Self::ApiDestination(_) => source::AMAZON_EVENT_BRIDGE_API_DESTINATION,
+            Self::Sqs(_) => source::AMAZON_EVENT_BRIDGE_SQS,
+        }
+    }
+}
+
+/// An API destination of Amazon EventBridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ApiDestinationConfig {
+    /// The header that carries the API key.
+    #[serde(default = "api_key_header")]
+    pub header: String,
+}
+
+/// The header that carries an API key unless the manifest names another.
+pub fn api_key_header() -> String {
+    "X-Api-Key".into()
+}
+
+/// An Amazon SQS queue that holds Amazon EventBridge's envelopes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SqsConfig {
+    /// The queue's URL.
+    pub queue_url: String,
+    /// The queue's AWS region.
+    pub region: String,
+    /// The API of a server that is compatible with Amazon SQS. Default: that of the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_url: Option<String>,
+    /// An access key, where the pods have no IAM role (IRSA, EKS Pod Identity).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<AwsCredentialFiles>,
+}
+
+/// The files with an AWS access key. They may change while the relay runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AwsCredentialFiles {
+    /// The id of the access key.
+    pub access_key_id_file: PathBuf,
+    /// The secret of the access key.
+    pub secret_access_key_file: PathBuf,
+    /// The session token of temporary credentials. The file need not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token_file: Option<PathBuf>,
 }
 
 /// How the relay finds Kafka and authenticates. Secrets stay in files, which may change while the relay runs.

@@ -18,6 +18,9 @@ pub struct RelayStatus {
     /// How many signatures were verified and rejected. Absent from relays older than this field.
     #[serde(default)]
     pub signatures: SignaturesReport,
+    /// The queue that events are received from, where the source has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueReport>,
     /// The connection to Kafka.
     pub kafka: KafkaReport,
     /// Topics that the table names and Kafka does not have, sorted.
@@ -83,6 +86,28 @@ pub struct SignaturesReport {
     pub accepted: u64,
     /// Not made with one: answered 403.
     pub refused: u64,
+}
+
+/// The queue that events are received from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueReport {
+    /// Whether the last receive was answered.
+    pub readable: bool,
+    /// What the newest failure was, while it lasts: the code of the service, who was refused what, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How many messages were received since the relay started.
+    pub received: u64,
+    /// How many of them were deleted, after Kafka acknowledged their events.
+    pub deleted: u64,
+    /// How many of them were given back to the queue.
+    pub returned: u64,
+    /// How many seconds ago the oldest message of the last receive was sent to the queue; 0 after an empty receive.
+    pub oldest_age_seconds: u64,
+    /// When a message was received last (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_received: Option<String>,
 }
 
 /// The connection to Kafka.

@@ -14,3 +14,9 @@ pub struct Kind {
 
 /// Genesys Cloud posts signed events to the relay.
 pub const WEBHOOK: Kind = Kind { exposes_endpoint: true, acknowledges: true, exclusive: false };
+/// Amazon EventBridge posts its envelopes to the relay, with an API key.
+pub const AMAZON_EVENT_BRIDGE_API_DESTINATION: Kind =
+    Kind { exposes_endpoint: true, acknowledges: true, exclusive: false };
+
+/// The relay receives Amazon EventBridge's envelopes from an Amazon SQS queue.
+pub const AMAZON_EVENT_BRIDGE_SQS: Kind = Kind { exposes_endpoint: false, acknowledges: true, exclusive: false };

@@ -127,3 +127,49 @@ impl TlsSecretRef {
     /// The key of the private key.
     pub const PRIVATE_KEY_KEY: &str = "tls.key";
 }
+
+/// A Secret key with an API key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKeySecretRef {
+    /// The Secret's name, in the namespace of the PresenceRoute.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key that holds the API key.
+    #[serde(default = "api_key_key")]
+    pub key: String,
+}
+
+fn api_key_key() -> String {
+    "apiKey".into()
+}
+
+/// A Secret with an AWS access key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AwsCredentialsSecretRef {
+    /// The Secret's name, in the namespace of the PresenceRoute.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key that holds the id of the access key.
+    #[serde(default = "access_key_id_key")]
+    pub access_key_id_key: String,
+    /// The key that holds the secret of the access key.
+    #[serde(default = "secret_access_key_key")]
+    pub secret_access_key_key: String,
+    /// The key that holds the session token of temporary credentials. The Secret may lack it.
+    #[serde(default = "session_token_key")]
+    pub session_token_key: String,
+}
+
+fn access_key_id_key() -> String {
+    "accessKeyId".into()
+}
+
+fn secret_access_key_key() -> String {
+    "secretAccessKey".into()
+}
+
+fn session_token_key() -> String {
+    "sessionToken".into()
+}

@@ -27,7 +27,9 @@ pub use pods::{
 };
 pub use relay::{Autoscaling, ImagePullSecret, Limits, LogLevel, NetworkPolicy, Relay, RelayTls, Tracing};
 pub use routes::{InvalidEvents, Route, Unmatched, UnmatchedAction};
-pub use source::{EventTypeName, Source, Webhook};
+pub use source::{
+    AmazonEventBridge, ApiDestination, EventTypeName, IntegrationMode, NotificationTopic, Source, Sqs, Webhook,
+};
 
 use crate::status::PresenceRouteStatus;
 
@@ -81,6 +83,13 @@ use crate::status::PresenceRouteStatus;
 #[x_kube(
     validation = Rule::new("!has(self.source.webhook) || has(self.endpoint)")
         .message("spec.source.webhook needs spec.endpoint: its url is what Genesys Cloud calls"),
+    validation = Rule::new(
+        "!has(self.source.amazonEventBridge) || \
+         has(self.source.amazonEventBridge.apiDestination) == has(self.endpoint)"
+    ).message(
+        "spec.source.amazonEventBridge.apiDestination needs spec.endpoint: its url is what Amazon EventBridge calls; with \
+         sqs nothing is called, so there is no endpoint"
+    ),
     validation = Rule::new(
         "!has(self.source.webhook) || has(self.source.webhook.eventTypes) || \
          !self.routes.exists(r, r.eventType.endsWith('*'))"

@@ -82,6 +82,8 @@ pub enum SourceType {
     /// `spec.source.webhook`.
     #[default]
     Webhook,
+    /// `spec.source.amazonEventBridge`.
+    AmazonEventBridge,
 }
 
 /// The registration at Genesys Cloud as it was last seen there. It is written before the first call that could make

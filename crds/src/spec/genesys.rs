@@ -27,6 +27,13 @@ pub struct Genesys {
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
         .message("must be an http or https URL without user, query or fragment"))]
     pub api_url: Option<String>,
+    /// The base URL of the login service, which gives tokens. Default: `https://login.REGION`, or `apiUrl` where that is set.
+    /// The webhook source asks the API itself for tokens unless this is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
+        .message("must be an http or https URL without user, query or fragment"))]
+    pub login_url: Option<String>,
     /// The OAuth client (grant: client credentials).
     #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub credentials_secret_ref: OAuthClientSecretRef,
@@ -36,29 +43,20 @@ pub struct Genesys {
 }
 
 /// Deviations of one organisation's API.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GenesysApi {
-    /// The path of the OAuth token endpoint.
-    #[serde(default = "token_path")]
+    /// The path of the OAuth token endpoint. Default: `/oauth/token` of the login service, or `/api/v2/oauth/token` of the
+    /// API for the webhook source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     #[x_kube(validation = Rule::new("self.startsWith('/')").message("must begin with /"))]
-    pub token_path: String,
-    /// The form of the token request.
-    #[serde(default)]
-    pub token_request: TokenRequest,
-    /// A Secret with the certificate of the private CA that signed the API's certificate.
+    pub token_path: Option<String>,
+    /// The form of the token request. Default: `Form`, or `Json` for the webhook source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_request: Option<TokenRequest>,
+    /// A Secret with the certificate of the private CA that signed the certificates of the API and the login service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
     pub ca_secret_ref: Option<CaSecretRef>,
-}
-
-fn token_path() -> String {
-    "/api/v2/oauth/token".into()
-}
-
-impl Default for GenesysApi {
-    fn default() -> Self {
-        Self { token_path: token_path(), token_request: TokenRequest::default(), ca_secret_ref: None }
-    }
 }

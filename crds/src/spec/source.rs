@@ -5,21 +5,27 @@
 
 use kube::KubeSchema;
 use presenceroute_core::genesys_api::RetryPolicy;
-use presenceroute_core::relay_config::signature_header;
+use presenceroute_core::relay_config::{api_key_header, signature_header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::references::{SECRET_NAME, SECRET_NAME_MESSAGE, SigningSecretRef};
+use crate::references::{
+    ApiKeySecretRef, AwsCredentialsSecretRef, SECRET_NAME, SECRET_NAME_MESSAGE, SigningSecretRef,
+};
 
 /// How events leave Genesys Cloud: exactly one of the fields is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.webhook)].exists_one(set, set)")
-    .message("exactly one source must be set: webhook"))]
+#[x_kube(validation = Rule::new("[has(self.webhook), has(self.amazonEventBridge)].exists_one(set, set)")
+    .message("exactly one source must be set: webhook or amazonEventBridge"))]
 pub struct Source {
     /// Genesys Cloud posts each event to `endpoint.url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
+    /// Genesys Cloud sends its notifications to a partner event bus of Amazon EventBridge. A rule of the bus passes them
+    /// to the relay, by a queue or by an API destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amazon_event_bridge: Option<AmazonEventBridge>,
 }
 
 /// A registration at Genesys Cloud that posts signed events to `endpoint.url`.
@@ -73,3 +79,104 @@ fn event_bridges_path() -> String {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct EventTypeName(#[schemars(length(min = 1, max = 256))] pub String);
+
+/// The integration `amazon-eventbridge-source` of Genesys Cloud, and the way from the event bus to the relay: exactly one
+/// of `sqs` and `apiDestination` is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.sqs) != has(self.apiDestination)")
+    .message("exactly one of sqs and apiDestination must be set"))]
+pub struct AmazonEventBridge {
+    /// The notification topics that Genesys Cloud sends, such as `v2.users.{id}.presence`. The literal `{id}` stands for
+    /// every user. These are the event types of the routes.
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(
+        merge_strategy = kube::core::ListMerge::Set,
+        validation = Rule::new("self.all(t, t.matches('^v2([.]([a-z0-9_-]+|[{][a-zA-Z0-9]+[}]))+$'))")
+            .message("every topic must be a notification topic of Genesys Cloud, such as v2.users.{id}.presence")
+    )]
+    pub topics: Vec<NotificationTopic>,
+    /// The AWS account of the event bus.
+    #[schemars(length(max = 12))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{12}$')").message("must be an AWS account's 12 digits"))]
+    pub aws_account_id: String,
+    /// The AWS region of the event bus.
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z]{2}(-[a-z]+)+-[0-9]$')")
+        .message("must be an AWS region, such as eu-west-1"))]
+    pub aws_region: String,
+    /// The last part of the event source's name, unique in the organisation. Default: NAMESPACE-NAME.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')")
+        .message("must have letters, digits, dots, underscores and hyphens only"))]
+    pub event_source_suffix: Option<String>,
+    /// Who keeps the integration at Genesys Cloud.
+    #[serde(default)]
+    pub integration: IntegrationMode,
+    /// The relay receives the events from a queue. No public URL is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sqs: Option<Sqs>,
+    /// Amazon EventBridge posts the events to `endpoint.url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_destination: Option<ApiDestination>,
+}
+
+/// One notification topic. A type of its own, so that the list's items have a length limit in the schema.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct NotificationTopic(#[schemars(length(min = 1, max = 200))] pub String);
+
+/// Who keeps the integration at Genesys Cloud.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum IntegrationMode {
+    /// The operator creates, updates and deletes it.
+    #[default]
+    Managed,
+    /// It is kept by other means, such as Terraform. The operator only reads it and reports what differs.
+    External,
+}
+
+/// An Amazon SQS queue, the target of a rule of the event bus.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sqs {
+    /// The queue's URL. It is a standard queue.
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+/[^?# ]+$')")
+        .message("must be the URL of a queue, such as https://sqs.eu-west-1.amazonaws.com/123456789012/presence"))]
+    #[x_kube(validation = Rule::new("!self.endsWith('.fifo')")
+        .message("must be a standard queue: Amazon EventBridge gives a FIFO queue no order"))]
+    pub queue_url: String,
+    /// The queue's AWS region. Default: `awsRegion`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z]{2}(-[a-z]+)+-[0-9]$')")
+        .message("must be an AWS region, such as eu-west-1"))]
+    pub region: Option<String>,
+    /// The API of a server that is compatible with Amazon SQS. Default: that of the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
+        .message("must be an http or https URL without user, query or fragment"))]
+    pub endpoint_url: Option<String>,
+    /// A Secret with an access key, where the pods have no IAM role by IRSA or EKS Pod Identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
+    pub credentials_secret_ref: Option<AwsCredentialsSecretRef>,
+}
+
+/// An API destination of Amazon EventBridge, the target of a rule of the event bus.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiDestination {
+    /// The API key that the connection of the API destination sends.
+    #[x_kube(validation = Rule::new(SECRET_NAME).message(SECRET_NAME_MESSAGE))]
+    pub api_key_secret_ref: ApiKeySecretRef,
+    /// The header that carries the API key.
+    #[serde(default = "api_key_header")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9-]+$')")
+        .message("must be an HTTP field name of letters, digits and hyphens"))]
+    pub header: String,
+}
