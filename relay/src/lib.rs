@@ -1,4 +1,4 @@
-//! The relay: receives signed events over HTTP, verifies and routes them, and publishes them to Kafka.
+//! The relay: receives events over HTTP, verifies and routes them, and publishes them to Kafka.
 //!
 //! Arrows run down only: [`http`] (connections, a request) → [`source`] (how an event proves its origin) → [`pipeline`]
 //! (route, publish, log) → [`kafka`] (acknowledged by all in-sync replicas). [`outcome`] and [`observe`] are below all of
@@ -21,4 +21,4 @@ pub mod source;
 pub use observe::spans::Spans;
 pub use relay::{Relay, RunningRelay, StartError};
 pub use settings::{Arguments, RoutingSource, SecretSource, Settings, SettingsError};
-pub use source::webhook::secrets::Secrets;
+pub use source::secrets::{SecretKind, Secrets};
