@@ -35,7 +35,7 @@ fn refused(place: &str, value: Value) -> Vec<String> {
 fn what_is_right_is_admitted_with_its_defaults() {
     let route = admit_route(&right()).unwrap();
     assert_eq!(route.spec.relay.replicas, 2);
-    assert_eq!(route.spec.genesys.api.token_path, "/api/v2/oauth/token");
+    assert_eq!(route.spec.source.webhook.unwrap().signature_header, "X-Genesys-Event-Signature");
 }
 
 #[test]
