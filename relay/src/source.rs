@@ -4,6 +4,8 @@
 //! trait: it runs as a task of its own, and needs nothing but
 //! [`Pipeline::deliver`](crate::pipeline::Pipeline::deliver).
 
+#[cfg(feature = "amazon-sqs")]
+pub mod sqs;
 pub mod webhook;
 
 use bytes::Bytes;
