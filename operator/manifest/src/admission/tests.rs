@@ -136,7 +136,11 @@ fn each_rule_of_the_crd_is_evaluated() {
             json!("presence:*"),
             "spec: a route with a wildcard needs spec.source.webhook.eventTypes: Genesys Cloud subscribes to exact event types only",
         ),
-        ("/spec/routes/0/key", json!("user"), "spec.routes[0].key: must be id, source or attributes.PATH"),
+        (
+            "/spec/routes/0/key",
+            json!("user"),
+            "spec.routes[0].key: must be id, source, subject or attributes.PATH",
+        ),
         (
             "/spec/unmatched",
             json!({"action": "Reject", "status": 418}),
