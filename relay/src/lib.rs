@@ -24,4 +24,4 @@ pub mod source;
 pub use observe::spans::Spans;
 pub use relay::{Relay, RunningRelay, StartError};
 pub use settings::{Arguments, RoutingSource, SecretSource, Settings, SettingsError};
-pub use source::webhook::secrets::Secrets;
+pub use source::secrets::{SecretKind, Secrets};

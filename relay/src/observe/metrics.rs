@@ -29,7 +29,7 @@ use crate::outcome::{Delivered, Outcome, ProblemKind};
 pub struct Metrics {
     registry: Mutex<Registry>,
     requests: Vec<(Outcome, Counter)>,
-    /// Events whose signature was verified, whatever became of them later.
+    /// Events whose sender proved itself, whatever became of them later.
     pub authenticated: Counter,
     /// Events by the topic that acknowledged them.
     pub published: Family<TopicLabel, Counter>,
@@ -137,7 +137,7 @@ impl Metrics {
             authenticated: metric(
                 &mut registry,
                 "events_authenticated",
-                "Events whose signature was made with an active secret",
+                "Events with a signature of an active secret, or an active API key",
             ),
             published: metric(&mut registry, "events_published", "Events acknowledged by a topic"),
             kafka_errors: metric(
@@ -182,14 +182,18 @@ impl Metrics {
             secret_revision: metric(
                 &mut registry,
                 "secret_revision",
-                "The signing secrets that are accepted",
+                "The signing secrets or API keys that are accepted",
             ),
             secrets_valid: metric(
                 &mut registry,
                 "secrets_valid",
-                "1 when the newest signing secrets are those that are accepted",
+                "1 when the newest signing secrets or API keys are those that are accepted",
             ),
-            secrets_active: metric(&mut registry, "secrets_active", "Signing secrets that are accepted"),
+            secrets_active: metric(
+                &mut registry,
+                "secrets_active",
+                "Signing secrets or API keys that are accepted",
+            ),
             certificate_valid: metric(
                 &mut registry,
                 "certificate_valid",
