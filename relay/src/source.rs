@@ -8,6 +8,8 @@ pub mod api_destination;
 mod prefer;
 pub mod presence_definitions;
 pub mod secrets;
+#[cfg(feature = "amazon-sqs")]
+pub mod sqs;
 pub mod webhook;
 
 use std::num::NonZeroU16;

@@ -3,6 +3,7 @@
 //! What keeps numbers of its own registers a collector; this module knows none of them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::labels::{
     CauseLabel, CertificateLabel, KafkaErrorLabels, Repeat, RepeatLabel, RequestLabels, RevisionLabel,
     StageLabel, TopicLabel,
 };
+use super::queue::Queue;
 use crate::outcome::{Delivered, Outcome, ProblemKind};
 
 /// The metrics of one relay.
@@ -237,6 +239,11 @@ impl Metrics {
         metrics
     }
 
+    /// Adds the metrics of a queue that events are received from.
+    pub fn add_queue(&self) -> Arc<Queue> {
+        Queue::new(&mut self.registry.lock())
+    }
+
     /// Adds what `collector` reports to what is encoded.
     pub fn register(&self, collector: Box<dyn Collector>) {
         self.registry.lock().register_collector(collector);
@@ -279,6 +286,9 @@ impl Metrics {
         for topics in [&self.missing_topics, &self.forbidden_topics] {
             drop(topics.get_or_create(&TopicLabel { topic: name() }));
         }
+        let queue = self.add_queue();
+        queue.returned(ProblemKind::KafkaUnavailable);
+        drop(queue.metrics.errors.get_or_create(&super::labels::CodeLabel { code: "x" }));
     }
 }
 
