@@ -63,6 +63,8 @@ impl PushSource for ApiDestination {
     /// The key is all of it, and checked with the head: nothing is received of a request without one.
     type Proof = ();
 
+    const IS_PROVEN_BY_HEAD: bool = true;
+
     const SLOW_BODY: ProblemKind = ProblemKind::BodyTimeoutRetry;
 
     const RETRY_REFUSED_AFTER: Option<NonZeroU16> = NonZeroU16::new(30);

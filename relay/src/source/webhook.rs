@@ -38,6 +38,8 @@ impl Webhook {
 impl PushSource for Webhook {
     type Proof = Signature;
 
+    const IS_PROVEN_BY_HEAD: bool = false;
+
     const SLOW_BODY: ProblemKind = ProblemKind::BodyTimeout;
 
     const RETRY_REFUSED_AFTER: Option<NonZeroU16> = None;
