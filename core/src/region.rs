@@ -33,6 +33,15 @@ pub fn api_url(region: &str) -> String {
     format!("https://api.{region}")
 }
 
+/// The base URL of a region's login service, which gives tokens.
+///
+/// Source: `GetAccessToken` of Genesys's own clients, such as
+/// <https://github.com/MyPureCloud/platform-client-sdk-go>.
+#[must_use]
+pub fn login_url(region: &str) -> String {
+    format!("https://login.{region}")
+}
+
 /// Whether the region is in the table. One that is not may be new; it may also be a slip of the pen, which is worth a
 /// word to the user.
 #[must_use]

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+use presenceroute_core::relay_config::{Limits, SourceConfig};
 use presenceroute_core::relay_status::RelayStatus;
-use presenceroute_runtime::follow;
+use presenceroute_runtime::follow::{self, Reloaded};
 use presenceroute_runtime::listen::listen;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +25,11 @@ use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
 use crate::observe::spans::Spans;
 use crate::pipeline::{Pipeline, table};
-use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check};
-use crate::source::webhook::{Webhook, secrets};
+use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check, no_secret};
+use crate::source::PushSource;
+use crate::source::api_destination::{self, ApiDestination};
+use crate::source::secrets::{self, SecretKind, Secrets};
+use crate::source::webhook::Webhook;
 use presenceroute_core::routing::Router;
 
 /// The most connections of the admin port at once: the kubelet, Prometheus, the operator, and a few people.
@@ -73,11 +78,12 @@ impl Relay {
     /// Starts a relay in the current tokio runtime. It listens when this returns; whether it is ready is on
     /// `/readyz`, since Kafka may take a while.
     pub async fn start(settings: Settings) -> Result<RunningRelay, StartError> {
-        let Settings { listen, admin_listen, config, routing, secrets, spans } = settings;
+        let Settings { listen, admin_listen, mut config, routing, secrets, spans } = settings;
         let spans = spans.map(Arc::new);
         check(&config)?;
-        let signature_header = HeaderName::try_from(config.signature_header.as_str())
-            .map_err(|_| SettingsError::SignatureHeader(config.signature_header.clone()))?;
+        if let SourceConfig::ApiDestination(_) = config.source {
+            config.limits = api_destination::within_deadline(config.limits);
+        }
         let metrics = Arc::new(Metrics::new());
         metrics.in_flight_limits.set(&config.limits);
         let (publisher, supervisor) =
@@ -90,11 +96,7 @@ impl Relay {
         let stop = CancellationToken::new();
         let routing = match routing {
             RoutingSource::Fixed(table) => follow::fixed(Router::new(table)),
-            RoutingSource::File(path) => table::follow(path, stop.clone()).await,
-        };
-        let secrets = match secrets {
-            SecretSource::Fixed(secrets) => follow::fixed(secrets),
-            SecretSource::Directory(directory) => secrets::follow(directory, stop.clone()).await,
+            RoutingSource::File(path) => table::follow(path, config.source.default_key(), stop.clone()).await,
         };
         let certificate = match config.tls.clone() {
             Some(files) => Some(certificate::follow(files, stop.clone()).await),
@@ -111,36 +113,44 @@ impl Relay {
             Arc::clone(&log),
             spans.clone(),
         ));
-        let webhook = Webhook::new(signature_header, secrets.clone(), metrics.authenticated.clone());
-        let handler = Arc::new(Handler::new(
-            [&config.path].into_iter().chain(&config.former_paths).cloned().collect(),
-            webhook,
-            &config.limits,
-            Arc::clone(&pipeline),
-            log,
-            Arc::clone(&metrics),
-        ));
+        let (address, admin_address) = (listener.local, admin_listener.local);
+        let tls_address = tls_listener.as_ref().map(|listener| listener.local);
         let tls = certificate
             .clone()
             .map(|certificate| Handshakes::new(certificate, metrics.tls_handshake_failures.clone()));
-        let (address, admin_address) = (listener.local, admin_listener.local);
-        let tls_address = tls_listener.as_ref().map(|listener| listener.local);
-        let idle_timeout = Duration::from_millis(config.limits.idle_timeout_ms);
-        let listeners = match tls_listener {
-            Some(tls_listener) => vec![(listener, None), (tls_listener, tls)],
-            None => vec![(listener, tls)],
+        let ports = EventPorts {
+            paths: [&config.path].into_iter().chain(&config.former_paths).cloned().collect(),
+            listeners: match tls_listener {
+                Some(tls_listener) => vec![(listener, None), (tls_listener, tls)],
+                None => vec![(listener, tls)],
+            },
+            max_connections: limits::max_connections(&config.limits, config.tls.is_some()),
+            limits: config.limits.clone(),
+            pipeline: Arc::clone(&pipeline),
+            log,
+            metrics: Arc::clone(&metrics),
         };
-        // Two ports share what the process can hold.
-        let max_connections =
-            (limits::max_connections(&config.limits, config.tls.is_some()) / listeners.len()).max(1);
-        let serve = |(listener, tls): (Bound, Option<Handshakes>)| {
-            let (handler, gauge) = (Arc::clone(&handler), metrics.connections.clone());
-            listener.serve(tls, gauge, max_connections, idle_timeout, move |request| {
-                Arc::clone(&handler).answer(request)
-            })
+        let max_connections = ports.max_connections_each();
+        let authenticated = metrics.authenticated.clone();
+        let (events, secrets) = match &config.source {
+            SourceConfig::Webhook => {
+                let header = HeaderName::try_from(config.signature_header.as_str())
+                    .map_err(|_| SettingsError::SignatureHeader(config.signature_header.clone()))?;
+                let secrets = follow_secrets(SecretKind::SigningSecret, secrets, &stop).await?;
+                let webhook = Webhook::new(header, secrets.clone(), authenticated);
+                (ports.serve(webhook), Some((SecretKind::SigningSecret, secrets)))
+            }
+            SourceConfig::ApiDestination(destination) => {
+                let header = HeaderName::try_from(destination.header.as_str())
+                    .map_err(|_| SettingsError::ApiKeyHeader(destination.header.clone()))?;
+                let keys = follow_secrets(SecretKind::ApiKey, secrets, &stop).await?;
+                let destination = ApiDestination::new(header, keys.clone(), authenticated);
+                (ports.serve(destination), Some((SecretKind::ApiKey, keys)))
+            }
+            SourceConfig::Sqs(_) => return Err(SettingsError::WithoutSqs.into()),
         };
-        let events = listeners.into_iter().map(serve).collect();
         let admin = Arc::new(Admin::new(routing, secrets, certificate, Arc::clone(&publisher), metrics));
+        let idle_timeout = Duration::from_millis(config.limits.idle_timeout_ms);
         let observed = {
             let admin = Arc::clone(&admin);
             let (gauge, most) = (Gauge::default(), MAX_ADMIN_CONNECTIONS);
@@ -216,6 +226,55 @@ impl Listening {
         self.closing.stop.cancel();
         // It fails only when serving panicked, and then nothing is left to wait for.
         let _ = self.served.await;
+    }
+}
+
+/// What senders prove themselves with.
+async fn follow_secrets(
+    kind: SecretKind,
+    secrets: SecretSource,
+    stop: &CancellationToken,
+) -> Result<watch::Receiver<Reloaded<Secrets>>, SettingsError> {
+    match secrets {
+        SecretSource::None => Err(no_secret(kind)),
+        SecretSource::Fixed(secrets) => Ok(follow::fixed(secrets)),
+        SecretSource::Directory(directory) => Ok(secrets::follow(kind, directory, stop.clone()).await),
+    }
+}
+
+/// The ports that events are posted to, before it is known from which source.
+struct EventPorts {
+    /// The first is the newest.
+    paths: Vec<String>,
+    /// Each with TLS or without.
+    listeners: Vec<(Bound, Option<Handshakes>)>,
+    /// Of all ports: they share what the process can hold.
+    max_connections: usize,
+    limits: Limits,
+    pipeline: Arc<Pipeline>,
+    log: Arc<RequestLog>,
+    metrics: Arc<Metrics>,
+}
+
+impl EventPorts {
+    fn max_connections_each(&self) -> usize {
+        (self.max_connections / self.listeners.len()).max(1)
+    }
+
+    /// Serves the source on every port.
+    fn serve<S: PushSource>(self, source: S) -> Vec<Listening> {
+        let max_connections = self.max_connections_each();
+        let idle_timeout = Duration::from_millis(self.limits.idle_timeout_ms);
+        let gauge = self.metrics.connections.clone();
+        let handler =
+            Arc::new(Handler::new(self.paths, source, &self.limits, self.pipeline, self.log, self.metrics));
+        let serve = |(listener, tls): (Bound, Option<Handshakes>)| {
+            let (handler, gauge) = (Arc::clone(&handler), gauge.clone());
+            listener.serve(tls, gauge, max_connections, idle_timeout, move |request| {
+                Arc::clone(&handler).answer(request)
+            })
+        };
+        self.listeners.into_iter().map(serve).collect()
     }
 }
 

@@ -28,6 +28,19 @@ pub struct Source {
     pub amazon_event_bridge: Option<AmazonEventBridge>,
 }
 
+impl Source {
+    /// The Secret and its key with what senders prove themselves with, where the source is pushed to: the signing secret of a
+    /// webhook, or the API key of an API destination.
+    #[must_use]
+    pub fn push_credential_ref(&self) -> Option<(&str, &str)> {
+        if let Some(webhook) = &self.webhook {
+            return Some((&webhook.signing_secret_ref.name, &webhook.signing_secret_ref.key));
+        }
+        let destination = self.amazon_event_bridge.as_ref()?.api_destination.as_ref()?;
+        Some((&destination.api_key_secret_ref.name, &destination.api_key_secret_ref.key))
+    }
+}
+
 /// A registration at Genesys Cloud that posts signed events to `endpoint.url`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -120,6 +133,15 @@ pub struct AmazonEventBridge {
     /// Amazon EventBridge posts the events to `endpoint.url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_destination: Option<ApiDestination>,
+}
+
+impl AmazonEventBridge {
+    /// The last part of the event source's name, of a route of this namespace and name. Genesys Cloud takes at most 64
+    /// characters.
+    #[must_use]
+    pub fn event_source_suffix(&self, namespace: &str, name: &str) -> String {
+        self.event_source_suffix.clone().unwrap_or_else(|| format!("{namespace}-{name}"))
+    }
 }
 
 /// One notification topic. A type of its own, so that the list's items have a length limit in the schema.

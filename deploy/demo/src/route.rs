@@ -14,10 +14,9 @@ use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::document::Manifest;
 use presenceroute_manifest::field::FieldPath;
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::{Model, SourceModel, validate};
+use presenceroute_manifest::validate::{Model, WebhookModel, validate};
 use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource, Settings};
 use tempfile::TempDir;
-use url::Url;
 
 use crate::broker::Broker;
 
@@ -97,8 +96,9 @@ impl Demo {
         format!("{}/{}", self.model.namespace, self.model.name)
     }
 
-    pub(crate) fn endpoint(&self) -> &Url {
-        &self.model.endpoint.url
+    /// The URL that Genesys Cloud calls.
+    pub(crate) fn endpoint(&self) -> &str {
+        self.model.webhook().map_or("", |webhook| webhook.registration.url.as_str())
     }
 
     pub(crate) fn admin_address(&self) -> SocketAddr {
@@ -138,7 +138,8 @@ async fn model(text: &str, broker: &Broker, stage: &Stage) -> Result<Model, Fail
     route.spec.genesys.api_url = Some(format!("http://{}", stage.genesys));
     route.spec.genesys.api.ca_secret_ref = None;
     if let Some(endpoint) = &mut route.spec.endpoint {
-        endpoint.url = format!("http://{}{}", stage.relay, asked.endpoint.url.path());
+        let path = asked.endpoint.as_ref().map_or("/", |endpoint| endpoint.url.path());
+        endpoint.url = format!("http://{}{path}", stage.relay);
     }
     route.spec.kafka.bootstrap_servers = vec![BootstrapServer(broker.address())];
     (route.spec.kafka.tls, route.spec.kafka.sasl) = (None, None);
@@ -155,8 +156,8 @@ fn listed(problems: impl Iterator<Item = String>) -> String {
 }
 
 fn advance(signing: CredentialRotation, model: &Model) -> Result<CredentialRotation, Failure> {
-    let SourceModel::Webhook(webhook) = &model.source;
-    let secret = webhook.signing_secret.as_ref().map_err(ToString::to_string)?;
+    let Some(credential) = &model.push_credential else { return Ok(signing) };
+    let secret = credential.value.as_ref().map_err(ToString::to_string)?;
     Ok(signing.advance(secret, k8s_openapi::jiff::Timestamp::now()))
 }
 
@@ -173,7 +174,8 @@ fn mount(objects: &RouteObjects, directory: &Path) -> Result<RelayConfig, Failur
     replace(&directory.join(config_maps::ROUTING_KEY), table.as_bytes())?;
     let signing = directory.join(SIGNING);
     std::fs::create_dir_all(&signing)?;
-    for (name, content) in objects.signing_secret.data.iter().flatten() {
+    let secrets = objects.signing_secret.iter().filter_map(|secret| secret.data.as_ref());
+    for (name, content) in secrets.flatten() {
         replace(&signing.join(name), &content.0)?;
     }
     let config = text(&objects.relay_config, config_maps::RELAY_KEY).unwrap_or_default();
@@ -203,9 +205,10 @@ fn create_topics(model: &Model, broker: &Broker) -> Result<(), Failure> {
 
 /// Creates the registration, or updates the one with this id. The secret is always sent.
 async fn register(genesys: &Genesys, model: &Model, id: Option<&str>) -> Result<String, Failure> {
-    let SourceModel::Webhook(webhook) = &model.source;
-    let secret = webhook.signing_secret.clone()?;
-    let desired = DesiredRegistration { spec: webhook.registration.clone(), secret };
+    let webhook = webhook(model)?;
+    let credential = model.push_credential.as_ref().ok_or("it has no signing secret")?;
+    let desired =
+        DesiredRegistration { spec: webhook.registration.clone(), secret: credential.value.clone()? };
     let registrations = event_bridges(genesys, model)?;
     let updated = match id {
         Some(id) => registrations.update(id, &desired).await?,
@@ -217,8 +220,12 @@ async fn register(genesys: &Genesys, model: &Model, id: Option<&str>) -> Result<
     })
 }
 
+fn webhook(model: &Model) -> Result<&WebhookModel, Failure> {
+    model.webhook().ok_or_else(|| "its source is no webhook, which is what the demo runs".into())
+}
+
 fn event_bridges(genesys: &Genesys, model: &Model) -> Result<EventBridges, Failure> {
-    let SourceModel::Webhook(webhook) = &model.source;
+    let webhook = webhook(model)?;
     let client = model.genesys.oauth_client.clone()?;
     let api = model.genesys.api_endpoint(&webhook.event_bridges_path);
     let access = Access::new(api, client.id, client.secret, None);

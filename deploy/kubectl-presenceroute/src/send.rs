@@ -21,7 +21,7 @@ use presenceroute_core::receipt::{PREFERENCE, Receipt, ReceiptRecord};
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::status::SigningPhase;
 use presenceroute_manifest::build::EVENTS_PORT;
-use presenceroute_manifest::dereference::{SecretProblem, signing_secret};
+use presenceroute_manifest::dereference::{SecretProblem, push_credential};
 use reqwest::ClientBuilder;
 use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
@@ -154,8 +154,9 @@ pub(crate) async fn run(arguments: &SendArguments, cluster: &Cluster) -> Result<
     let name = &arguments.route.name;
     let route = cluster.route(name).await?;
     let webhook = route.spec.source.webhook.as_ref().ok_or(SendError::NoWebhook)?;
-    let secret = signing_secret(cluster, &webhook.signing_secret_ref).await;
-    let secret = secret.map_err(SendError::ReadSecret)?.map_err(SendError::from)?;
+    let reference = &webhook.signing_secret_ref;
+    let credential = push_credential(cluster, &reference.name, &reference.key).await;
+    let secret = credential.map_err(SendError::ReadSecret)?.value.map_err(SendError::from)?;
     let header = HeaderName::try_from(&webhook.signature_header)
         .map_err(|error| SendError::Endpoint(error.to_string()))?;
     let ca_file = arguments.ca_file.as_deref();

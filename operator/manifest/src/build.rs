@@ -88,14 +88,14 @@ pub enum BuildError {
 pub struct RouteObjects {
     /// The relay pods' identity.
     pub service_account: ServiceAccount,
-    /// The signing secrets.
-    pub signing_secret: Secret,
+    /// The signing secrets or API keys, where the source is pushed to.
+    pub signing_secret: Option<Secret>,
     /// The routing table and the log's level.
     pub routing: ConfigMap,
     /// The relay's configuration.
     pub relay_config: ConfigMap,
-    /// The Service in front of the relay pods.
-    pub service: Service,
+    /// The Service in front of the relay pods, where they are called.
+    pub service: Option<Service>,
     /// The bound on voluntary disruptions.
     pub disruption_budget: PodDisruptionBudget,
     /// The relay pods. Absent while a new pod could not start, for want of a Secret: those that run keep what they have.
@@ -121,14 +121,11 @@ impl RouteObjects {
 
     /// The objects in the order in which they are to be applied: what pods mount comes before the pods.
     pub fn into_apply_order(self) -> Result<Vec<DynamicObject>, serde_json::Error> {
-        let mut objects = vec![
-            dynamic(self.service_account)?,
-            dynamic(self.signing_secret)?,
-            dynamic(self.routing)?,
-            dynamic(self.relay_config)?,
-            dynamic(self.service)?,
-            dynamic(self.disruption_budget)?,
-        ];
+        let mut objects = vec![dynamic(self.service_account)?];
+        objects.extend(self.signing_secret.map(dynamic).transpose()?);
+        objects.extend([dynamic(self.routing)?, dynamic(self.relay_config)?]);
+        objects.extend(self.service.map(dynamic).transpose()?);
+        objects.push(dynamic(self.disruption_budget)?);
         objects.extend(self.deployment.map(dynamic).transpose()?);
         objects.extend(self.autoscaler.map(dynamic).transpose()?);
         objects.extend(self.network_policy.map(dynamic).transpose()?);
@@ -145,8 +142,9 @@ pub fn build(
     installation: &Installation,
 ) -> Result<RouteObjects, BuildError> {
     let relay_config = config_maps::relay_config(model)?;
-    // A pod needs something to verify signatures with, and every Secret that it mounts.
-    let can_start = !signing.is_empty() && model.mount_problems.is_empty();
+    // A pod needs something to verify its senders with, where it has some, and every Secret that it mounts.
+    let can_verify = model.push_credential.is_none() || !signing.is_empty();
+    let can_start = can_verify && model.mount_problems.is_empty();
     let deployment = can_start.then(|| deployment::build(model, &relay_config, &installation.relay_image));
     // An Ingress controller may have to speak another protocol to the pods then, which its annotations say.
     let is_exposed = !(model.speaks_both() && model.served.phase == EndpointPhase::Distributing);
@@ -155,7 +153,7 @@ pub fn build(
     Ok(RouteObjects {
         held_back: held_back(model, deployment.is_some(), ingress.is_some(), http_route.is_some()),
         service_account: service_account::build(model),
-        signing_secret: signing_secret::build(model, signing),
+        signing_secret: model.push_credential.is_some().then(|| signing_secret::build(model, signing)),
         routing: config_maps::routing(model)?,
         service: service::build(model),
         disruption_budget: disruption_budget::build(model),

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::Secret;
 use presenceroute_crds::PresenceRouteSpec;
-use presenceroute_crds::references::{CaSecretRef, OAuthClientSecretRef, SigningSecretRef, TlsSecretRef};
+use presenceroute_crds::references::{CaSecretRef, OAuthClientSecretRef, TlsSecretRef};
 use presenceroute_crds::spec::{Relay, SecretKeyRef};
 use secrecy::SecretString;
 
@@ -23,14 +23,22 @@ pub struct References {
     pub oauth_client: Result<OAuthClient, SecretProblem>,
     /// The private CA of the Genesys Cloud API, in PEM, when the spec names one.
     pub genesys_ca: Option<Result<Vec<u8>, SecretProblem>>,
-    /// The secret that a webhook's events are signed with, when the source is one.
-    pub signing_secret: Option<Result<SecretString, SecretProblem>>,
-    /// The `resourceVersion` of the Secret that holds it; none in a manifest.
-    pub signing_secret_version: Option<String>,
+    /// What senders prove themselves with, where the source is pushed to.
+    pub push_credential: Option<PushCredential>,
     /// What is wrong with the Secrets that relay pods mount. Empty when all is there.
     pub mounted: Vec<SecretProblem>,
     /// The certificates among all this.
     pub certificates: Vec<Certificate>,
+}
+
+/// What the senders of a source that is pushed to prove themselves with: a webhook's signing secret, or the API key of an
+/// API destination.
+#[derive(Clone)]
+pub struct PushCredential {
+    /// The newest one.
+    pub value: Result<SecretString, SecretProblem>,
+    /// The `resourceVersion` of the Secret that holds it; none in a manifest.
+    pub secret_version: Option<String>,
 }
 
 /// Certificates under one key of a Secret.
@@ -131,15 +139,10 @@ pub async fn dereference<S: SecretSource>(
             }
             None => None,
         },
-        signing_secret: match &spec.source.webhook {
-            Some(webhook) => Some(signing_secret(source, &webhook.signing_secret_ref).await?),
+        push_credential: match spec.source.push_credential_ref() {
+            Some((name, key)) => Some(push_credential(source, name, key).await?),
             None => None,
         },
-        signing_secret_version: match &spec.source.webhook {
-            Some(webhook) => source.secret(&webhook.signing_secret_ref.name).await?,
-            None => None,
-        }
-        .and_then(|secret| secret.metadata.resource_version),
         mounted: mount_problems(source, spec, &mut certificates).await?,
         certificates,
     })
@@ -155,12 +158,21 @@ pub fn secret_names(spec: &PresenceRouteSpec) -> impl Iterator<Item = (Cow<'stat
     let tls = spec.kafka.tls.as_ref();
     let sasl = spec.kafka.sasl.as_ref();
     let oauth_ca = sasl.and_then(|sasl| sasl.oauth.as_ref()?.ca_secret_ref.as_ref());
+    let event_bridge = spec.source.amazon_event_bridge.as_ref();
     [
         ("genesys.credentialsSecretRef.name", Some(&spec.genesys.credentials_secret_ref.name)),
         ("genesys.api.caSecretRef.name", spec.genesys.api.ca_secret_ref.as_ref().map(|it| &it.name)),
         (
             "source.webhook.signingSecretRef.name",
             spec.source.webhook.as_ref().map(|webhook| &webhook.signing_secret_ref.name),
+        ),
+        (
+            "source.amazonEventBridge.sqs.credentialsSecretRef.name",
+            event_bridge.and_then(|it| it.sqs.as_ref()?.credentials_secret_ref.as_ref()).map(|it| &it.name),
+        ),
+        (
+            "source.amazonEventBridge.apiDestination.apiKeySecretRef.name",
+            event_bridge.and_then(|it| it.api_destination.as_ref()).map(|it| &it.api_key_secret_ref.name),
         ),
         ("kafka.tls.caSecretRef.name", tls.and_then(|tls| tls.ca_secret_ref.as_ref()).map(|it| &it.name)),
         (
@@ -203,13 +215,17 @@ pub async fn oauth_client<S: SecretSource>(
     }))
 }
 
-/// The secret that events are signed with. The outer error is the source's.
-pub async fn signing_secret<S: SecretSource>(
+/// What senders prove themselves with, under a key of a Secret. The error is the source's.
+pub async fn push_credential<S: SecretSource>(
     source: &S,
-    reference: &SigningSecretRef,
-) -> Result<Result<SecretString, SecretProblem>, S::Error> {
-    let secret = source.secret(&reference.name).await?;
-    Ok(secret_text(secret.as_ref(), &reference.name, &reference.key).map(SecretString::from))
+    name: &str,
+    key: &str,
+) -> Result<PushCredential, S::Error> {
+    let secret = source.secret(name).await?;
+    Ok(PushCredential {
+        value: secret_text(secret.as_ref(), name, key).map(SecretString::from),
+        secret_version: secret.and_then(|secret| secret.metadata.resource_version),
+    })
 }
 
 /// The certificates in a Secret, in PEM.
@@ -246,6 +262,11 @@ async fn mount_problems<S: SecretSource>(
         }));
         let oauth_ca = sasl.oauth.iter().filter_map(|oauth| oauth.ca_secret_ref.as_ref());
         wanted.extend(oauth_ca.map(|ca| (ca.name.as_str(), vec![ca.key.as_str()])));
+    }
+    let queue = spec.source.amazon_event_bridge.as_ref().and_then(|event_bridge| event_bridge.sqs.as_ref());
+    if let Some(access_key) = queue.and_then(|queue| queue.credentials_secret_ref.as_ref()) {
+        let keys = vec![access_key.access_key_id_key.as_str(), access_key.secret_access_key_key.as_str()];
+        wanted.push((&access_key.name, keys));
     }
     if let Some(tls) = &spec.relay.tls {
         let keys = vec![TlsSecretRef::CERTIFICATE_KEY, TlsSecretRef::PRIVATE_KEY_KEY];

@@ -294,9 +294,14 @@ async fn check_route(
                 .into_iter()
                 .filter(|problem| !matches!(problem, SecretProblem::Missing(_)));
             diagnostics.extend(problems.map(|problem| context.warning(&spec, problem.to_string())));
-            let SourceModel::Webhook(webhook) = &model.source;
-            if let Some(message) = webhook.weak_secret() {
-                let field = spec.child("source").child("webhook").child("signingSecretRef");
+            if let Some(message) = model.weak_push_credential() {
+                let source = spec.child("source");
+                let field = match model.source {
+                    SourceModel::Webhook(_) => source.child("webhook").child("signingSecretRef"),
+                    SourceModel::AmazonEventBridge(_) => {
+                        source.child("amazonEventBridge").child("apiDestination").child("apiKeySecretRef")
+                    }
+                };
                 diagnostics.push(context.warning(&field, message));
             }
         }

@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use presenceroute_core::condition::{Budget, Condition, ConditionChecks, ConditionError};
-use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec, TokenRequest};
+use presenceroute_core::genesys_api::{ApiEndpoint, IntegrationSpec, RegistrationSpec, TokenRequest};
 use presenceroute_core::kafka_properties::{contradiction, refused_property, wrong_value};
 use presenceroute_core::relay_config::{
-    AwsMskIamConfig, CertificateFiles, KafkaConfig, KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig,
-    Limits, RelayConfig, SaslMechanism,
+    ApiDestinationConfig, AwsCredentialFiles, AwsMskIamConfig, CertificateFiles, KafkaConfig,
+    KafkaOauthConfig, KafkaSaslConfig, KafkaTlsConfig, Limits, RelayConfig, SaslMechanism, SourceConfig,
+    SqsConfig, default_path, signature_header,
 };
 use presenceroute_core::routing::{
     CheckedTable, EventTypePattern, InvalidEvents, RecordKey, RejectStatus, Route, RoutingError,
@@ -22,17 +23,17 @@ use presenceroute_core::routing::{
 use presenceroute_core::url::parse_http_url;
 use presenceroute_crds::references::TlsSecretRef;
 use presenceroute_crds::spec::{
-    self, DeletionPolicy, Kafka, KafkaOauth, KafkaSasl, Relay, SaslExtensionValue, ServiceTemplate,
-    UnmatchedAction, Webhook,
+    self, AmazonEventBridge, DeletionPolicy, IntegrationMode, Kafka, KafkaOauth, KafkaSasl, Relay,
+    SaslExtensionValue, ServiceTemplate, UnmatchedAction, Webhook,
 };
 use presenceroute_crds::status::{EndpointExposure, EndpointPhase, EndpointStatus, ServedEndpoint};
 use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use url::Url;
 
 use crate::admission::is_subdomain;
-use crate::dereference::{OAuthClient, References, SecretProblem, secret_names};
+use crate::dereference::{OAuthClient, PushCredential, References, SecretProblem, secret_names};
 use crate::field::FieldPath;
 use crate::kept_clients;
 use crate::registration_name::reserved_for_another;
@@ -62,6 +63,8 @@ pub mod paths {
     pub const KAFKA_SASL_DIR: &str = "/etc/presenceroute/kafka/sasl";
     /// The CA of Kafka's token endpoint.
     pub const KAFKA_OAUTH_CA_DIR: &str = "/etc/presenceroute/kafka/oauth-ca";
+    /// The AWS access key.
+    pub const AWS_DIR: &str = "/etc/presenceroute/aws";
     /// The certificate of the port that events are posted to.
     pub const TLS_DIR: &str = "/etc/presenceroute/tls";
 }
@@ -78,9 +81,11 @@ pub struct Model {
     pub genesys: GenesysModel,
     /// How its events leave it.
     pub source: SourceModel,
-    /// What Genesys Cloud is to call.
-    pub endpoint: EndpointModel,
-    /// What is served: the endpoint, and those that Genesys Cloud may still call.
+    /// What senders prove themselves with, where the source is pushed to.
+    pub push_credential: Option<PushCredential>,
+    /// What is to be called, where the source is pushed to.
+    pub endpoint: Option<EndpointModel>,
+    /// What is served: the endpoint, and those that may still be called. Without an endpoint, nothing.
     pub served: EndpointStatus,
     /// The routing table, reloaded while the relay runs.
     pub table: CheckedTable,
@@ -102,6 +107,8 @@ pub struct Model {
 pub struct GenesysModel {
     /// The API's base URL.
     pub api_url: Url,
+    /// The base URL of the login service, where it is not the API.
+    pub login_url: Option<Url>,
     /// The path of the token endpoint.
     pub token_path: String,
     /// The form of the token request.
@@ -118,6 +125,7 @@ impl GenesysModel {
     pub fn api_endpoint(&self, event_bridges_path: &str) -> ApiEndpoint {
         ApiEndpoint {
             api_url: self.api_url.as_str().trim_end_matches('/').to_owned(),
+            login_url: self.login_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
             token_path: self.token_path.clone(),
             event_bridges_path: event_bridges_path.to_owned(),
             token_request: self.token_request,
@@ -129,9 +137,19 @@ impl GenesysModel {
 pub enum SourceModel {
     /// Genesys Cloud posts them.
     Webhook(WebhookModel),
+    /// Genesys Cloud sends them to Amazon EventBridge.
+    AmazonEventBridge(EventBridgeModel),
 }
 
-/// The fewest bytes of a signing secret that nothing is said of.
+/// An integration that sends events to Amazon EventBridge, and their way from there.
+pub struct EventBridgeModel {
+    /// The integration.
+    pub integration: IntegrationSpec,
+    /// Who keeps it.
+    pub mode: IntegrationMode,
+}
+
+/// The fewest bytes of a signing secret or an API key that nothing is said of.
 pub const SHORTEST_SECRET: usize = 16;
 
 /// A registration that posts signed events to the endpoint.
@@ -142,24 +160,6 @@ pub struct WebhookModel {
     pub event_bridges_path: String,
     /// What is to be registered.
     pub registration: RegistrationSpec,
-    /// The secret that events are signed with.
-    pub signing_secret: Result<SecretString, SecretProblem>,
-    /// The `resourceVersion` of the Secret that holds it.
-    pub signing_secret_version: Option<String>,
-}
-
-impl WebhookModel {
-    /// What a signing secret of fewer than [`SHORTEST_SECRET`] bytes means. Genesys Cloud and the relays take it.
-    #[must_use]
-    pub fn weak_secret(&self) -> Option<String> {
-        let length = self.signing_secret.as_ref().ok()?.expose_secret().len();
-        (length < SHORTEST_SECRET).then(|| {
-            format!(
-                "the signing secret has fewer than {SHORTEST_SECRET} bytes, so that it can be guessed; make a random one, \
-                 such as with openssl rand -hex 32"
-            )
-        })
-    }
 }
 
 /// What Genesys Cloud calls, and how it is exposed.
@@ -211,6 +211,40 @@ pub struct SecretMount {
 }
 
 impl Model {
+    /// What a signing secret or an API key of fewer than [`SHORTEST_SECRET`] bytes means. The senders and the relays take it.
+    #[must_use]
+    pub fn weak_push_credential(&self) -> Option<String> {
+        let length = self.push_credential.as_ref()?.value.as_ref().ok()?.expose_secret().len();
+        let what = match self.source {
+            SourceModel::Webhook(_) => "the signing secret",
+            SourceModel::AmazonEventBridge(_) => "the API key",
+        };
+        (length < SHORTEST_SECRET).then(|| {
+            format!(
+                "{what} has fewer than {SHORTEST_SECRET} bytes, so that it can be guessed; make a random one, such as \
+                 with openssl rand -hex 32"
+            )
+        })
+    }
+
+    /// The integration at Genesys Cloud, where the source has one.
+    #[must_use]
+    pub fn integration(&self) -> Option<&EventBridgeModel> {
+        match &self.source {
+            SourceModel::Webhook(_) => None,
+            SourceModel::AmazonEventBridge(event_bridge) => Some(event_bridge),
+        }
+    }
+
+    /// The registration at Genesys Cloud, where the source is a webhook.
+    #[must_use]
+    pub fn webhook(&self) -> Option<&WebhookModel> {
+        match &self.source {
+            SourceModel::Webhook(webhook) => Some(webhook),
+            SourceModel::AmazonEventBridge(_) => None,
+        }
+    }
+
     /// Whether the endpoint is a port of the relays that speaks TLS.
     #[must_use]
     pub fn speaks_tls(&self) -> bool {
@@ -248,8 +282,9 @@ impl Model {
             self.config.tls_port = Some(TLS_PORT);
             self.mounts.push(tls_mount(secret));
         }
-        if let (EndpointPhase::Distributing, Some(url)) = (served.phase, registered_url) {
-            let SourceModel::Webhook(webhook) = &mut self.source;
+        if let (EndpointPhase::Distributing, Some(url)) = (served.phase, registered_url)
+            && let SourceModel::Webhook(webhook) = &mut self.source
+        {
             url.clone_into(&mut webhook.registration.url);
         }
         self.served = served;
@@ -267,10 +302,10 @@ impl Model {
         oauth_client.as_ref().err().into_iter().chain(ca_problem)
     }
 
-    /// The problems of Secrets that relays need: the signing secret, and those that relay pods mount.
+    /// The problems of Secrets that relays need: what senders prove themselves with, and those that relay pods mount.
     pub fn relay_secret_problems(&self) -> impl Iterator<Item = &SecretProblem> {
-        let SourceModel::Webhook(webhook) = &self.source;
-        webhook.signing_secret.as_ref().err().into_iter().chain(&self.mount_problems)
+        let credential = self.push_credential.as_ref().and_then(|credential| credential.value.as_ref().err());
+        credential.into_iter().chain(&self.mount_problems)
     }
 }
 
@@ -306,6 +341,17 @@ pub enum SpecProblem {
          them one by one"
     )]
     SubscribedWildcard(String),
+    /// A route for an event type that the source does not send.
+    #[error(
+        "spec.routes[{index}].eventType: {event_type:?} is none of spec.source.amazonEventBridge.topics, so that no such \
+         event comes; add it there, or correct it"
+    )]
+    UnsentEventType {
+        /// Which route.
+        index: usize,
+        /// Its event type.
+        event_type: String,
+    },
     /// The name of a registration of another namespace.
     #[error(
         "spec.source.webhook.name: {name:?} is reserved to the namespace {namespace:?}; begin it with the route's own \
@@ -412,6 +458,9 @@ impl SpecProblem {
             Self::EventTypes(_) | Self::SubscribedWildcard(_) => {
                 spec.child("source").child("webhook").child("eventTypes")
             }
+            Self::UnsentEventType { index, .. } => {
+                FieldPath::parse(&format!("spec.routes[{index}].eventType"))
+            }
             Self::ReservedName { .. } => spec.child("source").child("webhook").child("name"),
             Self::Name(_) => FieldPath::parse("metadata.name"),
             Self::TableTooLarge(_) => spec.child("routes"),
@@ -448,41 +497,37 @@ pub fn validate_with(
     let name = route.name_any();
 
     let table = note(&mut problems, table_with(spec, |when, budget| checks.check(when, budget)));
-    let webhook = note(&mut problems, webhook(&spec.source));
-    let event_types = webhook.and_then(|webhook| note(&mut problems, event_types(webhook, &spec.routes)));
-    let endpoint = note(&mut problems, endpoint(spec.endpoint.as_ref()));
-    let api_url = note(&mut problems, api_url(&spec.genesys));
+    let source = note(&mut problems, one_source(&spec.source));
+    let endpoint = source.and_then(|source| note(&mut problems, endpoint(source, spec.endpoint.as_ref())));
+    let endpoint_url = endpoint.as_ref().and_then(Option::as_ref).map(|endpoint| &endpoint.url);
+    let source_model = source
+        .and_then(|source| note(&mut problems, source_model(source, spec, &namespace, &name, endpoint_url)));
+    let genesys_urls = source.and_then(|source| note(&mut problems, genesys_urls(&spec.genesys, source)));
     let limits = note(&mut problems, limits(spec));
     problems.extend(reserved_name(route));
     problems.extend(operators_secrets(spec, &[secret_name(&name), kept_clients::secret_name(&name)]));
     problems.extend((!is_service_name(&name)).then(|| SpecProblem::Name(name.clone())));
     problems.extend(broken_rules(spec));
 
-    let (
-        Some(table),
-        Some((webhook, signing_secret)),
-        Some(event_types),
-        Some(endpoint),
-        Some(api_url),
-        Some(limits),
-        [],
-    ) = (
-        table,
-        webhook.zip(references.signing_secret),
-        event_types,
-        endpoint,
-        api_url,
-        limits,
-        problems.as_slice(),
-    )
+    let (Some(table), Some(source), Some(source_model), Some(endpoint), Some((api_url, login_url)), Some(limits), []) =
+        (table, source, source_model, endpoint, genesys_urls, limits, problems.as_slice())
     else {
         return Err(problems);
     };
+    let api = &spec.genesys.api;
+    let (token_path, token_request) = match source {
+        OneSource::Webhook(_) => ("/api/v2/oauth/token", TokenRequest::Json),
+        OneSource::AmazonEventBridge(_) => ("/oauth/token", TokenRequest::Form),
+    };
     Ok(Model {
         config: RelayConfig {
-            path: endpoint.url.path().to_owned(),
+            source: source_config(source),
+            path: endpoint.as_ref().map_or_else(default_path, |endpoint| endpoint.url.path().to_owned()),
             former_paths: Vec::new(),
-            signature_header: webhook.signature_header.clone(),
+            signature_header: match source {
+                OneSource::Webhook(webhook) => webhook.signature_header.clone(),
+                OneSource::AmazonEventBridge(_) => signature_header(),
+            },
             kafka: kafka_config(&spec.kafka),
             limits,
             tls: spec.relay.tls.as_ref().map(|_| tls_files()),
@@ -490,36 +535,30 @@ pub fn validate_with(
             route: Some(format!("{namespace}/{name}")),
         },
         mounts: kafka_mounts(&spec.kafka)
+            .chain(aws_mount(source))
             .chain(spec.relay.tls.as_ref().map(|tls| tls_mount(tls.certificate_secret_ref.name.clone())))
             .collect(),
         mount_problems: references.mounted,
         genesys: GenesysModel {
             api_url,
-            token_path: spec.genesys.api.token_path.clone(),
-            token_request: spec.genesys.api.token_request,
+            login_url,
+            token_path: api.token_path.clone().unwrap_or_else(|| token_path.to_owned()),
+            token_request: api.token_request.unwrap_or(token_request),
             ca_pem: references.genesys_ca,
             oauth_client: references.oauth_client,
         },
-        source: SourceModel::Webhook(WebhookModel {
-            signature_header: webhook.signature_header.clone(),
-            event_bridges_path: webhook.event_bridges_path.clone(),
-            registration: RegistrationSpec {
-                name: webhook.name.clone().unwrap_or_else(|| format!("{namespace}/{name}")),
-                url: endpoint.url.to_string(),
-                enabled: !spec.suspend,
-                event_types,
-                retry_policy: webhook.retry_policy.clone(),
-            },
-            signing_secret,
-            signing_secret_version: references.signing_secret_version,
-        }),
+        source: source_model,
+        push_credential: references.push_credential,
         uid: route.uid().unwrap_or_default(),
         suspended: spec.suspend,
         deletion_policy: spec.deletion_policy,
         relay: spec.relay.clone(),
         namespace,
         name,
-        served: EndpointStatus { current: endpoint.served(&spec.relay), ..EndpointStatus::default() },
+        served: EndpointStatus {
+            current: endpoint.as_ref().map(|endpoint| endpoint.served(&spec.relay)).unwrap_or_default(),
+            ..EndpointStatus::default()
+        },
         endpoint,
         table,
     })
@@ -606,7 +645,7 @@ fn table_with<When: Serialize>(
     let mut routes = Vec::with_capacity(spec.routes.len());
     let mut budget = Budget::default();
     for (index, route) in spec.routes.iter().enumerate() {
-        match checked_route(route, |when| compile(when, &mut budget)) {
+        match checked_route(route, default_key(spec), |when| compile(when, &mut budget)) {
             Ok(route) => routes.push(route),
             Err((field, cause)) => {
                 let is_over_budget =
@@ -618,7 +657,7 @@ fn table_with<When: Serialize>(
             }
         }
     }
-    let unmatched = note(&mut problems, unmatched(&spec.unmatched).map_err(|problem| vec![problem]));
+    let unmatched = note(&mut problems, unmatched_of(spec).map_err(|problem| vec![problem]));
     match (unmatched, problems.is_empty()) {
         (Some(unmatched), true) => {
             let wrong = |cause| vec![SpecProblem::Routing { field: "routes".into(), cause }];
@@ -634,6 +673,7 @@ fn table_with<When: Serialize>(
 
 fn checked_route<When>(
     route: &spec::Route,
+    default_key: RecordKey,
     compile: impl FnOnce(&str) -> Result<When, ConditionError>,
 ) -> Result<Route<When>, (&'static str, RoutingError)> {
     // First, so that what is left of the budget for the next does not depend on the other fields.
@@ -645,10 +685,31 @@ fn checked_route<When>(
         topic: TopicName::try_from(route.topic.clone()).map_err(|cause| ("topic", cause))?,
         key: match &route.key {
             Some(key) => RecordKey::try_from(key.clone()).map_err(|cause| ("key", cause))?,
-            None => RecordKey::default(),
+            None => default_key,
         },
         content_mode: route.content_mode,
     })
+}
+
+/// The key of a route that names none: the user where events have one, which is not so of a webhook's.
+fn default_key(spec: &PresenceRouteSpec) -> RecordKey {
+    if spec.source.amazon_event_bridge.is_some() { RecordKey::Subject } else { RecordKey::default() }
+}
+
+/// What becomes of an unmatched event. Nobody waits for an answer about an event from a queue: there, it is dropped and
+/// counted instead of rejected.
+fn unmatched_of(spec: &PresenceRouteSpec) -> Result<Unmatched, SpecProblem> {
+    let is_pulled = spec.source.amazon_event_bridge.as_ref().is_some_and(|source| source.sqs.is_some());
+    match unmatched(&spec.unmatched)? {
+        Unmatched::Reject { .. } if is_pulled && spec.unmatched.status.is_some() => Err(SpecProblem::Rule {
+            field: "unmatched.status",
+            rule: "can only be set for a source that is called, which source.amazonEventBridge.sqs is not",
+        }),
+        Unmatched::Reject { include_filtered, invalid, .. } if is_pulled => {
+            Ok(Unmatched::Drop { include_filtered, invalid })
+        }
+        unmatched => Ok(unmatched),
+    }
 }
 
 fn unmatched(unmatched: &spec::Unmatched) -> Result<Unmatched, SpecProblem> {
@@ -718,10 +779,129 @@ fn limits(spec: &PresenceRouteSpec) -> Result<Limits, Vec<SpecProblem>> {
     })
 }
 
-fn webhook(source: &spec::Source) -> Result<&Webhook, Vec<SpecProblem>> {
-    source.webhook.as_ref().ok_or_else(|| {
-        vec![SpecProblem::Rule { field: "source", rule: "exactly one source must be set: webhook" }]
+/// The source that the spec names.
+#[derive(Clone, Copy)]
+enum OneSource<'s> {
+    Webhook(&'s Webhook),
+    AmazonEventBridge(&'s AmazonEventBridge),
+}
+
+impl OneSource<'_> {
+    fn is_pushed_to(self) -> bool {
+        match self {
+            Self::Webhook(_) => true,
+            Self::AmazonEventBridge(event_bridge) => event_bridge.api_destination.is_some(),
+        }
+    }
+}
+
+fn one_source(source: &spec::Source) -> Result<OneSource<'_>, Vec<SpecProblem>> {
+    let rule = |field, rule| Err(vec![SpecProblem::Rule { field, rule }]);
+    match (&source.webhook, &source.amazon_event_bridge) {
+        (Some(webhook), None) => Ok(OneSource::Webhook(webhook)),
+        (None, Some(event_bridge)) if event_bridge.sqs.is_some() == event_bridge.api_destination.is_some() => {
+            rule("source.amazonEventBridge", "exactly one of sqs and apiDestination must be set")
+        }
+        (None, Some(event_bridge)) => Ok(OneSource::AmazonEventBridge(event_bridge)),
+        (None, None) | (Some(_), Some(_)) => {
+            rule("source", "exactly one source must be set: webhook or amazonEventBridge")
+        }
+    }
+}
+
+/// What Genesys Cloud is to hold for the source.
+fn source_model(
+    source: OneSource<'_>,
+    spec: &PresenceRouteSpec,
+    namespace: &str,
+    name: &str,
+    url: Option<&Url>,
+) -> Result<SourceModel, Vec<SpecProblem>> {
+    match source {
+        OneSource::Webhook(webhook) => Ok(SourceModel::Webhook(WebhookModel {
+            signature_header: webhook.signature_header.clone(),
+            event_bridges_path: webhook.event_bridges_path.clone(),
+            registration: RegistrationSpec {
+                name: webhook.name.clone().unwrap_or_else(|| format!("{namespace}/{name}")),
+                // Without one, the problem is the endpoint's.
+                url: url.map(Url::to_string).unwrap_or_default(),
+                enabled: !spec.suspend,
+                event_types: event_types(webhook, &spec.routes)?,
+                retry_policy: webhook.retry_policy.clone(),
+            },
+        })),
+        OneSource::AmazonEventBridge(event_bridge) => {
+            let problems = event_bridge_problems(event_bridge, &spec.routes, namespace, name);
+            if !problems.is_empty() {
+                return Err(problems);
+            }
+            let topics: BTreeSet<String> = event_bridge.topics.iter().map(|topic| topic.0.clone()).collect();
+            let event_source_suffix = event_bridge.event_source_suffix(namespace, name);
+            Ok(SourceModel::AmazonEventBridge(EventBridgeModel {
+                integration: IntegrationSpec {
+                    name: event_source_suffix.clone(),
+                    event_source_suffix,
+                    aws_account_id: event_bridge.aws_account_id.clone(),
+                    aws_region: event_bridge.aws_region.clone(),
+                    topics: topics.into_iter().collect(),
+                    enabled: !spec.suspend,
+                },
+                mode: event_bridge.integration,
+            }))
+        }
+    }
+}
+
+fn event_bridge_problems(
+    event_bridge: &AmazonEventBridge,
+    routes: &[spec::Route],
+    namespace: &str,
+    name: &str,
+) -> Vec<SpecProblem> {
+    let mut problems = Vec::new();
+    if event_bridge.event_source_suffix(namespace, name).len() > 64 {
+        problems.push(SpecProblem::Rule {
+            field: "source.amazonEventBridge.eventSourceSuffix",
+            rule: "must be set: NAMESPACE-NAME has more than the 64 characters that Genesys Cloud takes",
+        });
+    }
+    let topics = || event_bridge.topics.iter().map(|topic| topic.0.as_str());
+    let is_sent = |route: &spec::Route| match route.event_type.strip_suffix('*') {
+        Some(prefix) => topics().any(|topic| topic.starts_with(prefix)),
+        None => topics().any(|topic| topic == route.event_type),
+    };
+    let unsent = routes.iter().enumerate().filter(|(_, route)| !is_sent(route));
+    problems.extend(unsent.map(|(index, route)| SpecProblem::UnsentEventType {
+        index,
+        event_type: route.event_type.clone(),
+    }));
+    problems
+}
+
+/// How the relay receives the source's events.
+fn source_config(source: OneSource<'_>) -> SourceConfig {
+    let OneSource::AmazonEventBridge(event_bridge) = source else { return SourceConfig::Webhook };
+    if let Some(destination) = &event_bridge.api_destination {
+        return SourceConfig::ApiDestination(ApiDestinationConfig { header: destination.header.clone() });
+    }
+    let Some(queue) = &event_bridge.sqs else { return SourceConfig::Webhook };
+    let file = |key: &String| format!("{}/{key}", paths::AWS_DIR).into();
+    SourceConfig::Sqs(SqsConfig {
+        queue_url: queue.queue_url.clone(),
+        region: queue.region.clone().unwrap_or_else(|| event_bridge.aws_region.clone()),
+        endpoint_url: queue.endpoint_url.clone(),
+        credentials: queue.credentials_secret_ref.as_ref().map(|access_key| AwsCredentialFiles {
+            access_key_id_file: file(&access_key.access_key_id_key),
+            secret_access_key_file: file(&access_key.secret_access_key_key),
+            session_token_file: Some(file(&access_key.session_token_key)),
+        }),
     })
+}
+
+fn aws_mount(source: OneSource<'_>) -> Option<SecretMount> {
+    let OneSource::AmazonEventBridge(event_bridge) = source else { return None };
+    let access_key = event_bridge.sqs.as_ref()?.credentials_secret_ref.as_ref()?;
+    Some(SecretMount { volume: "aws", secret: access_key.name.clone(), directory: paths::AWS_DIR })
 }
 
 fn reserved_name(route: &PresenceRoute) -> Option<SpecProblem> {
@@ -755,10 +935,24 @@ fn event_types(webhook: &Webhook, routes: &[spec::Route]) -> Result<Vec<String>,
     Ok(types.into_iter().map(str::to_owned).collect())
 }
 
-fn endpoint(endpoint: Option<&spec::Endpoint>) -> Result<EndpointModel, Vec<SpecProblem>> {
+fn endpoint(
+    source: OneSource<'_>,
+    endpoint: Option<&spec::Endpoint>,
+) -> Result<Option<EndpointModel>, Vec<SpecProblem>> {
     let rule = |rule| vec![SpecProblem::Rule { field: "endpoint", rule }];
-    let endpoint = endpoint
-        .ok_or_else(|| rule("must be set: its url is what Genesys Cloud calls for source.webhook"))?;
+    let endpoint = match (endpoint, source) {
+        (Some(endpoint), source) if source.is_pushed_to() => endpoint,
+        (Some(_), _) => {
+            return Err(rule("must not be set: with source.amazonEventBridge.sqs nothing is called"));
+        }
+        (None, OneSource::Webhook(_)) => {
+            return Err(rule("must be set: its url is what Genesys Cloud calls for source.webhook"));
+        }
+        (None, source) if source.is_pushed_to() => {
+            return Err(rule("must be set: its url is what Amazon EventBridge calls for apiDestination"));
+        }
+        (None, _) => return Ok(None),
+    };
     let url = http_url("endpoint.url", &endpoint.url);
     let exposure = match (&endpoint.ingress, &endpoint.gateway) {
         (None, None) => Ok(Exposure::Service),
@@ -767,7 +961,9 @@ fn endpoint(endpoint: Option<&spec::Endpoint>) -> Result<EndpointModel, Vec<Spec
         (Some(_), Some(_)) => Err(rule("ingress and gateway cannot both be set")),
     };
     match (url, exposure) {
-        (Ok(url), Ok(exposure)) => Ok(EndpointModel { url, exposure, service: endpoint.service.clone() }),
+        (Ok(url), Ok(exposure)) => {
+            Ok(Some(EndpointModel { url, exposure, service: endpoint.service.clone() }))
+        }
         (url, exposure) => Err([url.err(), exposure.err()].into_iter().flatten().flatten().collect()),
     }
 }
@@ -780,6 +976,25 @@ fn api_url(genesys: &spec::Genesys) -> Result<Url, Vec<SpecProblem>> {
             field: "genesys",
             rule: "exactly one of region and apiUrl must be set",
         }]),
+    }
+}
+
+/// The URLs of the API and of the login service, where that is another.
+fn genesys_urls(
+    genesys: &spec::Genesys,
+    source: OneSource<'_>,
+) -> Result<(Url, Option<Url>), Vec<SpecProblem>> {
+    let api_url = api_url(genesys);
+    let login_url = match (&genesys.login_url, &genesys.region, source) {
+        (Some(url), _, _) => http_url("genesys.loginUrl", url).map(Some),
+        (None, Some(region), OneSource::AmazonEventBridge(_)) => {
+            http_url("genesys.region", &presenceroute_core::region::login_url(region)).map(Some)
+        }
+        (None, ..) => Ok(None),
+    };
+    match (api_url, login_url) {
+        (Ok(api_url), Ok(login_url)) => Ok((api_url, login_url)),
+        (api_url, login_url) => Err([api_url.err(), login_url.err()].into_iter().flatten().flatten().collect()),
     }
 }
 

@@ -103,7 +103,7 @@ impl<S: PushSource> Handler<S> {
         Self {
             paths: paths.into(),
             source,
-            body: BodyReader::new(limits),
+            body: BodyReader::new(limits, S::SLOW_BODY),
             max_event_age: limits.max_event_age_ms.map(Duration::from_millis),
             memory: MemoryBudget::new(limits.max_in_flight_bytes, metrics.in_flight_bytes.clone()),
             pipeline,
@@ -150,7 +150,7 @@ impl<S: PushSource> Handler<S> {
             }
             Err(problem) => {
                 let kind = problem.kind;
-                let mut response = problem::response(&problem);
+                let mut response = problem::response(&problem, S::RETRY_REFUSED_AFTER);
                 // A sender that expects a 100 has its answer, and reading its body would ask for the body.
                 if problem::may_leave_body(kind) && (expects_continue || !is_over(body).await) {
                     // HTTP/1.1 has no other way past the rest of the body. Without this, a sender would send its next
@@ -347,8 +347,8 @@ mod tests {
     use super::*;
     use crate::http::server::RequestBody;
     use crate::kafka;
+    use crate::source::secrets::{SecretKind, Secrets};
     use crate::source::webhook::Webhook;
-    use crate::source::webhook::secrets::Secrets;
     use hmac::{Hmac, KeyInit, Mac};
     use http_body_util::BodyExt;
     use presenceroute_core::relay_config::KafkaConfig;
@@ -366,7 +366,8 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let (publisher, _) = kafka::start(kafka, limits.clone(), Arc::clone(&metrics)).await.unwrap();
         let routing = follow::fixed(Router::new(RoutingTable::parse("{t: topic}").unwrap()));
-        let secrets = follow::fixed(Secrets::single("test", &"Jefe".into()).unwrap());
+        let secret = Secrets::single(SecretKind::SigningSecret, "test", &"Jefe".into());
+        let secrets = follow::fixed(secret.unwrap());
         let log = Arc::new(RequestLog::new(None));
         let pipeline = Pipeline::new(routing, publisher, Arc::clone(&metrics), Arc::clone(&log), None);
         let webhook = Webhook::new(SIGNATURE, secrets, metrics.authenticated.clone());

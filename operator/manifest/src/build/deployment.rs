@@ -187,10 +187,10 @@ fn container(model: &Model, image: &RelayImage) -> Container {
 
 /// While one protocol replaces the other, each has its port.
 fn ports(model: &Model) -> Vec<ContainerPort> {
-    let mut ports = if model.speaks_both() {
-        vec![port(service::HTTP, EVENTS_PORT), port(service::HTTPS, TLS_EVENTS_PORT)]
-    } else {
-        vec![port(service::port_name(model), EVENTS_PORT)]
+    let mut ports = match (&model.endpoint, model.speaks_both()) {
+        (None, _) => Vec::new(),
+        (Some(_), true) => vec![port(service::HTTP, EVENTS_PORT), port(service::HTTPS, TLS_EVENTS_PORT)],
+        (Some(_), false) => vec![port(service::port_name(model), EVENTS_PORT)],
     };
     ports.push(port("admin", ADMIN_PORT));
     ports
@@ -219,11 +219,10 @@ fn probe(path: &str) -> Probe {
 
 /// Whole directories, never a `subPath`, whose content would stay as it was at the pod's start.
 fn volume_mounts(model: &Model) -> Vec<VolumeMount> {
-    let own =
-        [("relay", paths::CONFIG_DIR), ("routing", paths::ROUTING_DIR), ("signing", paths::SIGNING_DIR)];
+    let own = [("relay", paths::CONFIG_DIR), ("routing", paths::ROUTING_DIR)];
+    let own = own.into_iter().chain(model.push_credential.is_some().then_some(("signing", paths::SIGNING_DIR)));
     let named = model.mounts.iter().map(|mount| (mount.volume, mount.directory));
-    own.into_iter()
-        .chain(named)
+    own.chain(named)
         .map(|(name, directory)| VolumeMount {
             name: name.into(),
             mount_path: directory.into(),
@@ -252,9 +251,9 @@ fn volumes(model: &Model) -> Vec<Volume> {
     [
         config_map("relay", relay_name(&model.name)),
         config_map("routing", config_maps::routing_name(model)),
-        secret("signing", secret_name(&model.name)),
     ]
     .into_iter()
+    .chain(model.push_credential.is_some().then(|| secret("signing", secret_name(&model.name))))
     .chain(model.mounts.iter().map(|mount| secret(mount.volume, mount.secret.clone())))
     .collect()
 }

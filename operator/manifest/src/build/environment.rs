@@ -14,10 +14,11 @@ pub(super) fn variables(model: &Model) -> Vec<EnvVar> {
     let own = [
         ("PRESENCEROUTE_CONFIG", format!("{}/{}", paths::CONFIG_DIR, config_maps::RELAY_KEY)),
         ("PRESENCEROUTE_ROUTING_FILE", format!("{}/{}", paths::ROUTING_DIR, config_maps::ROUTING_KEY)),
-        ("PRESENCEROUTE_SECRET_DIR", paths::SIGNING_DIR.to_owned()),
         ("PRESENCEROUTE_LOG_LEVEL_FILE", format!("{}/{}", paths::ROUTING_DIR, config_maps::LOG_LEVEL_KEY)),
         ("PRESENCEROUTE_LOG_FORMAT", "json".to_owned()),
     ];
+    let secrets = ("PRESENCEROUTE_SECRET_DIR", paths::SIGNING_DIR.to_owned());
+    let own = own.into_iter().chain(model.push_credential.is_some().then_some(secrets));
     let resource = format!("k8s.namespace.name={},presenceroute.route={}", model.namespace, model.name);
     let tracing = model.relay.tracing.iter().flat_map(|tracing| {
         let Tracing { endpoint, sample_percentage } = tracing;
@@ -25,7 +26,7 @@ pub(super) fn variables(model: &Model) -> Vec<EnvVar> {
         let values = [endpoint.clone(), "parentbased_traceidratio".to_owned(), ratio, resource.clone()];
         relay_environment::TRACING.into_iter().zip(values)
     });
-    let named = own.into_iter().chain(tracing);
+    let named = own.chain(tracing);
     let named =
         named.map(|(name, value)| EnvVar { name: name.into(), value: Some(value), ..EnvVar::default() });
     named.chain(model.relay.extra_env.iter().map(variable)).collect()

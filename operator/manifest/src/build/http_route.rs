@@ -18,7 +18,9 @@ pub fn api_resource() -> ApiResource {
 }
 
 pub(super) fn build(model: &Model) -> Result<Option<DynamicObject>, serde_json::Error> {
-    let Exposure::Gateway(wanted) = &model.endpoint.exposure else { return Ok(None) };
+    let Some(Exposure::Gateway(wanted)) = model.endpoint.as_ref().map(|endpoint| &endpoint.exposure) else {
+        return Ok(None);
+    };
     let exposed = exposed(model, EndpointExposure::Gateway);
     let (mut hosts, mut paths) = (Vec::new(), Vec::new());
     for (url, _) in &exposed {

@@ -12,7 +12,7 @@ use super::{exposed, metadata, relay_name, service};
 use crate::validate::{Exposure, Model};
 
 pub(super) fn build(model: &Model) -> Option<Ingress> {
-    let Exposure::Ingress(wanted) = &model.endpoint.exposure else { return None };
+    let Exposure::Ingress(wanted) = &model.endpoint.as_ref()?.exposure else { return None };
     let exposed = exposed(model, EndpointExposure::Ingress);
     let mut tls: Vec<IngressTLS> = Vec::new();
     for (url, secret) in &exposed {

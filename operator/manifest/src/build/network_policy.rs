@@ -8,6 +8,7 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use presenceroute_core::relay_config::{SourceConfig, SqsConfig};
 use url::Url;
 
 use super::{ADMIN_PORT, EVENTS_PORT, TLS_EVENTS_PORT, metadata, relay_name, selector};
@@ -28,7 +29,7 @@ const DNS_PORTS: [i32; 2] = [53, 5353];
 const POD_IDENTITY_AGENT: [&str; 2] = ["169.254.170.23/32", "fd00:ec2::23/128"];
 
 /// Builds it: events from the given peers, the admin port from the operator's pods in their namespace and the given
-/// scrapers, out to DNS and to the ports of the brokers, of their token endpoint and of the collector. They are named by
+/// scrapers, out to DNS and to the ports of the brokers, of their token endpoint, of the queue and of the collector. They are named by
 /// host, which a NetworkPolicy cannot select, hence by port alone, each once. Further rules out are the spec's own.
 pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPolicy> {
     let wanted = model.relay.network_policy.as_ref()?;
@@ -50,8 +51,10 @@ pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPo
     let token_endpoint =
         model.config.kafka.sasl.iter().filter_map(|sasl| Some(&sasl.oauth.as_ref()?.token_endpoint_url));
     let collector = model.relay.tracing.iter().map(|tracing| &tracing.endpoint);
+    let queue = queue(model).map(|queue| queue.endpoint_url.as_ref().unwrap_or(&queue.queue_url));
     let url_ports = token_endpoint
         .chain(collector)
+        .chain(queue)
         .filter_map(|url| Some(Url::parse(url).ok()?.port_or_known_default()?.into()));
     let called: BTreeSet<i32> = broker_ports.chain(url_ports).collect();
     let called = called.into_iter().map(|number| port("TCP", number)).collect();
@@ -60,21 +63,18 @@ pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPo
     let egress = [open(dns.collect()), open(called)].into_iter().chain(aws_credentials(model));
     let events_ports = [EVENTS_PORT].into_iter().chain(model.speaks_both().then_some(TLS_EVENTS_PORT));
     let events_ports = events_ports.map(|number| port("TCP", number)).collect();
+    let events = model.endpoint.is_some().then(|| NetworkPolicyIngressRule {
+        from: (!wanted.ingress_from.is_empty()).then(|| wanted.ingress_from.clone()),
+        ports: Some(events_ports),
+    });
+    let observed =
+        NetworkPolicyIngressRule { from: Some(admin_peers), ports: Some(vec![port("TCP", ADMIN_PORT)]) };
     Some(NetworkPolicy {
         metadata: metadata(model, relay_name(&model.name)),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(model)),
             policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
-            ingress: Some(vec![
-                NetworkPolicyIngressRule {
-                    from: (!wanted.ingress_from.is_empty()).then(|| wanted.ingress_from.clone()),
-                    ports: Some(events_ports),
-                },
-                NetworkPolicyIngressRule {
-                    from: Some(admin_peers),
-                    ports: Some(vec![port("TCP", ADMIN_PORT)]),
-                },
-            ]),
+            ingress: Some(events.into_iter().chain([observed]).collect()),
             egress: Some(egress.chain(wanted.additional_egress.iter().cloned()).collect()),
         }),
     })
@@ -83,7 +83,9 @@ pub(super) fn build(model: &Model, operator_namespace: &str) -> Option<NetworkPo
 /// Out to where pods get the credentials of their IAM role: AWS STS for IRSA, the agent on the node for EKS Pod Identity.
 fn aws_credentials(model: &Model) -> Vec<NetworkPolicyEgressRule> {
     let sasl = model.config.kafka.sasl.as_ref();
-    if !sasl.is_some_and(|sasl| sasl.aws_msk_iam.is_some() && sasl.password_file.is_none()) {
+    let is_for_kafka = sasl.is_some_and(|sasl| sasl.aws_msk_iam.is_some() && sasl.password_file.is_none());
+    let is_for_queue = queue(model).is_some_and(|queue| queue.credentials.is_none());
+    if !is_for_kafka && !is_for_queue {
         return Vec::new();
     }
     let agent = POD_IDENTITY_AGENT.map(|cidr| NetworkPolicyPeer {
@@ -94,6 +96,13 @@ fn aws_credentials(model: &Model) -> Vec<NetworkPolicyEgressRule> {
         NetworkPolicyEgressRule { to: None, ports: Some(vec![port("TCP", 443)]) },
         NetworkPolicyEgressRule { to: Some(agent.into()), ports: Some(vec![port("TCP", 80)]) },
     ]
+}
+
+fn queue(model: &Model) -> Option<&SqsConfig> {
+    match &model.config.source {
+        SourceConfig::Sqs(queue) => Some(queue),
+        SourceConfig::Webhook | SourceConfig::ApiDestination(_) => None,
+    }
 }
 
 fn port(protocol: &str, number: i32) -> NetworkPolicyPort {

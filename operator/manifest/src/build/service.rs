@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use presenceroute_crds::spec::ServiceType;
+use presenceroute_crds::spec::{ServiceTemplate, ServiceType};
 
 use super::{EVENTS_PORT, metadata, relay_name, selector_labels};
 use crate::validate::Model;
@@ -28,23 +28,24 @@ fn number_of(name: &str) -> i32 {
     if name == HTTPS { HTTPS_PORT } else { EVENTS_PORT }
 }
 
-/// Builds it. Metrics and status stay on the pods.
-pub(super) fn build(model: &Model) -> Service {
+/// Builds it, where the source is called. Metrics and status stay on the pods.
+pub(super) fn build(model: &Model) -> Option<Service> {
+    let template = &model.endpoint.as_ref()?.service;
     let names = if model.speaks_both() { vec![HTTP, HTTPS] } else { vec![port_name(model)] };
     let mut service = Service {
         metadata: metadata(model, relay_name(&model.name)),
         spec: Some(ServiceSpec {
-            type_: Some(type_name(model).into()),
+            type_: Some(type_name(model, template).into()),
             selector: Some(selector_labels(&model.name)),
             ports: Some(names.into_iter().map(service_port).collect()),
             ..ServiceSpec::default()
         }),
         ..Service::default()
     };
-    if !model.endpoint.service.annotations.is_empty() {
-        service.metadata.annotations = Some(model.endpoint.service.annotations.clone());
+    if !template.annotations.is_empty() {
+        service.metadata.annotations = Some(template.annotations.clone());
     }
-    service
+    Some(service)
 }
 
 /// By name, which leads to the pods that have such a port, whatever its number.
@@ -60,9 +61,9 @@ fn service_port(name: &'static str) -> ServicePort {
 }
 
 /// The type that reaches as far as the endpoint's own and every former one: each includes those before it.
-fn type_name(model: &Model) -> &'static str {
+fn type_name(model: &Model, template: &ServiceTemplate) -> &'static str {
     let former = model.served.former.iter().map(|former| former.endpoint.service_type);
-    let types: Vec<_> = former.chain([model.endpoint.service.type_]).collect();
+    let types: Vec<_> = former.chain([template.type_]).collect();
     if types.contains(&ServiceType::LoadBalancer) {
         "LoadBalancer"
     } else if types.contains(&ServiceType::NodePort) {

@@ -2,7 +2,9 @@
 
 use kube::ResourceExt;
 use kube::core::DynamicObject;
-use presenceroute_core::relay_config::{Limits, RelayConfig};
+use presenceroute_core::genesys_api::TokenRequest;
+use presenceroute_core::relay_config::{Limits, RelayConfig, SourceConfig};
+use presenceroute_core::routing::Unmatched;
 use presenceroute_crds::PresenceRoute;
 use presenceroute_crds::spec::ServiceType;
 use presenceroute_crds::status::{
@@ -15,7 +17,7 @@ use super::{Installation, RelayImage, RouteObjects, build};
 use crate::dereference::dereference;
 use crate::document::Manifest;
 use crate::rotation::CredentialRotation;
-use crate::validate::{Model, SourceModel, SpecProblem, validate};
+use crate::validate::{Model, SpecProblem, validate};
 
 const SECRETS: &str = r#"
 apiVersion: v1
@@ -47,6 +49,16 @@ apiVersion: v1
 kind: Secret
 metadata: {name: access-key}
 stringData: {username: AKIDEXAMPLE, password: secret}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: api-key}
+stringData: {apiKey: "0123456789abcdef"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: aws}
+stringData: {accessKeyId: AKIDEXAMPLE, secretAccessKey: secret}
 ---
 "#;
 
@@ -88,9 +100,9 @@ async fn route_objects(extra: &str) -> RouteObjects {
 }
 
 fn built(model: &Model) -> RouteObjects {
-    let SourceModel::Webhook(webhook) = &model.source;
+    let credential = model.push_credential.as_ref().and_then(|credential| credential.value.as_ref().ok());
     let signing = CredentialRotation::default().advance(
-        webhook.signing_secret.as_ref().unwrap_or(&SecretString::from("unused")),
+        credential.unwrap_or(&SecretString::from("unused")),
         k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
     );
     let relay_image =
@@ -724,14 +736,14 @@ async fn a_missing_kafka_secret_holds_the_deployment_back() {
 async fn white_space_after_a_secret_is_trimmed() {
     use secrecy::ExposeSecret;
     let model = validated(&manifest(&defaults())).await.unwrap();
-    let SourceModel::Webhook(webhook) = model.source;
-    assert_eq!(webhook.signing_secret.unwrap().expose_secret(), "sign-me");
+    let secret = model.push_credential.unwrap().value.unwrap();
+    assert_eq!(secret.expose_secret(), "sign-me");
 }
 
 #[tokio::test]
 async fn the_subscription_follows_the_exact_routes_unless_it_is_given() {
     let model = validated(&manifest(&defaults())).await.unwrap();
-    let SourceModel::Webhook(webhook) = &model.source;
+    let webhook = model.webhook().unwrap();
     assert_eq!(webhook.registration.event_types, ["presence:state:changed", "presence:status:changed"]);
     assert_eq!(webhook.registration.name, "presence/contact-centre");
     let api = model.genesys.api_endpoint(&webhook.event_bridges_path);
@@ -832,8 +844,7 @@ async fn changing(extra: &str, phase: EndpointPhase, former: ServedEndpoint) -> 
     let former = vec![FormerEndpoint { endpoint: former, retire_time: None }];
     let served = EndpointStatus { phase, former, ..model.served.clone() };
     model.serve(served, Some(&registered_url), true);
-    let SourceModel::Webhook(webhook) = &model.source;
-    (built(&model), webhook.registration.url.clone())
+    (built(&model), model.webhook().unwrap().registration.url.clone())
 }
 
 fn relay_yaml(objects: &RouteObjects) -> RelayConfig {
@@ -932,4 +943,161 @@ async fn what_exposes_a_former_endpoint_is_kept() {
     let paths: Vec<_> =
         spec["rules"][0]["matches"].as_array().unwrap().iter().map(|it| &it["path"]["value"]).collect();
     assert_eq!(paths, ["/new", "/before"]);
+}
+
+/// A manifest of the source amazonEventBridge with these fields inside, and `extra` inside its spec.
+fn event_bridge_manifest(fields: &str, extra: &str) -> String {
+    format!(
+        r#"{SECRETS}
+apiVersion: presenceroute.io/v1alpha1
+kind: PresenceRoute
+metadata: {{name: contact-centre, namespace: presence, uid: 11111111-2222-3333-4444-555555555555}}
+spec:
+  genesys: {{region: mypurecloud.ie, credentialsSecretRef: {{name: oauth}}}}
+  source:
+    amazonEventBridge:
+      topics: ["v2.users.{{id}}.routingStatus", "v2.users.{{id}}.presence"]
+      awsAccountId: "123456789012"
+      awsRegion: eu-west-1
+      {fields}
+  routes:
+  - {{eventType: "v2.users.{{id}}.presence", topic: presence}}
+  - {{eventType: "v2.users.{{id}}.*", topic: all, key: id}}
+{extra}"#
+    )
+}
+
+const QUEUE: &str = "sqs: {queueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/presence'}";
+const DESTINATION: &str = "apiDestination: {apiKeySecretRef: {name: api-key}}";
+
+#[tokio::test]
+async fn a_queue_needs_no_service_and_no_signing_secret() {
+    let model = validated(&event_bridge_manifest(QUEUE, KAFKA)).await.unwrap();
+    let objects = built(&model).into_apply_order().unwrap();
+    assert_eq!(
+        kinds(&objects),
+        [
+            "ServiceAccount contact-centre-relay",
+            "ConfigMap contact-centre-routing",
+            "ConfigMap contact-centre-relay",
+            "PodDisruptionBudget contact-centre-relay",
+            "Deployment contact-centre-relay",
+        ]
+    );
+    let container = &find(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    let ports: Vec<_> = container["ports"].as_array().unwrap().iter().map(|port| &port["name"]).collect();
+    assert_eq!(ports, ["admin"]);
+    let names: Vec<_> = container["env"].as_array().unwrap().iter().map(|variable| &variable["name"]).collect();
+    assert!(!names.contains(&&json!("PRESENCEROUTE_SECRET_DIR")), "{names:?}");
+    let relay = relay_yaml(&built(&model));
+    let SourceConfig::Sqs(queue) = relay.source else { panic!("{:?}", relay.source) };
+    assert_eq!((queue.region.as_str(), queue.credentials), ("eu-west-1", None));
+}
+
+#[tokio::test]
+async fn an_access_key_of_a_queue_is_mounted() {
+    let queue = "sqs: {queueUrl: 'https://sqs.eu-west-1.amazonaws.com/1/q', credentialsSecretRef: {name: aws}}";
+    let model = validated(&event_bridge_manifest(queue, KAFKA)).await.unwrap();
+    let objects = built(&model).into_apply_order().unwrap();
+    let pod = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+    let volumes: Vec<_> = pod["volumes"].as_array().unwrap().iter().map(|volume| &volume["name"]).collect();
+    assert_eq!(volumes, ["relay", "routing", "aws"]);
+    let SourceConfig::Sqs(queue) = relay_yaml(&built(&model)).source else { panic!("no queue") };
+    let files = queue.credentials.unwrap();
+    assert_eq!(files.access_key_id_file.to_str(), Some("/etc/presenceroute/aws/accessKeyId"));
+    let missing = queue_problem("sqs: {queueUrl: 'https://q.example.com/1/q', credentialsSecretRef: {name: oauth}}");
+    assert!(missing.await.contains(r#"Secret "oauth" has no key "accessKeyId""#));
+}
+
+async fn queue_problem(queue: &str) -> String {
+    let model = validated(&event_bridge_manifest(queue, KAFKA)).await.unwrap();
+    model.mount_problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[tokio::test]
+async fn an_api_destination_is_served_like_a_webhook() {
+    let extra = format!("{ENDPOINT}{KAFKA}");
+    let model = validated(&event_bridge_manifest(DESTINATION, &extra)).await.unwrap();
+    let objects = built(&model).into_apply_order().unwrap();
+    assert_eq!(
+        kinds(&objects),
+        kinds(&self::objects(&defaults()).await),
+        "what pods serve and mount does not depend on who calls them"
+    );
+    let relay = relay_yaml(&built(&model));
+    let SourceConfig::ApiDestination(destination) = relay.source else { panic!("{:?}", relay.source) };
+    assert_eq!(
+        (destination.header.as_str(), relay.path.as_str()),
+        ("X-Api-Key", "/eventbridge/presence")
+    );
+}
+
+#[tokio::test]
+async fn the_integration_is_named_after_the_route() {
+    let model = validated(&event_bridge_manifest(QUEUE, KAFKA)).await.unwrap();
+    let integration = &model.integration().unwrap().integration;
+    assert_eq!(integration.event_source_suffix, "presence-contact-centre");
+    assert_eq!(integration.topics, ["v2.users.{id}.presence", "v2.users.{id}.routingStatus"]);
+    let named = format!("{QUEUE}\n      eventSourceSuffix: other");
+    let model = validated(&event_bridge_manifest(&named, KAFKA)).await.unwrap();
+    assert_eq!(model.integration().unwrap().integration.event_source_suffix, "other");
+}
+
+#[tokio::test]
+async fn tokens_come_from_the_login_service_of_the_region() {
+    let model = validated(&event_bridge_manifest(QUEUE, KAFKA)).await.unwrap();
+    let api = model.genesys.api_endpoint("/");
+    assert_eq!(
+        (api.login_url.as_deref(), api.token_path.as_str(), api.token_request),
+        (Some("https://login.mypurecloud.ie"), "/oauth/token", TokenRequest::Form)
+    );
+    let webhook = validated(&manifest(&defaults())).await.unwrap().genesys.api_endpoint("/");
+    assert_eq!(
+        (webhook.login_url, webhook.token_path.as_str(), webhook.token_request),
+        (None, "/api/v2/oauth/token", TokenRequest::Json)
+    );
+}
+
+#[tokio::test]
+async fn events_of_a_queue_are_keyed_by_user_and_never_rejected() {
+    let model = validated(&event_bridge_manifest(QUEUE, KAFKA)).await.unwrap();
+    let keys: Vec<String> = model.table.routes().iter().map(|route| route.key.clone().into()).collect();
+    assert_eq!(keys, ["subject", "id"]);
+    assert!(matches!(model.table.unmatched(), Unmatched::Drop { .. }));
+    let extra = format!("{ENDPOINT}{KAFKA}");
+    let pushed = validated(&event_bridge_manifest(DESTINATION, &extra)).await.unwrap();
+    assert!(matches!(pushed.table.unmatched(), Unmatched::Reject { .. }));
+}
+
+#[tokio::test]
+async fn what_contradicts_the_event_bridge_is_refused() {
+    let refused = async |fields: &str, extra: &str| {
+        let problems = validated(&event_bridge_manifest(fields, extra)).await.err().unwrap();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    let with_endpoint = format!("{ENDPOINT}{KAFKA}");
+    assert!(refused(QUEUE, &with_endpoint).await.contains("spec.endpoint: must not be set"));
+    assert!(refused(DESTINATION, KAFKA).await.contains("what Amazon EventBridge calls"));
+    let both = format!("{QUEUE}\n      {DESTINATION}");
+    assert!(refused(&both, KAFKA).await.contains("exactly one of sqs and apiDestination"));
+    let status = format!("{KAFKA}\n  unmatched: {{action: Reject, status: 400}}");
+    assert!(refused(QUEUE, &status).await.contains("spec.unmatched.status"));
+    let long = format!("{QUEUE}\n      eventSourceSuffix: {}", "x".repeat(65));
+    assert!(refused(&long, KAFKA).await.contains("eventSourceSuffix"));
+    let text = event_bridge_manifest(QUEUE, KAFKA).replace("- {eventType: \"v2.users.{id}.presence\"", "- {eventType: x");
+    let problems = validated(&text).await.err().unwrap();
+    assert_eq!(problems[0].field().to_string(), "spec.routes[0].eventType");
+    assert!(problems[0].to_string().contains("\"x\" is none of spec.source.amazonEventBridge.topics"));
+}
+
+#[tokio::test]
+async fn a_network_policy_lets_relays_reach_the_queue() {
+    let extra = format!("{KAFKA}\n  relay: {{networkPolicy: {{}}}}");
+    let model = validated(&event_bridge_manifest(QUEUE, &extra)).await.unwrap();
+    let objects = built(&model).into_apply_order().unwrap();
+    let policy = &find(&objects, "NetworkPolicy")["spec"];
+    assert_eq!(policy["ingress"].as_array().unwrap().len(), 1, "only the admin port");
+    let ports: Vec<_> = policy["egress"][1]["ports"].as_array().unwrap().iter().map(|it| &it["port"]).collect();
+    assert_eq!(ports, [443, 9092]);
+    assert!(policy["egress"].to_string().contains("169.254.170.23/32"));
 }
