@@ -82,7 +82,7 @@ pub enum ConditionError {
     },
     /// A name that no event has.
     #[error(
-        "`{source_text}` uses `{name}`, which is unknown; use id, eventType, timestamp, source or attributes"
+        "`{source_text}` uses `{name}`, which is unknown; use id, eventType, timestamp, source, subject or attributes"
     )]
     UnknownVariable {
         /// The expression.
@@ -349,7 +349,7 @@ mod tests {
 
     fn available() -> Variables {
         let attributes = json!({"presence": "AVAILABLE", "queues": ["a", "b"], "load": 3});
-        Variables::new("e-1", "presence:state:changed", 1_700_000_000_000, "genesys", &attributes)
+        Variables::new("e-1", "presence:state:changed", 1_700_000_000_000, "genesys", "u-1", &attributes)
     }
 
     fn answer(expression: &str) -> Result<bool, EvaluationError> {
@@ -360,7 +360,9 @@ mod tests {
     fn sees_every_field_of_the_event() {
         assert_eq!(answer("attributes.presence == 'AVAILABLE'"), Ok(true));
         assert_eq!(
-            answer("eventType.startsWith('presence:') && id == 'e-1' && source == 'genesys'"),
+            answer(
+                "eventType.startsWith('presence:') && id == 'e-1' && source == 'genesys' && subject == 'u-1'"
+            ),
             Ok(true)
         );
         assert_eq!(answer("timestamp > 1800000000000"), Ok(false));
@@ -490,7 +492,7 @@ mod tests {
     #[test]
     fn a_loop_is_not_tried_on_an_event_that_is_too_large_for_it() {
         let on = |attributes: serde_json::Value, expression: &str| {
-            let variables = Variables::new("e-1", "t", 0, "genesys", &attributes);
+            let variables = Variables::new("e-1", "t", 0, "genesys", "", &attributes);
             Condition::compile(expression).unwrap().matches(&variables)
         };
         let any = "attributes.queues.exists(q, q == 'b')";
@@ -520,7 +522,7 @@ mod tests {
         ];
         for (part, attributes) in costly {
             let when = Condition::compile(&repeated(part)).unwrap();
-            let variables = Variables::new("e-1", "t", 0, "genesys", attributes);
+            let variables = Variables::new("e-1", "t", 0, "genesys", "", attributes);
             let begun = Instant::now();
             assert_eq!(when.matches(&variables), Ok(true), "{part}");
             assert!(begun.elapsed() < Duration::from_secs(60), "{part}: {:?}", begun.elapsed());

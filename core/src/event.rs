@@ -3,6 +3,8 @@
 //! Only what routing and the record's headers need is decoded, and strings without escapes are borrowed from the
 //! body. The attributes stay text until a route asks for one of them.
 
+pub mod envelope;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -21,6 +23,9 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// The longest `eventType`, and the longest `id` that is taken as it is, in bytes.
 pub const LONGEST_NAME: usize = 256;
 
+/// The attribute that a notification has besides the fields of its body.
+pub const CORRELATION_ID: &str = "correlationId";
+
 /// One event, as Genesys Cloud describes it.
 #[derive(Debug)]
 pub struct Event<'a> {
@@ -35,6 +40,22 @@ pub struct Event<'a> {
     pub source: Option<Cow<'a, str>>,
     /// Its attributes: the text of a JSON object.
     pub attributes: Option<&'a RawValue>,
+    /// What is said of it beside that, where it is a notification; `None` of a webhook's event. Boxed, because every
+    /// request keeps room for an event.
+    pub notification: Option<Box<Notification<'a>>>,
+}
+
+/// What a notification of Genesys Cloud says of an event, beside its attributes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Notification<'a> {
+    /// What it is about: the id in its topic, which most often is a user's. It has the form of an event's id.
+    pub subject: Option<Cow<'a, str>>,
+    /// Tells the request that caused it. It is the attribute [`CORRELATION_ID`] unless the body has one of that name.
+    pub correlation_id: Option<Cow<'a, str>>,
+    /// It carries `errorInfo`: something failed, and it describes no state.
+    pub is_error: bool,
+    /// What the organisation calls the presence that it describes, where that is known. Nothing in the notification says so.
+    pub presence_name: Option<String>,
 }
 
 /// Why a body is not an event. It names the field, never its content.
@@ -49,6 +70,12 @@ pub enum EventError {
     /// A field that must be there is not.
     #[error("the event has no {0}; send it as a string that is not empty")]
     Missing(&'static str),
+    /// The same of an envelope of Amazon EventBridge. The target of a rule gets it whole unless the rule changes it.
+    #[error(
+        "the body is no envelope of Amazon EventBridge: it has no {0}; let the rule pass the matched event, without an \
+         input path or transformer"
+    )]
+    MissingInEnvelope(&'static str),
     /// A type that is too long or cannot be shown, and so is none that a route can name.
     #[error("the event's eventType has control characters or more than {LONGEST_NAME} bytes")]
     EventType,
@@ -57,34 +84,63 @@ pub enum EventError {
 impl<'a> Event<'a> {
     /// Reads the event in `body`. Fields that are not known are left alone; `null` means absent.
     pub fn parse(body: &'a [u8]) -> Result<Self, EventError> {
-        let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-        let text = str::from_utf8(body).map_err(|_| EventError::NotText)?;
-        // Of anything else than an object, serde_json's error would hold the content.
-        if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
-            return Err(EventError::Format("it does not begin with {".into()));
-        }
+        let text = object_text(body)?;
         let fields: Fields<'a> =
             serde_json::from_str(text).map_err(|error| EventError::Format(error.to_string()))?;
         Ok(Self {
-            id: id(fields.id)?,
-            event_type: event_type(fields.event_type)?,
+            id: name_or_hash(present("id", fields.id)?),
+            event_type: event_type(present("eventType", fields.event_type)?)?,
             timestamp: fields.timestamp,
             source: fields.source.filter(|source| !source.is_empty()),
             attributes: fields.attributes,
+            notification: None,
         })
     }
-}
 
-fn id(value: Option<Cow<'_, str>>) -> Result<Cow<'_, str>, EventError> {
-    let id = present("id", value)?;
-    if is_name(&id) {
-        return Ok(id);
+    /// What the event is about, where that is known.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.notification.as_ref()?.subject.as_deref()
     }
-    Ok(Cow::Owned(format!("sha256:{}", hex::encode(Sha256::digest(id.as_bytes())))))
+
+    /// The value of the attribute [`CORRELATION_ID`], unless the attributes have one of that name.
+    #[must_use]
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.notification.as_ref()?.correlation_id.as_deref()
+    }
+
+    /// What the organisation calls the presence that the event describes, where that is known.
+    #[must_use]
+    pub fn presence_name(&self) -> Option<&str> {
+        self.notification.as_ref()?.presence_name.as_deref()
+    }
+
+    /// Whether the event describes a failure and no state.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.notification.as_ref().is_some_and(|notification| notification.is_error)
+    }
 }
 
-fn event_type(value: Option<Cow<'_, str>>) -> Result<Cow<'_, str>, EventError> {
-    let event_type = present("eventType", value)?;
+/// The text of a body that begins as an object of JSON does, without a byte order mark.
+fn object_text(body: &[u8]) -> Result<&str, EventError> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let text = str::from_utf8(body).map_err(|_| EventError::NotText)?;
+    // Of anything else than an object, serde_json's error would hold the content.
+    if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
+        return Err(EventError::Format("it does not begin with {".into()));
+    }
+    Ok(text)
+}
+
+fn name_or_hash(text: Cow<'_, str>) -> Cow<'_, str> {
+    if is_name(&text) {
+        return text;
+    }
+    Cow::Owned(format!("sha256:{}", hex::encode(Sha256::digest(text.as_bytes()))))
+}
+
+fn event_type(event_type: Cow<'_, str>) -> Result<Cow<'_, str>, EventError> {
     if is_name(&event_type) { Ok(event_type) } else { Err(EventError::EventType) }
 }
 

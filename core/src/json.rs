@@ -4,7 +4,9 @@
 //! serde_json has checked the syntax of what comes here, but not that escapes make up whole characters.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The text of a JSON string; `None` for any other value.
@@ -16,6 +18,70 @@ pub(crate) fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     }
     let decoded = serde_json::from_str::<String>(json);
     decoded.or_else(|_| serde_json::from_str(&with_whole_characters(json))).ok().map(Cow::Owned)
+}
+
+/// The values of these members of an object, without decoding the others; of a name that comes several times the last one,
+/// as common readers take it. None of anything else than an object.
+pub(crate) fn members<'a, const N: usize>(
+    object: &'a RawValue,
+    names: [&str; N],
+) -> [Option<&'a RawValue>; N] {
+    members_by(object, names, |name, wanted| name == wanted)
+}
+
+/// The same of names that `is_same` as these.
+pub(crate) fn members_by<'a, const N: usize>(
+    object: &'a RawValue,
+    names: [&str; N],
+    is_same: fn(&str, &str) -> bool,
+) -> [Option<&'a RawValue>; N] {
+    let members = Members { names, is_same, is_unique: false };
+    serde_json::Deserializer::from_str(object.get()).deserialize_any(members).unwrap_or([None; N])
+}
+
+/// The same of a whole text that begins as an object does. A name that comes twice is an error: two readers could each take
+/// another value. The error never holds the content.
+pub(crate) fn unique_members<'a, const N: usize>(
+    text: &'a str,
+    names: [&str; N],
+) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
+    let members = Members { names, is_same: |name, wanted| name == wanted, is_unique: true };
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let found = deserializer.deserialize_map(members)?;
+    deserializer.end()?;
+    Ok(found)
+}
+
+struct Members<'n, const N: usize> {
+    names: [&'n str; N],
+    is_same: fn(&str, &str) -> bool,
+    is_unique: bool,
+}
+
+impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut found = [None; N];
+        // By its text and not as a `str`, in which a name with half a surrogate pair would be an error.
+        while let Some(name) = map.next_key::<&RawValue>()? {
+            let wanted = text(name)
+                .and_then(|name| self.names.iter().position(|wanted| (self.is_same)(&name, wanted)));
+            let Some(wanted) = wanted else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if self.is_unique && found[wanted].is_some() {
+                return Err(M::Error::custom(format_args!("`{}` comes twice", self.names[wanted])));
+            }
+            found[wanted] = Some(map.next_value()?);
+        }
+        Ok(found)
+    }
 }
 
 /// The JSON text with U+FFFD in place of every escape that is half a surrogate pair, which no string of Rust can hold.

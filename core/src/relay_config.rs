@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::routing::RecordKey;
 use crate::source;
 
 /// The file's content.
@@ -80,6 +81,15 @@ impl SourceConfig {
             Self::Webhook => source::WEBHOOK,
             Self::ApiDestination(_) => source::AMAZON_EVENT_BRIDGE_API_DESTINATION,
             Self::Sqs(_) => source::AMAZON_EVENT_BRIDGE_SQS,
+        }
+    }
+
+    /// The key of records whose route names none: what the event is about, where events of the source say so.
+    #[must_use]
+    pub fn default_key(&self) -> RecordKey {
+        match self {
+            Self::Webhook => RecordKey::Id,
+            Self::ApiDestination(_) | Self::Sqs(_) => RecordKey::Subject,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What a relay answers on `GET /status` of its admin port, and the operator reads.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// One relay's own account of itself. It never holds a secret or a part of an event.
@@ -10,7 +12,7 @@ pub struct RelayStatus {
     pub version: String,
     /// The routing table that is being served.
     pub routing: RoutingReport,
-    /// The signing secrets that are being accepted.
+    /// What senders may prove themselves with: signing secrets or API keys. Without senders, none.
     pub secrets: SecretsReport,
     /// The certificate of the port that events are posted to, where it speaks TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,7 +54,7 @@ pub struct RoutingReport {
     pub error: Option<String>,
 }
 
-/// The signing secrets that are being accepted, and what is wrong with newer ones.
+/// The signing secrets or API keys that are being accepted, and what is wrong with newer ones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretsReport {
@@ -61,6 +63,10 @@ pub struct SecretsReport {
     pub revision: Option<String>,
     /// How many secrets are active.
     pub active: usize,
+    /// How often senders have proved themselves with each of them since it was loaded, by the name of its file. Absent from
+    /// relays older than this field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub used: BTreeMap<String, u64>,
     /// Why newer files are not used, when they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -78,13 +84,13 @@ pub struct TlsReport {
     pub error: Option<String>,
 }
 
-/// Signatures that were checked since the relay started.
+/// Signatures or API keys that were checked since the relay started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SignaturesReport {
-    /// Made with an active secret, whatever became of the event later.
+    /// Made with an active secret, or an active API key, whatever became of the event later.
     pub accepted: u64,
-    /// Not made with one: answered 403.
+    /// Not so: answered 403, or 401 to an API key.
     pub refused: u64,
 }
 

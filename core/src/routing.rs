@@ -194,7 +194,7 @@ pub enum RoutingError {
     )]
     Topic(String),
     /// A key that no event has.
-    #[error("key {0:?} is unknown; use id, source or attributes.PATH")]
+    #[error("key {0:?} is unknown; use id, source, subject or attributes.PATH")]
     Key(String),
     /// A status that the contract does not know.
     #[error("unmatched.status {0} is not legal; use 404 or 400")]
@@ -260,22 +260,31 @@ impl<When: Serialize> RoutingTable<When> {
 impl RoutingTable {
     /// Reads a table in YAML or JSON: the whole form, or the short one, `{EVENT_TYPE: TOPIC, ...}`.
     ///
-    /// The revision is the one in the text, so that its author can recognise it, else the content's hash.
+    /// The revision is the one in the text, so that its author can recognise it, else the content's hash. A route without a
+    /// key has the event's id.
     pub fn parse(text: &str) -> Result<Self, RoutingError> {
+        Self::parse_with(text, &RecordKey::Id)
+    }
+
+    /// The same, with the key of a route that names none.
+    ///
+    /// # Errors
+    /// The text is no table, or not a valid one.
+    pub fn parse_with(text: &str, default_key: &RecordKey) -> Result<Self, RoutingError> {
         match from_yaml::<Form>(text)? {
             Form::Short(entries) => {
                 let routes = entries.into_iter().map(|(event_type, topic)| Route {
                     event_type,
                     when: None,
                     topic,
-                    key: RecordKey::Id,
+                    key: default_key.clone(),
                     content_mode: ContentMode::default(),
                 });
                 Self::new(routes.collect(), Unmatched::default())
             }
             Form::Whole { version, .. } if version != VERSION => Err(RoutingError::Version(version)),
             Form::Whole { revision, routes, unmatched, .. } => {
-                let table = Self::new(compile(routes)?, unmatched)?;
+                let table = Self::new(compile(routes, default_key)?, unmatched)?;
                 Ok(Self { revision: revision.unwrap_or(table.revision), ..table })
             }
         }
@@ -308,17 +317,18 @@ struct Uncompiled {
     when: Option<String>,
     topic: TopicName,
     #[serde(default)]
-    key: RecordKey,
+    key: Option<RecordKey>,
     #[serde(default)]
     content_mode: ContentMode,
 }
 
-fn compile(routes: Vec<Uncompiled>) -> Result<Vec<Route>, RoutingError> {
+fn compile(routes: Vec<Uncompiled>, default_key: &RecordKey) -> Result<Vec<Route>, RoutingError> {
     let mut budget = Budget::default();
     let compiled = routes.into_iter().enumerate().map(|(index, route)| {
         let Uncompiled { event_type, when, topic, key, content_mode } = route;
         let when = when.map(|source| Condition::compile_within(&source, &mut budget)).transpose();
         let when = when.map_err(|cause| RoutingError::When { index, cause })?;
+        let key = key.unwrap_or_else(|| default_key.clone());
         Ok(Route { event_type, when, topic, key, content_mode })
     });
     compiled.collect()
@@ -451,6 +461,8 @@ pub enum RecordKey {
     Id,
     /// The event's source.
     Source,
+    /// What the event is about: the user's id in a notification.
+    Subject,
     /// A value inside the event's attributes, by the names that lead to it.
     Attribute(Vec<String>),
 }
@@ -462,6 +474,7 @@ impl TryFrom<String> for RecordKey {
         match text.as_str() {
             "id" => return Ok(Self::Id),
             "source" => return Ok(Self::Source),
+            "subject" => return Ok(Self::Subject),
             _ => {}
         }
         let legal = |name: &str| {
@@ -481,6 +494,7 @@ impl From<RecordKey> for String {
         match key {
             RecordKey::Id => "id".into(),
             RecordKey::Source => "source".into(),
+            RecordKey::Subject => "subject".into(),
             RecordKey::Attribute(path) => format!("attributes.{}", path.join(".")),
         }
     }
@@ -516,6 +530,25 @@ unmatched: {action: DeadLetter, topic: gen-presence-unmatched}
         assert_eq!(table.routes().len(), 2);
         assert_eq!(table.unmatched(), &Unmatched::default());
         assert_eq!(table.revision().len(), 12);
+    }
+
+    #[test]
+    fn a_route_without_a_key_has_the_default_one() {
+        for text in [
+            "{a: x}",
+            "{version: 1, routes: [{eventType: a, topic: x}]}",
+            "{version: 1, routes: [{eventType: a, topic: x, key: subject}]}",
+        ] {
+            let table = RoutingTable::parse_with(text, &RecordKey::Subject).unwrap();
+            assert_eq!(table.routes()[0].key, RecordKey::Subject, "{text}");
+            assert!(table.to_yaml().unwrap().contains("key: subject"), "{text}");
+        }
+        let named = "{version: 1, routes: [{eventType: a, topic: x, key: id}]}";
+        assert_eq!(
+            RoutingTable::parse_with(named, &RecordKey::Subject).unwrap().routes()[0].key,
+            RecordKey::Id
+        );
+        assert_eq!(RoutingTable::parse("{a: x}").unwrap().routes()[0].key, RecordKey::Id);
     }
 
     #[test]

@@ -12,8 +12,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use bytes::Bytes;
 use presenceroute_core::condition::{Budget, Condition, ConditionError, MAX_LENGTH, MAX_TABLE_LENGTH};
-use presenceroute_core::event::Event;
+use presenceroute_core::event::{Event, envelope};
 use presenceroute_core::routing::{Router, RoutingTable};
 
 const MIB: usize = 1 << 20;
@@ -292,6 +293,28 @@ fn read_the_kept_events() {
         println!("{name}, {} bytes", content.len());
         let (result, taken, elapsed) = measured(|| match Event::parse(&content) {
             Ok(event) => format!("{:?}", router.route(&event).decision),
+            Err(error) => error.to_string(),
+        });
+        println!("    {} MiB, {elapsed:?}, {result:.80}", taken / MIB);
+        assert!(elapsed < INPUT_TIME && taken < WORKING_BYTES, "{name}: {elapsed:?}, {taken} bytes");
+    }
+}
+
+#[test]
+fn every_kept_envelope_is_read_within_bounds() {
+    alone("read_the_kept_envelopes");
+}
+
+#[test]
+#[ignore = "every_kept_envelope_is_read_within_bounds runs it"]
+fn read_the_kept_envelopes() {
+    let table = "{version: 1, routes: [{eventType: '*', topic: t, key: subject, when: attributes.a.b == 'x'}, {eventType: '*', topic: u, key: attributes.correlationId}]}";
+    let router = Router::new(RoutingTable::parse(table).unwrap());
+    for (name, content) in corpus("envelopes").into_iter().chain(repeated::envelopes()) {
+        println!("{name}, {} bytes", content.len());
+        let body = Bytes::from(content);
+        let (result, taken, elapsed) = measured(|| match envelope::decode(&body) {
+            Ok((event, value)) => format!("{} bytes to {:?}", value.len(), router.route(&event).decision),
             Err(error) => error.to_string(),
         });
         println!("    {} MiB, {elapsed:?}, {result:.80}", taken / MIB);

@@ -17,8 +17,9 @@ use crate::http::certificate::Certificate;
 use crate::kafka::{ClusterReport, Publisher};
 use crate::observe::labels::{CertificateLabel, RevisionLabel};
 use crate::observe::metrics::Metrics;
+use crate::observe::queue::Queue;
 use crate::outcome::{Outcome, ProblemKind};
-use crate::source::webhook::secrets::Secrets;
+use crate::source::secrets::{SecretKind, Secrets};
 use presenceroute_core::routing::Router;
 
 /// The certificate of the port that events are posted to, in the metrics.
@@ -27,9 +28,12 @@ const LISTENER: CertificateLabel = CertificateLabel { certificate: "listener" };
 /// Answers the requests of the admin port.
 pub struct Admin {
     routing: watch::Receiver<Reloaded<Router>>,
-    secrets: watch::Receiver<Reloaded<Secrets>>,
+    /// What senders prove themselves with, where the source has senders.
+    secrets: Option<(SecretKind, watch::Receiver<Reloaded<Secrets>>)>,
     /// With TLS.
     certificate: Option<watch::Receiver<Reloaded<Certificate>>>,
+    /// Where events are received from a queue.
+    queue: Option<Arc<Queue>>,
     publisher: Arc<Publisher>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
@@ -39,12 +43,13 @@ impl Admin {
     /// An admin port for these parts.
     pub fn new(
         routing: watch::Receiver<Reloaded<Router>>,
-        secrets: watch::Receiver<Reloaded<Secrets>>,
+        secrets: Option<(SecretKind, watch::Receiver<Reloaded<Secrets>>)>,
         certificate: Option<watch::Receiver<Reloaded<Certificate>>>,
+        queue: Option<Arc<Queue>>,
         publisher: Arc<Publisher>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { routing, secrets, certificate, publisher, metrics, draining: AtomicBool::new(false) }
+        Self { routing, secrets, certificate, queue, publisher, metrics, draining: AtomicBool::new(false) }
     }
 
     /// From now on the relay is not ready.
@@ -69,7 +74,6 @@ impl Admin {
     /// What `/status` shows.
     pub fn status(&self) -> RelayStatus {
         let routing = self.routing.borrow();
-        let secrets = self.secrets.borrow();
         let ClusterReport { kafka, missing_topics, forbidden_topics } = self.publisher.report();
         RelayStatus {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -82,11 +86,10 @@ impl Admin {
                 routes: routing.current.as_ref().map_or(0, |router| router.table().routes().len()),
                 error: routing.error.clone(),
             },
-            secrets: SecretsReport {
-                revision: secrets.current.as_ref().and_then(|secrets| secrets.revision().map(str::to_owned)),
-                active: secrets.current.as_ref().map_or(0, |secrets| secrets.keys().len()),
-                error: secrets.error.clone(),
-            },
+            secrets: self
+                .secrets
+                .as_ref()
+                .map_or_else(SecretsReport::default, |(_, secrets)| Secrets::report(&secrets.borrow())),
             tls: self.certificate.as_ref().map(|certificate| {
                 let loaded = certificate.borrow();
                 TlsReport {
@@ -96,8 +99,12 @@ impl Admin {
             }),
             signatures: SignaturesReport {
                 accepted: self.metrics.authenticated.get(),
-                refused: self.metrics.answers(Outcome::Rejected(ProblemKind::SignatureMismatch)),
+                refused: [ProblemKind::SignatureMismatch, ProblemKind::ApiKeyMismatch]
+                    .into_iter()
+                    .map(|kind| self.metrics.answers(Outcome::Rejected(kind)))
+                    .sum(),
             },
+            queue: self.queue.as_ref().map(|queue| queue.report()),
             kafka,
             missing_topics,
             forbidden_topics,
@@ -125,11 +132,14 @@ impl Admin {
         if self.routing.borrow().current.is_none() {
             fail("no routing table", status.routing.error);
         }
-        if status.secrets.active == 0 {
-            fail("no signing secret", status.secrets.error);
+        if let (Some((kind, _)), 0) = (&self.secrets, status.secrets.active) {
+            fail(&format!("no {kind}"), status.secrets.error);
         }
         if let Some(TlsReport { expires: None, error }) = status.tls {
             fail("no certificate", error);
+        }
+        if let Some(queue) = status.queue.filter(|queue| !queue.readable) {
+            fail("the queue cannot be read", queue.error);
         }
         if !status.kafka.reachable {
             fail("Kafka is not reachable", status.kafka.error);
@@ -160,6 +170,9 @@ impl Admin {
     fn refresh_metrics(&self) {
         let status = self.status();
         let metrics = &self.metrics;
+        if let Some(queue) = &self.queue {
+            queue.refresh();
+        }
         metrics.routing_valid.set(i64::from(status.routing.error.is_none()));
         metrics.secrets_valid.set(i64::from(status.secrets.error.is_none()));
         metrics.secrets_active.set(i64::try_from(status.secrets.active).unwrap_or(i64::MAX));

@@ -2,6 +2,7 @@
 
 pub mod labels;
 pub mod metrics;
+pub mod queue;
 pub mod request_log;
 pub mod spans;
 pub mod trace_context;

@@ -80,10 +80,16 @@ pub enum ProblemKind {
     /// A body over the limit.
     BodyTooLarge,
     SignatureMissing,
+    /// A request without an API key.
+    ApiKeyMissing,
+    /// An API key that is not active.
+    ApiKeyMismatch,
     /// A body in a `Content-Encoding` other than identity.
     EncodingUnsupported,
     /// A body slower than its deadline.
     BodyTimeout,
+    /// The same, from a sender that does not send an event again after a 408.
+    BodyTimeoutRetry,
     /// A body that ended before it was whole.
     BodyIncomplete,
     /// A signature under no active secret.
@@ -104,20 +110,23 @@ pub enum ProblemKind {
     KafkaThrottled,
     /// More events in flight than the relay holds.
     Overloaded,
-    /// No table or no secret has been loaded yet.
+    /// No table, no secret or no API key has been loaded yet.
     NotConfigured,
     /// The relay is on its way out.
     ShuttingDown,
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::UnknownPath,
         Self::MethodNotAllowed,
         Self::BodyTooLarge,
         Self::SignatureMissing,
+        Self::ApiKeyMissing,
+        Self::ApiKeyMismatch,
         Self::EncodingUnsupported,
         Self::BodyTimeout,
+        Self::BodyTimeoutRetry,
         Self::BodyIncomplete,
         Self::SignatureMismatch,
         Self::EventInvalid,
@@ -146,7 +155,9 @@ impl ProblemKind {
             Self::EncodingUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::SignatureMismatch => StatusCode::FORBIDDEN,
-            Self::KafkaRefused
+            Self::ApiKeyMissing | Self::ApiKeyMismatch => StatusCode::UNAUTHORIZED,
+            Self::BodyTimeoutRetry
+            | Self::KafkaRefused
             | Self::KafkaUnavailable
             | Self::KafkaThrottled
             | Self::Overloaded
@@ -162,8 +173,10 @@ impl ProblemKind {
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
             Self::SignatureMissing => "signature-missing",
+            Self::ApiKeyMissing => "api-key-missing",
+            Self::ApiKeyMismatch => "api-key-mismatch",
             Self::EncodingUnsupported => "encoding-unsupported",
-            Self::BodyTimeout => "body-timeout",
+            Self::BodyTimeout | Self::BodyTimeoutRetry => "body-timeout",
             Self::BodyIncomplete => "body-incomplete",
             Self::SignatureMismatch => "signature-mismatch",
             Self::EventInvalid => "event-invalid",
@@ -182,7 +195,8 @@ impl ProblemKind {
     pub fn is_transient(self) -> bool {
         matches!(
             self,
-            Self::KafkaUnavailable
+            Self::BodyTimeoutRetry
+                | Self::KafkaUnavailable
                 | Self::KafkaThrottled
                 | Self::Overloaded
                 | Self::NotConfigured

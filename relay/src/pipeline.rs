@@ -35,6 +35,8 @@ pub struct Pipeline {
     metrics: Arc<Metrics>,
     log: Arc<RequestLog>,
     spans: Option<Arc<Spans>>,
+    /// Whether a sender is told that its event is rejected.
+    rejects: bool,
     closed: AtomicBool,
 }
 
@@ -75,7 +77,18 @@ impl Pipeline {
         log: Arc<RequestLog>,
         spans: Option<Arc<Spans>>,
     ) -> Self {
-        Self { routing, publisher, metrics, log, spans, closed: AtomicBool::new(false) }
+        Self { routing, publisher, metrics, log, spans, rejects: true, closed: AtomicBool::new(false) }
+    }
+
+    /// The same for a source that pulls, which has no sender to tell: what the table rejects is dropped.
+    #[must_use]
+    pub fn without_rejection(self) -> Self {
+        Self { rejects: false, ..self }
+    }
+
+    /// Whether an event can be delivered, as far as is known: a broker answers, and there is a routing table.
+    pub fn can_deliver(&self) -> bool {
+        self.routing.borrow().current.is_some() && self.publisher.is_reachable()
     }
 
     /// The time at which an event's span begins, where there are spans. A source calls this when it begins to receive.
@@ -225,6 +238,7 @@ impl Pipeline {
                 Ok(Delivered::Filtered)
             }
             Decision::Drop => Ok(Delivered::Dropped),
+            Decision::Reject(_) if !self.rejects => Ok(Delivered::Dropped),
             Decision::Reject(status) => Err(unrouted(*status, incoming.event, routed.is_named)),
         }
     }
@@ -339,6 +353,13 @@ mod tests {
         let (result, _) = deliver(&pipeline, "t", "1").await;
         let problem = result.unwrap_err();
         assert!(problem.kind.is_transient(), "{problem:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_rejected_is_dropped_where_no_sender_hears_of_it() {
+        let pipeline = pipeline("127.0.0.1:1").await.without_rejection();
+        let (result, _) = deliver(&pipeline, "other", "1").await;
+        assert_eq!(result.unwrap(), Delivered::Dropped);
     }
 
     async fn deliver_invalid(pipeline: &Pipeline) -> Problem {

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
-use presenceroute_core::event::Event;
+use presenceroute_core::event::envelope::{self, RecordContext};
+use presenceroute_core::event::{Event, EventError};
 use presenceroute_core::receipt::Receipt;
-use presenceroute_core::routing::{Decision, Router, RoutingError, RoutingTable};
+use presenceroute_core::routing::{Decision, RecordKey, Router, RoutingError, RoutingTable};
 use presenceroute_runtime::follow;
 use serde::Deserialize;
 use serde_json::json;
@@ -109,7 +110,7 @@ pub async fn run(
     mut print: impl FnMut(&str),
 ) -> Result<Summary, ReplayError> {
     let Settings { config, routing, .. } = settings;
-    let table = table(routing)?;
+    let table = table(routing, &config.source.default_key())?;
     let selection = arguments.condition.as_deref().map(selection).transpose()?;
     if table.routes().iter().any(|route| route.topic.as_str() == arguments.topic) {
         return Err(ReplayError::RouteTarget(arguments.topic.clone()));
@@ -141,13 +142,13 @@ pub async fn run(
     Ok(summary)
 }
 
-fn table(source: RoutingSource) -> Result<RoutingTable, ReplayError> {
+fn table(source: RoutingSource, default_key: &RecordKey) -> Result<RoutingTable, ReplayError> {
     match source {
         RoutingSource::Fixed(table) => Ok(table),
         RoutingSource::File(path) => {
             let text = std::fs::read_to_string(&path)
                 .map_err(|cause| ReplayError::Table { path: path.display().to_string(), cause })?;
-            RoutingTable::parse(&text).map_err(ReplayError::Routing)
+            RoutingTable::parse_with(&text, default_key).map_err(ReplayError::Routing)
         }
     }
 }
@@ -247,8 +248,8 @@ impl Replay {
 
     async fn fate(&self, record: TopicRecord) -> Result<Fate, Problem> {
         let trace = TraceHeaders::of_record(&record.headers);
-        let Some(value) = body(record) else { return Ok(Fate::Unreadable) };
-        let Ok(event) = Event::parse(&value) else { return Ok(Fate::Unreadable) };
+        let Some(kept) = Kept::of(record) else { return Ok(Fate::Unreadable) };
+        let Ok(event) = kept.event() else { return Ok(Fate::Unreadable) };
         if let Some(selection) = &self.selection
             && !matches!(selection.route(&event).decision, Decision::Publish(_))
         {
@@ -262,7 +263,7 @@ impl Replay {
         loop {
             let incoming = Incoming {
                 event: &event,
-                value: &value,
+                value: &kept.value,
                 trace: trace.as_trace(),
                 received: Instant::now(),
                 span_start: None,
@@ -302,20 +303,59 @@ fn planned(decision: &Decision<'_>) -> Fate {
     }
 }
 
-/// The event's bytes as they were sent: the record's value, or the data of the CloudEvent that it is.
-fn body(record: TopicRecord) -> Option<Bytes> {
-    #[derive(Deserialize)]
-    struct CloudEvent<'a> {
-        #[serde(borrow)]
-        data: &'a RawValue,
+/// What a record keeps of an event.
+struct Kept {
+    /// The value of its records: the record's value, or the data of the CloudEvent that it is.
+    value: Bytes,
+    /// What CloudEvents says of it, by the names of its attributes.
+    attributes: BTreeMap<String, String>,
+    /// What the organisation calls the presence.
+    presence_name: Option<String>,
+}
+
+impl Kept {
+    fn of(record: TopicRecord) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct CloudEvent<'a> {
+            #[serde(borrow)]
+            data: &'a RawValue,
+            #[serde(default)]
+            id: Option<String>,
+            #[serde(default)]
+            r#type: Option<String>,
+            #[serde(default)]
+            source: Option<String>,
+            #[serde(default)]
+            time: Option<String>,
+        }
+        let presence_name = record.headers.get("presencename").cloned();
+        let content_type = record.headers.get("content-type");
+        if !content_type.is_some_and(|content_type| content_type.starts_with(STRUCTURED)) {
+            let named = |(name, value): (String, String)| Some((name.strip_prefix("ce_")?.to_owned(), value));
+            let attributes = record.headers.into_iter().filter_map(named).collect();
+            return Some(Self { value: record.value, attributes, presence_name });
+        }
+        let event: CloudEvent<'_> = serde_json::from_slice(&record.value).ok()?;
+        let value = Bytes::copy_from_slice(event.data.get().as_bytes());
+        let given =
+            [("id", event.id), ("type", event.r#type), ("source", event.source), ("time", event.time)];
+        let given = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Some(Self { value, attributes: given.collect(), presence_name })
     }
-    let is_structured =
-        record.headers.get("content-type").is_some_and(|content_type| content_type.starts_with(STRUCTURED));
-    if !is_structured {
-        return Some(record.value);
+
+    /// The event. That of an envelope of Amazon EventBridge has its id and its type beside the value.
+    fn event(&self) -> Result<Event<'_>, EventError> {
+        let attribute = |name: &str| self.attributes.get(name).map(String::as_str);
+        match (Event::parse(&self.value), attribute("id"), attribute("type")) {
+            (Err(EventError::Missing(_)), Some(id), Some(event_type)) => {
+                let (source, time) = (attribute("source"), attribute("time"));
+                let presence_name = self.presence_name.as_deref();
+                let context = RecordContext { id, event_type, source, time, presence_name };
+                envelope::of_record(context, &self.value)
+            }
+            (event, ..) => event,
+        }
     }
-    let event: CloudEvent<'_> = serde_json::from_slice(&record.value).ok()?;
-    Some(Bytes::copy_from_slice(event.data.get().as_bytes()))
 }
 
 /// The offsets that are done with.

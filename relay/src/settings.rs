@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 use presenceroute_core::kafka_properties::refused_property;
 use presenceroute_core::relay_config::{
-    CertificateFiles, KafkaConfig, KafkaSaslConfig, Limits, RelayConfig, SaslMechanism, default_path,
+    CertificateFiles, KafkaConfig, KafkaSaslConfig, Limits, RelayConfig, SaslMechanism, SourceConfig,
+    SqsConfig, default_path,
 };
 use presenceroute_core::relay_environment;
 use presenceroute_core::routing::{RoutingError, RoutingTable};
@@ -14,7 +15,7 @@ use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
 
 use crate::observe::spans::Spans;
-use crate::source::webhook::secrets::{Secrets, SecretsError};
+use crate::source::secrets::{SecretKind, Secrets, SecretsError};
 
 /// The variable with the signing secret, for a relay that runs alone. It is not a flag: the arguments of a process
 /// are there for everyone to read.
@@ -25,6 +26,12 @@ const DEFAULT_ROUTES: &str = "{
     presence:state:changed: gen-presence-state,
     presence:status:changed: gen-presence-status,
     presence:location:changed: gen-presence-location,
+}";
+
+/// The same of notifications, which Genesys Cloud sends to Amazon EventBridge.
+const DEFAULT_NOTIFICATION_ROUTES: &str = "{
+    'v2.users.{id}.presence': gen-presence-state,
+    'v2.users.{id}.routingStatus': gen-presence-status,
 }";
 
 /// Receives signed Genesys Cloud events, verifies and routes them, and publishes them to Kafka.
@@ -48,9 +55,13 @@ pub struct Arguments {
     /// The routing table itself, as YAML or JSON: whole, or {EVENT_TYPE: TOPIC, ...}.
     #[arg(long, env = "PRESENCEROUTE_ROUTES", value_name = "TABLE")]
     pub routes: Option<String>,
-    /// The directory with the signing secrets, one file each, re-read when they change.
+    /// The directory with the signing secrets, or API keys, one file each, re-read when they change.
     #[arg(long, env = "PRESENCEROUTE_SECRET_DIR", value_name = "DIRECTORY")]
     pub secret_dir: Option<PathBuf>,
+    /// The names of the organisation's presence definitions by their ids, in YAML, re-read when they change. The file need
+    /// not exist.
+    #[arg(long, env = relay_environment::PRESENCE_DEFINITIONS_FILE, value_name = "FILE")]
+    pub presence_definitions_file: Option<PathBuf>,
     /// relay.yaml: Kafka, its security, and limits.
     #[arg(long, env = "PRESENCEROUTE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -130,8 +141,10 @@ pub struct Settings {
     pub config: RelayConfig,
     /// Where the routing table comes from.
     pub routing: RoutingSource,
-    /// Where the signing secrets come from.
+    /// Where the signing secrets or API keys come from.
     pub secrets: SecretSource,
+    /// The file with the names of presence definitions, where notifications are to have them.
+    pub presence_definitions: Option<PathBuf>,
     /// Spans for OpenTelemetry, where they are wanted.
     pub spans: Option<Spans>,
 }
@@ -144,8 +157,10 @@ pub enum RoutingSource {
     Fixed(RoutingTable),
 }
 
-/// Where the signing secrets come from.
+/// Where the signing secrets or API keys come from.
 pub enum SecretSource {
+    /// The source has no senders.
+    None,
     /// A directory that may change.
     Directory(PathBuf),
     /// These, for as long as the relay runs.
@@ -214,6 +229,23 @@ pub enum SettingsError {
     /// The inline table is not valid.
     #[error("--routes: {0}")]
     Routing(#[from] RoutingError),
+    /// The same of an API key's.
+    #[error("source.apiDestination.header {0:?} is not an HTTP field name")]
+    ApiKeyHeader(String),
+    /// An Amazon SQS queue, in a relay that is built without it.
+    #[error(
+        "source.sqs needs a relay that is built with the Cargo feature amazon-sqs, and this one is not; build it with that feature"
+    )]
+    WithoutSqs,
+    /// A queue or a server that no call can be posted to.
+    #[error("source.sqs.{0} {1:?} is no URL that begins with https:// or http://")]
+    SqsUrl(&'static str, String),
+    /// A region that AWS does not have.
+    #[error("source.sqs.region {0:?} is no AWS region, such as eu-west-1")]
+    SqsRegion(String),
+    /// No directory with API keys.
+    #[error("no API key is known; set --secret-dir to a directory with one file for each")]
+    NoApiKey,
     /// Neither a directory nor the variable.
     #[error(
         "no signing secret is known; set {SECRET_VARIABLE}, or --secret-dir to a directory with one file a secret"
@@ -238,8 +270,9 @@ impl Settings {
             }
             Err(error) => (None, vec![error]),
         };
-        let routing = routing_source(arguments.routing_file, arguments.routes);
-        let secrets = secret_source(arguments.secret_dir, secret);
+        let source = config.as_ref().map_or(SourceConfig::Webhook, |config| config.source.clone());
+        let routing = routing_source(arguments.routing_file, arguments.routes, &source);
+        let secrets = secret_source(&source, arguments.secret_dir, secret);
         match (config, routing, secrets) {
             (Some(config), Ok(routing), Ok(secrets)) if errors.is_empty() => Ok(Self {
                 listen: arguments.listen,
@@ -247,6 +280,7 @@ impl Settings {
                 config,
                 routing,
                 secrets,
+                presence_definitions: arguments.presence_definitions_file,
                 spans: None,
             }),
             (_, routing, secrets) => {
@@ -266,6 +300,7 @@ fn relay_config(arguments: &Arguments) -> Result<RelayConfig, SettingsError> {
     let mut config = match &arguments.config {
         Some(path) => read_config(path)?,
         None => RelayConfig {
+            source: SourceConfig::default(),
             path: default_path(),
             former_paths: Vec::new(),
             signature_header: presenceroute_core::relay_config::signature_header(),
@@ -297,23 +332,41 @@ fn relay_config(arguments: &Arguments) -> Result<RelayConfig, SettingsError> {
     Ok(config)
 }
 
-fn routing_source(file: Option<PathBuf>, table: Option<String>) -> Result<RoutingSource, SettingsError> {
+fn routing_source(
+    file: Option<PathBuf>,
+    table: Option<String>,
+    source: &SourceConfig,
+) -> Result<RoutingSource, SettingsError> {
+    let default = if source.is_webhook() { DEFAULT_ROUTES } else { DEFAULT_NOTIFICATION_ROUTES };
     Ok(match (file, table) {
         (Some(path), _) => RoutingSource::File(path),
         (None, table) => {
-            RoutingSource::Fixed(RoutingTable::parse(table.as_deref().unwrap_or(DEFAULT_ROUTES))?)
+            let text = table.as_deref().unwrap_or(default);
+            RoutingSource::Fixed(RoutingTable::parse_with(text, &source.default_key())?)
         }
     })
 }
 
 fn secret_source(
+    source: &SourceConfig,
     directory: Option<PathBuf>,
     secret: Option<SecretString>,
 ) -> Result<SecretSource, SettingsError> {
-    match (directory, secret) {
-        (Some(directory), _) => Ok(SecretSource::Directory(directory)),
-        (None, Some(secret)) => Ok(SecretSource::Fixed(Secrets::single(SECRET_VARIABLE, &secret)?)),
-        (None, None) => Err(SettingsError::NoSecret),
+    match (SecretKind::of(source), directory, secret) {
+        (None, ..) => Ok(SecretSource::None),
+        (Some(_), Some(directory), _) => Ok(SecretSource::Directory(directory)),
+        (Some(kind @ SecretKind::SigningSecret), None, Some(secret)) => {
+            Ok(SecretSource::Fixed(Secrets::single(kind, SECRET_VARIABLE, &secret)?))
+        }
+        (Some(kind), None, _) => Err(no_secret(kind)),
+    }
+}
+
+/// What is to be said where a source has senders and nothing to verify them with.
+pub(crate) fn no_secret(kind: SecretKind) -> SettingsError {
+    match kind {
+        SecretKind::SigningSecret => SettingsError::NoSecret,
+        SecretKind::ApiKey => SettingsError::NoApiKey,
     }
 }
 
@@ -353,6 +406,14 @@ fn problems(config: &RelayConfig) -> Vec<SettingsError> {
     if http::HeaderName::try_from(config.signature_header.as_str()).is_err() {
         problems.push(SettingsError::SignatureHeader(config.signature_header.clone()));
     }
+    if let SourceConfig::ApiDestination(destination) = &config.source
+        && http::HeaderName::try_from(destination.header.as_str()).is_err()
+    {
+        problems.push(SettingsError::ApiKeyHeader(destination.header.clone()));
+    }
+    if let SourceConfig::Sqs(sqs) = &config.source {
+        problems.extend(check_sqs(sqs));
+    }
     if let Some(sasl) = &config.kafka.sasl {
         problems.extend(check_sasl(sasl).err());
     }
@@ -373,6 +434,23 @@ fn problems(config: &RelayConfig) -> Vec<SettingsError> {
     }
     if limits.delivery_timeout_ms < limits.publish_timeout_ms {
         problems.push(SettingsError::DeliveryTimeout);
+    }
+    problems
+}
+
+fn check_sqs(sqs: &SqsConfig) -> Vec<SettingsError> {
+    let mut problems = Vec::new();
+    if !cfg!(feature = "amazon-sqs") {
+        problems.push(SettingsError::WithoutSqs);
+    }
+    let urls = [("queueUrl", Some(&sqs.queue_url)), ("endpointUrl", sqs.endpoint_url.as_ref())];
+    let is_url = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+    let wrong = urls.into_iter().filter_map(|(field, url)| Some((field, url.filter(|url| !is_url(url))?)));
+    problems.extend(wrong.map(|(field, url)| SettingsError::SqsUrl(field, url.clone())));
+    // It is part of what is signed.
+    let is_region = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if sqs.region.is_empty() || !sqs.region.bytes().all(is_region) {
+        problems.push(SettingsError::SqsRegion(sqs.region.clone()));
     }
     problems
 }
@@ -416,6 +494,7 @@ fn missing_features(kafka: &KafkaConfig, has_tls: bool, has_compression: bool) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use presenceroute_core::routing::RecordKey;
 
     fn resolve(arguments: &[&str], secret: Option<&str>) -> Result<Settings, SettingsError> {
         let arguments = Arguments::try_parse_from([&["relay"], arguments].concat()).unwrap();
@@ -528,6 +607,51 @@ mod tests {
         assert!(refused.to_string().contains("the path \"old\" is not legal"), "{refused}");
         let refused = with("{tlsPort: 8443, kafka: {bootstrapServers: [a:9092]}}").err().unwrap();
         assert!(refused.to_string().contains("tlsPort needs a certificate"), "{refused}");
+    }
+
+    #[test]
+    fn an_api_destination_needs_a_directory_of_keys_and_routes_notifications() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = |source: &str, more: &[&str]| {
+            let yaml = format!("{{source: {{{source}}}, kafka: {{bootstrapServers: [a:9092]}}}}");
+            std::fs::write(file.path(), yaml).unwrap();
+            resolve(&[&["--config", file.path().to_str().unwrap()], more].concat(), Some("s"))
+        };
+        let destination = "apiDestination: {}";
+        let refused = with(destination, &[]).err().unwrap().to_string();
+        assert_eq!(refused, "no API key is known; set --secret-dir to a directory with one file for each");
+        let settings = with(destination, &["--secret-dir", "/keys"]).unwrap();
+        let SourceConfig::ApiDestination(found) = &settings.config.source else { panic!("another source") };
+        assert_eq!(found.header, "X-Api-Key");
+        let RoutingSource::Fixed(table) = settings.routing else { panic!("a file") };
+        let route = &table.routes()[0];
+        assert_eq!(
+            (route.event_type.to_string().as_str(), &route.key),
+            ("v2.users.{id}.presence", &RecordKey::Subject)
+        );
+        let refused = with("apiDestination: {header: 'a b'}", &["--secret-dir", "/keys"]).err().unwrap();
+        assert_eq!(refused.to_string(), "source.apiDestination.header \"a b\" is not an HTTP field name");
+    }
+
+    #[test]
+    fn a_queue_needs_no_secret_and_a_url_that_can_be_called() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = |sqs: &str| {
+            let yaml = format!("{{source: {{sqs: {{{sqs}}}}}, kafka: {{bootstrapServers: [a:9092]}}}}");
+            std::fs::write(file.path(), yaml).unwrap();
+            resolve(&["--config", file.path().to_str().unwrap()], None)
+        };
+        let url = "queueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/presence'";
+        let settings = with(&format!("{url}, region: eu-west-1")).unwrap();
+        assert!(matches!(settings.secrets, SecretSource::None));
+        for (wrong, named) in [
+            ("queueUrl: presence, region: eu-west-1", "source.sqs.queueUrl \"presence\""),
+            (&format!("{url}, region: Ireland"), "source.sqs.region \"Ireland\""),
+            (&format!("{url}, region: eu-west-1, endpointUrl: 'localhost:9324'"), "source.sqs.endpointUrl"),
+        ] {
+            let error = with(wrong).err().unwrap().to_string();
+            assert!(error.starts_with(named), "{wrong}: {error}");
+        }
     }
 
     #[test]

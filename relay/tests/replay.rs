@@ -192,3 +192,43 @@ async fn structured_events_are_unwrapped_and_others_are_counted() {
     assert_eq!((summary.read, summary.published, summary.unreadable), (3, 1, 2));
     assert_eq!(records(&brokers, "one", 1).await[0].value, event_of("one", "1"));
 }
+
+/// Its id and its type are in the record's headers, or in the CloudEvent around it, and nowhere in its value.
+#[tokio::test]
+async fn a_dead_letter_of_a_notification_is_sent_again_as_the_same_event() {
+    let kafka = support::kafka(&["one", DEAD]);
+    let brokers = kafka.bootstrap_servers();
+    let detail =
+        r#"{"topicName":"v2.users.u-1.presence","eventBody":{"modifiedDate":"2026-03-19T22:04:47.904Z"}}"#;
+    let event_type = "v2.users.{id}.presence";
+    let headers = [
+        ("ce_id", "e-1"),
+        ("ce_type", event_type),
+        ("ce_source", "aws.partner/x"),
+        ("presencename", "Lunch"),
+    ];
+    produce(&brokers, DEAD, &headers, detail.as_bytes()).await;
+    let structured = format!(
+        r#"{{"specversion":"1.0","id":"e-2","source":"aws.partner/x","type":"{event_type}","data":{detail}}}"#
+    );
+    let content_type = [("content-type", "application/cloudevents+json; charset=UTF-8")];
+    produce(&brokers, DEAD, &content_type, structured.as_bytes()).await;
+    produce(&brokers, DEAD, &[], detail.as_bytes()).await;
+    let table = "{version: 1, routes: [{eventType: v2.users.*, topic: one, key: subject}]}";
+    let (summary, _) = replay(&kafka, table, &arguments()).await;
+    let topics = [("one".to_owned(), 2)].into();
+    assert_eq!(
+        summary.unwrap(),
+        Summary { read: 3, published: 2, topics, unreadable: 1, ..Summary::default() }
+    );
+    let one = records(&brokers, "one", 2).await;
+    assert_eq!(ids(&one), ["e-1", "e-2"]);
+    assert_eq!(one[0].headers["presencename"], "Lunch");
+    for record in one {
+        assert_eq!((record.key.as_str(), record.value.as_str()), ("u-1", detail));
+        assert_eq!(record.headers["ce_type"], event_type);
+        assert_eq!(record.headers["ce_subject"], "u-1");
+        assert_eq!(record.headers["ce_time"], "2026-03-19T22:04:47.904Z");
+        assert_eq!(record.headers["ce_source"], "aws.partner/x");
+    }
+}

@@ -1,5 +1,5 @@
 # The pod network's bridge. The cluster's pods hang on it, and its address is this machine as pods see it: the
-# API server, CoreDNS and Kafka listen there. Whoever comes first makes it; whoever leaves last takes it away.
+# API server, CoreDNS, Kafka, ElasticMQ and moto listen there. Whoever comes first makes it; whoever leaves last takes it away.
 # shellcheck shell=bash disable=SC2034
 
 BRIDGE=presenceroute0
@@ -17,7 +17,7 @@ bridge_up() {
 
 bridge_down_unless_used() {
     local user
-    for user in "$CLUSTER_STATE/kube-apiserver" "$KAFKA_STATE/broker-1"; do
+    for user in "$CLUSTER_STATE/kube-apiserver" "$KAFKA_STATE/broker-1" "$SQS_STATE/elasticmq" "$MOTO_STATE/moto"; do
         if STATE=${user%/*} process_pid "${user##*/}" > /dev/null; then return 0; fi
     done
     ip link delete "$BRIDGE" 2> /dev/null || true

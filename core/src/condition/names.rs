@@ -5,7 +5,7 @@ use cel::common::ast::{Expr, IdedExpr, operators};
 use super::walk::parts;
 
 /// The names that an expression can use.
-pub const VARIABLES: [&str; 5] = ["id", "eventType", "timestamp", "source", "attributes"];
+pub const VARIABLES: [&str; 6] = ["id", "eventType", "timestamp", "source", "subject", "attributes"];
 
 /// The types that CEL's standard library names.
 const TYPES: [&str; 11] =

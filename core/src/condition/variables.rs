@@ -18,10 +18,18 @@ pub struct Variables {
 
 impl Variables {
     /// Takes the fields of one event. A field that the event lacks is empty: "" or 0 or {}.
-    pub fn new(id: &str, event_type: &str, timestamp: i64, source: &str, attributes: &Json) -> Self {
+    pub fn new(
+        id: &str,
+        event_type: &str,
+        timestamp: i64,
+        source: &str,
+        subject: &str,
+        attributes: &Json,
+    ) -> Self {
         let mut extent = Extent::default();
         let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-        for (name, text) in [("id", id), ("eventType", event_type), ("source", source)] {
+        for (name, text) in [("id", id), ("eventType", event_type), ("source", source), ("subject", subject)]
+        {
             extent.add_text(text);
             context.add_variable_from_value(name, text.to_owned());
         }

@@ -6,16 +6,14 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt;
 
-use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{
     ContentMode, EventTypePattern, RecordKey, RejectStatus, Route, RoutingTable, TopicName, Unmatched,
 };
 use crate::condition::Variables;
-use crate::event::Event;
+use crate::event::{CORRELATION_ID, Event};
 use crate::json;
 
 /// A routing table, laid out for lookup.
@@ -228,15 +226,19 @@ impl<'a> Conditions<'a> {
 
 fn variables(event: &Event<'_>) -> Option<Variables> {
     // Deeper than serde_json follows, the attributes cannot be looked at, and no condition on them holds.
-    let attributes: serde_json::Value = match event.attributes {
+    let mut attributes: serde_json::Value = match event.attributes {
         Some(raw) => serde_json::from_str(raw.get())
             .or_else(|_| serde_json::from_str(&json::with_whole_characters(raw.get())))
             .ok()?,
         None => serde_json::Value::Object(serde_json::Map::new()),
     };
+    if let (Some(correlation_id), Some(fields)) = (event.correlation_id(), attributes.as_object_mut()) {
+        fields.entry(CORRELATION_ID).or_insert_with(|| correlation_id.into());
+    }
     let source = event.source.as_deref().unwrap_or_default();
+    let subject = event.subject().unwrap_or_default();
     let timestamp = event.timestamp.unwrap_or_default();
-    Some(Variables::new(&event.id, &event.event_type, timestamp, source, &attributes))
+    Some(Variables::new(&event.id, &event.event_type, timestamp, source, subject, &attributes))
 }
 
 /// The record's key. An event that lacks what the key is made of gets its id, so that it has one all the same.
@@ -244,7 +246,8 @@ fn record_key<'a>(key: &RecordKey, event: &'a Event<'_>) -> Key<'a> {
     let found = match key {
         RecordKey::Id => Some(Cow::Borrowed(event.id.as_ref())),
         RecordKey::Source => event.source.as_deref().map(Cow::Borrowed),
-        RecordKey::Attribute(path) => event.attributes.and_then(|attributes| attribute(attributes, path)),
+        RecordKey::Subject => event.subject().map(Cow::Borrowed),
+        RecordKey::Attribute(path) => attribute(event, path),
     };
     match found {
         Some(value) => Key { value, is_substitute: false },
@@ -253,40 +256,25 @@ fn record_key<'a>(key: &RecordKey, event: &'a Event<'_>) -> Key<'a> {
 }
 
 /// The string, number or boolean at `path`. An empty string is as good as none.
-fn attribute<'a>(attributes: &'a RawValue, path: &[String]) -> Option<Cow<'a, str>> {
-    let value = path.iter().try_fold(attributes, |object, name| member(object, name))?;
+fn attribute<'a>(event: &'a Event<'_>, path: &[String]) -> Option<Cow<'a, str>> {
+    let (first, rest) = path.split_first()?;
+    match event.attributes.and_then(|attributes| member(attributes, first)) {
+        Some(value) => scalar(rest.iter().try_fold(value, |object, name| member(object, name))?),
+        None if rest.is_empty() && first == CORRELATION_ID => event.correlation_id().map(Cow::Borrowed),
+        None => None,
+    }
+}
+
+fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    let [value] = json::members(object, [name]);
+    value
+}
+
+fn scalar(value: &RawValue) -> Option<Cow<'_, str>> {
     match value.get().as_bytes().first()? {
         b'"' => json::text(value).filter(|key| !key.is_empty()),
         b'{' | b'[' | b'n' => None,
         _ => Some(Cow::Borrowed(value.get())),
-    }
-}
-
-/// The member `name` of a JSON object, without decoding the others.
-fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
-    serde_json::Deserializer::from_str(object.get()).deserialize_any(Member(name)).ok()?
-}
-
-struct Member<'n>(&'n str);
-
-impl<'de> Visitor<'de> for Member<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-        let mut found = None;
-        // By its text and not as a `str`, in which a name with half a surrogate pair would be an error.
-        while let Some(name) = map.next_key::<&RawValue>()? {
-            if json::text(name).is_some_and(|name| name == self.0) {
-                found = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
     }
 }
 
@@ -425,6 +413,41 @@ unmatched: {action: DeadLetter, topic: rest}
             let body = format!(r#"{{"id":"1","eventType":"t","attributes":{attributes}}}"#);
             assert_eq!(targets(&router, &body), [key], "{attributes}");
         }
+    }
+
+    /// `TOPIC=KEY` of every target of a notification with this detail.
+    fn targets_of_notification(table: &str, detail: &str) -> Vec<String> {
+        let body = format!(r#"{{"id":"1","detail-type":"v2.users.{{id}}.presence","detail":{detail}}}"#);
+        let body = bytes::Bytes::from(body);
+        let (event, _) = crate::event::envelope::decode(&body).unwrap();
+        let router = router(table);
+        let Decision::Publish(targets) = router.route(&event).decision else { return Vec::new() };
+        targets.iter().map(|target| format!("{}={}", target.topic, target.key)).collect()
+    }
+
+    #[test]
+    fn a_notification_is_keyed_by_its_subject_or_else_its_id() {
+        let table = "version: 1\nroutes: [{eventType: v2.users.*, topic: k, key: subject}, {eventType: '*', topic: w, when: subject == 'u-1'}]\n";
+        let detail = r#"{"topicName":"v2.users.u-1.presence","eventBody":{}}"#;
+        assert_eq!(targets_of_notification(table, detail), ["k=u-1", "w=1"]);
+        assert_eq!(targets_of_notification(table, r#"{"eventBody":{}}"#), ["k=1"]);
+        let router = router("version: 1\nroutes: [{eventType: t, topic: k, key: subject}]\n");
+        assert_eq!(targets(&router, r#"{"id":"1","eventType":"t"}"#), ["k=1"]);
+    }
+
+    #[test]
+    fn the_correlation_id_is_an_attribute_unless_the_body_has_one() {
+        let table = "version: 1\nroutes: [{eventType: '*', topic: k, key: attributes.correlationId, when: has(attributes.correlationId) && attributes.correlationId != ''}]\n";
+        let of = |event_body: &str| {
+            let detail = format!(r#"{{"eventBody":{event_body},"metadata":{{"CorrelationId":"c"}}}}"#);
+            targets_of_notification(table, &detail)
+        };
+        assert_eq!(of("{}"), ["k=c"]);
+        assert_eq!(of("null"), ["k=c"]);
+        assert_eq!(of(r#"{"correlationId":"own"}"#), ["k=own"]);
+        // It has one, which is no key.
+        assert_eq!(of(r#"{"correlationId":null}"#), ["k=1"]);
+        assert_eq!(of(r#"{"correlationId":{"a":"x"}}"#), ["k=1"]);
     }
 
     #[test]

@@ -55,6 +55,69 @@ const EVENTS: &[Repeated] = &[
     ("a timestamp of many digits", r#"{"id":"1","eventType":"t","timestamp":1."#, "0", 900_000, "e3}"),
 ];
 
+const ENVELOPES: &[Repeated] = &[
+    ("deep lists", r#"{"id":"1","detail-type":"t","detail":{"eventBody":{"a":"#, "[", 400_000, ""),
+    ("deep details", r#"{"id":"1","detail-type":"t","detail":"#, r#"{"eventBody":"#, 75_000, ""),
+    (
+        "one body many times",
+        r#"{"id":"1","detail-type":"t","detail":{"#,
+        r#""eventBody":{},"#,
+        65_000,
+        r#""x":1}}"#,
+    ),
+    (
+        "one name many times",
+        r#"{"id":"1","detail-type":"t","detail":{"eventBody":{"#,
+        r#""presence":{},"#,
+        70_000,
+        r#""a":{"b":"x"}}}}"#,
+    ),
+    ("an id many times", r#"{"detail-type":"t","detail":{}"#, r#","id":"1""#, 100_000, "}"),
+    (
+        "members of metadata",
+        r#"{"id":"1","detail-type":"t","detail":{"metadata":{"#,
+        r#""CorrelationId":"c","#,
+        50_000,
+        r#""x":1}}}"#,
+    ),
+    (
+        "a long topic",
+        r#"{"id":"1","detail-type":"v2.users.{id}.x","detail":{"topicName":"v2.users."#,
+        "u",
+        1_000_000,
+        r#""}}"#,
+    ),
+    ("braces", r#"{"id":"1","detail-type":"{{{{","detail":{"topicName":""#, "{", 1_000_000, r#""}}"#),
+    (
+        "escapes in a topic",
+        r#"{"id":"1","detail-type":"v2.users.{id}.x","detail":{"topicName":"v2.users."#,
+        "\\u0041",
+        170_000,
+        r#""}}"#,
+    ),
+    (
+        "half surrogates",
+        r#"{"id":"1","detail-type":"t","detail":{"eventBody":{"a":{"b":""#,
+        "\\ud83d",
+        170_000,
+        r#""}}}}"#,
+    ),
+    (
+        "a time of many digits",
+        r#"{"id":"1","detail-type":"t","detail":{"eventBody":{"startTime":1."#,
+        "0",
+        900_000,
+        "e3}}}",
+    ),
+    (
+        "a long time",
+        r#"{"id":"1","detail-type":"t","detail":{"eventBody":{"modifiedDate":"2026-03-19T22:04:48."#,
+        "0",
+        900_000,
+        r#"Z"}}}"#,
+    ),
+];
+
 fn written(inputs: &[Repeated]) -> Vec<(String, Vec<u8>)> {
     let write = |(name, head, unit, times, tail): &Repeated| {
         ((*name).to_owned(), format!("{head}{}{tail}", unit.repeat(*times)).into_bytes())
@@ -65,6 +128,11 @@ fn written(inputs: &[Repeated]) -> Vec<(String, Vec<u8>)> {
 /// Routing tables.
 pub(crate) fn tables() -> Vec<(String, Vec<u8>)> {
     written(TABLES)
+}
+
+/// Envelopes of up to 1 MiB.
+pub(crate) fn envelopes() -> Vec<(String, Vec<u8>)> {
+    written(ENVELOPES)
 }
 
 /// Events of up to 1 MiB, which a relay reads.

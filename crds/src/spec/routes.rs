@@ -17,7 +17,8 @@ pub struct Route {
     #[x_kube(validation = Rule::new("self.matches('^[^* ]*[*]?$')")
         .message("must be an event type without spaces; a * can only be its last character"))]
     pub event_type: String,
-    /// A CEL expression over `id`, `eventType`, `timestamp`, `source` and `attributes` that must be true. An expression
+    /// A CEL expression over `id`, `eventType`, `timestamp`, `source`, `subject` and `attributes` that must be true. The
+    /// attributes of a notification are the fields of its `eventBody`, and `correlationId`. An expression
     /// that cannot be evaluated counts as false; so does one with a loop (`all`, `exists`, `map`, `filter`) on an event
     /// of more than 1000 values or 64 KiB of text. All expressions together have at most 256 KiB and 256 patterns
     /// (`matches`), which take at most 16 MiB compiled.
@@ -29,13 +30,15 @@ pub struct Route {
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'")
         .message("must be a legal Kafka topic name: letters, digits, dots, underscores and hyphens, at most 249"))]
     pub topic: String,
-    /// The record key: `id` (the default), `source` or `attributes.PATH`. Kafka keeps the order of records with one key.
-    /// Each event has an id of its own, so `id` gives no order; `attributes.userId` keeps the events of an agent in order.
-    /// An event without the value gets its id.
+    /// The record key: `id` (the default of `source.webhook`), `source`, `subject` (the default of
+    /// `source.amazonEventBridge`: the id of the user that the event is about) or `attributes.PATH`. Kafka keeps the order
+    /// of records with one key. Each event has an id of its own, so `id` gives no order; `subject`, or
+    /// `attributes.userId` of a webhook's event, keeps the events of an agent in order. An event without the value gets
+    /// its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
-    #[x_kube(validation = Rule::new("self.matches('^(id|source|attributes([.][A-Za-z0-9_-]+)+)$')")
-        .message("must be id, source or attributes.PATH"))]
+    #[x_kube(validation = Rule::new("self.matches('^(id|source|subject|attributes([.][A-Za-z0-9_-]+)+)$')")
+        .message("must be id, source, subject or attributes.PATH"))]
     pub key: Option<String>,
     /// The content mode of the CloudEvents Kafka binding. Binary (the default): the value is the event's bytes, and the
     /// headers are `ce_id`, `ce_type` and so on. Structured: the value is a CloudEvent in JSON, with the event as its
@@ -58,7 +61,8 @@ pub struct Unmatched {
     /// Reject responds with an error, Drop responds with 200 and counts, DeadLetter publishes to `topic`.
     #[serde(default)]
     pub action: UnmatchedAction,
-    /// The status code of Reject: 404 (the default) or 400. Genesys Cloud drops the event on either.
+    /// The status code of Reject: 404 (the default) or 400. Genesys Cloud drops the event on either, and an API destination
+    /// of Amazon EventBridge moves it to the dead-letter queue of the rule's target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == 404 || self == 400").message("must be 404 or 400"))]
     pub status: Option<i32>,

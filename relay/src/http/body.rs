@@ -27,12 +27,15 @@ const TRUSTED_LENGTH: usize = 16 << 10;
 pub(super) struct BodyReader {
     max_bytes: usize,
     timeout: Duration,
+    /// The problem of a body that is slower.
+    slow: ProblemKind,
 }
 
 impl BodyReader {
-    /// A reader within these limits.
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self { max_bytes: limits.max_body_bytes, timeout: Duration::from_millis(limits.body_timeout_ms) }
+    /// A reader within these limits. A body that is slower than its deadline is the problem `slow`.
+    pub(super) fn new(limits: &Limits, slow: ProblemKind) -> Self {
+        let timeout = Duration::from_millis(limits.body_timeout_ms);
+        Self { max_bytes: limits.max_body_bytes, timeout, slow }
     }
 
     /// Rejects a body by the length that its sender announced.
@@ -68,7 +71,7 @@ impl BodyReader {
             Ok(read) => read,
             Err(_) => {
                 let detail = format!("the body was not whole after {} ms", self.timeout.as_millis());
-                Err(Problem::new(ProblemKind::BodyTimeout, detail))
+                Err(Problem::new(self.slow, detail))
             }
         }
     }

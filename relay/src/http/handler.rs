@@ -103,7 +103,7 @@ impl<S: PushSource> Handler<S> {
         Self {
             paths: paths.into(),
             source,
-            body: BodyReader::new(limits),
+            body: BodyReader::new(limits, S::SLOW_BODY),
             max_event_age: limits.max_event_age_ms.map(Duration::from_millis),
             memory: MemoryBudget::new(limits.max_in_flight_bytes, metrics.in_flight_bytes.clone()),
             pipeline,
@@ -150,7 +150,7 @@ impl<S: PushSource> Handler<S> {
             }
             Err(problem) => {
                 let kind = problem.kind;
-                let mut response = problem::response(&problem);
+                let mut response = problem::response(&problem, S::RETRY_REFUSED_AFTER);
                 // A sender that expects a 100 has its answer, and reading its body would ask for the body.
                 if problem::may_leave_body(kind) && (expects_continue || !is_over(body).await) {
                     // HTTP/1.1 has no other way past the rest of the body. Without this, a sender would send its next
@@ -174,6 +174,9 @@ impl<S: PushSource> Handler<S> {
         B: ProvenBody,
     {
         let span_start = self.pipeline.span_start();
+        if S::IS_PROVEN_BY_HEAD {
+            body.verified();
+        }
         let mut reservation = self.memory.reserve();
         reservation.grow(REQUEST_BYTES).map_err(|problem| self.rejected(problem, trace))?;
         let whole = self.body.read(body.as_mut(), head.length, &mut reservation).await;
@@ -347,15 +350,21 @@ mod tests {
     use super::*;
     use crate::http::server::RequestBody;
     use crate::kafka;
+    use crate::source::api_destination::ApiDestination;
+    use crate::source::presence_definitions::PresenceDefinitions;
+    use crate::source::secrets::{SecretKind, Secrets};
     use crate::source::webhook::Webhook;
-    use crate::source::webhook::secrets::Secrets;
     use hmac::{Hmac, KeyInit, Mac};
     use http_body_util::BodyExt;
+    use hyper::body::{Body, Frame};
     use presenceroute_core::relay_config::KafkaConfig;
     use presenceroute_core::routing::Router;
     use presenceroute_core::routing::RoutingTable;
     use presenceroute_runtime::follow;
     use sha2::Sha256;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll};
 
     const SIGNATURE: HeaderName = HeaderName::from_static("x-genesys-event-signature");
 
@@ -366,7 +375,8 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let (publisher, _) = kafka::start(kafka, limits.clone(), Arc::clone(&metrics)).await.unwrap();
         let routing = follow::fixed(Router::new(RoutingTable::parse("{t: topic}").unwrap()));
-        let secrets = follow::fixed(Secrets::single("test", &"Jefe".into()).unwrap());
+        let secret = Secrets::single(SecretKind::SigningSecret, "test", &"Jefe".into());
+        let secrets = follow::fixed(secret.unwrap());
         let log = Arc::new(RequestLog::new(None));
         let pipeline = Pipeline::new(routing, publisher, Arc::clone(&metrics), Arc::clone(&log), None);
         let webhook = Webhook::new(SIGNATURE, secrets, metrics.authenticated.clone());
@@ -396,6 +406,51 @@ mod tests {
     /// Without a connection.
     impl ProvenBody for Full<Bytes> {
         fn verified(&self) {}
+    }
+
+    /// A body of which nothing comes.
+    #[derive(Clone, Default)]
+    struct Silent(Arc<AtomicBool>);
+
+    impl Body for Silent {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    impl ProvenBody for Silent {
+        fn verified(&self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the connection of a request counts as a sender's while its body is still to come.
+    async fn is_verified_before_its_body<S: PushSource>(handler: Handler<S>, header: HeaderName) -> bool {
+        let body = Silent::default();
+        let request = Request::post("/events").header(header, "Jefe").body(body.clone()).unwrap();
+        let answer = pin!(Arc::new(handler).answer(request));
+        assert!(futures::poll!(answer).is_pending());
+        body.0.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn an_api_key_protects_its_connection_before_the_body_comes() {
+        let Handler { pipeline, log, metrics, .. } = handler().await;
+        let keys = follow::fixed(Secrets::single(SecretKind::ApiKey, "test", &"Jefe".into()).unwrap());
+        let header = HeaderName::from_static("x-api-key");
+        let names = follow::fixed(PresenceDefinitions::default());
+        let destination = ApiDestination::new(header.clone(), keys, names, metrics.authenticated.clone());
+        let paths = vec!["/events".into()];
+        let destination = Handler::new(paths, destination, &Limits::default(), pipeline, log, metrics);
+        assert!(is_verified_before_its_body(destination, header).await);
+        // A signature proves nothing before there is a body.
+        assert!(!is_verified_before_its_body(handler().await, SIGNATURE).await);
     }
 
     fn future_bytes<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {

@@ -4,22 +4,18 @@
 //! The relay signs it itself; no server is asked but the one that gives out the pods' AWS credentials. AWS's own libraries
 //! for other languages make the same tokens: <https://github.com/aws/aws-msk-iam-sasl-signer-go>.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use presenceroute_runtime::oauth_token::MAX_RESPONSE_BYTES;
-use reqsign_aws_core::{Credential, DefaultCredentialProvider};
-use reqsign_core::{Context, Error, FileRead, HttpSend, OsEnv, ProvideCredential};
+use reqsign_aws_core::Credential;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
 
-use super::tokens::{Token, cause, milliseconds};
+use super::tokens::{Token, milliseconds};
+use crate::aws::{CredentialChain, CredentialChainError};
 
 /// How long a token is valid, as AWS's own libraries have it. Credentials that expire earlier end it earlier.
 const LIFETIME: Duration = Duration::from_secs(900);
@@ -30,12 +26,6 @@ const LEAST_LIFETIME: Duration = Duration::from_secs(30);
 /// A token is renewed when this part of its time is over.
 const RENEW_AT: f64 = 0.8;
 
-/// How much is read of a file that the environment names.
-const MAX_FILE_BYTES: u64 = 64 << 10;
-
-/// How much is shown of another's error.
-const MAX_CAUSE_CHARS: usize = 256;
-
 /// What RFC 3986 calls unreserved stays as it is, and nothing else.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -44,17 +34,12 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b
 pub(super) struct MskIam {
     region: String,
     credentials: Credentials,
-    context: Context,
 }
 
 #[derive(Clone)]
 enum Credentials {
-    AccessKey {
-        id: SecretString,
-        secret: SecretString,
-    },
-    /// What AWS's SDKs look for: the environment, profiles, IRSA, EKS Pod Identity, the instance.
-    Found(Arc<DefaultCredentialProvider>),
+    AccessKey { id: SecretString, secret: SecretString },
+    Found(CredentialChain),
 }
 
 /// Why there is no token. It holds no part of the credentials.
@@ -76,22 +61,23 @@ pub(super) enum MskIamError {
     Clock,
 }
 
+impl From<CredentialChainError> for MskIamError {
+    fn from(error: CredentialChainError) -> Self {
+        match error {
+            CredentialChainError::Missing => Self::NoCredentials,
+            CredentialChainError::Failed(cause) => Self::Credentials(cause),
+        }
+    }
+}
+
 impl MskIam {
     /// For the clusters of a region, with this access key, or with the credentials that the environment leads to.
     pub(super) fn new(region: &str, access_key: Option<(SecretString, SecretString)>) -> Self {
-        let context = Context::new().with_env(OsEnv).with_file_read(Files);
-        Self::in_context(region, access_key, context)
-    }
-
-    fn in_context(region: &str, access_key: Option<(SecretString, SecretString)>, context: Context) -> Self {
         let credentials = match access_key {
             Some((id, secret)) => Credentials::AccessKey { id, secret },
-            None => Credentials::Found(Arc::new(
-                // Neither has a place in a pod, and the second would run a program.
-                DefaultCredentialProvider::builder().no_sso().no_process().build(),
-            )),
+            None => Credentials::Found(CredentialChain::of_environment()),
         };
-        Self { region: region.to_owned(), credentials, context }
+        Self { region: region.to_owned(), credentials }
     }
 
     /// Signs a token at `now`.
@@ -119,12 +105,7 @@ impl MskIam {
                 secret_access_key: secret.expose_secret().to_owned(),
                 ..Credential::default()
             }),
-            Credentials::Found(provider) => {
-                let context = self.context.clone().with_http_send(Http(http.clone()));
-                let found = provider.provide_credential(&context).await;
-                let failed = |error: Error| MskIamError::Credentials(shown(&error.to_string()));
-                found.map_err(failed)?.ok_or(MskIamError::NoCredentials)
-            }
+            Credentials::Found(chain) => Ok(chain.credential(http).await?),
         }
     }
 }
@@ -193,59 +174,15 @@ fn encoded(text: &str) -> impl std::fmt::Display + '_ {
     utf8_percent_encode(text, RESERVED)
 }
 
-/// Another's words, fit to be shown.
-fn shown(text: &str) -> String {
-    text.chars().filter(|char| !char.is_control()).take(MAX_CAUSE_CHARS).collect()
-}
-
-/// The files that the environment names: the token of a ServiceAccount, a profile.
-#[derive(Debug)]
-struct Files;
-
-impl FileRead for Files {
-    async fn file_read(&self, path: &str) -> reqsign_core::Result<Vec<u8>> {
-        let failed =
-            |error: std::io::Error| Error::unexpected(format!("{path} cannot be read")).with_source(error);
-        let file = tokio::fs::File::open(path).await.map_err(failed)?;
-        let mut content = Vec::new();
-        file.take(MAX_FILE_BYTES).read_to_end(&mut content).await.map_err(failed)?;
-        Ok(content)
-    }
-}
-
-/// The relay's HTTP client.
-#[derive(Debug)]
-struct Http(reqwest::Client);
-
-impl HttpSend for Http {
-    async fn http_send(&self, request: http::Request<Bytes>) -> reqsign_core::Result<http::Response<Bytes>> {
-        let host = request.uri().host().unwrap_or_default().to_owned();
-        let failed =
-            |error: reqwest::Error| Error::unexpected(format!("{host} does not answer: {}", cause(&error)));
-        let request = reqwest::Request::try_from(request).map_err(failed)?;
-        let mut response = self.0.execute(request).await.map_err(failed)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
-                let problem = format!("the answer of {host} has more than {MAX_RESPONSE_BYTES} bytes");
-                return Err(Error::unexpected(problem));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let mut answer = http::Response::new(Bytes::from(body));
-        *answer.status_mut() = response.status();
-        *answer.headers_mut() = std::mem::take(response.headers_mut());
-        Ok(answer)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::Files;
     use crate::kafka::tokens::http_client;
-    use reqsign_core::StaticEnv;
+    use presenceroute_runtime::oauth_token::MAX_RESPONSE_BYTES;
+    use reqsign_core::{Context, StaticEnv};
     use std::time::UNIX_EPOCH;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
@@ -332,7 +269,8 @@ mod tests {
         ];
         let envs = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let context = Context::new().with_env(StaticEnv { home_dir: None, envs }).with_file_read(Files);
-        MskIam::in_context("eu-west-1", None, context)
+        let credentials = Credentials::Found(CredentialChain::in_context(context));
+        MskIam { region: "eu-west-1".into(), credentials }
     }
 
     fn credentials_until(end: SystemTime) -> String {

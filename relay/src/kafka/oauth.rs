@@ -9,7 +9,8 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use reqwest::{Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::tokens::{Token, cause, milliseconds};
+use super::tokens::{Token, milliseconds};
+use crate::outbound::cause;
 use crate::outcome::escaped;
 
 /// An OAuth client and where it gets its tokens. It cannot be printed.

@@ -260,6 +260,11 @@ impl Publisher {
         self.in_flight.in_flight()
     }
 
+    /// Whether a broker answered lately.
+    pub fn is_reachable(&self) -> bool {
+        self.health.lock().reachable
+    }
+
     /// The state of the connection, and which of the table's topics cannot be written to.
     pub fn report(&self) -> ClusterReport {
         let identity = self.producer.borrow().identity.clone();

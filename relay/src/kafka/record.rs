@@ -66,6 +66,11 @@ impl Record<'_> {
         self.event.map_or("", |event| event.id.as_ref())
     }
 
+    /// Marks what describes a failure and no state, for consumers that keep the newest state.
+    fn error(&self) -> Option<&'static str> {
+        self.event.is_some_and(Event::is_error).then_some("true")
+    }
+
     /// The record's value and headers; `None` when there is no memory for them.
     pub(super) fn content(&self, mode: ContentMode) -> Option<(Bytes, Headers)> {
         match (mode, self.event) {
@@ -81,11 +86,16 @@ impl Record<'_> {
     pub(super) fn largest_value(&self, mode: ContentMode) -> usize {
         match mode {
             ContentMode::Binary => self.body.len(),
-            // What surrounds the body comes from it, with a source that may be percent-encoded, or is of a fixed size.
+            // What surrounds the body is of a fixed size, or is names: quotes in them are escaped, and the source may be
+            // percent-encoded.
             ContentMode::Structured => {
-                let source =
-                    self.event.and_then(|event| event.source.as_ref()).map_or(0, |source| source.len());
-                2 * self.body.len() + 3 * source + (1 << 10)
+                let names = self.event.map_or(0, |event| {
+                    let source = event.source.as_ref().map_or(0, |source| source.len());
+                    // Those of a notification are no part of its body.
+                    3 * source
+                        + 2 * (event.id.len() + event.event_type.len() + event.subject().map_or(0, str::len))
+                });
+                2 * self.body.len() + names + (1 << 10)
             }
         }
     }
@@ -99,6 +109,8 @@ impl Record<'_> {
             source: &'a str,
             r#type: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
+            subject: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             time: Option<String>,
             datacontenttype: &'static str,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +123,7 @@ impl Record<'_> {
             id: &event.id,
             source: &source_of(event),
             r#type: &event.event_type,
+            subject: event.subject(),
             time: event.timestamp.and_then(rfc3339),
             datacontenttype: JSON,
             traceparent: self.trace.parent,
@@ -133,6 +146,8 @@ impl Record<'_> {
             ("content-type", Some("application/cloudevents+json; charset=UTF-8")),
             ("traceparent", self.trace.parent),
             ("tracestate", self.trace.state),
+            ("presencename", self.event.and_then(Event::presence_name)),
+            ("error", self.error()),
         ];
         Headers::new(headers.into_iter().filter_map(|(name, value)| Some((name, value?))))
     }
@@ -148,11 +163,14 @@ impl Record<'_> {
             ("ce_id", event.map(|event| event.id.as_ref())),
             ("ce_source", source.as_deref()),
             ("ce_type", event.map(|event| event.event_type.as_ref())),
+            ("ce_subject", event.and_then(Event::subject)),
             ("ce_time", time.as_deref()),
             ("content-type", event.map(|_| JSON)),
             ("content-encoding", dead_letter.and_then(|dead_letter| dead_letter.content_encoding)),
             ("traceparent", self.trace.parent),
             ("tracestate", self.trace.state),
+            ("presencename", event.and_then(Event::presence_name)),
+            ("error", self.error()),
             ("presenceroute_reason", dead_letter.map(|dead_letter| dead_letter.reason)),
             ("presenceroute_detail", dead_letter.and_then(|dead_letter| dead_letter.detail)),
             ("presenceroute_routing_revision", dead_letter.map(|dead_letter| dead_letter.revision)),
@@ -221,6 +239,37 @@ mod tests {
                 "content-type=application/json",
             ]
         );
+    }
+
+    const ENVELOPE: &str = r#"{"id":"e-1","detail-type":"v2.users.{id}.routingStatus","source":"aws.partner/genesys.com/cloud/o/s","detail":{"topicName":"v2.users.u-1.routingStatus","eventBody":{"id":"u-1","errorInfo":{"errorCode":"x"}},"timestamp":"2026-03-19T22:04:48.128Z"}}"#;
+
+    #[test]
+    fn a_notification_has_its_subject_and_is_marked_as_an_error() {
+        let envelope = Bytes::from_static(ENVELOPE.as_bytes());
+        let (event, detail) = presenceroute_core::event::envelope::decode(&envelope).unwrap();
+        let record =
+            Record { event: Some(&event), body: &detail, trace: Trace::default(), dead_letter: None };
+        let headers = record.headers().unwrap().to_vec();
+        let headers: Vec<_> = headers.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(
+            headers,
+            [
+                "ce_specversion=1.0",
+                "ce_id=e-1",
+                "ce_source=aws.partner/genesys.com/cloud/o/s",
+                "ce_type=v2.users.{id}.routingStatus",
+                "ce_subject=u-1",
+                "ce_time=2026-03-19T22:04:48.128Z",
+                "content-type=application/json",
+                "error=true",
+            ]
+        );
+        let (value, headers) = record.content(ContentMode::Structured).unwrap();
+        assert!(value.len() <= record.largest_value(ContentMode::Structured));
+        let value: serde_json::Value = serde_json::from_slice(&value).unwrap();
+        assert_eq!(value["subject"], "u-1");
+        assert_eq!(value["data"], serde_json::from_slice::<serde_json::Value>(&detail).unwrap());
+        assert!(headers.to_vec().contains(&("error".to_owned(), "true".to_owned())));
     }
 
     #[test]

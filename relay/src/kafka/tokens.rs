@@ -7,8 +7,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use presenceroute_runtime::tls_provider::install_crypto_provider;
-use reqwest::{Certificate, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::callbacks::Callbacks;
@@ -16,9 +14,7 @@ use super::librdkafka::{self, Client};
 #[cfg(feature = "kafka-msk-iam")]
 use super::msk_iam::{MskIam, MskIamError};
 use super::oauth::{OauthClient, OauthError};
-
-/// How long a server may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+use crate::outbound::{self, cause};
 
 /// The first and the longest wait before it is asked again after a failure.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -152,27 +148,7 @@ impl TokenSource {
 
 /// A client for `url`, which trusts this CA, or those of the system.
 pub(super) fn http_client(ca_pem: Option<&str>, url: &str) -> Result<reqwest::Client, TokenError> {
-    install_crypto_provider();
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("presenceroute-relay/", env!("CARGO_PKG_VERSION")))
-        .timeout(TIMEOUT)
-        // A redirect would carry the credentials elsewhere.
-        .redirect(redirect::Policy::none());
-    let builder = match ca_pem {
-        Some(pem) => builder.tls_certs_only(Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default()),
-        None if url.starts_with("http:") => builder.tls_certs_only([]),
-        None => builder,
-    };
-    builder.build().map_err(|error| TokenError::HttpClient(cause(&error)))
-}
-
-/// The innermost cause; those around it repeat the URL.
-pub(super) fn cause(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    if error.is_timeout() { "it does not answer in time".into() } else { innermost.to_string() }
+    outbound::client(ca_pem, url).map_err(|error| TokenError::HttpClient(cause(&error)))
 }
 
 /// A time as tokens have it: in milliseconds since 1970.

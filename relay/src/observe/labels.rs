@@ -68,3 +68,14 @@ pub struct CauseLabel {
 pub(super) struct StageLabel {
     pub(super) stage: &'static str,
 }
+
+/// The code of a failure, of the service's own codes or the relay's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabel {
+    pub code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    pub reason: &'static str,
+}

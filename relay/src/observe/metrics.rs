@@ -3,6 +3,7 @@
 //! What keeps numbers of its own registers a collector; this module knows none of them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -21,13 +22,14 @@ use super::labels::{
     CauseLabel, CertificateLabel, KafkaErrorLabels, Repeat, RepeatLabel, RequestLabels, RevisionLabel,
     StageLabel, TopicLabel,
 };
+use super::queue::Queue;
 use crate::outcome::{Delivered, Outcome, ProblemKind};
 
 /// The metrics of one relay.
 pub struct Metrics {
     registry: Mutex<Registry>,
     requests: Vec<(Outcome, Counter)>,
-    /// Events whose signature was verified, whatever became of them later.
+    /// Events whose sender proved itself, whatever became of them later.
     pub authenticated: Counter,
     /// Events by the topic that acknowledged them.
     pub published: Family<TopicLabel, Counter>,
@@ -135,7 +137,7 @@ impl Metrics {
             authenticated: metric(
                 &mut registry,
                 "events_authenticated",
-                "Events whose signature was made with an active secret",
+                "Events with a signature of an active secret, or an active API key",
             ),
             published: metric(&mut registry, "events_published", "Events acknowledged by a topic"),
             kafka_errors: metric(
@@ -180,14 +182,18 @@ impl Metrics {
             secret_revision: metric(
                 &mut registry,
                 "secret_revision",
-                "The signing secrets that are accepted",
+                "The signing secrets or API keys that are accepted",
             ),
             secrets_valid: metric(
                 &mut registry,
                 "secrets_valid",
-                "1 when the newest signing secrets are those that are accepted",
+                "1 when the newest signing secrets or API keys are those that are accepted",
             ),
-            secrets_active: metric(&mut registry, "secrets_active", "Signing secrets that are accepted"),
+            secrets_active: metric(
+                &mut registry,
+                "secrets_active",
+                "Signing secrets or API keys that are accepted",
+            ),
             certificate_valid: metric(
                 &mut registry,
                 "certificate_valid",
@@ -233,6 +239,11 @@ impl Metrics {
         metrics
     }
 
+    /// Adds the metrics of a queue that events are received from.
+    pub fn add_queue(&self) -> Arc<Queue> {
+        Queue::new(&mut self.registry.lock())
+    }
+
     /// Adds what `collector` reports to what is encoded.
     pub fn register(&self, collector: Box<dyn Collector>) {
         self.registry.lock().register_collector(collector);
@@ -275,6 +286,9 @@ impl Metrics {
         for topics in [&self.missing_topics, &self.forbidden_topics] {
             drop(topics.get_or_create(&TopicLabel { topic: name() }));
         }
+        let queue = self.add_queue();
+        queue.returned(ProblemKind::KafkaUnavailable);
+        drop(queue.metrics.errors.get_or_create(&super::labels::CodeLabel { code: "x" }));
     }
 }
 

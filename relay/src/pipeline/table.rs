@@ -2,15 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use presenceroute_core::routing::RoutingTable;
+use presenceroute_core::routing::{RecordKey, RoutingTable};
 use presenceroute_runtime::follow::{self, Reload, Reloaded};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use presenceroute_core::routing::Router;
 
-/// Follows the routing table of `path` until `stop`. It was read once when this returns.
-pub async fn follow(path: PathBuf, stop: CancellationToken) -> watch::Receiver<Reloaded<Router>> {
+/// Follows the routing table of `path` until `stop`. It was read once when this returns. A route that names no key has
+/// `default_key`.
+pub async fn follow(
+    path: PathBuf,
+    default_key: RecordKey,
+    stop: CancellationToken,
+) -> watch::Receiver<Reloaded<Router>> {
     let mut known = None;
     follow::start("it has not been read yet", stop, move || {
         let read = read(&path);
@@ -18,7 +23,10 @@ pub async fn follow(path: PathBuf, stop: CancellationToken) -> watch::Receiver<R
             return Reload::Unchanged;
         }
         known = Some(read.clone());
-        match read.and_then(|text| RoutingTable::parse(&text).map_err(|error| error.to_string())) {
+        let table = read.and_then(|text| {
+            RoutingTable::parse_with(&text, &default_key).map_err(|error| error.to_string())
+        });
+        match table {
             Ok(table) => {
                 tracing::info!(
                     revision = table.revision(),
@@ -55,7 +63,7 @@ mod tests {
             format!("version: 1\nrevision: {revision}\nroutes: [{{eventType: t, topic: t}}]\n")
         };
         std::fs::write(&file, table("r1")).unwrap();
-        let mut routing = follow(file.clone(), CancellationToken::new()).await;
+        let mut routing = follow(file.clone(), RecordKey::Id, CancellationToken::new()).await;
         assert_eq!(routing.borrow_and_update().current.as_ref().unwrap().table().revision(), "r1");
         for newer in ["r2", "r3"] {
             std::fs::write(&file, table(newer)).unwrap();

@@ -1,8 +1,8 @@
 //! Genesys Cloud's webhook: events signed with a shared secret, one a request.
 
-pub mod prefer;
-pub mod secrets;
 pub mod signature;
+
+use std::num::NonZeroU16;
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -11,10 +11,10 @@ use presenceroute_runtime::follow::Reloaded;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
-use super::PushSource;
+use super::secrets::Secrets;
+use super::{PushSource, prefer};
 use crate::outcome::{Problem, ProblemKind};
 use presenceroute_core::event::{Event, EventError};
-use secrets::Secrets;
 use signature::Signature;
 
 /// The webhook, with the secrets that are active.
@@ -38,6 +38,12 @@ impl Webhook {
 impl PushSource for Webhook {
     type Proof = Signature;
 
+    const IS_PROVEN_BY_HEAD: bool = false;
+
+    const SLOW_BODY: ProblemKind = ProblemKind::BodyTimeout;
+
+    const RETRY_REFUSED_AFTER: Option<NonZeroU16> = None;
+
     fn check_head(&self, head: &Parts) -> Result<Signature, Problem> {
         let Some(signature) = head.headers.get(&self.signature_header) else {
             let detail = format!("send the body's HMAC-SHA256 in the header {}", self.signature_header);
@@ -57,7 +63,8 @@ impl PushSource for Webhook {
                 "no signing secret has been loaded; see /status",
             ));
         };
-        if signature.verifies(secrets.keys(), body) {
+        if let Some(secret) = signature.signer(secrets.active(), body) {
+            secret.count_use();
             self.authenticated.inc();
             return Ok(());
         }

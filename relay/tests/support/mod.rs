@@ -11,10 +11,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use presenceroute_core::relay_config::{KafkaConfig, Limits, RelayConfig};
+use presenceroute_core::relay_config::{KafkaConfig, Limits, RelayConfig, SourceConfig};
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_core::routing::RoutingTable;
-use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource, Secrets, Settings};
+use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretKind, SecretSource, Secrets, Settings};
 use rdkafka::Message;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -47,6 +47,7 @@ pub(crate) fn settings(brokers: &str, table: &str) -> Settings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         config: RelayConfig {
+            source: SourceConfig::Webhook,
             path: PATH.into(),
             former_paths: Vec::new(),
             signature_header: "X-Genesys-Event-Signature".into(),
@@ -60,7 +61,10 @@ pub(crate) fn settings(brokers: &str, table: &str) -> Settings {
             route: None,
         },
         routing: RoutingSource::Fixed(RoutingTable::parse(table).unwrap()),
-        secrets: SecretSource::Fixed(Secrets::single("test", &SECRET.into()).unwrap()),
+        secrets: SecretSource::Fixed(
+            Secrets::single(SecretKind::SigningSecret, "test", &SECRET.into()).unwrap(),
+        ),
+        presence_definitions: None,
         spans: None,
     }
 }

@@ -3,24 +3,8 @@
 //! The comparison is constant-time. Which secrets are active is decided in `secrets`.
 
 use data_encoding::HEXLOWER;
-use hmac::{Hmac, KeyInit, Mac};
-use secrecy::{ExposeSecret, SecretString};
-use sha2::Sha256;
 
-/// One secret, ready to verify with: the key schedule is computed once, not for each event.
-#[derive(Clone)]
-pub struct SigningKey(Hmac<Sha256>);
-
-impl SigningKey {
-    /// Takes the secret's bytes as the key, as they are.
-    pub fn new(secret: &SecretString) -> Option<Self> {
-        Hmac::new_from_slice(secret.expose_secret().as_bytes()).ok().map(Self)
-    }
-
-    fn signed(&self, body: &[u8], tag: &[u8; 32]) -> bool {
-        self.0.clone().chain_update(body).verify_slice(tag).is_ok()
-    }
-}
+use crate::source::secrets::ActiveSecret;
 
 /// A signature as a sender wrote it, or nothing where no key can have made it.
 #[derive(Clone, Copy)]
@@ -34,9 +18,10 @@ impl Signature {
         Self(is_read.then_some(tag))
     }
 
-    /// Whether it is the HMAC-SHA256 of `body` under any of `keys`.
-    pub fn verifies(&self, keys: &[SigningKey], body: &[u8]) -> bool {
-        self.0.is_some_and(|tag| keys.iter().any(|key| key.signed(body, &tag)))
+    /// The secret under which it is the HMAC-SHA256 of `body`, where one of these is.
+    pub fn signer<'s>(&self, secrets: &'s [ActiveSecret], body: &[u8]) -> Option<&'s ActiveSecret> {
+        let tag = self.0?;
+        secrets.iter().find(|secret| secret.signed(body, &tag))
     }
 }
 
@@ -48,25 +33,25 @@ mod tests {
     const BODY: &[u8] = b"what do ya want for nothing?";
     const SIGNATURE: &str = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
 
-    fn key(secret: &str) -> SigningKey {
-        SigningKey::new(&secret.into()).unwrap()
+    fn verify(secrets: &[&str], signature: &[u8], body: &[u8]) -> bool {
+        Signature::read(signature).signer(&active(secrets), body).is_some()
     }
 
-    fn verify(keys: &[SigningKey], signature: &[u8], body: &[u8]) -> bool {
-        Signature::read(signature).verifies(keys, body)
+    fn active(secrets: &[&str]) -> Vec<ActiveSecret> {
+        secrets.iter().map(|secret| ActiveSecret::new("x".into(), &(*secret).into()).unwrap()).collect()
     }
 
     #[test]
     fn any_active_secret_verifies() {
-        assert!(verify(&[key("Jefe")], SIGNATURE.as_bytes(), BODY));
-        assert!(verify(&[key("new"), key("Jefe")], SIGNATURE.as_bytes(), BODY));
-        assert!(!verify(&[key("new")], SIGNATURE.as_bytes(), BODY));
+        assert!(verify(&["Jefe"], SIGNATURE.as_bytes(), BODY));
+        assert!(verify(&["new", "Jefe"], SIGNATURE.as_bytes(), BODY));
+        assert!(!verify(&["new"], SIGNATURE.as_bytes(), BODY));
         assert!(!verify(&[], SIGNATURE.as_bytes(), BODY));
     }
 
     #[test]
     fn another_body_does_not_verify() {
-        assert!(!verify(&[key("Jefe")], SIGNATURE.as_bytes(), b"what do ya want for nothing!"));
+        assert!(!verify(&["Jefe"], SIGNATURE.as_bytes(), b"what do ya want for nothing!"));
     }
 
     #[test]
@@ -74,7 +59,7 @@ mod tests {
         let uppercase = SIGNATURE.to_uppercase();
         let prefixed = format!("sha256={SIGNATURE}");
         for signature in ["", &SIGNATURE[..62], &format!("{SIGNATURE}00"), &uppercase, &prefixed] {
-            assert!(!verify(&[key("Jefe")], signature.as_bytes(), BODY), "{signature}");
+            assert!(!verify(&["Jefe"], signature.as_bytes(), BODY), "{signature}");
         }
     }
 }

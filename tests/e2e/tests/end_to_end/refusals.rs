@@ -79,7 +79,7 @@ const WRONG: [Wrong; 20] = [
         "a key that is no field",
         "/spec/routes/0/key",
         || json!("user"),
-        ["spec.routes[0].key", "must be id, source or attributes.PATH"],
+        ["spec.routes[0].key", "must be id, source, subject or attributes.PATH"],
     ),
     (
         "dead letters without a topic",
