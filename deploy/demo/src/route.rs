@@ -65,6 +65,7 @@ impl Demo {
             config,
             routing: RoutingSource::File(files.path().join(config_maps::ROUTING_KEY)),
             secrets,
+            presence_definitions: None,
             spans: None,
         })
         .await?;
