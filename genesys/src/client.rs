@@ -22,6 +22,7 @@ use crate::cache::Cache;
 use crate::error::{GenesysError, LimitedBy, Operation, RequestInfo, quote};
 use crate::host_policy::HostPolicy;
 use crate::memory::ResponseMemory;
+use crate::organization::Organization;
 use crate::rate_limit::Budget;
 use crate::transport::{self, Body, Request, Response, Transport};
 
@@ -64,7 +65,9 @@ impl Default for Limits {
 pub struct Access {
     /// The API's base URL: http or https, without user, query and fragment.
     pub api_url: String,
-    /// The path of the OAuth token endpoint, below the base URL.
+    /// The base URL of the login service, which gives tokens, in the same form; the API's where there is none.
+    pub login_url: Option<String>,
+    /// The path of the OAuth token endpoint, below the base URL of the login service.
     pub token_path: String,
     /// The path of the event bridges' collection, below the base URL.
     pub event_bridges_path: String,
@@ -87,16 +90,34 @@ impl Access {
         client_secret: SecretString,
         ca_pem: Option<Vec<u8>>,
     ) -> Self {
-        let ApiEndpoint { api_url, token_path, event_bridges_path, token_request } = api;
-        Self { api_url, token_path, event_bridges_path, token_request, client_id, client_secret, ca_pem }
+        let ApiEndpoint { api_url, login_url, token_path, event_bridges_path, token_request } = api;
+        Self {
+            api_url,
+            login_url,
+            token_path,
+            event_bridges_path,
+            token_request,
+            client_id,
+            client_secret,
+            ca_pem,
+        }
     }
 
     /// Whether both are the same, secrets and certificates too.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        let Self { api_url, token_path, event_bridges_path, token_request, client_id, client_secret, ca_pem } =
-            self;
+        let Self {
+            api_url,
+            login_url,
+            token_path,
+            event_bridges_path,
+            token_request,
+            client_id,
+            client_secret,
+            ca_pem,
+        } = self;
         *api_url == other.api_url
+            && *login_url == other.login_url
             && *token_path == other.token_path
             && *event_bridges_path == other.event_bridges_path
             && *token_request == other.token_request
@@ -127,6 +148,8 @@ struct Shared {
     budgets: Cache<(Url, Url, String), Budget>,
     /// By token endpoint, client, and secret: a new secret gets a new token, and so is seen to work.
     tokens: Cache<(Url, String, Fingerprint), Tokens>,
+    /// What is known of the organisation that an OAuth client belongs to, by API and client.
+    organizations: Cache<(Url, String), Organization>,
     memory: Arc<ResponseMemory>,
 }
 
@@ -172,6 +195,7 @@ impl Builder {
             connections: Cache::of_large(MAX_UNUSED_CONNECTIONS),
             budgets: Cache::default(),
             tokens: Cache::default(),
+            organizations: Cache::default(),
             memory: ResponseMemory::new(MAX_RESPONSE_MEMORY),
         };
         Genesys { limits, host_policy, shared: Arc::new(shared) }
@@ -202,19 +226,23 @@ impl Genesys {
     /// # Errors
     /// [`GenesysError::InvalidAccess`] and [`GenesysError::HostNotAllowed`] where no request can ever be sent with it.
     pub fn client(&self, access: Access) -> Result<Client, GenesysError> {
-        let api = base_url(&access.api_url)?;
+        let api = base_url(&access.api_url, "spec.genesys.apiUrl")?;
+        let login = match &access.login_url {
+            Some(login_url) => base_url(login_url, "spec.genesys.loginUrl")?,
+            None => api.clone(),
+        };
         if access.client_id.is_empty() || access.client_secret.expose_secret().is_empty() {
             let problem = "the OAuth client's id or secret is empty; fill both in the Secret of \
                            spec.genesys.credentialsSecretRef";
             return Err(GenesysError::InvalidAccess { problem: problem.to_owned() });
         }
         self.host_policy.check(&api)?;
-        let token_url = below(&api, &access.token_path);
-        let Shared { connections, budgets, tokens, memory } = self.shared.as_ref();
+        self.host_policy.check(&login)?;
+        let token_url = below(&login, &access.token_path);
+        let Shared { connections, budgets, tokens, organizations, memory } = self.shared.as_ref();
         let Limits { calls_per_minute, timeout, longest_wait } = self.limits;
-        let may_quote = self.host_policy.may_quote(&api);
         let ca = access.ca_pem.as_deref();
-        let plain = api.scheme() == "http";
+        let plain = api.scheme() == "http" && login.scheme() == "http";
         let http = connections
             .get((ca.map(fingerprint), plain), || transport::http_client(ca, plain, &self.host_policy))?;
         let budget_key = (api.clone(), token_url.clone(), access.client_id.clone());
@@ -223,10 +251,20 @@ impl Genesys {
         let tokens = tokens.get_or_insert((token_url.clone(), access.client_id.clone(), secret), || {
             Tokens::new(calls_per_minute, longest_wait)
         });
+        let organization = organizations
+            .get_or_insert((api.clone(), access.client_id.clone()), Organization::default);
+        let transport = |url: &Url| Transport {
+            http: Arc::clone(&http),
+            timeout,
+            memory: Arc::clone(memory),
+            may_quote: self.host_policy.may_quote(url),
+        };
         Ok(Client {
-            transport: Transport { http, timeout, memory: Arc::clone(memory), may_quote },
+            transport: transport(&api),
+            login_transport: transport(&login),
             budget,
             tokens,
+            organization,
             api,
             token_url,
             event_bridges_path: access.event_bridges_path,
@@ -241,11 +279,10 @@ fn fingerprint(bytes: &[u8]) -> Fingerprint {
     Sha256::digest(bytes).into()
 }
 
-/// The API's base URL without a slash at its end.
-pub(crate) fn base_url(text: &str) -> Result<Url, GenesysError> {
+/// A base URL, which `field` names, without a slash at its end.
+pub(crate) fn base_url(text: &str, field: &str) -> Result<Url, GenesysError> {
     let invalid = || GenesysError::InvalidAccess {
-        problem: "spec.genesys.apiUrl is not an http or https URL without user, query and fragment"
-            .to_owned(),
+        problem: format!("{field} is not an http or https URL without user, query and fragment"),
     };
     let mut url = parse_http_url(text.trim()).ok_or_else(invalid)?;
     let path = url.path().trim_end_matches('/').to_owned();
@@ -260,12 +297,25 @@ pub(crate) fn below(base: &Url, path: &str) -> Url {
     url
 }
 
+/// The URL of one object of a collection; `None` for an id that cannot be one, because its URL would be another's.
+pub(crate) fn object(collection: &Url, id: &str) -> Option<Url> {
+    if matches!(id, "" | "." | "..") {
+        return None;
+    }
+    let mut url = collection.clone();
+    url.path_segments_mut().ok()?.push(id);
+    Some(url)
+}
+
 /// An OAuth client of one organisation.
 #[derive(Clone)]
 pub struct Client {
     transport: Transport,
+    /// To the login service, which may be another host.
+    login_transport: Transport,
     budget: Arc<Budget>,
     tokens: Arc<Tokens>,
+    organization: Arc<Organization>,
     api: Url,
     token_url: Url,
     event_bridges_path: String,
@@ -285,7 +335,7 @@ impl fmt::Debug for Client {
 pub(crate) struct Payload<'a> {
     pub(crate) json: &'a [u8],
     /// A secret in it that no error's text may hold, even if the server repeats it.
-    pub(crate) secret: &'a str,
+    pub(crate) secret: Option<&'a str>,
 }
 
 impl Client {
@@ -302,6 +352,11 @@ impl Client {
     /// The URL of a path of the API.
     pub(crate) fn url(&self, path: &str) -> Url {
         below(&self.api, path)
+    }
+
+    /// What is known of the organisation.
+    pub(crate) fn organization(&self) -> &Organization {
+        &self.organization
     }
 
     pub(crate) fn event_bridges_path(&self) -> &str {
@@ -321,7 +376,7 @@ impl Client {
             let token = self.tokens.get(rejected.as_deref(), self.fetch_token()).await?;
             let mut secrets = self.credentials().to_vec();
             secrets.push(token.secret.expose_secret());
-            secrets.extend(payload.map(|payload| payload.secret));
+            secrets.extend(payload.and_then(|payload| payload.secret));
             let request = Request {
                 info,
                 url: url.clone(),
@@ -329,7 +384,7 @@ impl Client {
                 body: payload.map(|payload| Body { media_type: JSON, content: payload.json }),
                 secrets: &secrets,
             };
-            let response = self.send(request, &self.budget, LimitedBy::Budget).await?;
+            let response = self.send(&self.transport, request, &self.budget, LimitedBy::Budget).await?;
             if response.status == StatusCode::UNAUTHORIZED && rejected.is_none() {
                 rejected = Some(token);
                 continue;
@@ -346,6 +401,7 @@ impl Client {
     /// One exchange within a budget, which a 429 holds back.
     async fn send(
         &self,
+        transport: &Transport,
         request: Request<'_>,
         budget: &Budget,
         limit: impl FnOnce(u32) -> LimitedBy,
@@ -355,7 +411,7 @@ impl Client {
             cause: if refused.by_server { LimitedBy::Earlier } else { limit(budget.calls_per_minute()) },
             retry_after: Some(refused.retry_after),
         })?;
-        let response = self.transport.exchange(request).await?;
+        let response = transport.exchange(request).await?;
         if response.status == StatusCode::TOO_MANY_REQUESTS {
             budget.hold_back(response.retry_after().unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_HOLD_BACK));
         }
@@ -390,8 +446,10 @@ impl Client {
             secrets: &secrets,
         };
         let response = match self.tokens.unproven_budget() {
-            Some(budget) => self.send(request, budget, LimitedBy::TokenBudget).await?,
-            None => self.send(request, &self.budget, LimitedBy::Budget).await?,
+            Some(budget) => {
+                self.send(&self.login_transport, request, budget, LimitedBy::TokenBudget).await?
+            }
+            None => self.send(&self.login_transport, request, &self.budget, LimitedBy::Budget).await?,
         };
         if !response.status.is_success() {
             let error = response.error(&info, &secrets);
@@ -420,6 +478,7 @@ mod tests {
     fn access(api_url: &str) -> Access {
         Access {
             api_url: api_url.to_owned(),
+            login_url: None,
             token_path: "/api/v2/oauth/token".to_owned(),
             event_bridges_path: "/api/v2/analytics/events/eventbridges".to_owned(),
             token_request: TokenRequest::Json,
@@ -436,6 +495,20 @@ mod tests {
             assert_eq!(client.token_url.as_str(), "http://gateway/genesys/api/v2/oauth/token");
             assert_eq!(client.url("/api/v2/users").as_str(), "http://gateway/genesys/api/v2/users");
         }
+    }
+
+    #[test]
+    fn tokens_come_from_the_login_service_where_there_is_one() {
+        let login_url = Some("https://login.example.com/".to_owned());
+        let access = Access { login_url, token_path: "/oauth/token".to_owned(), ..access("https://api.example.com") };
+        let client = Genesys::new().client(access.clone()).unwrap();
+        assert_eq!(client.token_url.as_str(), "https://login.example.com/oauth/token");
+        assert_eq!(client.url("/api/v2/users").as_str(), "https://api.example.com/api/v2/users");
+        assert!(!access.is_same(&Access { login_url: None, ..access.clone() }));
+
+        let broken = Access { login_url: Some("login".to_owned()), ..access };
+        let error = Genesys::new().client(broken).unwrap_err();
+        assert!(error.to_string().starts_with("spec.genesys.loginUrl is not"), "{error}");
     }
 
     #[test]

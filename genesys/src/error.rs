@@ -173,6 +173,16 @@ impl GenesysError {
         }
     }
 
+    /// Whether an update was refused because the object has another version by now. Genesys Cloud says so with 400 or 409,
+    /// as `IsVersionMismatch` of its Terraform provider has it.
+    pub(crate) fn is_version_mismatch(&self) -> bool {
+        match self {
+            Self::Conflict { .. } => true,
+            Self::InvalidRequest { response, .. } => response.body.names_version,
+            _ => false,
+        }
+    }
+
     /// How long to wait at least before the next try, where the server or the budget says so.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -319,6 +329,7 @@ impl fmt::Display for RequestInfo {
             Operation::Read => write!(formatter, "read the {name}"),
             Operation::Create => write!(formatter, "create the {name}"),
             Operation::Update => write!(formatter, "update the {name}"),
+            Operation::SetState => write!(formatter, "enable or disable the {name}"),
             Operation::Delete => write!(formatter, "delete the {name}"),
         }?;
         write!(formatter, " ({} {url})", operation.method())
@@ -338,6 +349,8 @@ pub enum Operation {
     Create,
     /// Replace an object.
     Update,
+    /// Change the state that an object is to have.
+    SetState,
     /// Delete an object.
     Delete,
 }
@@ -348,13 +361,14 @@ impl Operation {
             Self::Token | Self::Create => Method::POST,
             Self::List | Self::Read => Method::GET,
             Self::Update => Method::PUT,
+            Self::SetState => Method::PATCH,
             Self::Delete => Method::DELETE,
         }
     }
 
     /// Whether its URL is that of a single object, so that 404 says that there is none.
     pub(crate) fn is_on_one_object(self) -> bool {
-        matches!(self, Self::Read | Self::Update | Self::Delete)
+        matches!(self, Self::Read | Self::Update | Self::SetState | Self::Delete)
     }
 }
 
@@ -374,6 +388,8 @@ pub(crate) struct ErrorBody {
     pub(crate) context_id: Option<String>,
     /// Whether it said something that the [`crate::HostPolicy`] does not show.
     pub(crate) is_withheld: bool,
+    /// Whether it spoke of a version, shown or not.
+    pub(crate) names_version: bool,
 }
 
 impl ErrorResponse {
@@ -387,7 +403,7 @@ impl ErrorResponse {
 impl fmt::Display for ErrorResponse {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "status {}", self.status)?;
-        let ErrorBody { code, message, context_id, is_withheld } = self.body.as_ref();
+        let ErrorBody { code, message, context_id, is_withheld, .. } = self.body.as_ref();
         if *is_withheld {
             formatter.write_str(
                 ", and words that are not shown: the host is neither a region's nor in genesysHosts of the operator's \
@@ -512,6 +528,7 @@ mod tests {
             message: Some("invalid client".to_owned()),
             context_id: Some("7c".to_owned()),
             is_withheld: false,
+            names_version: false,
         };
         let response = ErrorResponse { status: 401, body: Box::new(body) };
         let request = RequestInfo::new(Operation::Token, &TOKEN, &url);

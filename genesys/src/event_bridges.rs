@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
-use crate::client::{Client, Payload, base_url, below};
+use crate::client::{Client, Payload, base_url, below, object};
 use crate::error::{GenesysError, Operation, RequestInfo, Resource};
 use crate::paging::{self, Listing};
 use crate::transport::Response;
@@ -53,7 +53,7 @@ impl EventBridges {
     /// Whether this is the API with this base URL and this path of the registrations' collection.
     #[must_use]
     pub fn is_at(&self, api_url: &str, event_bridges_path: &str) -> bool {
-        base_url(api_url).is_ok_and(|api| below(&api, event_bridges_path) == self.collection)
+        base_url(api_url, "spec.genesys.apiUrl").is_ok_and(|api| below(&api, event_bridges_path) == self.collection)
     }
 
     /// Whether both are of one API.
@@ -170,14 +170,8 @@ impl EventBridges {
         RequestInfo::new(operation, &REGISTRATION, url)
     }
 
-    /// The URL of one registration; `None` for an id that cannot be one, because its URL would be another's.
     fn one(&self, id: &str) -> Option<Url> {
-        if matches!(id, "" | "." | "..") {
-            return None;
-        }
-        let mut url = self.collection.clone();
-        url.path_segments_mut().ok()?.push(id);
-        Some(url)
+        object(&self.collection, id)
     }
 
     async fn send(
@@ -189,7 +183,7 @@ impl EventBridges {
         let json = desired.to_json().map_err(|error| GenesysError::InvalidAccess {
             problem: format!("cannot write the registration as JSON: {error}"),
         })?;
-        let payload = Payload { json: &json, secret: desired.secret.expose_secret() };
+        let payload = Payload { json: &json, secret: Some(desired.secret.expose_secret()) };
         self.client.call(request, url, Some(payload)).await
     }
 
@@ -375,7 +369,7 @@ impl fmt::Display for Difference {
 const MAX_ID_BYTES: usize = 256;
 
 /// Whether a text can be an id. It is kept in the status, and is shown there whatever server it is from.
-fn is_id(text: &str) -> bool {
+pub(crate) fn is_id(text: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
@@ -393,7 +387,7 @@ struct Received {
 }
 
 /// A short text in JSON takes many times its length in memory, so that the length of a response is no bound for these.
-fn bounded_event_types<'de, D: Deserializer<'de>>(
+pub(crate) fn bounded_event_types<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeSet<String>>, D::Error> {
     struct EventTypes;
@@ -470,6 +464,7 @@ mod tests {
     fn event_bridges(api_url: &str) -> EventBridges {
         let access = Access {
             api_url: api_url.to_owned(),
+            login_url: None,
             token_path: "/api/v2/oauth/token".to_owned(),
             event_bridges_path: "/api/v2/analytics/events/eventbridges".to_owned(),
             token_request: TokenRequest::Json,

@@ -383,6 +383,9 @@ impl Response {
 
     fn error_response(&self, explanation: Explanation, secrets: &[&str]) -> ErrorResponse {
         let status = self.status.as_u16();
+        let words = [&explanation.code, &explanation.message];
+        let names_version =
+            words.into_iter().flatten().any(|text| text.to_ascii_lowercase().contains("version"));
         let quoted =
             |text: Option<String>| text.map(|text| quote(&text, secrets)).filter(|text| !text.is_empty());
         let body = ErrorBody {
@@ -390,9 +393,12 @@ impl Response {
             message: quoted(explanation.message.or(explanation.error_description)),
             context_id: quoted(explanation.context_id),
             is_withheld: false,
+            names_version,
         };
-        let is_withheld = !self.may_quote && body != ErrorBody::default();
-        let body = if is_withheld { ErrorBody { is_withheld, ..ErrorBody::default() } } else { body };
+        let is_silent = body.code.is_none() && body.message.is_none() && body.context_id.is_none();
+        let is_withheld = !self.may_quote && !is_silent;
+        let body =
+            if is_withheld { ErrorBody { is_withheld, names_version, ..ErrorBody::default() } } else { body };
         ErrorResponse { status, body: Box::new(body) }
     }
 }

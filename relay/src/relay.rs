@@ -1,6 +1,7 @@
 //! One running relay: its parts put together, started and ended in the right order. What the parts do is their own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use crate::pipeline::{Pipeline, table};
 use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check, no_secret};
 use crate::source::PushSource;
 use crate::source::api_destination::{self, ApiDestination};
+use crate::source::presence_definitions::{self, PresenceDefinitions};
 use crate::source::secrets::{self, SecretKind, Secrets};
 #[cfg(feature = "amazon-sqs")]
 use crate::source::sqs::{Sqs, SqsError};
@@ -87,7 +89,8 @@ impl Relay {
     /// Starts a relay in the current tokio runtime. It listens when this returns; whether it is ready is on
     /// `/readyz`, since Kafka may take a while.
     pub async fn start(settings: Settings) -> Result<RunningRelay, StartError> {
-        let Settings { listen, admin_listen, mut config, routing, secrets, spans } = settings;
+        let Settings { listen, admin_listen, mut config, routing, secrets, presence_definitions, spans } =
+            settings;
         let spans = spans.map(Arc::new);
         check(&config)?;
         if let SourceConfig::ApiDestination(_) = config.source {
@@ -157,11 +160,14 @@ impl Relay {
                 let header = HeaderName::try_from(destination.header.as_str())
                     .map_err(|_| SettingsError::ApiKeyHeader(destination.header.clone()))?;
                 let keys = follow_secrets(SecretKind::ApiKey, secrets, &stop).await?;
-                let destination = ApiDestination::new(header, keys.clone(), authenticated);
+                let definitions = follow_presence_definitions(presence_definitions, &stop).await;
+                let destination = ApiDestination::new(header, keys.clone(), definitions, authenticated);
                 (ports.serve(destination), Some((SecretKind::ApiKey, keys)), None)
             }
             SourceConfig::Sqs(sqs) => {
-                let pulled = Pulled::start(sqs, config.limits.clone(), &pipeline, &metrics, &stop).await?;
+                let definitions = follow_presence_definitions(presence_definitions, &stop).await;
+                let pulled =
+                    Pulled::start(sqs, config.limits.clone(), definitions, &pipeline, &metrics, &stop).await?;
                 (Vec::new(), None, Some(pulled))
             }
         };
@@ -272,12 +278,14 @@ impl Pulled {
     async fn start(
         config: &SqsConfig,
         limits: Limits,
+        definitions: watch::Receiver<Reloaded<PresenceDefinitions>>,
         pipeline: &Arc<Pipeline>,
         metrics: &Arc<Metrics>,
         stop: &CancellationToken,
     ) -> Result<Self, StartError> {
         let queue = metrics.add_queue();
-        let source = Sqs::new(config, limits, Arc::clone(metrics), Arc::clone(&queue), stop.clone()).await?;
+        let (metrics, of_queue) = (Arc::clone(metrics), Arc::clone(&queue));
+        let source = Sqs::new(config, limits, definitions, metrics, of_queue, stop.clone()).await?;
         let stop = CancellationToken::new();
         let run = tokio::spawn(source.run(Arc::clone(pipeline), stop.clone()));
         Ok(Self { queue, stop, run })
@@ -287,6 +295,7 @@ impl Pulled {
     async fn start(
         _: &SqsConfig,
         _: Limits,
+        _: watch::Receiver<Reloaded<PresenceDefinitions>>,
         _: &Arc<Pipeline>,
         _: &Arc<Metrics>,
         _: &CancellationToken,
@@ -311,6 +320,17 @@ async fn follow_secrets(
         SecretSource::None => Err(no_secret(kind)),
         SecretSource::Fixed(secrets) => Ok(follow::fixed(secrets)),
         SecretSource::Directory(directory) => Ok(secrets::follow(kind, directory, stop.clone()).await),
+    }
+}
+
+/// What the organisation calls its presences; nothing without a file.
+async fn follow_presence_definitions(
+    path: Option<PathBuf>,
+    stop: &CancellationToken,
+) -> watch::Receiver<Reloaded<PresenceDefinitions>> {
+    match path {
+        Some(path) => presence_definitions::follow(path, stop.clone()).await,
+        None => follow::fixed(PresenceDefinitions::default()),
     }
 }
 

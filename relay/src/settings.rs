@@ -10,7 +10,7 @@ use presenceroute_core::relay_config::{
     SqsConfig, default_path,
 };
 use presenceroute_core::relay_environment;
-use presenceroute_core::routing::{RecordKey, RoutingError, RoutingTable};
+use presenceroute_core::routing::{RoutingError, RoutingTable};
 use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
 
@@ -58,6 +58,10 @@ pub struct Arguments {
     /// The directory with the signing secrets, or API keys, one file each, re-read when they change.
     #[arg(long, env = "PRESENCEROUTE_SECRET_DIR", value_name = "DIRECTORY")]
     pub secret_dir: Option<PathBuf>,
+    /// The names of the organisation's presence definitions by their ids, in YAML, re-read when they change. The file need
+    /// not exist.
+    #[arg(long, env = relay_environment::PRESENCE_DEFINITIONS_FILE, value_name = "FILE")]
+    pub presence_definitions_file: Option<PathBuf>,
     /// relay.yaml: Kafka, its security, and limits.
     #[arg(long, env = "PRESENCEROUTE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -139,6 +143,8 @@ pub struct Settings {
     pub routing: RoutingSource,
     /// Where the signing secrets or API keys come from.
     pub secrets: SecretSource,
+    /// The file with the names of presence definitions, where notifications are to have them.
+    pub presence_definitions: Option<PathBuf>,
     /// Spans for OpenTelemetry, where they are wanted.
     pub spans: Option<Spans>,
 }
@@ -274,6 +280,7 @@ impl Settings {
                 config,
                 routing,
                 secrets,
+                presence_definitions: arguments.presence_definitions_file,
                 spans: None,
             }),
             (_, routing, secrets) => {
@@ -487,6 +494,7 @@ fn missing_features(kafka: &KafkaConfig, has_tls: bool, has_compression: bool) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use presenceroute_core::routing::RecordKey;
 
     fn resolve(arguments: &[&str], secret: Option<&str>) -> Result<Settings, SettingsError> {
         let arguments = Arguments::try_parse_from([&["relay"], arguments].concat()).unwrap();

@@ -252,3 +252,30 @@ async fn send_without_pause(address: SocketAddr, is_changed: Arc<AtomicBool>) {
         exchange(address, &delivery(Some(key), &envelope(&number.to_string()))).await;
     }
 }
+
+#[tokio::test]
+async fn a_presence_has_the_organisations_own_name_for_it() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("presence-definitions.yaml");
+    let mut settings = destination(&kafka.bootstrap_servers(), PRESENCE);
+    settings.presence_definitions = Some(file.clone());
+    let relay = relay(settings).await;
+    assert_eq!(deliver(&relay, &envelope("d-1")).await.status, 200);
+    std::fs::write(&file, "{d-2: Lunch in the park}").unwrap();
+    // Events of one definition, until one is named.
+    let until = Instant::now() + PATIENCE;
+    for number in 0.. {
+        let named = envelope_of("v2.users.{id}.presence", &format!("n-{number}"), &detail("d-2"));
+        assert_eq!(deliver(&relay, &named).await.status, 200);
+        let brokers = kafka.bootstrap_servers();
+        let records =
+            tokio::task::spawn_blocking(move || consume(&brokers, "gen-presence-state")).await.unwrap();
+        assert!(!records[0].headers.contains_key("presencename"));
+        if let Some(name) = records.last().unwrap().headers.get("presencename") {
+            assert_eq!(name, "Lunch in the park");
+            break;
+        }
+        assert!(Instant::now() < until, "never: {records:?}");
+    }
+}

@@ -54,6 +54,7 @@ impl Demo {
             config,
             routing: RoutingSource::File(files.path().join(config_maps::ROUTING_KEY)),
             secrets: SecretSource::Directory(files.path().join(SIGNING)),
+            presence_definitions: None,
             spans: None,
         })
         .await?;

@@ -42,6 +42,7 @@ impl Organisation {
     pub(crate) fn access(&self) -> Access {
         Access {
             api_url: format!("http://{}", self.running.address()),
+            login_url: None,
             token_path: "/api/v2/oauth/token".to_owned(),
             event_bridges_path: "/api/v2/analytics/events/eventbridges".to_owned(),
             token_request: TokenRequest::Json,

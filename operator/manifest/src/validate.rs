@@ -28,7 +28,7 @@ use presenceroute_crds::spec::{
 };
 use presenceroute_crds::status::{EndpointExposure, EndpointPhase, EndpointStatus, ServedEndpoint};
 use presenceroute_crds::{PresenceRoute, PresenceRouteSpec};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use url::Url;
 

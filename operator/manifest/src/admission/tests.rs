@@ -35,7 +35,7 @@ fn refused(place: &str, value: Value) -> Vec<String> {
 fn what_is_right_is_admitted_with_its_defaults() {
     let route = admit_route(&right()).unwrap();
     assert_eq!(route.spec.relay.replicas, 2);
-    assert_eq!(route.spec.genesys.api.token_path, "/api/v2/oauth/token");
+    assert_eq!(route.spec.source.webhook.unwrap().signature_header, "X-Genesys-Event-Signature");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_moved_field_is_refused_with_its_new_place() {
 
 #[test]
 fn a_route_has_exactly_one_source_and_a_webhook_has_an_endpoint() {
-    assert_eq!(refused("/spec/source", json!({})), ["spec.source: exactly one source must be set: webhook"]);
+    assert_eq!(refused("/spec/source", json!({})), ["spec.source: exactly one source must be set: webhook or amazonEventBridge"]);
     assert_eq!(refused("/spec/source", Value::Null), ["spec.source: Required value"]);
     assert_eq!(
         refused("/spec/endpoint", Value::Null),
