@@ -85,11 +85,11 @@ async fn messages_go_to_the_queue_in_batches() {
     organisation.integrate("a").await;
     let queues = Queues::start().await;
     set_rules(&organisation, to_queue(&queues)).await;
-    // Each fault takes one request: were every message a request, one fault would be left for every message.
+    // The first message of each request is refused: with a request for each, all would be.
     queues.server.fail(SqsFault::FailFirstEntry {
         action: "SendMessageBatch".to_owned(),
         times: 1_000,
-        code: "InternalError".to_owned(),
+        code: "InvalidMessageContents".to_owned(),
         sender_fault: true,
     });
     let run = run(&organisation, json!({"count": 300, "concurrency": 100})).await;
