@@ -83,12 +83,16 @@ async fn answer(
     match fate {
         Fate::Passed => {}
         Fate::Refused(status, code) => {
-            let error = json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": "so the test wants it"});
+            let error =
+                json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": "so the test wants it"});
             return Ok(response(status, error.to_string()));
         }
         Fate::Without(indices) => {
             let entries = call["Entries"].as_array_mut().unwrap();
-            for index in indices.into_iter().rev().filter(|index| *index < entries.len()) {
+            for index in indices.into_iter().rev() {
+                if index >= entries.len() {
+                    continue;
+                }
                 let entry = entries.remove(index);
                 failed.push(json!({"Id": entry["Id"], "SenderFault": false, "Code": "InternalError"}));
             }

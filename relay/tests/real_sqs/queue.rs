@@ -33,8 +33,9 @@ pub(crate) struct Count {
 pub(crate) const EMPTY: Count = Count { visible: 0, hidden: 0 };
 
 pub(crate) fn variable(name: &str, part: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: tests/harness/{part} up && eval \"$(tests/harness/{part} env)\""))
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: tests/harness/{part} up && eval \"$(tests/harness/{part} env)\"")
+    })
 }
 
 fn unique_name() -> String {
@@ -61,8 +62,11 @@ impl Queue {
         if let Some(receives) = receives {
             let dead = queue.call("CreateQueue", json!({"QueueName": format!("{name}-dead")})).await;
             let dead = dead["QueueUrl"].as_str().unwrap().to_owned();
-            let arn = queue.call("GetQueueAttributes", json!({"QueueUrl": dead, "AttributeNames": ["QueueArn"]})).await;
-            let policy = json!({"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": receives});
+            let arn = queue
+                .call("GetQueueAttributes", json!({"QueueUrl": dead, "AttributeNames": ["QueueArn"]}))
+                .await;
+            let policy =
+                json!({"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": receives});
             attributes = json!({"RedrivePolicy": policy.to_string()});
             queue.dead_url = Some(dead);
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use uuid::{Uuid, uuid};
 
 /// The addresses and the organisation's behaviour.
 #[derive(Clone, Debug)]
@@ -32,12 +33,19 @@ pub struct Config {
     pub created_status: CreatedStatus,
     /// The header that carries a delivery's signature.
     pub signature_header: String,
-    /// The wait before a delivery's first retry; each later one is `backoffMultiplier` times longer.
+    /// The wait before a delivery's first retry; each later one is `backoffMultiplier` times longer, or twice as long where
+    /// the event bus delivers.
     pub retry_base_delay: Duration,
     /// How long a delivery waits for the endpoint's whole answer before it counts as none.
     pub delivery_timeout: Duration,
     /// A PEM file with further certificate authorities that are trusted for https endpoints.
     pub ca_file: Option<PathBuf>,
+    /// The organisation's id, a part of the names of its event sources.
+    pub organization_id: Uuid,
+    /// How long an integration takes to become active or inactive.
+    pub activation_delay: Duration,
+    /// How long a deleted integration is still there.
+    pub deletion_delay: Duration,
 }
 
 /// An OAuth client-credentials client.
@@ -84,6 +92,9 @@ impl Default for Config {
             retry_base_delay: Duration::from_secs(1),
             delivery_timeout: Duration::from_secs(5),
             ca_file: None,
+            organization_id: uuid!("40000000-0000-4000-8000-000000000001"),
+            activation_delay: Duration::ZERO,
+            deletion_delay: Duration::ZERO,
         }
     }
 }

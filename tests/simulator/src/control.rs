@@ -1,6 +1,7 @@
 //! The control API: a user or a test steers the simulator and reads what happened. The control API has no
 //! authentication, and can have a listener of its own. No answer contains a secret.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -21,8 +22,10 @@ use uuid::Uuid;
 
 use crate::Simulator;
 use crate::delivery::{Delivery, DeliveryPlan, EventRecord, Outcome, PlanError};
+use crate::event_bus::{BusRule, PresencePlan, RuleError};
 use crate::eventbridges::Registration;
 use crate::faults::{ActiveRule, FaultRule};
+use crate::integrations::Integration;
 use crate::problem::Problem;
 use crate::requests::{RequestCounts, RequestRecord};
 
@@ -39,6 +42,11 @@ pub(crate) fn router(simulator: Simulator) -> Router {
         .route("/livez", get("ok"))
         .route("/control/health", get(health))
         .route("/control/registrations", get(registrations))
+        .route("/control/integrations", get(integrations))
+        .route("/control/integrations/failure", put(fail_integrations).delete(mend_integrations))
+        .route("/control/permissions", get(permissions).put(withhold_permissions))
+        .route("/control/event-bus/rules", get(bus_rules).put(set_bus_rules).delete(clear_bus_rules))
+        .route("/control/presence-changes", post(change_presence))
         .route("/control/requests", get(requests))
         .route("/control/faults", get(faults).put(set_faults).delete(clear_faults))
         .route("/control/tokens/expire", post(expire_tokens))
@@ -58,8 +66,14 @@ impl From<PlanError> for Problem {
     fn from(error: PlanError) -> Self {
         match error {
             PlanError::Invalid(_) => Self::bad_request(error.to_string()),
-            PlanError::NoRegistration => Self::conflict(error.to_string()),
+            PlanError::NoRegistration | PlanError::NoRule => Self::conflict(error.to_string()),
         }
+    }
+}
+
+impl From<RuleError> for Problem {
+    fn from(error: RuleError) -> Self {
+        Self::bad_request(error.to_string())
     }
 }
 
@@ -89,6 +103,7 @@ async fn health(State(simulator): State<Simulator>) -> Json<Value> {
         "status": "ok",
         "version": env!("CARGO_PKG_VERSION"),
         "registrations": simulator.registrations().len(),
+        "integrations": simulator.integrations().len(),
     }))
 }
 
@@ -106,6 +121,75 @@ async fn registrations(State(simulator): State<Simulator>) -> Json<Vec<Registrat
         registration,
     };
     Json(simulator.registrations().into_iter().map(view).collect())
+}
+
+async fn integrations(State(simulator): State<Simulator>) -> Json<Vec<Integration>> {
+    Json(simulator.integrations())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Failure {
+    reason: String,
+}
+
+async fn fail_integrations(
+    State(simulator): State<Simulator>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Problem> {
+    let Failure { reason } = read(body)?;
+    simulator.fail_integrations(Some(reason));
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn mend_integrations(State(simulator): State<Simulator>) -> StatusCode {
+    simulator.fail_integrations(None);
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Permissions {
+    withheld: BTreeSet<String>,
+}
+
+async fn permissions(State(simulator): State<Simulator>) -> Json<Permissions> {
+    Json(Permissions { withheld: simulator.withheld_permissions() })
+}
+
+async fn withhold_permissions(
+    State(simulator): State<Simulator>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Permissions>, Problem> {
+    let Permissions { withheld } = read(body)?;
+    simulator.withhold_permissions(withheld);
+    Ok(permissions(State(simulator)).await)
+}
+
+async fn bus_rules(State(simulator): State<Simulator>) -> Json<Vec<BusRule>> {
+    Json(simulator.event_bus_rules())
+}
+
+async fn set_bus_rules(
+    State(simulator): State<Simulator>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Vec<BusRule>>, Problem> {
+    simulator.set_event_bus_rules(read(body)?)?;
+    Ok(bus_rules(State(simulator)).await)
+}
+
+async fn clear_bus_rules(State(simulator): State<Simulator>) -> Result<StatusCode, Problem> {
+    simulator.set_event_bus_rules(Vec::new())?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn change_presence(
+    State(simulator): State<Simulator>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let plan: PresencePlan = read(body)?;
+    let run = simulator.change_presence(plan)?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "id": run.id() }))).into_response())
 }
 
 #[derive(Deserialize)]

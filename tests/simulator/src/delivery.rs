@@ -3,10 +3,10 @@
 
 mod latency;
 mod ledger;
+mod pace;
 mod plan;
 mod send;
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,40 +14,40 @@ use bytes::Bytes;
 use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, broadcast};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 pub use ledger::{
-    Attempt, DeliverySummary, EventRecord, LatencySummary, Outcome, REMEMBERED_BODY_BYTES, REMEMBERED_EVENTS,
-    REMEMBERED_RUNS, RunState,
+    Attempt, DeliverySummary, EnvelopeRecord, EventRecord, LatencySummary, Outcome, REMEMBERED_BODY_BYTES,
+    REMEMBERED_EVENTS, REMEMBERED_RUNS, RunState,
 };
+pub(crate) use ledger::{Ledger, Run, milliseconds};
+pub(crate) use pace::Pace;
+pub(crate) use plan::random_seed;
 pub use plan::{DeliveryPlan, PlanError, SignWith};
-pub(crate) use send::client;
-
-pub(crate) use ledger::Ledger;
+pub(crate) use send::{build as build_client, client, explain, read};
 
 use crate::Simulator;
 use crate::event::Generator;
 use crate::eventbridges::Registration;
 use crate::moment::Moment;
 use crate::signature;
-use ledger::Run;
 use plan::{CheckedPlan, Content};
 use send::Outgoing;
 
 /// The most outstanding deliveries of a run, including those that wait for a retry; at that, the run waits.
-const OUTSTANDING: usize = 10_000;
+pub(crate) const OUTSTANDING: usize = 10_000;
 
 /// How long a run without a rate waits when no registration subscribes to its events.
-const UNMATCHED_WAIT: Duration = Duration::from_millis(100);
+pub(crate) const UNMATCHED_WAIT: Duration = Duration::from_millis(100);
 
 /// A handle of a run. The run continues when the handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    run: Arc<Run>,
-    simulator: Simulator,
+    pub(crate) run: Arc<Run>,
+    pub(crate) simulator: Simulator,
 }
 
 impl Delivery {
@@ -144,13 +144,24 @@ struct Made {
     body: Bytes,
 }
 
-/// Generates the plan's events at its rate, sends each to its subscribers, and waits for all outcomes.
+/// Generates the plan's events at its rate and sends each to its subscribers.
 async fn drive(simulator: Simulator, run: Arc<Run>, plan: CheckedPlan) {
     let deliveries = TaskTracker::new();
+    let produce = produce(&simulator, &run, &plan, &deliveries);
+    complete(&run, &plan.pace, &deliveries, produce).await;
+}
+
+/// Lets `produce` make events until it ends, its time is over or the run is stopped, and waits for all outcomes.
+pub(crate) async fn complete(
+    run: &Run,
+    pace: &Pace,
+    deliveries: &TaskTracker,
+    produce: impl Future<Output = ()>,
+) {
     tokio::select! {
-        () = produce(&simulator, &run, &plan, &deliveries) => {}
+        () = produce => {}
         () = run.stop.cancelled() => {}
-        () = over(plan.longest) => {}
+        () = pace.over() => {}
     }
     deliveries.close();
     deliveries.wait().await;
@@ -159,22 +170,13 @@ async fn drive(simulator: Simulator, run: Arc<Run>, plan: CheckedPlan) {
     tracing::info!(delivery = %run.id, ?state, "delivery ended");
 }
 
-async fn over(longest: Option<Duration>) {
-    match longest {
-        Some(longest) => sleep(longest).await,
-        None => pending().await,
-    }
-}
-
 async fn produce(simulator: &Simulator, run: &Arc<Run>, plan: &CheckedPlan, deliveries: &TaskTracker) {
     let generator = Generator::new(plan.seed, plan.source.clone(), plan.attributes.clone());
-    let wire = Arc::new(Semaphore::new(plan.concurrency));
+    let wire = Arc::new(Semaphore::new(plan.pace.concurrency));
     let outstanding = Arc::new(Semaphore::new(OUTSTANDING));
     let start = Instant::now();
-    for index in 0..plan.count.unwrap_or(u64::MAX) {
-        if let Some(rate) = plan.rate_per_second {
-            sleep_until(start + Duration::from_secs_f64(index as f64 / rate)).await;
-        }
+    for index in 0..plan.pace.count.unwrap_or(u64::MAX) {
+        plan.pace.wait(start, index).await;
         // The event is generated once there is room to send it, so that its timestamp is the time of sending.
         let (Ok(mut room), Ok(mut slot)) =
             (Arc::clone(&outstanding).acquire_owned().await, Arc::clone(&wire).acquire_owned().await)
@@ -191,7 +193,7 @@ async fn produce(simulator: &Simulator, run: &Arc<Run>, plan: &CheckedPlan, deli
         let Some(mut target) = targets.next() else {
             drop((room, slot));
             run.count_unmatched();
-            if plan.rate_per_second.is_none() && plan.count.is_none() {
+            if plan.pace.rate_per_second.is_none() && plan.pace.count.is_none() {
                 sleep(UNMATCHED_WAIT).await;
             }
             continue;
@@ -245,9 +247,10 @@ fn make(
         }
         Content::Generated(types) => {
             let event_type = match types {
-                Some(types) => nth_type(types.iter(), index),
-                None => nth_type(candidates.iter().flat_map(|target| &target.event_types), index),
+                Some(types) => in_turn(types.iter(), index),
+                None => in_turn(candidates.iter().flat_map(|target| &target.event_types), index),
             };
+            let event_type = event_type.cloned().unwrap_or_default();
             let event = generator.event(index, &event_type, Moment::now().as_milliseconds());
             Some(Made {
                 id: Some(event.id.to_string()),
@@ -259,20 +262,16 @@ fn make(
     }
 }
 
-/// The distinct types in turn, in their order.
-fn nth_type<'a>(types: impl Iterator<Item = &'a String>, index: u64) -> String {
+/// The distinct texts in turn, in their order; `None` of none.
+pub(crate) fn in_turn<'a>(texts: impl Iterator<Item = &'a String>, index: u64) -> Option<&'a String> {
     let mut distinct: Vec<&String> = Vec::new();
-    for kind in types {
-        if !distinct.contains(&kind) {
-            distinct.push(kind);
+    for text in texts {
+        if !distinct.contains(&text) {
+            distinct.push(text);
         }
     }
-    let turn = index.checked_rem(distinct.len() as u64).unwrap_or_default();
-    usize::try_from(turn)
-        .ok()
-        .and_then(|turn| distinct.get(turn))
-        .map(|kind| (*kind).clone())
-        .unwrap_or_default()
+    let turn = index.checked_rem(distinct.len() as u64)?;
+    distinct.get(usize::try_from(turn).ok()?).copied()
 }
 
 /// Fixes URL, body and signature for all attempts, from the present registration.

@@ -1,6 +1,7 @@
-//! A simulator of the part of Genesys Cloud that PresenceRoute uses: OAuth tokens, event-bridge
-//! registrations, and the signed delivery of events with its documented retries. The simulator validates
-//! requests, injects faults on request, and records each request and each delivery.
+//! A simulator of the part of Genesys Cloud that PresenceRoute uses: OAuth tokens, event-bridge registrations and the
+//! signed delivery of events with its documented retries; integrations with Amazon EventBridge, and an event bus that
+//! delivers presence changes to queues and API destinations with Amazon EventBridge's retries. The simulator validates
+//! requests, injects faults on request, and records each request and each delivery. [`sqs`] stands in for Amazon SQS.
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,16 +21,25 @@ mod config;
 mod control;
 mod delivery;
 mod event;
+mod event_bus;
 mod eventbridges;
 mod faults;
+mod integrations;
 mod moment;
+pub mod notification;
+mod organization;
+mod permissions;
+mod presence_definitions;
 mod problem;
 mod rate_limit;
 mod requests;
 mod server;
 mod signature;
+pub mod sqs;
 mod token;
+mod topics;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,13 +56,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, CreatedStatus, DuplicateNames, OauthClient};
 pub use delivery::{
-    Attempt, Delivery, DeliveryPlan, DeliverySummary, EventRecord, LatencySummary, Outcome, PlanError,
-    REMEMBERED_BODY_BYTES, REMEMBERED_EVENTS, REMEMBERED_RUNS, RunState, SignWith,
+    Attempt, Delivery, DeliveryPlan, DeliverySummary, EnvelopeRecord, EventRecord, LatencySummary, Outcome,
+    PlanError, REMEMBERED_BODY_BYTES, REMEMBERED_EVENTS, REMEMBERED_RUNS, RunState, SignWith,
 };
 pub use event::{Event, Generator};
+pub use event_bus::{
+    ApiDestinationTarget, BusRule, PresencePlan, RuleError, SqsCredentials, SqsTarget, Target,
+    TargetRetryPolicy,
+};
 pub use eventbridges::{Registration, RetryPolicy};
 pub use faults::{ActiveRule, Delay, Effect, Fault, FaultRule, Match, Side};
+pub use integrations::{AMAZON_EVENT_BRIDGE_SOURCE, EventBridgeProperties, Integration, IntegrationState};
 pub use moment::Moment;
+pub use presence_definitions::{PRESENCE_DEFINITIONS, PresenceDefinition};
 pub use requests::{REMEMBERED_REQUESTS, RequestCounts, RequestRecord};
 pub use server::Running;
 pub use signature::{fingerprint, sign};
@@ -75,6 +91,9 @@ pub(crate) struct Inner {
     pub(crate) tokens: Mutex<Tokens>,
     pub(crate) rate_limit: Mutex<RateLimit>,
     pub(crate) registrations: Mutex<eventbridges::Registrations>,
+    pub(crate) integrations: Mutex<integrations::Integrations>,
+    pub(crate) withheld_permissions: Mutex<BTreeSet<String>>,
+    pub(crate) event_bus: Mutex<event_bus::EventBus>,
     pub(crate) faults: Mutex<faults::Faults>,
     pub(crate) requests: Mutex<RequestLog>,
     pub(crate) ledger: Mutex<delivery::Ledger>,
@@ -129,7 +148,9 @@ impl Simulator {
             .map_err(|_| StartError::SignatureHeader(config.signature_header.clone()))?;
         check_path(&config.token_path, &config.event_bridges_path)?;
         check_path(&config.event_bridges_path, &config.token_path)?;
+        check_path(&config.event_bridges_path, token::LOGIN_PATH)?;
         let client = delivery::client(&config)?;
+        let event_bus = event_bus::EventBus::new(&config, client.clone())?;
         let rate_limit = RateLimit::new(config.rate_limit_per_minute);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -139,6 +160,9 @@ impl Simulator {
                 tokens: Mutex::default(),
                 rate_limit: Mutex::new(rate_limit),
                 registrations: Mutex::default(),
+                integrations: Mutex::default(),
+                withheld_permissions: Mutex::default(),
+                event_bus: Mutex::new(event_bus),
                 faults: Mutex::default(),
                 requests: Mutex::default(),
                 ledger: Mutex::default(),
@@ -155,8 +179,12 @@ impl Simulator {
     fn api(&self) -> Router {
         let config = &self.inner.config;
         let collection = config.event_bridges_path.trim_end_matches('/');
-        Router::new()
-            .route(&config.token_path, post(token::issue))
+        let mut tokens = Router::new().route(&config.token_path, post(token::issue));
+        if config.token_path != token::LOGIN_PATH {
+            tokens = tokens.route(token::LOGIN_PATH, post(token::issue_at_login));
+        }
+        tokens
+            .merge(self.published_api())
             .route(collection, get(eventbridges::list).post(eventbridges::create))
             .route(
                 &format!("{collection}/{{id}}"),
@@ -169,6 +197,30 @@ impl Simulator {
             .layer(from_fn_with_state(self.clone(), faults::inject))
             .layer(from_fn_with_state(self.clone(), requests::record))
             .with_state(self.clone())
+    }
+
+    /// What Genesys Cloud publishes, as its SDK calls it.
+    fn published_api(&self) -> Router<Self> {
+        let one = format!("{}/{{id}}", integrations::api::PATH);
+        Router::new()
+            .route(integrations::api::PATH, get(integrations::api::list).post(integrations::api::create))
+            .route(
+                &one,
+                get(integrations::api::read)
+                    .patch(integrations::api::switch)
+                    .delete(integrations::api::delete),
+            )
+            .route(
+                &format!("{one}/config/current"),
+                get(integrations::api::read_config).put(integrations::api::replace_config),
+            )
+            .route(
+                &format!("{}/types/{{type}}/configschemas/properties", integrations::api::PATH),
+                get(integrations::api::schema),
+            )
+            .route("/api/v2/organizations/me", get(organization::me))
+            .route("/api/v2/notifications/availabletopics", get(topics::list))
+            .route("/api/v2/presence/definitions", get(presence_definitions::list))
     }
 
     /// Listens where the configuration says, and serves until [`Running::stop`].
@@ -231,11 +283,15 @@ impl Simulator {
         self.inner.tokens.lock().expire(std::time::Instant::now())
     }
 
-    /// Stops every delivery and clears registrations, tokens, budgets, faults, logs and runs.
+    /// Stops every delivery and clears registrations, integrations, rules, permissions, tokens, budgets, faults, logs and
+    /// runs.
     pub fn reset(&self) {
         delivery::stop_all(self);
         self.inner.ledger.lock().clear();
         self.inner.registrations.lock().clear();
+        self.inner.integrations.lock().clear();
+        self.inner.event_bus.lock().clear();
+        self.inner.withheld_permissions.lock().clear();
         *self.inner.tokens.lock() = Tokens::default();
         self.inner.rate_limit.lock().reset();
         self.inner.faults.lock().set(Vec::new());
@@ -243,9 +299,16 @@ impl Simulator {
     }
 }
 
+/// The beginnings of the paths that Genesys Cloud publishes.
+const PUBLISHED: [&str; 4] =
+    [integrations::api::PATH, "/api/v2/organizations/", "/api/v2/notifications/", "/api/v2/presence/"];
+
 fn check_path(path: &str, other: &str) -> Result<(), StartError> {
     let trimmed = path.trim_end_matches('/');
-    let is_free = !trimmed.is_empty() && trimmed != "/livez" && !trimmed.starts_with("/control");
+    let is_free = !trimmed.is_empty()
+        && trimmed != "/livez"
+        && !trimmed.starts_with("/control")
+        && !PUBLISHED.iter().any(|published| trimmed.starts_with(published));
     let is_plain = path.starts_with('/') && !path.contains(['{', '}', '*', '?', '#', ' ']);
     // The token path must be neither the collection nor one of the registrations in it.
     let is_apart = !trimmed

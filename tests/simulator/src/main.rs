@@ -1,5 +1,7 @@
 //! The simulator as a program: reads the arguments and calls the library.
 
+mod event_bus_arguments;
+
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,12 +9,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
+use event_bus_arguments::{EventBusArguments, QueueArguments};
+use genesys_simulator::sqs::SqsServer;
 use genesys_simulator::{Config, CreatedStatus, DuplicateNames, OauthClient, Simulator};
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use uuid::Uuid;
 
-/// Simulates Genesys Cloud's event bridges: tokens, registrations, signed deliveries, faults on request.
+/// Simulates Genesys Cloud and the ways of its events: webhooks, an event bus with queues, faults on request.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -67,6 +72,20 @@ struct Arguments {
     /// A PEM file with further certificate authorities that are trusted for https endpoints
     #[arg(long, env = "GENESYS_SIMULATOR_CA_FILE")]
     ca_file: Option<PathBuf>,
+    /// The organization's id, a part of the names of its event sources
+    #[arg(long, env = "GENESYS_SIMULATOR_ORGANIZATION_ID",
+          default_value_t = Config::default().organization_id)]
+    organization_id: Uuid,
+    /// How long an integration takes to become active or inactive, in milliseconds
+    #[arg(long, env = "GENESYS_SIMULATOR_ACTIVATION_DELAY_MS", default_value_t = 0)]
+    activation_delay_ms: u64,
+    /// How long a deleted integration is still there, in milliseconds
+    #[arg(long, env = "GENESYS_SIMULATOR_DELETION_DELAY_MS", default_value_t = 0)]
+    deletion_delay_ms: u64,
+    #[command(flatten)]
+    event_bus: EventBusArguments,
+    #[command(flatten)]
+    queues: QueueArguments,
     /// The log filter, such as info, or debug for a line per event
     #[arg(long, env = "GENESYS_SIMULATOR_LOG", default_value = "info")]
     log: EnvFilter,
@@ -82,8 +101,8 @@ enum Duplicates {
 }
 
 impl Arguments {
-    fn into_config(self) -> Config {
-        Config {
+    fn into_parts(self) -> (Config, EventBusArguments, QueueArguments) {
+        let config = Config {
             listen: self.listen,
             control_listen: self.control_listen,
             client: self.client_id.zip(self.client_secret).map(|(id, secret)| OauthClient { id, secret }),
@@ -105,7 +124,11 @@ impl Arguments {
             retry_base_delay: Duration::from_millis(self.retry_base_delay_ms),
             delivery_timeout: Duration::from_millis(self.delivery_timeout_ms),
             ca_file: self.ca_file,
-        }
+            organization_id: self.organization_id,
+            activation_delay: Duration::from_millis(self.activation_delay_ms),
+            deletion_delay: Duration::from_millis(self.deletion_delay_ms),
+        };
+        (config, self.event_bus, self.queues)
     }
 }
 
@@ -121,7 +144,7 @@ async fn main() -> ExitCode {
     } else {
         log.init();
     }
-    match run(arguments.into_config()).await {
+    match run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -130,14 +153,27 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
-    let running = Simulator::new(config)?.start().await?;
+    let (config, event_bus, queues) = arguments.into_parts();
+    let queues = match queues.listen() {
+        Some(listen) => Some(SqsServer::start(listen, queues.settings()).await?),
+        None => None,
+    };
+    let simulator = Simulator::new(config)?;
+    let running = simulator.start().await?;
+    simulator.set_event_bus_rules(event_bus.rules())?;
+    if let Some(plan) = event_bus.plan() {
+        simulator.change_presence(plan)?;
+    }
     tokio::select! {
         _ = terminate.recv() => {}
         result = tokio::signal::ctrl_c() => result?,
     }
     tracing::info!("stopping");
     running.stop().await;
+    if let Some(queues) = queues {
+        queues.stop().await;
+    }
     Ok(())
 }

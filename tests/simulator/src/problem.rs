@@ -35,6 +35,13 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "bad.credentials", message)
     }
 
+    pub(crate) fn missing_permission(permission: &str) -> Self {
+        let message = format!(
+            "Unable to perform the requested action. You are missing the following permission(s): {permission}"
+        );
+        Self::new(StatusCode::FORBIDDEN, "missing.permissions", message)
+    }
+
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not.found", message)
     }

@@ -21,6 +21,9 @@ use crate::Simulator;
 use crate::config::OauthClient;
 use crate::problem::Problem;
 
+/// The token endpoint of the login service, which real organisations have at `https://login.REGION`.
+pub(crate) const LOGIN_PATH: &str = "/oauth/token";
+
 /// Expired tokens are dropped once there are this many tokens.
 const REMEMBERED_TOKENS: usize = 10_000;
 
@@ -115,7 +118,30 @@ pub(crate) async fn issue(
         request.client_id.get_or_insert(id);
         request.client_secret.get_or_insert(secret);
     }
+    grant(&simulator, request)
+}
 
+/// `POST` to the login service: a form with the client as Basic credentials, and nothing else.
+pub(crate) async fn issue_at_login(
+    State(simulator): State<Simulator>,
+    headers: HeaderMap,
+    request: http::Request<Body>,
+) -> Result<Response, Problem> {
+    let is_form = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+    if !is_form {
+        return Err(Problem::unsupported_media_type("send application/x-www-form-urlencoded"));
+    }
+    let Credentials { grant_type, .. } = read_form(request).await?;
+    let (id, secret) = basic_credentials(&headers)?.ok_or_else(|| {
+        Problem::bad_credentials("send the client as \"Authorization: Basic BASE64(ID:SECRET)\"")
+    })?;
+    grant(&simulator, Credentials { grant_type, client_id: Some(id), client_secret: Some(secret) })
+}
+
+fn grant(simulator: &Simulator, request: Credentials) -> Result<Response, Problem> {
     let grant_type = request.grant_type.ok_or_else(|| Problem::missing("grant_type"))?;
     let id = request.client_id.filter(|id| !id.is_empty()).ok_or_else(|| Problem::missing("client_id"))?;
     let secret = request

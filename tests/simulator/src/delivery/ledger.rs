@@ -26,7 +26,7 @@ pub const REMEMBERED_RUNS: usize = 1_000;
 
 const UNREAD_OUTCOMES: usize = 4_096;
 
-/// One event, delivered to one registration or not.
+/// One event, delivered to one registration or one target of the event bus, or not.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventRecord {
@@ -36,8 +36,12 @@ pub struct EventRecord {
     pub id: Option<String>,
     /// The event's type, likewise.
     pub event_type: Option<String>,
-    /// The registration it was sent to.
-    pub registration_id: Uuid,
+    /// The registration it was sent to; `None` where it was sent by the event bus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registration_id: Option<Uuid>,
+    /// What is known of an event that was sent by the event bus.
+    #[serde(flatten)]
+    pub envelope: Option<EnvelopeRecord>,
     /// The lowercase-hex SHA-256 of the body, the same in every attempt.
     pub body_sha256: String,
     /// The body, byte for byte.
@@ -47,6 +51,18 @@ pub struct EventRecord {
     pub attempts: Vec<Attempt>,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+/// An envelope, sent by a rule of the event bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvelopeRecord {
+    /// The rule's name.
+    pub rule: String,
+    /// The agent that it is about.
+    pub user_id: Uuid,
+    /// The lowercase-hex SHA-256 of its `detail`, byte for byte.
+    pub detail_sha256: String,
 }
 
 /// One attempt.
@@ -76,7 +92,7 @@ pub enum Outcome {
     Delivered,
     /// Answered with a status that is not retried.
     Dropped,
-    /// Failed after all retries that the registration allows.
+    /// Failed after all retries that the registration or the rule allows.
     Exhausted,
     /// Waiting for a retry when its run was stopped.
     Abandoned,
@@ -110,9 +126,9 @@ pub struct DeliverySummary {
     pub seed: u64,
     /// Events generated.
     pub events: u64,
-    /// Events that no registration subscribes to.
+    /// Events that no registration subscribes to, or that no active integration sends to a rule.
     pub unmatched: u64,
-    /// Deliveries begun: one for each event and registration that subscribes to it.
+    /// Deliveries begun: one for each event and registration that subscribes to it, or rule that matches it.
     pub deliveries: u64,
     /// Deliveries on the wire or waiting for a retry.
     pub in_flight: u64,
@@ -140,9 +156,9 @@ pub struct LatencySummary {
 }
 
 #[derive(Debug)]
-pub(super) struct Run {
-    pub(super) id: Uuid,
-    pub(super) stop: CancellationToken,
+pub(crate) struct Run {
+    pub(crate) id: Uuid,
+    pub(crate) stop: CancellationToken,
     seed: u64,
     started: Moment,
     state: watch::Sender<RunState>,
@@ -163,7 +179,7 @@ struct Tally {
 }
 
 impl Run {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             id: Uuid::new_v4(),
             stop: CancellationToken::new(),
@@ -174,19 +190,19 @@ impl Run {
         }
     }
 
-    pub(super) fn count_event(&self) {
+    pub(crate) fn count_event(&self) {
         self.tally.lock().events += 1;
     }
 
-    pub(super) fn count_unmatched(&self) {
+    pub(crate) fn count_unmatched(&self) {
         self.tally.lock().unmatched += 1;
     }
 
-    pub(super) fn count_started(&self) {
+    pub(crate) fn count_started(&self) {
         self.tally.lock().deliveries += 1;
     }
 
-    pub(super) fn count_attempt(&self, status: Option<u16>, latency: Duration) {
+    pub(crate) fn count_attempt(&self, status: Option<u16>, latency: Duration) {
         let mut tally = self.tally.lock();
         tally.attempts += 1;
         *tally.statuses.entry(status).or_default() += 1;
@@ -205,12 +221,12 @@ impl Run {
         }
     }
 
-    pub(super) fn finish(&self, state: RunState) {
+    pub(crate) fn finish(&self, state: RunState) {
         self.tally.lock().finished = Some(Moment::now());
         self.state.send_replace(state);
     }
 
-    pub(super) async fn finished(&self) {
+    pub(crate) async fn finished(&self) {
         // This run owns the sender, so the channel cannot close during the wait.
         let _ = self.state.subscribe().wait_for(|state| *state != RunState::Running).await;
     }
@@ -219,7 +235,7 @@ impl Run {
         *self.state.borrow() == RunState::Running
     }
 
-    pub(super) fn summary(&self) -> DeliverySummary {
+    pub(crate) fn summary(&self) -> DeliverySummary {
         let state = *self.state.borrow();
         let tally = self.tally.lock();
         let every = [Outcome::Delivered, Outcome::Dropped, Outcome::Exhausted, Outcome::Abandoned];
@@ -259,7 +275,7 @@ fn latency_summary(latencies: &Latencies) -> Option<LatencySummary> {
 }
 
 /// To the microsecond.
-pub(super) fn milliseconds(time: Duration) -> f64 {
+pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1_000.0
 }
 
@@ -283,7 +299,7 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    pub(super) fn add(&mut self, run: Arc<Run>) {
+    pub(crate) fn add(&mut self, run: Arc<Run>) {
         if self.runs.len() >= REMEMBERED_RUNS
             && let Some(oldest) = self.runs.iter().position(|run| !run.is_running())
         {
@@ -305,7 +321,7 @@ impl Ledger {
     }
 
     /// Records an outcome; that of a run that was dropped meanwhile is not kept.
-    pub(super) fn record(&mut self, run: &Run, record: EventRecord) {
+    pub(crate) fn record(&mut self, run: &Run, record: EventRecord) {
         run.count_outcome(&record);
         let record = Arc::new(record);
         // There may be no receiver.

@@ -1,7 +1,5 @@
 //! A delivery plan: as a user writes it, and validated.
 
-use std::time::Duration;
-
 use secrecy::SecretString;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -10,12 +8,9 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use uuid::Uuid;
 
+use super::pace::Pace;
 use crate::eventbridges::Registration;
 
-const DEFAULT_CONCURRENCY: usize = 32;
-const MOST_CONCURRENT: usize = 1_024;
-const FASTEST_PER_SECOND: f64 = 100_000.0;
-const DEFAULT_LONGEST: Duration = Duration::from_secs(3_600);
 const DEFAULT_SOURCE: &str = "genesys-cloud";
 
 /// Which events to deliver, to which registrations, and how fast. Every field is optional.
@@ -88,21 +83,21 @@ pub enum PlanError {
     /// There is no enabled registration to deliver to.
     #[error("no enabled registration is there to deliver to; create one, or name another")]
     NoRegistration,
+    /// The event bus has no rule.
+    #[error("the event bus has no rule to deliver by; set its rules first")]
+    NoRule,
 }
 
 /// A valid plan.
 #[derive(Debug)]
 pub(super) struct CheckedPlan {
-    pub(super) count: Option<u64>,
-    pub(super) rate_per_second: Option<f64>,
-    pub(super) concurrency: usize,
+    pub(super) pace: Pace,
     pub(super) content: Content,
     pub(super) registration: Option<String>,
     pub(super) attributes: Map<String, Value>,
     pub(super) source: String,
     pub(super) seed: u64,
     pub(super) sign_with: SignWith,
-    pub(super) longest: Option<Duration>,
 }
 
 /// The events of a plan.
@@ -117,16 +112,6 @@ pub(super) enum Content {
 impl DeliveryPlan {
     pub(super) fn check(self) -> Result<CheckedPlan, PlanError> {
         let invalid = |message: &str| Err(PlanError::Invalid(message.to_owned()));
-        if self.count == Some(0) {
-            return invalid("\"count\" must be at least 1; leave it out for an endless run");
-        }
-        if self.rate_per_second.is_some_and(|rate| !(rate > 0.0 && rate <= FASTEST_PER_SECOND)) {
-            return invalid("\"ratePerSecond\" must be above 0 and at most 100000");
-        }
-        let concurrency = self.concurrency.unwrap_or(DEFAULT_CONCURRENCY);
-        if !(1..=MOST_CONCURRENT).contains(&concurrency) {
-            return invalid("\"concurrency\" must be 1 to 1024");
-        }
         if self.event_types.as_ref().is_some_and(Vec::is_empty) {
             return invalid("\"eventTypes\" must not be empty; leave it out for those that are wanted");
         }
@@ -145,28 +130,21 @@ impl DeliveryPlan {
             }
             Some(events) => (Some(events.len() as u64), Content::Listed(events)),
         };
-        let longest = match (self.max_seconds, count) {
-            (Some(seconds), _) => Some(Duration::from_secs(seconds)),
-            (None, None) => Some(DEFAULT_LONGEST),
-            (None, Some(_)) => None,
-        };
+        let pace = Pace::check(count, self.rate_per_second, self.concurrency, self.max_seconds)?;
         Ok(CheckedPlan {
-            count,
-            rate_per_second: self.rate_per_second,
-            concurrency,
+            pace,
             content,
             registration: self.registration,
             attributes: self.attributes.unwrap_or_default(),
             source: self.source.unwrap_or_else(|| DEFAULT_SOURCE.to_owned()),
             seed: self.seed.unwrap_or_else(random_seed),
             sign_with: self.sign_with,
-            longest,
         })
     }
 }
 
 /// 32 bits, so that no JSON reader rounds the number.
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     Uuid::new_v4().as_u64_pair().0 >> 32
 }
 
@@ -190,8 +168,8 @@ mod tests {
 
     #[test]
     fn an_endless_run_ends_after_an_hour() {
-        assert_eq!(check(json!({})).unwrap().longest, Some(Duration::from_secs(3_600)));
-        assert_eq!(check(json!({"count": 1})).unwrap().longest, None);
+        assert_eq!(check(json!({})).unwrap().pace.longest, Some(std::time::Duration::from_secs(3_600)));
+        assert_eq!(check(json!({"count": 1})).unwrap().pace.longest, None);
     }
 
     #[test]

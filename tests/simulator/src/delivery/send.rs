@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, StatusCode};
-use reqwest::{Certificate, Client, Response, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Response, Url};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
@@ -46,6 +46,14 @@ pub(super) struct Outgoing {
 /// [`StartError::CaFile`] where that file cannot be read or is not PEM; [`StartError::Client`] where TLS
 /// cannot be set up.
 pub(crate) fn client(config: &Config) -> Result<Client, StartError> {
+    build(config, || Client::builder().timeout(config.delivery_timeout))
+}
+
+/// A client of these settings with the configured authorities, which follows no redirect.
+///
+/// # Errors
+/// As of [`client`].
+pub(crate) fn build(config: &Config, settings: impl Fn() -> ClientBuilder) -> Result<Client, StartError> {
     // Another part of the same process may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let authorities = match &config.ca_file {
@@ -59,8 +67,7 @@ pub(crate) fn client(config: &Config) -> Result<Client, StartError> {
                 .ok_or_else(|| unusable("there is no PEM certificate in it".to_owned()))?
         }
     };
-    let builder =
-        || Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(config.delivery_timeout);
+    let builder = || settings().redirect(reqwest::redirect::Policy::none());
     builder().tls_certs_merge(authorities.clone()).build().or_else(|error| {
         // A minimal image has no authorities of its own; http endpoints must work there too.
         tracing::warn!(%error, "no certificate authorities on this system; https endpoints need a CA file");
@@ -115,7 +122,8 @@ pub(super) async fn deliver(
         delivery_id: run.id,
         id: outgoing.id,
         event_type: outgoing.event_type,
-        registration_id: outgoing.registration,
+        registration_id: Some(outgoing.registration),
+        envelope: None,
         body_sha256: hex::encode(Sha256::digest(&outgoing.body)),
         body: outgoing.body,
         attempts,
@@ -176,7 +184,7 @@ async fn post(
 }
 
 /// Reads the answer to its end, so that the connection can be used again, unless it is too long.
-async fn read(mut response: Response) -> Result<String, reqwest::Error> {
+pub(crate) async fn read(mut response: Response) -> Result<String, reqwest::Error> {
     let mut read = 0;
     let mut kept = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -191,7 +199,7 @@ async fn read(mut response: Response) -> Result<String, reqwest::Error> {
 }
 
 /// The whole chain of causes: the error itself only says that sending failed.
-fn explain(error: reqwest::Error) -> String {
+pub(crate) fn explain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut causes = vec![error.to_string()];
     let mut cause = error.source();

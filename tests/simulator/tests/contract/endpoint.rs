@@ -1,9 +1,12 @@
 //! An endpoint with scripted answers that keeps what it received.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::ConnectInfo;
+use axum::response::AppendHeaders;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -12,6 +15,8 @@ use tokio::task::JoinHandle;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
+    /// The sender's.
+    pub(crate) port: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
@@ -32,6 +37,14 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// Answers these statuses in turn, and then always the last.
     pub(crate) async fn answering(statuses: impl Into<Vec<u16>>) -> Self {
+        Self::answering_with(statuses, []).await
+    }
+
+    /// Likewise, with these headers.
+    pub(crate) async fn answering_with<const N: usize>(
+        statuses: impl Into<Vec<u16>>,
+        answer_headers: [(&'static str, &'static str); N],
+    ) -> Self {
         let statuses = statuses.into();
         let received = Arc::new(Mutex::new(Vec::new()));
         let arrival = Arc::new(Notify::new());
@@ -39,15 +52,15 @@ impl Endpoint {
         let url = format!("http://{}/eventbridge/presence", listener.local_addr().unwrap());
         let answer = {
             let (received, arrival) = (Arc::clone(&received), Arc::clone(&arrival));
-            async move |headers: HeaderMap, body: Bytes| {
+            async move |ConnectInfo(sender): ConnectInfo<SocketAddr>, headers: HeaderMap, body: Bytes| {
                 let mut received = received.lock();
-                received.push(Received { headers, body });
+                received.push(Received { port: sender.port(), headers, body });
                 arrival.notify_waiters();
                 let status = statuses[(received.len() - 1).min(statuses.len() - 1)];
-                StatusCode::from_u16(status).unwrap()
+                (StatusCode::from_u16(status).unwrap(), AppendHeaders(answer_headers))
             }
         };
-        let router = Router::new().fallback(answer);
+        let router = Router::new().fallback(answer).into_make_service_with_connect_info::<SocketAddr>();
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { url, received, arrival, server }
     }

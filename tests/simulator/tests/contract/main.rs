@@ -4,8 +4,11 @@
 mod control;
 mod delivery;
 mod endpoint;
+mod event_bus;
 mod faults;
+mod integrations;
 mod organisation;
+mod queues;
 mod rate_limit;
 mod registrations;
 mod secrets;

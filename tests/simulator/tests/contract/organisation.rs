@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 pub(crate) const EVENT_BRIDGES: &str = "/api/v2/analytics/events/eventbridges";
+pub(crate) const INTEGRATIONS: &str = "/api/v2/integrations";
 pub(crate) const SECRET: &str = "correct horse battery staple";
 
 pub(crate) struct Organisation {
@@ -66,9 +67,34 @@ impl Organisation {
         answer["id"].as_str().unwrap().to_owned()
     }
 
+    /// Creates an integration with that suffix, configures and enables it, and returns its id.
+    pub(crate) async fn integrate(&self, suffix: &str) -> String {
+        let draft = json!({"integrationType": {"id": "amazon-eventbridge-source"}, "name": suffix});
+        let created = json_of(self.send(Method::POST, INTEGRATIONS, &draft).await).await;
+        let id = created["id"].as_str().unwrap();
+        let config = json!({"name": suffix, "version": 1, "properties": properties(suffix)});
+        let configured =
+            self.send(Method::PUT, &format!("{INTEGRATIONS}/{id}/config/current"), &config).await;
+        assert_eq!(configured.status(), 200);
+        let enable = json!({"intendedState": "ENABLED"});
+        let enabled = self.send(Method::PATCH, &format!("{INTEGRATIONS}/{id}"), &enable).await;
+        assert_eq!(enabled.status(), 200);
+        id.to_owned()
+    }
+
     pub(crate) async fn stop(self) {
         self.running.stop().await;
     }
+}
+
+/// The properties of an integration that sends presence, routing status and activity.
+pub(crate) fn properties(suffix: &str) -> Value {
+    json!({
+        "eventSourceSuffix": suffix,
+        "awsAccountId": "123456789012",
+        "awsAccountRegion": "eu-west-1",
+        "eventFilter": ["v2.users.{id}.presence", "v2.users.{id}.routingStatus", "v2.users.{id}.activity"],
+    })
 }
 
 /// A complete registration of two event types at `url`.

@@ -43,6 +43,24 @@ async fn a_form_gets_a_token_with_basic_credentials() {
 }
 
 #[tokio::test]
+async fn the_login_service_takes_a_form_with_basic_credentials_only() {
+    const LOGIN: &str = "/oauth/token";
+    let organisation = Organisation::with(|config| {
+        config.client = Some(OauthClient { id: "a".to_owned(), secret: "b".into() });
+    })
+    .await;
+    let form = [("grant_type", "client_credentials")];
+    let login = || organisation.http.post(organisation.url(LOGIN));
+    let good = login().basic_auth("a", Some("b")).form(&form).send().await.unwrap();
+    assert_is_token(&json_of(good).await);
+    assert_eq!(login().basic_auth("a", Some("x")).form(&form).send().await.unwrap().status(), 401);
+    let in_the_body = [("grant_type", "client_credentials"), ("client_id", "a"), ("client_secret", "b")];
+    assert_eq!(login().form(&in_the_body).send().await.unwrap().status(), 401);
+    let json = json!({"grant_type": "client_credentials", "client_id": "a", "client_secret": "b"});
+    assert_eq!(login().basic_auth("a", Some("b")).json(&json).send().await.unwrap().status(), 415);
+}
+
+#[tokio::test]
 async fn a_missing_field_is_named() {
     let organisation = Organisation::start().await;
     let whole = json!({"grant_type": "client_credentials", "client_id": "a", "client_secret": "b"});
