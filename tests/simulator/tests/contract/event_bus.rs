@@ -275,6 +275,18 @@ async fn a_stopped_run_abandons_what_waits() {
 }
 
 #[tokio::test]
+async fn a_run_that_is_to_finish_delivers_what_waits() {
+    let (organisation, endpoint) = with_endpoint([503, 200]).await;
+    let run = organisation.simulator.change_presence(plan(json!({"ratePerSecond": 1}))).unwrap();
+    endpoint.has_received(1).await;
+    let path = format!("/control/deliveries/{}?finish=true", run.id());
+    assert_eq!(organisation.request(Method::DELETE, &path).send().await.unwrap().status(), 202);
+    let summary = run.finished().await;
+    assert_eq!(summary.state, RunState::Done);
+    assert_eq!(outcomes(&run), BTreeMap::from([(Outcome::Delivered, summary.events)]));
+}
+
+#[tokio::test]
 async fn rules_are_shown_without_secrets_and_checked() {
     let (organisation, endpoint) = with_endpoint([200]).await;
     let path = "/control/event-bus/rules";
