@@ -3,6 +3,8 @@
     scene.py create BROKERS SOURCE TARGET
     scene.py send BROKERS SOURCE ROUND                      the records of round 1 or 2
     scene.py check BROKERS TARGET ROUND records|rows [PID]  the table after that round, as soon as it is right, while PID lives
+    scene.py count BROKERS TARGET                           prints how many records it has
+    scene.py grow BROKERS TARGET COUNT PID                  returns when it has more, while PID lives
     scene.py delete BROKERS PREFIX                          all topics whose names begin so
 
 The records are those of the relay for the source amazonEventBridge. Both rounds have records of every time, so the second
@@ -45,6 +47,10 @@ def written(time):
 
 def in_milliseconds(time):
     return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03}Z"
+
+
+def read_time(text):
+    return datetime.fromisoformat(text) if text else None
 
 
 class Record:
@@ -172,10 +178,9 @@ def state_of(record, form):
     """What a record of a table says of its user, and the time by which the table is not to step back."""
     value = json.loads(record.value())
     if form == "rows":
-        row = value | {"modified": datetime.fromisoformat(value["modified"])}
-        return row, row["modified"]
-    modified = value["eventBody"].get("modifiedDate")
-    return (record.value(), record.headers()), modified and datetime.fromisoformat(modified)
+        time = read_time(value["modified"])
+        return value | {"modified": time}, time
+    return (record.value(), record.headers()), read_time(value["eventBody"].get("modifiedDate"))
 
 
 class Table:
@@ -205,8 +210,8 @@ class Table:
         ]
 
 
-def check(brokers, target, number, form, pid=None):
-    table = Table(Scene().tables[int(number)], form)
+def follow(brokers, topic, pid=None):
+    """Every record of the topic, and None whenever there is no other yet, while the process lives and for TIMEOUT at most."""
     reader = Consumer(
         {
             "bootstrap.servers": brokers,
@@ -216,25 +221,47 @@ def check(brokers, target, number, form, pid=None):
             "isolation.level": "read_committed",
         }
     )
-    reader.assign([TopicPartition(target, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
+    reader.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
     ends = set()
     deadline = monotonic() + TIMEOUT
-    while True:
-        record = reader.poll(1)
-        if record is not None and record.error() and record.error().code() != KafkaError._PARTITION_EOF:
-            raise KafkaException(record.error())
-        if record is not None and record.error():
+    while monotonic() < deadline:
+        record = reader.poll(0.2)
+        if record is not None and not record.error():
+            ends.discard(record.partition())
+            yield record
+        elif record is not None and record.error().code() == KafkaError._PARTITION_EOF:
             ends.add(record.partition())
         elif record is not None:
-            ends.discard(record.partition())
+            raise KafkaException(record.error())
+        if len(ends) == PARTITIONS:
+            yield None
+            if not (pid and Path("/proc", pid).exists()):
+                return
+
+
+def check(brokers, target, number, form, pid=None):
+    table = Table(Scene().tables[int(number)], form)
+    for record in follow(brokers, target, pid):
+        if record is not None:
             table.read(record)
-        if len(ends) == PARTITIONS and not table.faults():
+        elif not table.faults():
             print(f"{target} is right: {len(table.states)} users")
             return
-        is_final = len(ends) == PARTITIONS and not (pid and Path("/proc", pid).exists())
-        if is_final or monotonic() > deadline:
-            faults = table.faults() or ["it was not read to its end"]
-            sys.exit("\n".join([f"{len(faults)} faults in {target}, with {len(table.states)} users:", *faults[:5]]))
+    faults = table.faults() or ["it was not read to its end"]
+    sys.exit("\n".join([f"{len(faults)} faults in {target}, with {len(table.states)} users:", *faults[:5]]))
+
+
+def count(brokers, target):
+    print(sum(record is not None for record in follow(brokers, target)))
+
+
+def grow(brokers, target, before, pid):
+    found = 0
+    for record in follow(brokers, target, pid):
+        found += record is not None
+        if found > int(before):
+            return
+    sys.exit(f"nothing came into {target} after {before} records")
 
 
 def finish(results):
@@ -257,5 +284,5 @@ def delete(brokers, prefix):
 
 
 if __name__ == "__main__":
-    actions = {"create": create, "delete": delete, "send": send, "check": check}
+    actions = {"create": create, "send": send, "check": check, "count": count, "grow": grow, "delete": delete}
     actions[sys.argv[1]](*sys.argv[2:])
