@@ -28,7 +28,8 @@ pub use pods::{
 pub use relay::{Autoscaling, ImagePullSecret, Limits, LogLevel, NetworkPolicy, Relay, RelayTls, Tracing};
 pub use routes::{InvalidEvents, Route, Unmatched, UnmatchedAction};
 pub use source::{
-    AmazonEventBridge, ApiDestination, EventTypeName, IntegrationMode, NotificationTopic, Source, Sqs, Webhook,
+    AmazonEventBridge, ApiDestination, EventTypeName, IntegrationMode, NotificationTopic, Source, Sqs,
+    Webhook,
 };
 
 use crate::status::PresenceRouteStatus;

@@ -509,8 +509,15 @@ pub fn validate_with(
     problems.extend((!is_service_name(&name)).then(|| SpecProblem::Name(name.clone())));
     problems.extend(broken_rules(spec));
 
-    let (Some(table), Some(source), Some(source_model), Some(endpoint), Some((api_url, login_url)), Some(limits), []) =
-        (table, source, source_model, endpoint, genesys_urls, limits, problems.as_slice())
+    let (
+        Some(table),
+        Some(source),
+        Some(source_model),
+        Some(endpoint),
+        Some((api_url, login_url)),
+        Some(limits),
+        [],
+    ) = (table, source, source_model, endpoint, genesys_urls, limits, problems.as_slice())
     else {
         return Err(problems);
     };
@@ -799,7 +806,9 @@ fn one_source(source: &spec::Source) -> Result<OneSource<'_>, Vec<SpecProblem>> 
     let rule = |field, rule| Err(vec![SpecProblem::Rule { field, rule }]);
     match (&source.webhook, &source.amazon_event_bridge) {
         (Some(webhook), None) => Ok(OneSource::Webhook(webhook)),
-        (None, Some(event_bridge)) if event_bridge.sqs.is_some() == event_bridge.api_destination.is_some() => {
+        (None, Some(event_bridge))
+            if event_bridge.sqs.is_some() == event_bridge.api_destination.is_some() =>
+        {
             rule("source.amazonEventBridge", "exactly one of sqs and apiDestination must be set")
         }
         (None, Some(event_bridge)) => Ok(OneSource::AmazonEventBridge(event_bridge)),
@@ -871,10 +880,12 @@ fn event_bridge_problems(
         None => topics().any(|topic| topic == route.event_type),
     };
     let unsent = routes.iter().enumerate().filter(|(_, route)| !is_sent(route));
-    problems.extend(unsent.map(|(index, route)| SpecProblem::UnsentEventType {
-        index,
-        event_type: route.event_type.clone(),
-    }));
+    problems.extend(
+        unsent.map(|(index, route)| SpecProblem::UnsentEventType {
+            index,
+            event_type: route.event_type.clone(),
+        }),
+    );
     problems
 }
 
@@ -994,7 +1005,9 @@ fn genesys_urls(
     };
     match (api_url, login_url) {
         (Ok(api_url), Ok(login_url)) => Ok((api_url, login_url)),
-        (api_url, login_url) => Err([api_url.err(), login_url.err()].into_iter().flatten().flatten().collect()),
+        (api_url, login_url) => {
+            Err([api_url.err(), login_url.err()].into_iter().flatten().flatten().collect())
+        }
     }
 }
 

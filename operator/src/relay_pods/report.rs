@@ -14,6 +14,8 @@ const MAX_ERROR: usize = 256;
 /// The number of topics in a list, and the bytes of each, which is the longest name that Kafka takes.
 pub(super) const MAX_TOPICS: usize = 100;
 const MAX_TOPIC: usize = 249;
+/// The number of active secrets: more than a few are of many rotations at once.
+const MAX_SECRETS: usize = 32;
 
 /// The same report with every text and list cut to its bound.
 pub(super) fn bounded(mut report: RelayStatus) -> RelayStatus {
@@ -22,6 +24,7 @@ pub(super) fn bounded(mut report: RelayStatus) -> RelayStatus {
         routing,
         secrets,
         tls,
+        queue,
         kafka,
         missing_topics,
         forbidden_topics,
@@ -39,6 +42,18 @@ pub(super) fn bounded(mut report: RelayStatus) -> RelayStatus {
         tls.expires.iter_mut().for_each(|time| bound(time, MAX_NAME));
         tls.error.iter_mut().for_each(|error| bound(error, MAX_ERROR));
     }
+    if let Some(queue) = queue {
+        queue.error.iter_mut().for_each(|error| bound(error, MAX_ERROR));
+        queue.last_received.iter_mut().for_each(|time| bound(time, MAX_NAME));
+    }
+    secrets.used = take(&mut secrets.used)
+        .into_iter()
+        .take(MAX_SECRETS)
+        .map(|(mut name, used)| {
+            bound(&mut name, MAX_NAME);
+            (name, used)
+        })
+        .collect();
     for topics in [missing_topics, forbidden_topics] {
         // A new list, because a list that is cut short keeps its memory.
         *topics = take(topics).into_iter().take(MAX_TOPICS).collect();
@@ -68,7 +83,9 @@ fn is_invisible(char: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use presenceroute_core::relay_status::{KafkaReport, RoutingReport, SecretsReport, TlsReport};
+    use presenceroute_core::relay_status::{
+        KafkaReport, QueueReport, RoutingReport, SecretsReport, TlsReport,
+    };
 
     use super::*;
 
@@ -77,8 +94,18 @@ mod tests {
         RelayStatus {
             version: text(),
             routing: RoutingReport { revision: text(), routes: 1, error: Some(text()) },
-            secrets: SecretsReport { revision: Some(text()), active: 1, error: Some(text()) },
+            secrets: SecretsReport {
+                revision: Some(text()),
+                active: 1,
+                used: (0..topics.min(100)).map(|number| (format!("{number}{}", text()), 1)).collect(),
+                error: Some(text()),
+            },
             tls: Some(TlsReport { expires: Some(text()), error: Some(text()) }),
+            queue: Some(QueueReport {
+                error: Some(text()),
+                last_received: Some(text()),
+                ..QueueReport::default()
+            }),
             kafka: KafkaReport { reachable: true, error: Some(text()), throttled: Some(text()) },
             missing_topics: vec![text(); topics],
             forbidden_topics: vec![text(); topics],
@@ -97,7 +124,11 @@ mod tests {
     fn every_text_and_list_is_cut_to_its_bound() {
         let bounded = bounded(report(&"é".repeat(10_000), 100_000));
         let json = serde_json::to_string(&bounded).unwrap();
-        assert!(json.len() < 2 * MAX_TOPICS * (MAX_TOPIC + 3) + 5 * MAX_ERROR + 5 * MAX_NAME + 1000);
+        let secrets = MAX_SECRETS * (MAX_NAME + 5);
+        assert!(
+            json.len() < 2 * MAX_TOPICS * (MAX_TOPIC + 3) + 6 * MAX_ERROR + 6 * MAX_NAME + secrets + 1000
+        );
+        assert_eq!(bounded.secrets.used.len(), MAX_SECRETS);
         assert_eq!(bounded.missing_topics.len(), MAX_TOPICS);
         assert_eq!(bounded.missing_topics[0], "é".repeat(MAX_TOPIC / 2));
         assert!(bounded.forbidden_topics.capacity() <= MAX_TOPICS);

@@ -220,7 +220,8 @@ fn probe(path: &str) -> Probe {
 /// Whole directories, never a `subPath`, whose content would stay as it was at the pod's start.
 fn volume_mounts(model: &Model) -> Vec<VolumeMount> {
     let own = [("relay", paths::CONFIG_DIR), ("routing", paths::ROUTING_DIR)];
-    let own = own.into_iter().chain(model.push_credential.is_some().then_some(("signing", paths::SIGNING_DIR)));
+    let own =
+        own.into_iter().chain(model.push_credential.is_some().then_some(("signing", paths::SIGNING_DIR)));
     let named = model.mounts.iter().map(|mount| (mount.volume, mount.directory));
     own.chain(named)
         .map(|(name, directory)| VolumeMount {
@@ -248,12 +249,9 @@ fn volumes(model: &Model) -> Vec<Volume> {
         }),
         ..Volume::default()
     };
-    [
-        config_map("relay", relay_name(&model.name)),
-        config_map("routing", config_maps::routing_name(model)),
-    ]
-    .into_iter()
-    .chain(model.push_credential.is_some().then(|| secret("signing", secret_name(&model.name))))
-    .chain(model.mounts.iter().map(|mount| secret(mount.volume, mount.secret.clone())))
-    .collect()
+    [config_map("relay", relay_name(&model.name)), config_map("routing", config_maps::routing_name(model))]
+        .into_iter()
+        .chain(model.push_credential.is_some().then(|| secret("signing", secret_name(&model.name))))
+        .chain(model.mounts.iter().map(|mount| secret(mount.volume, mount.secret.clone())))
+        .collect()
 }

@@ -987,7 +987,8 @@ async fn a_queue_needs_no_service_and_no_signing_secret() {
     let container = &find(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
     let ports: Vec<_> = container["ports"].as_array().unwrap().iter().map(|port| &port["name"]).collect();
     assert_eq!(ports, ["admin"]);
-    let names: Vec<_> = container["env"].as_array().unwrap().iter().map(|variable| &variable["name"]).collect();
+    let names: Vec<_> =
+        container["env"].as_array().unwrap().iter().map(|variable| &variable["name"]).collect();
     assert!(!names.contains(&&json!("PRESENCEROUTE_SECRET_DIR")), "{names:?}");
     let relay = relay_yaml(&built(&model));
     let SourceConfig::Sqs(queue) = relay.source else { panic!("{:?}", relay.source) };
@@ -996,7 +997,8 @@ async fn a_queue_needs_no_service_and_no_signing_secret() {
 
 #[tokio::test]
 async fn an_access_key_of_a_queue_is_mounted() {
-    let queue = "sqs: {queueUrl: 'https://sqs.eu-west-1.amazonaws.com/1/q', credentialsSecretRef: {name: aws}}";
+    let queue =
+        "sqs: {queueUrl: 'https://sqs.eu-west-1.amazonaws.com/1/q', credentialsSecretRef: {name: aws}}";
     let model = validated(&event_bridge_manifest(queue, KAFKA)).await.unwrap();
     let objects = built(&model).into_apply_order().unwrap();
     let pod = &find(&objects, "Deployment")["spec"]["template"]["spec"];
@@ -1005,7 +1007,8 @@ async fn an_access_key_of_a_queue_is_mounted() {
     let SourceConfig::Sqs(queue) = relay_yaml(&built(&model)).source else { panic!("no queue") };
     let files = queue.credentials.unwrap();
     assert_eq!(files.access_key_id_file.to_str(), Some("/etc/presenceroute/aws/accessKeyId"));
-    let missing = queue_problem("sqs: {queueUrl: 'https://q.example.com/1/q', credentialsSecretRef: {name: oauth}}");
+    let missing =
+        queue_problem("sqs: {queueUrl: 'https://q.example.com/1/q', credentialsSecretRef: {name: oauth}}");
     assert!(missing.await.contains(r#"Secret "oauth" has no key "accessKeyId""#));
 }
 
@@ -1026,10 +1029,7 @@ async fn an_api_destination_is_served_like_a_webhook() {
     );
     let relay = relay_yaml(&built(&model));
     let SourceConfig::ApiDestination(destination) = relay.source else { panic!("{:?}", relay.source) };
-    assert_eq!(
-        (destination.header.as_str(), relay.path.as_str()),
-        ("X-Api-Key", "/eventbridge/presence")
-    );
+    assert_eq!((destination.header.as_str(), relay.path.as_str()), ("X-Api-Key", "/eventbridge/presence"));
 }
 
 #[tokio::test]
@@ -1084,7 +1084,8 @@ async fn what_contradicts_the_event_bridge_is_refused() {
     assert!(refused(QUEUE, &status).await.contains("spec.unmatched.status"));
     let long = format!("{QUEUE}\n      eventSourceSuffix: {}", "x".repeat(65));
     assert!(refused(&long, KAFKA).await.contains("eventSourceSuffix"));
-    let text = event_bridge_manifest(QUEUE, KAFKA).replace("- {eventType: \"v2.users.{id}.presence\"", "- {eventType: x");
+    let text = event_bridge_manifest(QUEUE, KAFKA)
+        .replace("- {eventType: \"v2.users.{id}.presence\"", "- {eventType: x");
     let problems = validated(&text).await.err().unwrap();
     assert_eq!(problems[0].field().to_string(), "spec.routes[0].eventType");
     assert!(problems[0].to_string().contains("\"x\" is none of spec.source.amazonEventBridge.topics"));
@@ -1097,7 +1098,8 @@ async fn a_network_policy_lets_relays_reach_the_queue() {
     let objects = built(&model).into_apply_order().unwrap();
     let policy = &find(&objects, "NetworkPolicy")["spec"];
     assert_eq!(policy["ingress"].as_array().unwrap().len(), 1, "only the admin port");
-    let ports: Vec<_> = policy["egress"][1]["ports"].as_array().unwrap().iter().map(|it| &it["port"]).collect();
+    let ports: Vec<_> =
+        policy["egress"][1]["ports"].as_array().unwrap().iter().map(|it| &it["port"]).collect();
     assert_eq!(ports, [443, 9092]);
     assert!(policy["egress"].to_string().contains("169.254.170.23/32"));
 }
