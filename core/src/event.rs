@@ -54,6 +54,8 @@ pub struct Notification<'a> {
     pub correlation_id: Option<Cow<'a, str>>,
     /// It carries `errorInfo`: something failed, and it describes no state.
     pub is_error: bool,
+    /// What the organisation calls the presence that it describes, where that is known. Nothing in the notification says so.
+    pub presence_name: Option<String>,
 }
 
 /// Why a body is not an event. It names the field, never its content.
@@ -105,6 +107,12 @@ impl<'a> Event<'a> {
     #[must_use]
     pub fn correlation_id(&self) -> Option<&str> {
         self.notification.as_ref()?.correlation_id.as_deref()
+    }
+
+    /// What the organisation calls the presence that the event describes, where that is known.
+    #[must_use]
+    pub fn presence_name(&self) -> Option<&str> {
+        self.notification.as_ref()?.presence_name.as_deref()
     }
 
     /// Whether the event describes a failure and no state.

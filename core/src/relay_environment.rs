@@ -7,6 +7,8 @@ pub const PREFIX: &str = "PRESENCEROUTE_";
 pub const KAFKA_BROKERS: &str = "KAFKA_BROKERS";
 /// The signing secret of a relay that runs without a directory of secrets.
 pub const WEBHOOK_SECRET: &str = "GENESYS_WEBHOOK_SECRET";
+/// The file with the names of presence definitions.
+pub const PRESENCE_DEFINITIONS_FILE: &str = "PRESENCEROUTE_PRESENCE_DEFINITIONS_FILE";
 /// OpenTelemetry's variables for the collector, the sampler, the sampler's ratio, and the resource that spans are of: what
 /// `spec.relay.tracing` sets.
 pub const TRACING: [&str; 4] = [

@@ -19,4 +19,5 @@ pub const AMAZON_EVENT_BRIDGE_API_DESTINATION: Kind =
     Kind { exposes_endpoint: true, acknowledges: true, exclusive: false };
 
 /// The relay receives Amazon EventBridge's envelopes from an Amazon SQS queue.
-pub const AMAZON_EVENT_BRIDGE_SQS: Kind = Kind { exposes_endpoint: false, acknowledges: true, exclusive: false };
+pub const AMAZON_EVENT_BRIDGE_SQS: Kind =
+    Kind { exposes_endpoint: false, acknowledges: true, exclusive: false };

@@ -17,6 +17,7 @@ use crate::http::certificate::Certificate;
 use crate::kafka::{ClusterReport, Publisher};
 use crate::observe::labels::{CertificateLabel, RevisionLabel};
 use crate::observe::metrics::Metrics;
+use crate::observe::queue::Queue;
 use crate::outcome::{Outcome, ProblemKind};
 use crate::source::secrets::{SecretKind, Secrets};
 use presenceroute_core::routing::Router;
@@ -31,6 +32,8 @@ pub struct Admin {
     secrets: Option<(SecretKind, watch::Receiver<Reloaded<Secrets>>)>,
     /// With TLS.
     certificate: Option<watch::Receiver<Reloaded<Certificate>>>,
+    /// Where events are received from a queue.
+    queue: Option<Arc<Queue>>,
     publisher: Arc<Publisher>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
@@ -42,10 +45,11 @@ impl Admin {
         routing: watch::Receiver<Reloaded<Router>>,
         secrets: Option<(SecretKind, watch::Receiver<Reloaded<Secrets>>)>,
         certificate: Option<watch::Receiver<Reloaded<Certificate>>>,
+        queue: Option<Arc<Queue>>,
         publisher: Arc<Publisher>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { routing, secrets, certificate, publisher, metrics, draining: AtomicBool::new(false) }
+        Self { routing, secrets, certificate, queue, publisher, metrics, draining: AtomicBool::new(false) }
     }
 
     /// From now on the relay is not ready.
@@ -100,7 +104,7 @@ impl Admin {
                     .map(|kind| self.metrics.answers(Outcome::Rejected(kind)))
                     .sum(),
             },
-            queue: None,
+            queue: self.queue.as_ref().map(|queue| queue.report()),
             kafka,
             missing_topics,
             forbidden_topics,
@@ -134,6 +138,9 @@ impl Admin {
         if let Some(TlsReport { expires: None, error }) = status.tls {
             fail("no certificate", error);
         }
+        if let Some(queue) = status.queue.filter(|queue| !queue.readable) {
+            fail("the queue cannot be read", queue.error);
+        }
         if !status.kafka.reachable {
             fail("Kafka is not reachable", status.kafka.error);
         }
@@ -163,6 +170,9 @@ impl Admin {
     fn refresh_metrics(&self) {
         let status = self.status();
         let metrics = &self.metrics;
+        if let Some(queue) = &self.queue {
+            queue.refresh();
+        }
         metrics.routing_valid.set(i64::from(status.routing.error.is_none()));
         metrics.secrets_valid.set(i64::from(status.secrets.error.is_none()));
         metrics.secrets_active.set(i64::try_from(status.secrets.active).unwrap_or(i64::MAX));

@@ -1,11 +1,12 @@
 //! One running relay: its parts put together, started and ended in the right order. What the parts do is their own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use presenceroute_core::relay_config::{Limits, SourceConfig};
+use presenceroute_core::relay_config::{Limits, SourceConfig, SqsConfig};
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_runtime::follow::{self, Reloaded};
 use presenceroute_runtime::listen::listen;
@@ -22,13 +23,17 @@ use crate::http::tls::Handshakes;
 use crate::http::{certificate, limits};
 use crate::kafka::{self, Publisher, PublisherError};
 use crate::observe::metrics::Metrics;
+use crate::observe::queue::Queue;
 use crate::observe::request_log::RequestLog;
 use crate::observe::spans::Spans;
 use crate::pipeline::{Pipeline, table};
 use crate::settings::{RoutingSource, SecretSource, Settings, SettingsError, check, no_secret};
 use crate::source::PushSource;
 use crate::source::api_destination::{self, ApiDestination};
+use crate::source::presence_definitions::{self, PresenceDefinitions};
 use crate::source::secrets::{self, SecretKind, Secrets};
+#[cfg(feature = "amazon-sqs")]
+use crate::source::sqs::{Sqs, SqsError};
 use crate::source::webhook::Webhook;
 use presenceroute_core::routing::Router;
 
@@ -40,7 +45,7 @@ pub struct Relay;
 
 /// A relay that answers. Dropping it leaves it running; [`RunningRelay::shutdown`] ends it.
 pub struct RunningRelay {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     tls_address: Option<SocketAddr>,
     admin_address: SocketAddr,
     pipeline: Arc<Pipeline>,
@@ -50,6 +55,8 @@ pub struct RunningRelay {
     drain: Duration,
     /// One for each port that events are posted to.
     events: Vec<Listening>,
+    /// What receives events, where the source is pulled.
+    pulled: Option<Pulled>,
     observed: Listening,
     /// Ends the tasks that follow files and the cluster.
     stop: CancellationToken,
@@ -69,6 +76,10 @@ pub enum StartError {
     /// No producer can be made.
     #[error(transparent)]
     Publisher(#[from] PublisherError),
+    /// The queue cannot be received from at all.
+    #[cfg(feature = "amazon-sqs")]
+    #[error(transparent)]
+    Queue(#[from] SqsError),
     /// An address that is taken or not this machine's.
     #[error("{address} cannot be listened on: {cause}")]
     Listen { address: SocketAddr, cause: std::io::Error },
@@ -78,7 +89,8 @@ impl Relay {
     /// Starts a relay in the current tokio runtime. It listens when this returns; whether it is ready is on
     /// `/readyz`, since Kafka may take a while.
     pub async fn start(settings: Settings) -> Result<RunningRelay, StartError> {
-        let Settings { listen, admin_listen, mut config, routing, secrets, spans } = settings;
+        let Settings { listen, admin_listen, mut config, routing, secrets, presence_definitions, spans } =
+            settings;
         let spans = spans.map(Arc::new);
         check(&config)?;
         if let SourceConfig::ApiDestination(_) = config.source {
@@ -88,9 +100,10 @@ impl Relay {
         metrics.in_flight_limits.set(&config.limits);
         let (publisher, supervisor) =
             kafka::start(config.kafka.clone(), config.limits.clone(), Arc::clone(&metrics)).await?;
-        let listener = bind(listen)?;
-        let tls_listener =
-            config.tls_port.map(|port| bind(SocketAddr::new(listen.ip(), port))).transpose()?;
+        let is_pushed = config.source.kind().exposes_endpoint;
+        let listener = is_pushed.then(|| bind(listen)).transpose()?;
+        let tls_port = config.tls_port.filter(|_| is_pushed);
+        let tls_listener = tls_port.map(|port| bind(SocketAddr::new(listen.ip(), port))).transpose()?;
         let admin_listener = bind(admin_listen)?;
 
         let stop = CancellationToken::new();
@@ -106,23 +119,26 @@ impl Relay {
 
         let log = Arc::new(RequestLog::new(config.route.clone()));
         tokio::spawn(Arc::clone(&log).summarise(stop.clone()));
-        let pipeline = Arc::new(Pipeline::new(
+        let pipeline = Pipeline::new(
             routing.clone(),
             Arc::clone(&publisher),
             Arc::clone(&metrics),
             Arc::clone(&log),
             spans.clone(),
-        ));
-        let (address, admin_address) = (listener.local, admin_listener.local);
+        );
+        let pipeline = Arc::new(if is_pushed { pipeline } else { pipeline.without_rejection() });
+        let (address, admin_address) =
+            (listener.as_ref().map(|listener| listener.local), admin_listener.local);
         let tls_address = tls_listener.as_ref().map(|listener| listener.local);
         let tls = certificate
             .clone()
             .map(|certificate| Handshakes::new(certificate, metrics.tls_handshake_failures.clone()));
         let ports = EventPorts {
             paths: [&config.path].into_iter().chain(&config.former_paths).cloned().collect(),
-            listeners: match tls_listener {
-                Some(tls_listener) => vec![(listener, None), (tls_listener, tls)],
-                None => vec![(listener, tls)],
+            listeners: match (listener, tls_listener) {
+                (Some(listener), Some(tls_listener)) => vec![(listener, None), (tls_listener, tls)],
+                (Some(listener), None) => vec![(listener, tls)],
+                (None, _) => Vec::new(),
             },
             max_connections: limits::max_connections(&config.limits, config.tls.is_some()),
             limits: config.limits.clone(),
@@ -132,24 +148,32 @@ impl Relay {
         };
         let max_connections = ports.max_connections_each();
         let authenticated = metrics.authenticated.clone();
-        let (events, secrets) = match &config.source {
+        let (events, secrets, pulled) = match &config.source {
             SourceConfig::Webhook => {
                 let header = HeaderName::try_from(config.signature_header.as_str())
                     .map_err(|_| SettingsError::SignatureHeader(config.signature_header.clone()))?;
                 let secrets = follow_secrets(SecretKind::SigningSecret, secrets, &stop).await?;
                 let webhook = Webhook::new(header, secrets.clone(), authenticated);
-                (ports.serve(webhook), Some((SecretKind::SigningSecret, secrets)))
+                (ports.serve(webhook), Some((SecretKind::SigningSecret, secrets)), None)
             }
             SourceConfig::ApiDestination(destination) => {
                 let header = HeaderName::try_from(destination.header.as_str())
                     .map_err(|_| SettingsError::ApiKeyHeader(destination.header.clone()))?;
                 let keys = follow_secrets(SecretKind::ApiKey, secrets, &stop).await?;
-                let destination = ApiDestination::new(header, keys.clone(), authenticated);
-                (ports.serve(destination), Some((SecretKind::ApiKey, keys)))
+                let definitions = follow_presence_definitions(presence_definitions, &stop).await;
+                let destination = ApiDestination::new(header, keys.clone(), definitions, authenticated);
+                (ports.serve(destination), Some((SecretKind::ApiKey, keys)), None)
             }
-            SourceConfig::Sqs(_) => return Err(SettingsError::WithoutSqs.into()),
+            SourceConfig::Sqs(sqs) => {
+                let definitions = follow_presence_definitions(presence_definitions, &stop).await;
+                let pulled =
+                    Pulled::start(sqs, config.limits.clone(), definitions, &pipeline, &metrics, &stop).await?;
+                (Vec::new(), None, Some(pulled))
+            }
         };
-        let admin = Arc::new(Admin::new(routing, secrets, certificate, Arc::clone(&publisher), metrics));
+        let queue = pulled.as_ref().map(|pulled| Arc::clone(&pulled.queue));
+        let admin =
+            Arc::new(Admin::new(routing, secrets, certificate, queue, Arc::clone(&publisher), metrics));
         let idle_timeout = Duration::from_millis(config.limits.idle_timeout_ms);
         let observed = {
             let admin = Arc::clone(&admin);
@@ -158,10 +182,17 @@ impl Relay {
                 std::future::ready(admin.answer(&request))
             })
         };
-        tracing::info!(
-            %address, ?tls_address, %admin_address, path = config.path, route = config.route, max_connections,
-            "listening"
-        );
+        match (address, &config.source) {
+            (Some(address), _) => tracing::info!(
+                %address, ?tls_address, %admin_address, path = config.path, route = config.route,
+                max_connections, "listening"
+            ),
+            (None, SourceConfig::Sqs(sqs)) => tracing::info!(
+                queue = sqs.queue_url, region = sqs.region, %admin_address, route = config.route,
+                "receiving from the queue"
+            ),
+            (None, _) => {}
+        }
         let drain = Duration::from_millis(config.limits.drain_ms);
         Ok(RunningRelay {
             address,
@@ -173,6 +204,7 @@ impl Relay {
             spans,
             drain,
             events,
+            pulled,
             observed,
             stop,
         })
@@ -180,9 +212,9 @@ impl Relay {
 }
 
 impl RunningRelay {
-    /// Where events are received.
+    /// Where events are received; port 0 of no address where the source is pulled, which nobody can connect to.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
     /// Where events are received with TLS, when that is a port of its own.
@@ -206,7 +238,11 @@ impl RunningRelay {
         tracing::info!(drain_ms = self.drain.as_millis() as u64, "shutting down");
         self.admin.drain();
         self.events.iter().for_each(|events| events.closing.drain.cancel());
-        tokio::time::sleep(self.drain).await;
+        match self.pulled {
+            // Nobody has to be told; it drains itself.
+            Some(pulled) => pulled.end().await,
+            None => tokio::time::sleep(self.drain).await,
+        }
         // What is on its way to the relay is still received, also a body that has arrived in part.
         futures::future::join_all(self.events.into_iter().map(Listening::end)).await;
         self.pipeline.close();
@@ -229,6 +265,51 @@ impl Listening {
     }
 }
 
+/// A source that is pulled, while it runs.
+struct Pulled {
+    queue: Arc<Queue>,
+    stop: CancellationToken,
+    run: JoinHandle<()>,
+}
+
+impl Pulled {
+    /// Begins to receive. Files with credentials are followed until `stop`.
+    #[cfg(feature = "amazon-sqs")]
+    async fn start(
+        config: &SqsConfig,
+        limits: Limits,
+        definitions: watch::Receiver<Reloaded<PresenceDefinitions>>,
+        pipeline: &Arc<Pipeline>,
+        metrics: &Arc<Metrics>,
+        stop: &CancellationToken,
+    ) -> Result<Self, StartError> {
+        let queue = metrics.add_queue();
+        let (metrics, of_queue) = (Arc::clone(metrics), Arc::clone(&queue));
+        let source = Sqs::new(config, limits, definitions, metrics, of_queue, stop.clone()).await?;
+        let stop = CancellationToken::new();
+        let run = tokio::spawn(source.run(Arc::clone(pipeline), stop.clone()));
+        Ok(Self { queue, stop, run })
+    }
+
+    #[cfg(not(feature = "amazon-sqs"))]
+    async fn start(
+        _: &SqsConfig,
+        _: Limits,
+        _: watch::Receiver<Reloaded<PresenceDefinitions>>,
+        _: &Arc<Pipeline>,
+        _: &Arc<Metrics>,
+        _: &CancellationToken,
+    ) -> Result<Self, StartError> {
+        Err(SettingsError::WithoutSqs.into())
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        // It fails only when receiving panicked, and then nothing is left to wait for.
+        let _ = self.run.await;
+    }
+}
+
 /// What senders prove themselves with.
 async fn follow_secrets(
     kind: SecretKind,
@@ -239,6 +320,17 @@ async fn follow_secrets(
         SecretSource::None => Err(no_secret(kind)),
         SecretSource::Fixed(secrets) => Ok(follow::fixed(secrets)),
         SecretSource::Directory(directory) => Ok(secrets::follow(kind, directory, stop.clone()).await),
+    }
+}
+
+/// What the organisation calls its presences; nothing without a file.
+async fn follow_presence_definitions(
+    path: Option<PathBuf>,
+    stop: &CancellationToken,
+) -> watch::Receiver<Reloaded<PresenceDefinitions>> {
+    match path {
+        Some(path) => presence_definitions::follow(path, stop.clone()).await,
+        None => follow::fixed(PresenceDefinitions::default()),
     }
 }
 
@@ -258,7 +350,7 @@ struct EventPorts {
 
 impl EventPorts {
     fn max_connections_each(&self) -> usize {
-        (self.max_connections / self.listeners.len()).max(1)
+        (self.max_connections / self.listeners.len().max(1)).max(1)
     }
 
     /// Serves the source on every port.

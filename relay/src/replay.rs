@@ -309,6 +309,8 @@ struct Kept {
     value: Bytes,
     /// What CloudEvents says of it, by the names of its attributes.
     attributes: BTreeMap<String, String>,
+    /// What the organisation calls the presence.
+    presence_name: Option<String>,
 }
 
 impl Kept {
@@ -326,18 +328,19 @@ impl Kept {
             #[serde(default)]
             time: Option<String>,
         }
+        let presence_name = record.headers.get("presencename").cloned();
         let content_type = record.headers.get("content-type");
         if !content_type.is_some_and(|content_type| content_type.starts_with(STRUCTURED)) {
             let named = |(name, value): (String, String)| Some((name.strip_prefix("ce_")?.to_owned(), value));
             let attributes = record.headers.into_iter().filter_map(named).collect();
-            return Some(Self { value: record.value, attributes });
+            return Some(Self { value: record.value, attributes, presence_name });
         }
         let event: CloudEvent<'_> = serde_json::from_slice(&record.value).ok()?;
         let value = Bytes::copy_from_slice(event.data.get().as_bytes());
         let given =
             [("id", event.id), ("type", event.r#type), ("source", event.source), ("time", event.time)];
         let given = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        Some(Self { value, attributes: given.collect() })
+        Some(Self { value, attributes: given.collect(), presence_name })
     }
 
     /// The event. That of an envelope of Amazon EventBridge has its id and its type beside the value.
@@ -346,7 +349,9 @@ impl Kept {
         match (Event::parse(&self.value), attribute("id"), attribute("type")) {
             (Err(EventError::Missing(_)), Some(id), Some(event_type)) => {
                 let (source, time) = (attribute("source"), attribute("time"));
-                envelope::of_record(RecordContext { id, event_type, source, time }, &self.value)
+                let presence_name = self.presence_name.as_deref();
+                let context = RecordContext { id, event_type, source, time, presence_name };
+                envelope::of_record(context, &self.value)
             }
             (event, ..) => event,
         }

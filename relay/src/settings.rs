@@ -7,10 +7,10 @@ use clap::{Parser, Subcommand};
 use presenceroute_core::kafka_properties::refused_property;
 use presenceroute_core::relay_config::{
     CertificateFiles, KafkaConfig, KafkaSaslConfig, Limits, RelayConfig, SaslMechanism, SourceConfig,
-    default_path,
+    SqsConfig, default_path,
 };
 use presenceroute_core::relay_environment;
-use presenceroute_core::routing::{RecordKey, RoutingError, RoutingTable};
+use presenceroute_core::routing::{RoutingError, RoutingTable};
 use presenceroute_runtime::log::LogFormat;
 use secrecy::SecretString;
 
@@ -58,6 +58,10 @@ pub struct Arguments {
     /// The directory with the signing secrets, or API keys, one file each, re-read when they change.
     #[arg(long, env = "PRESENCEROUTE_SECRET_DIR", value_name = "DIRECTORY")]
     pub secret_dir: Option<PathBuf>,
+    /// The names of the organisation's presence definitions by their ids, in YAML, re-read when they change. The file need
+    /// not exist.
+    #[arg(long, env = relay_environment::PRESENCE_DEFINITIONS_FILE, value_name = "FILE")]
+    pub presence_definitions_file: Option<PathBuf>,
     /// relay.yaml: Kafka, its security, and limits.
     #[arg(long, env = "PRESENCEROUTE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -139,6 +143,8 @@ pub struct Settings {
     pub routing: RoutingSource,
     /// Where the signing secrets or API keys come from.
     pub secrets: SecretSource,
+    /// The file with the names of presence definitions, where notifications are to have them.
+    pub presence_definitions: Option<PathBuf>,
     /// Spans for OpenTelemetry, where they are wanted.
     pub spans: Option<Spans>,
 }
@@ -231,6 +237,12 @@ pub enum SettingsError {
         "source.sqs needs a relay that is built with the Cargo feature amazon-sqs, and this one is not; build it with that feature"
     )]
     WithoutSqs,
+    /// A queue or a server that no call can be posted to.
+    #[error("source.sqs.{0} {1:?} is no URL that begins with https:// or http://")]
+    SqsUrl(&'static str, String),
+    /// A region that AWS does not have.
+    #[error("source.sqs.region {0:?} is no AWS region, such as eu-west-1")]
+    SqsRegion(String),
     /// No directory with API keys.
     #[error("no API key is known; set --secret-dir to a directory with one file for each")]
     NoApiKey,
@@ -268,6 +280,7 @@ impl Settings {
                 config,
                 routing,
                 secrets,
+                presence_definitions: arguments.presence_definitions_file,
                 spans: None,
             }),
             (_, routing, secrets) => {
@@ -398,6 +411,9 @@ fn problems(config: &RelayConfig) -> Vec<SettingsError> {
     {
         problems.push(SettingsError::ApiKeyHeader(destination.header.clone()));
     }
+    if let SourceConfig::Sqs(sqs) = &config.source {
+        problems.extend(check_sqs(sqs));
+    }
     if let Some(sasl) = &config.kafka.sasl {
         problems.extend(check_sasl(sasl).err());
     }
@@ -418,6 +434,23 @@ fn problems(config: &RelayConfig) -> Vec<SettingsError> {
     }
     if limits.delivery_timeout_ms < limits.publish_timeout_ms {
         problems.push(SettingsError::DeliveryTimeout);
+    }
+    problems
+}
+
+fn check_sqs(sqs: &SqsConfig) -> Vec<SettingsError> {
+    let mut problems = Vec::new();
+    if !cfg!(feature = "amazon-sqs") {
+        problems.push(SettingsError::WithoutSqs);
+    }
+    let urls = [("queueUrl", Some(&sqs.queue_url)), ("endpointUrl", sqs.endpoint_url.as_ref())];
+    let is_url = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+    let wrong = urls.into_iter().filter_map(|(field, url)| Some((field, url.filter(|url| !is_url(url))?)));
+    problems.extend(wrong.map(|(field, url)| SettingsError::SqsUrl(field, url.clone())));
+    // It is part of what is signed.
+    let is_region = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if sqs.region.is_empty() || !sqs.region.bytes().all(is_region) {
+        problems.push(SettingsError::SqsRegion(sqs.region.clone()));
     }
     problems
 }
@@ -461,6 +494,7 @@ fn missing_features(kafka: &KafkaConfig, has_tls: bool, has_compression: bool) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use presenceroute_core::routing::RecordKey;
 
     fn resolve(arguments: &[&str], secret: Option<&str>) -> Result<Settings, SettingsError> {
         let arguments = Arguments::try_parse_from([&["relay"], arguments].concat()).unwrap();
@@ -597,6 +631,27 @@ mod tests {
         );
         let refused = with("apiDestination: {header: 'a b'}", &["--secret-dir", "/keys"]).err().unwrap();
         assert_eq!(refused.to_string(), "source.apiDestination.header \"a b\" is not an HTTP field name");
+    }
+
+    #[test]
+    fn a_queue_needs_no_secret_and_a_url_that_can_be_called() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = |sqs: &str| {
+            let yaml = format!("{{source: {{sqs: {{{sqs}}}}}, kafka: {{bootstrapServers: [a:9092]}}}}");
+            std::fs::write(file.path(), yaml).unwrap();
+            resolve(&["--config", file.path().to_str().unwrap()], None)
+        };
+        let url = "queueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/presence'";
+        let settings = with(&format!("{url}, region: eu-west-1")).unwrap();
+        assert!(matches!(settings.secrets, SecretSource::None));
+        for (wrong, named) in [
+            ("queueUrl: presence, region: eu-west-1", "source.sqs.queueUrl \"presence\""),
+            (&format!("{url}, region: Ireland"), "source.sqs.region \"Ireland\""),
+            (&format!("{url}, region: eu-west-1, endpointUrl: 'localhost:9324'"), "source.sqs.endpointUrl"),
+        ] {
+            let error = with(wrong).err().unwrap().to_string();
+            assert!(error.starts_with(named), "{wrong}: {error}");
+        }
     }
 
     #[test]

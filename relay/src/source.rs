@@ -6,6 +6,7 @@
 
 pub mod api_destination;
 mod prefer;
+pub mod presence_definitions;
 pub mod secrets;
 #[cfg(feature = "amazon-sqs")]
 pub mod sqs;
@@ -24,6 +25,10 @@ use presenceroute_core::event::{Event, EventError};
 pub trait PushSource: Send + Sync + 'static {
     /// A request's claim of its origin, from its head, to be verified with the body.
     type Proof: Send;
+
+    /// Whether the head alone proves the origin. The request's connection is then kept before those that have proved nothing,
+    /// also while the body is received.
+    const IS_PROVEN_BY_HEAD: bool;
 
     /// The problem of a body that is slower than its deadline, which is one that the sender sends again for.
     const SLOW_BODY: ProblemKind;

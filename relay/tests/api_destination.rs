@@ -120,6 +120,27 @@ async fn without_an_active_key_it_is_401_before_the_body_is_read() {
     assert!(metrics.contains(counted) && !metrics.contains(KEY), "{metrics}");
 }
 
+#[tokio::test]
+async fn a_request_that_breaks_several_rules_is_told_the_first() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(destination(&kafka.bootstrap_servers(), PRESENCE)).await;
+    let (key, gzip) = (format!("{HEADER}: {KEY}\r\n"), "content-encoding: gzip\r\n");
+    for (line, headers, length, expected) in [
+        ("GET /other", gzip.to_owned(), 2 << 20, (404, "unknown-path")),
+        ("GET /eventbridge/presence", gzip.to_owned(), 2 << 20, (405, "method-not-allowed")),
+        ("POST /eventbridge/presence", gzip.to_owned(), 2 << 20, (413, "body-too-large")),
+        ("POST /eventbridge/presence", gzip.to_owned(), 7, (401, "api-key-missing")),
+        ("POST /eventbridge/presence", format!("{HEADER}: x\r\n{gzip}"), 7, (401, "api-key-mismatch")),
+        ("POST /eventbridge/presence", format!("{key}{gzip}"), 7, (415, "encoding-unsupported")),
+        ("POST /eventbridge/presence", key.clone(), 7, (503, "body-timeout")),
+        ("POST /eventbridge/presence", key.clone(), 6, (400, "event-invalid")),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nhost: relay\r\n{headers}content-length: {length}\r\n\r\n");
+        let answer = exchange(relay.address(), format!("{head}[null]").as_bytes()).await;
+        assert_eq!((answer.status, answer.problem().as_str()), expected, "{head}");
+    }
+}
+
 /// An answer that makes Amazon EventBridge send the event again, before it gives the request up.
 fn assert_sent_again(answer: &Answer, begun: Instant, problem: &str) {
     assert!(begun.elapsed() < Duration::from_millis(4_500), "{problem}: {:?}", begun.elapsed());
@@ -250,5 +271,32 @@ async fn send_without_pause(address: SocketAddr, is_changed: Arc<AtomicBool>) {
     for number in 0_u64.. {
         let key = if is_changed.load(Ordering::Relaxed) { "new" } else { "old" };
         exchange(address, &delivery(Some(key), &envelope(&number.to_string()))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_presence_has_the_organisations_own_name_for_it() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("presence-definitions.yaml");
+    let mut settings = destination(&kafka.bootstrap_servers(), PRESENCE);
+    settings.presence_definitions = Some(file.clone());
+    let relay = relay(settings).await;
+    assert_eq!(deliver(&relay, &envelope("d-1")).await.status, 200);
+    std::fs::write(&file, "{d-2: Lunch in the park}").unwrap();
+    // Events of one definition, until one is named.
+    let until = Instant::now() + PATIENCE;
+    for number in 0.. {
+        let named = envelope_of("v2.users.{id}.presence", &format!("n-{number}"), &detail("d-2"));
+        assert_eq!(deliver(&relay, &named).await.status, 200);
+        let brokers = kafka.bootstrap_servers();
+        let records =
+            tokio::task::spawn_blocking(move || consume(&brokers, "gen-presence-state")).await.unwrap();
+        assert!(!records[0].headers.contains_key("presencename"));
+        if let Some(name) = records.last().unwrap().headers.get("presencename") {
+            assert_eq!(name, "Lunch in the park");
+            break;
+        }
+        assert!(Instant::now() < until, "never: {records:?}");
     }
 }

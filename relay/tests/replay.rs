@@ -201,7 +201,12 @@ async fn a_dead_letter_of_a_notification_is_sent_again_as_the_same_event() {
     let detail =
         r#"{"topicName":"v2.users.u-1.presence","eventBody":{"modifiedDate":"2026-03-19T22:04:47.904Z"}}"#;
     let event_type = "v2.users.{id}.presence";
-    let headers = [("ce_id", "e-1"), ("ce_type", event_type), ("ce_source", "aws.partner/x")];
+    let headers = [
+        ("ce_id", "e-1"),
+        ("ce_type", event_type),
+        ("ce_source", "aws.partner/x"),
+        ("presencename", "Lunch"),
+    ];
     produce(&brokers, DEAD, &headers, detail.as_bytes()).await;
     let structured = format!(
         r#"{{"specversion":"1.0","id":"e-2","source":"aws.partner/x","type":"{event_type}","data":{detail}}}"#
@@ -218,6 +223,7 @@ async fn a_dead_letter_of_a_notification_is_sent_again_as_the_same_event() {
     );
     let one = records(&brokers, "one", 2).await;
     assert_eq!(ids(&one), ["e-1", "e-2"]);
+    assert_eq!(one[0].headers["presencename"], "Lunch");
     for record in one {
         assert_eq!((record.key.as_str(), record.value.as_str()), ("u-1", detail));
         assert_eq!(record.headers["ce_type"], event_type);

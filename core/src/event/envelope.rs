@@ -47,6 +47,8 @@ pub struct RecordContext<'a> {
     pub source: Option<&'a str>,
     /// Its time in RFC 3339, `ce_time`.
     pub time: Option<&'a str>,
+    /// What the organisation calls its presence, `presencename`.
+    pub presence_name: Option<&'a str>,
 }
 
 /// Reads the event in a record that was made of an envelope.
@@ -54,7 +56,7 @@ pub struct RecordContext<'a> {
 /// # Errors
 /// The value is no object of JSON, or the id is empty, or the type is not one that a route can name.
 pub fn of_record<'a>(context: RecordContext<'a>, value: &'a [u8]) -> Result<Event<'a>, EventError> {
-    let RecordContext { id, event_type, source, time } = context;
+    let RecordContext { id, event_type, source, time, presence_name } = context;
     if id.is_empty() {
         return Err(EventError::Missing("id"));
     }
@@ -62,7 +64,11 @@ pub fn of_record<'a>(context: RecordContext<'a>, value: &'a [u8]) -> Result<Even
     let detail = detail.map_err(|error: serde_json::Error| EventError::Format(error.to_string()))?;
     let time = time.and_then(|time| Some(time.parse::<Timestamp>().ok()?.as_millisecond()));
     let (detail_type, source) = (Cow::Borrowed(event_type), source.map(Cow::Borrowed));
-    notification(Context { id: Cow::Borrowed(id), detail_type, source, time }, detail)
+    let mut event = notification(Context { id: Cow::Borrowed(id), detail_type, source, time }, detail)?;
+    if let Some(notification) = &mut event.notification {
+        notification.presence_name = presence_name.map(str::to_owned);
+    }
+    Ok(event)
 }
 
 /// What is said of an event outside of its `detail`.
@@ -84,6 +90,7 @@ fn notification<'a>(context: Context<'a>, detail: &'a RawValue) -> Result<Event<
         subject: topic.and_then(json::text).and_then(|topic| subject(&detail_type, topic)),
         correlation_id: metadata.and_then(correlation_id),
         is_error,
+        presence_name: None,
     };
     Ok(Event {
         id: name_or_hash(id),
@@ -93,6 +100,18 @@ fn notification<'a>(context: Context<'a>, detail: &'a RawValue) -> Result<Event<
         attributes: event_body,
         notification: Some(Box::new(notification)),
     })
+}
+
+/// The id of the presence definition that a notification names: that of a presence, or of the presence in an activity.
+#[must_use]
+pub fn presence_definition<'e>(event: &'e Event<'_>) -> Option<Cow<'e, str>> {
+    let [definition, presence] = members(event.attributes?, ["presenceDefinition", "presence"]);
+    let nested = || {
+        let [definition] = members(presence?, ["presenceDefinition"]);
+        definition
+    };
+    let [id] = members(definition.or_else(nested)?, ["id"]);
+    json::text(id?)
 }
 
 /// The newest time at which what the body describes has changed, and whether it describes a failure instead.
@@ -307,6 +326,21 @@ mod tests {
     }
 
     #[test]
+    fn the_presence_definition_is_that_of_a_presence_or_an_activity() {
+        let of = |event_body: &str| {
+            let body = envelope("v2.users.{id}.presence", event_body);
+            presence_definition(&decoded(&body).0).map(Cow::into_owned)
+        };
+        assert_eq!(of(PRESENCE).as_deref(), Some("6a3af858-942f-489d-9700-5f9bcdcdae9b"));
+        assert_eq!(of(r#"{"presence":{"presenceDefinition":{"id":"d"}}}"#).as_deref(), Some("d"));
+        for without in
+            ["{}", r#"{"presenceDefinition":{}}"#, r#"{"presenceDefinition":7,"presence":7}"#, "null"]
+        {
+            assert_eq!(of(without), None, "{without}");
+        }
+    }
+
+    #[test]
     fn a_record_of_an_envelope_is_the_same_event() {
         let body = envelope("v2.users.{id}.presence", PRESENCE);
         let (event, value) = decoded(&body);
@@ -315,9 +349,12 @@ mod tests {
             event_type: &event.event_type,
             source: event.source.as_deref(),
             time: Some("2020-01-01T00:00:00Z"),
+            presence_name: None,
         };
         let again = of_record(context, &value).unwrap();
         assert_eq!(format!("{again:?}"), format!("{event:?}"));
+        let named = of_record(RecordContext { presence_name: Some("Lunch"), ..context }, &value).unwrap();
+        assert_eq!(named.presence_name(), Some("Lunch"));
         let without_time = of_record(context, b"{}").unwrap();
         assert_eq!(without_time.timestamp, milliseconds_of("2020-01-01T00:00:00Z"));
         assert_eq!(

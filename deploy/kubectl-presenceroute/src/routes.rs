@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::format::Format;
-use presenceroute_core::event::{Event, EventError};
+use bytes::Bytes;
+use presenceroute_core::event::{Event, EventError, envelope};
 use presenceroute_core::routing::{Router, RoutingError, RoutingTable};
 use presenceroute_manifest::admission::admit_route;
 use presenceroute_manifest::document::{Manifest, ManifestError};
@@ -13,6 +13,7 @@ use presenceroute_manifest::validate::routing_table;
 
 use crate::cluster::{Cluster, ClusterError};
 use crate::explain::{explain, render, render_table};
+use crate::format::Format;
 use crate::route_name;
 use crate::style;
 
@@ -23,7 +24,7 @@ pub(crate) struct RoutesArguments {
     /// file needs no cluster.
     #[arg(value_name = "NAME|FILE", add = route_name::completer())]
     source: String,
-    /// Explain where the event in this file would go; - is standard input.
+    /// Explain where the event in this file would go, a webhook's or an envelope of Amazon EventBridge; - is standard input.
     #[arg(long, value_name = "EVENT.json")]
     explain: Option<PathBuf>,
     /// The output format.
@@ -73,7 +74,8 @@ where
         (None, Format::Json) => serde_json::to_string_pretty(router.table())? + "\n",
         (Some(file), output) => {
             let body = read(file)?;
-            let event = Event::parse(body.as_bytes())
+            let body = Bytes::from(body);
+            let event = event(&body)
                 .map_err(|cause| RoutesError::Event { file: file.display().to_string(), cause })?;
             let explanation = explain(&router, &event);
             match output {
@@ -84,6 +86,13 @@ where
     };
     style::print(&text);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The event in a body that a relay receives: a webhook's, or an envelope of Amazon EventBridge.
+fn event(body: &Bytes) -> Result<Event<'_>, EventError> {
+    let is_envelope = serde_json::from_slice::<serde_json::Value>(body)
+        .is_ok_and(|value| value.get("detail-type").is_some());
+    if is_envelope { envelope::decode(body).map(|(event, _)| event) } else { Event::parse(body) }
 }
 
 fn read(file: &Path) -> Result<String, RoutesError> {
@@ -113,6 +122,18 @@ fn table_of_file(file: &str, text: &str) -> Result<RoutingTable, RoutesError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_envelope_is_explained_as_the_event_in_it() {
+        let body = Bytes::from_static(
+            br#"{"id":"1","detail-type":"v2.users.{id}.presence","detail":{"topicName":"v2.users.u-1.presence"}}"#,
+        );
+        let found = event(&body).unwrap();
+        assert_eq!((found.event_type.as_ref(), found.subject()), ("v2.users.{id}.presence", Some("u-1")));
+        assert!(event(&Bytes::from_static(br#"{"id":"1","eventType":"t"}"#)).is_ok());
+        let error = event(&Bytes::from_static(br#"{"detail-type":"t"}"#)).unwrap_err().to_string();
+        assert!(error.contains("no id"), "{error}");
+    }
 
     #[test]
     fn a_table_is_read_from_a_manifest_or_from_a_relays_file() {

@@ -174,6 +174,9 @@ impl<S: PushSource> Handler<S> {
         B: ProvenBody,
     {
         let span_start = self.pipeline.span_start();
+        if S::IS_PROVEN_BY_HEAD {
+            body.verified();
+        }
         let mut reservation = self.memory.reserve();
         reservation.grow(REQUEST_BYTES).map_err(|problem| self.rejected(problem, trace))?;
         let whole = self.body.read(body.as_mut(), head.length, &mut reservation).await;
@@ -347,15 +350,21 @@ mod tests {
     use super::*;
     use crate::http::server::RequestBody;
     use crate::kafka;
+    use crate::source::api_destination::ApiDestination;
+    use crate::source::presence_definitions::PresenceDefinitions;
     use crate::source::secrets::{SecretKind, Secrets};
     use crate::source::webhook::Webhook;
     use hmac::{Hmac, KeyInit, Mac};
     use http_body_util::BodyExt;
+    use hyper::body::{Body, Frame};
     use presenceroute_core::relay_config::KafkaConfig;
     use presenceroute_core::routing::Router;
     use presenceroute_core::routing::RoutingTable;
     use presenceroute_runtime::follow;
     use sha2::Sha256;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll};
 
     const SIGNATURE: HeaderName = HeaderName::from_static("x-genesys-event-signature");
 
@@ -397,6 +406,51 @@ mod tests {
     /// Without a connection.
     impl ProvenBody for Full<Bytes> {
         fn verified(&self) {}
+    }
+
+    /// A body of which nothing comes.
+    #[derive(Clone, Default)]
+    struct Silent(Arc<AtomicBool>);
+
+    impl Body for Silent {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    impl ProvenBody for Silent {
+        fn verified(&self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the connection of a request counts as a sender's while its body is still to come.
+    async fn is_verified_before_its_body<S: PushSource>(handler: Handler<S>, header: HeaderName) -> bool {
+        let body = Silent::default();
+        let request = Request::post("/events").header(header, "Jefe").body(body.clone()).unwrap();
+        let answer = pin!(Arc::new(handler).answer(request));
+        assert!(futures::poll!(answer).is_pending());
+        body.0.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn an_api_key_protects_its_connection_before_the_body_comes() {
+        let Handler { pipeline, log, metrics, .. } = handler().await;
+        let keys = follow::fixed(Secrets::single(SecretKind::ApiKey, "test", &"Jefe".into()).unwrap());
+        let header = HeaderName::from_static("x-api-key");
+        let names = follow::fixed(PresenceDefinitions::default());
+        let destination = ApiDestination::new(header.clone(), keys, names, metrics.authenticated.clone());
+        let paths = vec!["/events".into()];
+        let destination = Handler::new(paths, destination, &Limits::default(), pipeline, log, metrics);
+        assert!(is_verified_before_its_body(destination, header).await);
+        // A signature proves nothing before there is a body.
+        assert!(!is_verified_before_its_body(handler().await, SIGNATURE).await);
     }
 
     fn future_bytes<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {

@@ -38,10 +38,7 @@ pub(super) struct MskIam {
 
 #[derive(Clone)]
 enum Credentials {
-    AccessKey {
-        id: SecretString,
-        secret: SecretString,
-    },
+    AccessKey { id: SecretString, secret: SecretString },
     Found(CredentialChain),
 }
 

@@ -146,6 +146,7 @@ impl Record<'_> {
             ("content-type", Some("application/cloudevents+json; charset=UTF-8")),
             ("traceparent", self.trace.parent),
             ("tracestate", self.trace.state),
+            ("presencename", self.event.and_then(Event::presence_name)),
             ("error", self.error()),
         ];
         Headers::new(headers.into_iter().filter_map(|(name, value)| Some((name, value?))))
@@ -168,6 +169,7 @@ impl Record<'_> {
             ("content-encoding", dead_letter.and_then(|dead_letter| dead_letter.content_encoding)),
             ("traceparent", self.trace.parent),
             ("tracestate", self.trace.state),
+            ("presencename", event.and_then(Event::presence_name)),
             ("error", self.error()),
             ("presenceroute_reason", dead_letter.map(|dead_letter| dead_letter.reason)),
             ("presenceroute_detail", dead_letter.and_then(|dead_letter| dead_letter.detail)),

@@ -140,7 +140,8 @@ impl QueueMetrics {
     fn new(registry: &mut Registry) -> Self {
         // From a message that is published at once to one that waited for days.
         let delay = Histogram::new([
-            0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 14_400.0, 86_400.0,
+            0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 14_400.0,
+            86_400.0,
         ]);
         registry.register_with_unit(
             "sqs_delay",

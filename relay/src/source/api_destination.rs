@@ -10,15 +10,16 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 use http::HeaderName;
 use http::request::Parts;
-use presenceroute_core::event::{Event, EventError, envelope};
+use presenceroute_core::event::{Event, EventError};
 use presenceroute_core::relay_config::Limits;
 use presenceroute_runtime::follow::Reloaded;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
+use super::presence_definitions::{self, PresenceDefinitions};
+use super::secrets::Secrets;
 use super::{PushSource, prefer};
 use crate::outcome::{Problem, ProblemKind};
-use crate::source::secrets::Secrets;
 
 /// How long a body may take, in milliseconds. An envelope is written in one piece, and has at most 256 KiB.
 const BODY_TIMEOUT_MS: u64 = 1_000;
@@ -31,13 +32,20 @@ const PUBLISH_TIMEOUT_MS: u64 = 3_000;
 pub struct ApiDestination {
     header: HeaderName,
     keys: watch::Receiver<Reloaded<Secrets>>,
+    definitions: watch::Receiver<Reloaded<PresenceDefinitions>>,
     authenticated: Counter,
 }
 
 impl ApiDestination {
-    /// An API destination whose requests carry a key in this header; those with an active one are counted.
-    pub fn new(header: HeaderName, keys: watch::Receiver<Reloaded<Secrets>>, authenticated: Counter) -> Self {
-        Self { header, keys, authenticated }
+    /// An API destination whose requests carry a key in this header; those with an active one are counted. Presences are
+    /// named by the definitions.
+    pub fn new(
+        header: HeaderName,
+        keys: watch::Receiver<Reloaded<Secrets>>,
+        definitions: watch::Receiver<Reloaded<PresenceDefinitions>>,
+        authenticated: Counter,
+    ) -> Self {
+        Self { header, keys, definitions, authenticated }
     }
 }
 
@@ -54,6 +62,8 @@ pub fn within_deadline(limits: Limits) -> Limits {
 impl PushSource for ApiDestination {
     /// The key is all of it, and checked with the head: nothing is received of a request without one.
     type Proof = ();
+
+    const IS_PROVEN_BY_HEAD: bool = true;
 
     const SLOW_BODY: ProblemKind = ProblemKind::BodyTimeoutRetry;
 
@@ -89,7 +99,7 @@ impl PushSource for ApiDestination {
     }
 
     fn decode<'b>(&self, body: &'b Bytes) -> Result<(Event<'b>, Bytes), EventError> {
-        envelope::decode(body)
+        presence_definitions::decode(body, &self.definitions)
     }
 }
 

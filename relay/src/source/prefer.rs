@@ -7,7 +7,7 @@ use presenceroute_core::receipt::PREFERENCE;
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// Whether the first `return` preference is for a representation. What else is preferred is not looked at.
-pub fn wants_receipt(headers: &HeaderMap) -> bool {
+pub(super) fn wants_receipt(headers: &HeaderMap) -> bool {
     headers
         .get_all(PREFER)
         .iter()

@@ -19,13 +19,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use presenceroute_core::event::envelope;
 use presenceroute_core::relay_config::{Limits, SqsConfig};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use presenceroute_runtime::follow::Reloaded;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::presence_definitions::{self, PresenceDefinitions};
 use crate::observe::labels::CodeLabel;
 use crate::observe::metrics::Metrics;
 use crate::observe::queue::Queue;
@@ -70,6 +71,7 @@ pub struct Sqs {
     client: Arc<Client>,
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
+    definitions: watch::Receiver<Reloaded<PresenceDefinitions>>,
     limits: Limits,
 }
 
@@ -84,6 +86,7 @@ struct Worker {
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
     pipeline: Arc<Pipeline>,
+    definitions: watch::Receiver<Reloaded<PresenceDefinitions>>,
     gate: Gate,
     /// How many messages may be held.
     permits: Arc<Semaphore>,
@@ -105,16 +108,18 @@ struct Held {
 }
 
 impl Sqs {
-    /// A source of the queue that `config` names. Files with credentials are followed until `stop`.
+    /// A source of the queue that `config` names; presences are named by the definitions. Files with credentials are
+    /// followed until `stop`.
     pub async fn new(
         config: &SqsConfig,
         limits: Limits,
+        definitions: watch::Receiver<Reloaded<PresenceDefinitions>>,
         metrics: Arc<Metrics>,
         queue: Arc<Queue>,
         stop: CancellationToken,
     ) -> Result<Self, SqsError> {
         let client = Arc::new(Client::new(config, stop).await.map_err(SqsError)?);
-        Ok(Self { client, queue, metrics, limits })
+        Ok(Self { client, queue, metrics, definitions, limits })
     }
 
     /// Receives and delivers until `stop`; then finishes what it has, and gives back the rest.
@@ -133,6 +138,7 @@ impl Sqs {
             queue: self.queue,
             metrics: self.metrics,
             pipeline,
+            definitions: self.definitions,
             gate: Gate::new(),
             permits: Arc::new(Semaphore::new(self.limits.max_in_flight.min(Semaphore::MAX_PERMITS))),
             memory,
@@ -283,7 +289,7 @@ impl Worker {
 
     async fn deliver(&self, message: &Message) -> Result<Delivered, Problem> {
         let trace = Trace::default();
-        match envelope::decode(&message.body) {
+        match presence_definitions::decode(&message.body, &self.definitions) {
             Ok((event, detail)) => {
                 let incoming = Incoming {
                     event: &event,

@@ -11,9 +11,9 @@ use presenceroute_runtime::follow::Reloaded;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
+use super::secrets::Secrets;
 use super::{PushSource, prefer};
 use crate::outcome::{Problem, ProblemKind};
-use crate::source::secrets::Secrets;
 use presenceroute_core::event::{Event, EventError};
 use signature::Signature;
 
@@ -37,6 +37,8 @@ impl Webhook {
 
 impl PushSource for Webhook {
     type Proof = Signature;
+
+    const IS_PROVEN_BY_HEAD: bool = false;
 
     const SLOW_BODY: ProblemKind = ProblemKind::BodyTimeout;
 

@@ -81,7 +81,8 @@ async fn a_queue_that_cannot_be_read_is_not_ready_and_read_again() {
     for part in ["the queue cannot be read", "AccessDenied", "AKIDEXAMPLE", "sqs:ReceiveMessage"] {
         assert!(ready.body.contains(part), "{part}: {}", ready.body);
     }
-    metrics_show(&relay, &["presenceroute_relay_sqs_readable 0", r#"sqs_errors_total{code="AccessDenied"}"#]).await;
+    metrics_show(&relay, &["presenceroute_relay_sqs_readable 0", r#"sqs_errors_total{code="AccessDenied"}"#])
+        .await;
     broken.store(false, std::sync::atomic::Ordering::Relaxed);
     queue.send(&envelopes("b", 1)).await;
     queue.becomes_empty().await;
@@ -121,7 +122,8 @@ async fn while_kafka_hangs_nothing_is_received_and_no_event_is_lost() {
 #[tokio::test]
 async fn events_come_once_when_their_leader_dies() {
     let (cluster, mut surgery) = Cluster::to_be_hurt().await;
-    let (topic, queue) = (cluster.topic(3, &[("min.insync.replicas", "2")]).await, Queue::with_dead_letters(3).await);
+    let (topic, queue) =
+        (cluster.topic(3, &[("min.insync.replicas", "2")]).await, Queue::with_dead_letters(3).await);
     let _relay = relay(settings(queue.config(), cluster.plaintext(), &to_topic(&topic))).await;
     let leader = cluster.leader(&topic, 0).unwrap();
     let sending = async {
@@ -146,7 +148,8 @@ async fn events_come_once_when_their_leader_dies() {
 #[tokio::test]
 async fn a_message_stays_hidden_while_its_delivery_lasts() {
     let (cluster, _whole) = Cluster::whole().await;
-    let (topic, queue) = (cluster.topic(1, &[("min.insync.replicas", "2")]).await, Queue::with_dead_letters(1).await);
+    let (topic, queue) =
+        (cluster.topic(1, &[("min.insync.replicas", "2")]).await, Queue::with_dead_letters(1).await);
     let relay = relay(settings(queue.config(), cluster.plaintext(), &to_topic(&topic))).await;
     queue.send(&envelopes("e", 1)).await;
     eventually("it is received", || relay.status().queue.unwrap().received == 1).await;

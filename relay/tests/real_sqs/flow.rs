@@ -81,7 +81,10 @@ async fn two_relays_share_a_queue_and_each_event_comes_once() {
     assert!(times.len() == sent.len() && times.values().all(|times| *times == 1), "{times:?}");
     assert_eq!(queue.dead().await, EMPTY);
     let received: Vec<_> = relays.iter().map(|relay| relay.status().queue.unwrap().received).collect();
-    assert!(received.iter().sum::<u64>() == sent.len() as u64 && received.iter().all(|n| *n > 0), "{received:?}");
+    assert!(
+        received.iter().sum::<u64>() == sent.len() as u64 && received.iter().all(|n| *n > 0),
+        "{received:?}"
+    );
 }
 
 /// With room for few messages and few bytes, more are worked off than there is room for.
@@ -132,7 +135,8 @@ async fn what_no_route_names_is_dropped_and_counted() {
 #[tokio::test]
 async fn what_is_no_event_goes_to_its_topic_and_is_deleted() {
     let (cluster, _whole) = Cluster::whole().await;
-    let (topic, dead, queue) = (cluster.topic(1, &[]).await, cluster.topic(1, &[]).await, Queue::with_dead_letters(1).await);
+    let (topic, dead, queue) =
+        (cluster.topic(1, &[]).await, cluster.topic(1, &[]).await, Queue::with_dead_letters(1).await);
     let table = format!("{}unmatched: {{action: Drop, invalid: {{topic: '{dead}'}}}}\n", to_topic(&topic));
     let _relay = relay(settings(queue.config(), cluster.plaintext(), &table)).await;
     queue.send(&["not json".into(), envelope("e-1", "u-1").0]).await;

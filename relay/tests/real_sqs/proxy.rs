@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::queue::http_client;
+
 /// What becomes of a call.
 pub(crate) enum Fate {
     /// It is passed on.
@@ -42,7 +44,7 @@ impl Proxy {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let calls = Arc::new(Mutex::new(Vec::new()));
         let decide: Arc<Mutex<Box<Decide>>> = Arc::new(Mutex::new(Box::new(decide)));
-        let http = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
+        let http = http_client();
         let (server, seen) = (server.to_owned(), Arc::clone(&calls));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -83,12 +85,16 @@ async fn answer(
     match fate {
         Fate::Passed => {}
         Fate::Refused(status, code) => {
-            let error = json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": "so the test wants it"});
+            let error =
+                json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": "so the test wants it"});
             return Ok(response(status, error.to_string()));
         }
         Fate::Without(indices) => {
             let entries = call["Entries"].as_array_mut().unwrap();
-            for index in indices.into_iter().rev().filter(|index| *index < entries.len()) {
+            for index in indices.into_iter().rev() {
+                if index >= entries.len() {
+                    continue;
+                }
                 let entry = entries.remove(index);
                 failed.push(json!({"Id": entry["Id"], "SenderFault": false, "Code": "InternalError"}));
             }

@@ -33,8 +33,15 @@ pub(crate) struct Count {
 pub(crate) const EMPTY: Count = Count { visible: 0, hidden: 0 };
 
 pub(crate) fn variable(name: &str, part: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: tests/harness/{part} up && eval \"$(tests/harness/{part} env)\""))
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: tests/harness/{part} up && eval \"$(tests/harness/{part} env)\"")
+    })
+}
+
+/// A client of a server on this machine.
+pub(crate) fn http_client() -> reqwest::Client {
+    presenceroute_runtime::tls_provider::install_crypto_provider();
+    reqwest::Client::builder().tls_certs_only([]).timeout(PATIENCE).build().unwrap()
 }
 
 fn unique_name() -> String {
@@ -54,15 +61,18 @@ impl Queue {
 
     async fn create(receives: Option<u32>) -> Self {
         let (endpoint, region) = (variable("SQS_ENDPOINT", "sqs"), variable("SQS_REGION", "sqs"));
-        let http = reqwest::Client::builder().tls_certs_only([]).timeout(PATIENCE).build().unwrap();
+        let http = http_client();
         let mut queue = Self { endpoint, region, url: String::new(), dead_url: None, http };
         let name = unique_name();
         let mut attributes = json!({});
         if let Some(receives) = receives {
             let dead = queue.call("CreateQueue", json!({"QueueName": format!("{name}-dead")})).await;
             let dead = dead["QueueUrl"].as_str().unwrap().to_owned();
-            let arn = queue.call("GetQueueAttributes", json!({"QueueUrl": dead, "AttributeNames": ["QueueArn"]})).await;
-            let policy = json!({"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": receives});
+            let arn = queue
+                .call("GetQueueAttributes", json!({"QueueUrl": dead, "AttributeNames": ["QueueArn"]}))
+                .await;
+            let policy =
+                json!({"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": receives});
             attributes = json!({"RedrivePolicy": policy.to_string()});
             queue.dead_url = Some(dead);
         }
@@ -128,25 +138,6 @@ impl Queue {
     /// Waits until every message is deleted or a dead letter.
     pub(crate) async fn becomes_empty(&self) {
         self.becomes(EMPTY).await;
-    }
-
-    /// Every message that can be received now, as often as each was received.
-    pub(crate) async fn receive_counts(&self) -> Vec<u64> {
-        let mut counts = Vec::new();
-        loop {
-            let request = json!({
-                "QueueUrl": self.url, "MaxNumberOfMessages": 10, "VisibilityTimeout": 600,
-                "MessageSystemAttributeNames": ["ApproximateReceiveCount"],
-                "AttributeNames": ["ApproximateReceiveCount"],
-            });
-            let answer = self.call("ReceiveMessage", request).await;
-            let Some(messages) = answer["Messages"].as_array().filter(|messages| !messages.is_empty()) else {
-                return counts;
-            };
-            counts.extend(messages.iter().map(|message| {
-                message["Attributes"]["ApproximateReceiveCount"].as_str().unwrap().parse::<u64>().unwrap()
-            }));
-        }
     }
 
     pub(crate) fn config(&self) -> SqsConfig {

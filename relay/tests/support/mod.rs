@@ -64,6 +64,7 @@ pub(crate) fn settings(brokers: &str, table: &str) -> Settings {
         secrets: SecretSource::Fixed(
             Secrets::single(SecretKind::SigningSecret, "test", &SECRET.into()).unwrap(),
         ),
+        presence_definitions: None,
         spans: None,
     }
 }

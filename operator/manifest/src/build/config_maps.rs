@@ -9,6 +9,8 @@ use crate::validate::Model;
 pub const ROUTING_KEY: &str = "routing.yaml";
 /// The key of the level of the relays' log.
 pub const LOG_LEVEL_KEY: &str = "log-level";
+/// The key of the names of presence definitions, where the organisation's are known.
+pub const PRESENCE_DEFINITIONS_KEY: &str = "presence-definitions.yaml";
 /// The key of the relay's configuration.
 pub const RELAY_KEY: &str = "relay.yaml";
 

@@ -18,7 +18,12 @@ pub(super) fn variables(model: &Model) -> Vec<EnvVar> {
         ("PRESENCEROUTE_LOG_FORMAT", "json".to_owned()),
     ];
     let secrets = ("PRESENCEROUTE_SECRET_DIR", paths::SIGNING_DIR.to_owned());
-    let own = own.into_iter().chain(model.push_credential.is_some().then_some(secrets));
+    let definitions = format!("{}/{}", paths::ROUTING_DIR, config_maps::PRESENCE_DEFINITIONS_KEY);
+    let definitions = (relay_environment::PRESENCE_DEFINITIONS_FILE, definitions);
+    let own = own
+        .into_iter()
+        .chain(model.push_credential.is_some().then_some(secrets))
+        .chain(model.integration().is_some().then_some(definitions));
     let resource = format!("k8s.namespace.name={},presenceroute.route={}", model.namespace, model.name);
     let tracing = model.relay.tracing.iter().flat_map(|tracing| {
         let Tracing { endpoint, sample_percentage } = tracing;

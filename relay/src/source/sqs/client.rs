@@ -131,11 +131,8 @@ impl Client {
     /// A client of the queue that `config` names. Files with credentials are followed until `stop`.
     pub(super) async fn new(config: &SqsConfig, stop: CancellationToken) -> Result<Self, QueueError> {
         let address = config.endpoint_url.as_deref().unwrap_or(&config.queue_url);
-        let unreadable = |cause: String| QueueError::Unreadable {
-            host: shown(address),
-            action: "nothing",
-            cause,
-        };
+        let unreadable =
+            |cause: String| QueueError::Unreadable { host: shown(address), action: "nothing", cause };
         let endpoint = endpoint(address).ok_or_else(|| unreadable("it is no http or https URL".into()))?;
         let failed = |error: reqwest::Error| unreadable(cause(&error));
         let http = outbound::builder(None, address)
@@ -254,7 +251,8 @@ impl Client {
             action,
             cause: shown(&cause(&error)),
         };
-        let request = reqwest::Request::try_from(http::Request::from_parts(head, body)).map_err(unanswered)?;
+        let request =
+            reqwest::Request::try_from(http::Request::from_parts(head, body)).map_err(unanswered)?;
         let mut request = request;
         *request.timeout_mut() = Some(timeout);
         let mut response = self.http.execute(request).await.map_err(unanswered)?;
@@ -314,9 +312,15 @@ mod tests {
     #[test]
     fn calls_go_to_the_root_of_the_queues_host() {
         for (url, expected) in [
-            ("https://sqs.eu-west-1.amazonaws.com/123456789012/presence", "https://sqs.eu-west-1.amazonaws.com/"),
+            (
+                "https://sqs.eu-west-1.amazonaws.com/123456789012/presence",
+                "https://sqs.eu-west-1.amazonaws.com/",
+            ),
             ("http://127.0.0.1:9324/000000000000/presence", "http://127.0.0.1:9324/"),
-            ("https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com", "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/"),
+            (
+                "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com",
+                "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/",
+            ),
         ] {
             assert_eq!(endpoint(url).unwrap().to_string(), expected);
         }

@@ -102,10 +102,12 @@ impl Credentials {
 
 fn unavailable(error: &CredentialChainError) -> String {
     match error {
-        CredentialChainError::Missing => "there are no AWS credentials; give the relay's ServiceAccount an IAM role by EKS \
+        CredentialChainError::Missing => {
+            "there are no AWS credentials; give the relay's ServiceAccount an IAM role by EKS \
              Pod Identity or IRSA, or name an access key by \
              spec.source.amazonEventBridge.sqs.credentialsSecretRef"
-            .into(),
+                .into()
+        }
         CredentialChainError::Failed(cause) => format!(
             "no AWS credentials can be got: {cause}; check the IAM role of the relay's ServiceAccount, and that no \
              network policy is between"
@@ -176,7 +178,9 @@ impl AccessKey {
                 id: text(id, "the id of an AWS access key")?.expose_secret().to_owned(),
                 secret: text(secret, "the secret of an AWS access key")?,
                 session_token: match token {
-                    Some(path) if path.exists() => Some(text(path, "the session token of an AWS access key")?),
+                    Some(path) if path.exists() => {
+                        Some(text(path, "the session token of an AWS access key")?)
+                    }
                     _ => None,
                 },
             })
@@ -209,7 +213,10 @@ fn text(path: &Path, what: &str) -> Result<SecretString, String> {
     let trimmed = content.trim();
     // What a header cannot carry is no key, and would fail without a name.
     if trimmed.is_empty() || !trimmed.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("{} is empty or has characters that no key has; it holds {what}", path.display()));
+        return Err(format!(
+            "{} is empty or has characters that no key has; it holds {what}",
+            path.display()
+        ));
     }
     Ok(trimmed.into())
 }

@@ -11,7 +11,9 @@ pub(super) enum QueueError {
     #[error("{0}")]
     Credentials(String),
     /// No answer, or none in time.
-    #[error("{host} does not answer {action}: {cause}; check the network between the relay and Amazon SQS, and its proxy")]
+    #[error(
+        "{host} does not answer {action}: {cause}; check the network between the relay and Amazon SQS, and its proxy"
+    )]
     Unanswered { host: String, action: &'static str, cause: String },
     /// The service answers with an error.
     #[error("{host} answers {action} with {code}{message} (access key {access_key}); {}", remedy(code))]
@@ -26,7 +28,9 @@ pub(super) enum QueueError {
         access_key: String,
     },
     /// An answer that is none of this service.
-    #[error("{host} answers {action} with what is no answer of Amazon SQS: {cause}; check queueUrl and endpointUrl")]
+    #[error(
+        "{host} answers {action} with what is no answer of Amazon SQS: {cause}; check queueUrl and endpointUrl"
+    )]
     Unreadable { host: String, action: &'static str, cause: String },
 }
 
@@ -75,7 +79,8 @@ impl QueueError {
         // com.amazonaws.sqs#QueueDoesNotExist
         let answer = serde_json::from_slice::<Answer>(body).ok();
         let code = answer.as_ref().map(|answer| answer.kind.rsplit('#').next().unwrap_or_default());
-        let code = code.filter(|code| !code.is_empty()).map_or_else(|| format!("HTTP status {status}"), shown);
+        let code =
+            code.filter(|code| !code.is_empty()).map_or_else(|| format!("HTTP status {status}"), shown);
         let message = answer.and_then(|answer| answer.message).filter(|message| !message.is_empty());
         let message = message.map_or_else(String::new, |message| format!(": {}", shown(&message)));
         Self::Refused { host: host.to_owned(), action, code, message, access_key: shown(access_key) }
@@ -95,7 +100,9 @@ impl QueueError {
     pub(super) fn is_of_credentials(&self) -> bool {
         match self {
             Self::Credentials(_) => true,
-            Self::Refused { code, .. } => matches!(kind(code), Kind::UnknownKey | Kind::Signature | Kind::Expired),
+            Self::Refused { code, .. } => {
+                matches!(kind(code), Kind::UnknownKey | Kind::Signature | Kind::Expired)
+            }
             _ => false,
         }
     }
@@ -138,12 +145,16 @@ fn remedy(code: &str) -> &'static str {
             "allow the principal sqs:ReceiveMessage, sqs:DeleteMessage and sqs:ChangeMessageVisibility on the queue, in its \
              own policy or, from another account, also in the queue's, and check that no service control policy denies it"
         }
-        Kind::UnknownKey => "AWS does not know the access key, or it is inactive; put an active one into the Secret",
+        Kind::UnknownKey => {
+            "AWS does not know the access key, or it is inactive; put an active one into the Secret"
+        }
         Kind::Signature => {
             "the secret access key does not belong to the id, the region is not the queue's, or the clock of the relay's \
              node is wrong"
         }
-        Kind::Expired => "the session is over; check what gives out the credentials, or renew those of the Secret",
+        Kind::Expired => {
+            "the session is over; check what gives out the credentials, or renew those of the Secret"
+        }
         Kind::NoQueue => "check the account, the region and the name in queueUrl",
         Kind::Throttled => "AWS slows the calls down; the relay tries again more slowly",
         Kind::OverLimit => {
@@ -159,7 +170,13 @@ mod tests {
     use super::*;
 
     fn refused(body: &str) -> QueueError {
-        QueueError::refused("sqs.eu-west-1.amazonaws.com", "ReceiveMessage", 403, body.as_bytes(), "ASIAEXAMPLE")
+        QueueError::refused(
+            "sqs.eu-west-1.amazonaws.com",
+            "ReceiveMessage",
+            403,
+            body.as_bytes(),
+            "ASIAEXAMPLE",
+        )
     }
 
     #[test]

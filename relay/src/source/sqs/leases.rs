@@ -68,7 +68,12 @@ impl Leases {
     }
 
     /// Has the queue hide messages longer, until `stop`.
-    pub(super) async fn extend(self: Arc<Self>, client: Arc<Client>, queue: Arc<Queue>, stop: CancellationToken) {
+    pub(super) async fn extend(
+        self: Arc<Self>,
+        client: Arc<Client>,
+        queue: Arc<Queue>,
+        stop: CancellationToken,
+    ) {
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let due = self.due(Instant::now());
             let calls = due.chunks(MOST_MESSAGES).map(|batch| self.extend_batch(batch, &client, &queue));
@@ -92,7 +97,8 @@ impl Leases {
             let code = super::error::of_service(&entry.code);
             queue.metrics.errors.get_or_create(&CodeLabel { code }).inc();
         }
-        let is_done = |index: &usize| !failed.iter().any(|entry| entry.index() == Some(*index) && !entry.sender_fault);
+        let is_done =
+            |index: &usize| !failed.iter().any(|entry| entry.index() == Some(*index) && !entry.sender_fault);
         // What the queue does not extend for good is not asked for every time.
         let done = batch.iter().enumerate().filter(|(index, _)| is_done(index));
         self.extended(done.map(|(_, (number, _))| *number), begun);

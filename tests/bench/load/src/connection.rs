@@ -81,14 +81,19 @@ impl Connection {
     }
 }
 
+/// What the bytes of an answer are.
 #[derive(Debug, PartialEq)]
-enum Parsed {
+pub(crate) enum Parsed {
+    /// Not all of it.
     Partly,
+    /// A whole answer of this status.
     Answer(u16),
+    /// No answer to one request.
     Nonsense,
 }
 
-fn parse(answer: &[u8]) -> Parsed {
+/// Looks at the bytes that have come of an answer.
+pub(crate) fn parse(answer: &[u8]) -> Parsed {
     let Some(head) = answer.windows(4).position(|end| end == b"\r\n\r\n") else { return Parsed::Partly };
     let Ok(text) = str::from_utf8(&answer[..head]) else { return Parsed::Nonsense };
     let mut lines = text.split("\r\n");

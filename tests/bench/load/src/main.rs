@@ -1,6 +1,7 @@
 //! `presenceroute-bench`: loads a relay on this machine and measures it from outside, or makes a table of what was
 //! measured.
 
+mod api_destination;
 mod arrivals;
 mod connection;
 mod events;
@@ -11,6 +12,7 @@ mod report;
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +32,8 @@ struct Arguments {
 enum Command {
     /// Loads a relay and prints one line of JSON.
     Load(Box<Load>),
+    /// Loads a relay whose source is an API destination, each event on a connection of its own, and prints one line of JSON.
+    ApiDestination(Box<Deliver>),
     /// Reads such lines and prints the comparison of the two relays.
     Compare,
     /// Reads such lines and prints a line of Markdown for each scenario.
@@ -85,6 +89,52 @@ struct Load {
     secret: String,
 }
 
+#[derive(clap::Args)]
+struct Deliver {
+    /// The relay, on this machine's loopback.
+    #[arg(long, value_parser = loopback)]
+    address: SocketAddr,
+    /// Its process.
+    #[arg(long)]
+    server: u32,
+    /// The name of its line in the table.
+    #[arg(long)]
+    relay: String,
+    /// The name of the scenario.
+    #[arg(long)]
+    scenario: String,
+    /// Which round this run belongs to.
+    #[arg(long, default_value_t = 1)]
+    pair: u32,
+    /// Deliveries that may be under way at once.
+    #[arg(long, default_value_t = 64)]
+    senders: usize,
+    /// Events a second.
+    #[arg(long, default_value_t = 300.0)]
+    rate: f64,
+    /// How the events of a rate are spread over time.
+    #[arg(long, value_enum, default_value_t = Arrivals::Poisson)]
+    arrivals: Arrivals,
+    /// Seconds before anything is measured.
+    #[arg(long, default_value_t = 3.0)]
+    warm_up: f64,
+    /// Seconds that are measured.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// The relay's certificate, for the name `relay`. Without it, plain HTTP.
+    #[arg(long)]
+    certificate: Option<PathBuf>,
+    /// The header that carries the API key.
+    #[arg(long, default_value = "X-Api-Key")]
+    header: String,
+    /// The API key.
+    #[arg(long, env = "BENCH_API_KEY", hide_env_values = true)]
+    key: String,
+    /// The path that envelopes are posted to.
+    #[arg(long, default_value = "/eventbridge/presence")]
+    path: String,
+}
+
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|error| format!("{error}"))?;
     if address.ip().is_loopback() {
@@ -97,6 +147,9 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 fn main() -> Result<(), Box<dyn Error>> {
     let output = match Arguments::parse().command {
         Command::Load(load) => serde_json::to_string(&measure(&load)?)? + "\n",
+        Command::ApiDestination(deliver) => {
+            serde_json::to_string(&measure_api_destination(&deliver)?)? + "\n"
+        }
         Command::Compare => report::comparison(&read()?),
         Command::Scenarios => report::scenarios(&read()?),
     };
@@ -123,7 +176,7 @@ fn measure(load: &Load) -> Result<Measured, Box<dyn Error>> {
         warm_up: Duration::try_from_secs_f64(load.warm_up)?,
         measured: Duration::try_from_secs_f64(load.seconds)?,
     };
-    let run = format!("{:x}-{:x}", std::process::id(), std::time::UNIX_EPOCH.elapsed()?.as_micros());
+    let run = run_name()?;
     let host = load.address.to_string();
     let shape = Shape {
         host: &host,
@@ -134,12 +187,39 @@ fn measure(load: &Load) -> Result<Measured, Box<dyn Error>> {
         run: &run,
     };
     let outcome = load::run(&plan, &Requests::make(&shape, count))?;
+    Ok(measured(&load.relay, &load.scenario, load.pair, &outcome))
+}
+
+fn measure_api_destination(deliver: &Deliver) -> Result<Measured, Box<dyn Error>> {
+    let count = (deliver.rate * (deliver.warm_up + deliver.seconds)) as usize + 1;
+    let run = run_name()?;
+    let plan = api_destination::Plan {
+        address: deliver.address,
+        server: deliver.server,
+        tls: deliver.certificate.as_deref().map(api_destination::tls).transpose()?,
+        senders: deliver.senders,
+        schedule: arrivals::schedule(deliver.arrivals, deliver.rate, count),
+        warm_up: Duration::try_from_secs_f64(deliver.warm_up)?,
+        measured: Duration::try_from_secs_f64(deliver.seconds)?,
+        header: &deliver.header,
+        key: &deliver.key,
+        path: &deliver.path,
+        run: &run,
+    };
+    Ok(measured(&deliver.relay, &deliver.scenario, deliver.pair, &api_destination::run(&plan)?))
+}
+
+fn run_name() -> Result<String, Box<dyn Error>> {
+    Ok(format!("{:x}-{:x}", std::process::id(), std::time::UNIX_EPOCH.elapsed()?.as_micros()))
+}
+
+fn measured(relay: &str, scenario: &str, pair: u32, outcome: &load::Outcome) -> Measured {
     let acknowledged = outcome.answers.get(&200).copied().unwrap_or_default();
     let per_event = |time: Duration| time.as_secs_f64() * 1e6 / outcome.processed.max(1) as f64;
-    Ok(Measured {
-        relay: load.relay.clone(),
-        scenario: load.scenario.clone(),
-        pair: load.pair,
+    Measured {
+        relay: relay.to_owned(),
+        scenario: scenario.to_owned(),
+        pair,
         acknowledged,
         failed: outcome.answers.values().sum::<u64>() - acknowledged,
         events_per_second: outcome.processed as f64 / outcome.seconds,
@@ -151,5 +231,5 @@ fn measure(load: &Load) -> Result<Measured, Box<dyn Error>> {
         max: outcome.latencies.max(),
         memory: outcome.memory.0 as f64 / 1024.0,
         most_memory: outcome.memory.1 as f64 / 1024.0,
-    })
+    }
 }

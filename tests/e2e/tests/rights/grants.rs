@@ -55,8 +55,11 @@ pub(crate) fn with_options() -> Outcome<Vec<Grant>> {
 }
 
 fn rendered(options: &[&str]) -> Outcome<Vec<Value>> {
-    let mut values =
-        vec![SCRATCH.chart_value(), "rbac.namespaced=true".into(), format!("watchNamespaces={{{NAMESPACE}}}")];
+    let mut values = vec![
+        SCRATCH.chart_value(),
+        "rbac.namespaced=true".into(),
+        format!("watchNamespaces={{{NAMESPACE}}}"),
+    ];
     values.extend(options.iter().map(|&option| option.to_owned()));
     RELEASE.render(&values, &TEMPLATES)
 }

@@ -1,0 +1,99 @@
+//! Signatures, rights, and keys that change, checked by moto.
+
+use presenceroute_core::relay_config::AwsCredentialFiles;
+use presenceroute_relay::Relay;
+
+use crate::cluster::Cluster;
+use crate::moto::Moto;
+use crate::queue::{access_key, envelope, relay, settings, to_topic};
+use crate::support::{eventually, get, mount};
+
+#[tokio::test]
+async fn a_wrong_key_is_named_with_its_code_and_no_secret() {
+    let (cluster, _whole) = Cluster::whole().await;
+    let topic = cluster.topic(1, &[]).await;
+    let moto = Moto::lenient().await;
+    moto.user("wrong").await;
+    moto.allow("wrong").await;
+    let key = moto.key("wrong").await;
+    let queue = moto.queue("wrong").await;
+    moto.checks(true).await;
+    for (id, secret, code) in [
+        (key.id.as_str(), "wrong-secret-wrong-secret", "SignatureDoesNotMatch"),
+        ("AKIAUNKNOWN000000000", key.secret.as_str(), "InvalidClientTokenId"),
+    ] {
+        let source = moto.config(queue.clone(), access_key(id, secret));
+        let relay = Relay::start(settings(source, cluster.plaintext(), &to_topic(&topic))).await.unwrap();
+        eventually("the failure is known", || {
+            relay.status().queue.is_some_and(|queue| queue.error.is_some())
+        })
+        .await;
+        let error = relay.status().queue.unwrap().error.unwrap();
+        assert!(error.contains(code) && error.contains(id), "{error}");
+        let shown = [get(&relay, "/readyz").await.body, get(&relay, "/status").await.body];
+        assert!(shown.iter().all(|text| !text.contains(secret)), "{shown:?}");
+        assert_eq!(get(&relay, "/readyz").await.status, 503);
+        relay.shutdown().await;
+    }
+    moto.checks(false).await;
+}
+
+#[tokio::test]
+async fn a_missing_right_is_named_with_code_and_principal() {
+    let (cluster, _whole) = Cluster::whole().await;
+    let topic = cluster.topic(1, &[]).await;
+    let moto = Moto::lenient().await;
+    moto.user("powerless").await;
+    let key = moto.key("powerless").await;
+    let queue = moto.queue("powerless").await;
+    moto.checks(true).await;
+    let source = moto.config(queue, access_key(&key.id, &key.secret));
+    let relay = Relay::start(settings(source, cluster.plaintext(), &to_topic(&topic))).await.unwrap();
+    eventually("the failure is known", || relay.status().queue.is_some_and(|queue| queue.error.is_some()))
+        .await;
+    let error = relay.status().queue.unwrap().error.unwrap();
+    for part in ["AccessDenied", "user/powerless", "sqs:ReceiveMessage, sqs:DeleteMessage"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    moto.checks(false).await;
+    relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_rotated_key_is_taken_up_while_the_relay_runs() {
+    let (cluster, _whole) = Cluster::whole().await;
+    let topic = cluster.topic(1, &[]).await;
+    let moto = Moto::lenient().await;
+    moto.user("rotated").await;
+    moto.allow("rotated").await;
+    let old = moto.key("rotated").await;
+    let queue = moto.queue("rotated").await;
+    let directory = tempfile::tempdir().unwrap();
+    mount(directory.path(), "1", &[("id", &old.id), ("secret", &old.secret)]);
+    let files = AwsCredentialFiles {
+        access_key_id_file: directory.path().join("id"),
+        secret_access_key_file: directory.path().join("secret"),
+        session_token_file: Some(directory.path().join("token")),
+    };
+    moto.checks(true).await;
+    let source = moto.config(queue.clone(), files);
+    let relay = relay(settings(source, cluster.plaintext(), &to_topic(&topic))).await;
+
+    moto.checks(false).await;
+    let new = moto.key("rotated").await;
+    moto.delete_key("rotated", &old).await;
+    // What is received ends the receive that waits.
+    moto.send(&queue, &envelope("e-1", "u-1").0).await;
+    moto.checks(true).await;
+    eventually("the old key is refused", || !relay.status().queue.unwrap().readable).await;
+    mount(directory.path(), "2", &[("id", &new.id), ("secret", &new.secret)]);
+    eventually("the new key is used", || relay.status().queue.unwrap().readable).await;
+
+    moto.checks(false).await;
+    moto.send(&queue, &envelope("e-2", "u-1").0).await;
+    moto.checks(true).await;
+    eventually("both are deleted", || relay.status().queue.unwrap().deleted >= 2).await;
+    assert_eq!(cluster.records(&topic).await.len(), 2);
+    moto.checks(false).await;
+    relay.shutdown().await;
+}
