@@ -718,9 +718,8 @@ mod tests {
 
     #[test]
     fn a_state_carries_its_reason_in_the_servers_words() {
-        let state = |answer: Value| {
-            received(json!({"id": "1", "reportedState": answer})).unwrap().reported_state
-        };
+        let state =
+            |answer: Value| received(json!({"id": "1", "reportedState": answer})).unwrap().reported_state;
         let error = state(json!({"code": "ERROR", "detail": {
             "message": "account {account} is\nunknown", "messageWithParams": "account 1 is\nunknown to client-secret",
         }}));
