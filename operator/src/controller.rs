@@ -4,6 +4,7 @@
 //! its own; what they share is in [`Context`].
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::runtime::controller::{Action, Controller};
 use kube::{Client, Resource, ResourceExt};
+use presenceroute_core::condition::ConditionChecks;
 use presenceroute_crds::status::{EndpointPhase, EndpointStatus};
 use presenceroute_crds::{GROUP, PresenceRoute, PresenceRouteStatus};
 use presenceroute_genesys::Genesys;
@@ -218,7 +220,7 @@ async fn reconcile(object: Arc<RouteOrInvalid>, context: Arc<Context>) -> Result
     let route = match &object.0 {
         Ok(route) => route,
         Err(invalid) => {
-            report_invalid_object(&object, &invalid.error, &context).await;
+            Box::pin(report_invalid_object(&object, &invalid.error, &context)).await;
             return Ok(Action::await_change());
         }
     };
@@ -229,7 +231,7 @@ async fn reconcile(object: Arc<RouteOrInvalid>, context: Arc<Context>) -> Result
     let result = if route.metadata.deletion_timestamp.is_none() {
         reconcile_route(route, &context).await
     } else if has_finalizer(route) {
-        delete_route(route, &context).await
+        Box::pin(delete_route(route, &context)).await
     } else {
         Ok(Action::await_change())
     };
@@ -240,11 +242,33 @@ async fn reconcile(object: Arc<RouteOrInvalid>, context: Arc<Context>) -> Result
     result
 }
 
-/// The steps.
+/// The steps. What they take is on the heap, and not before their turn: all routes wait for it at once after a start.
 async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
     let namespace = route.namespace().unwrap_or_default();
     let checks = context.conditions.compile(&namespace, &route.spec).await;
     let worker = context.workers.acquire(&namespace).await;
+    let built = Box::pin(build_and_apply(route, checks, context)).await?;
+    drop(worker);
+    match built {
+        ControlFlow::Continue(built) => Box::pin(register_and_report(route, *built, context)).await,
+        ControlFlow::Break(action) => Ok(action),
+    }
+}
+
+/// A valid route whose objects were applied, as far as Kubernetes took them.
+struct Built {
+    state: ReconcileState,
+    /// Of the configuration that its pods are to be started with.
+    config_hash: String,
+}
+
+/// The steps up to `apply`. A route that is refused is reported, and nothing else is done for it.
+async fn build_and_apply(
+    route: &PresenceRoute,
+    checks: &ConditionChecks,
+    context: &Context,
+) -> Result<ControlFlow<Action, Box<Built>>, ReconcileError> {
+    let namespace = route.namespace().unwrap_or_default();
     let secrets = context.secrets.of(&namespace);
     let mut references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
     context.metrics.certificates(route, std::mem::take(&mut references.certificates));
@@ -253,19 +277,19 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
         Ok(model) => model,
         Err(problems) => {
             report_refused(route, context, RefusalReason::Invalid, &problems).await?;
-            return Ok(Action::await_change());
+            return Ok(ControlFlow::Break(Action::await_change()));
         }
     };
     let violations = context.settings.policy.check(route, &context.settings.relay_defaults);
     if !violations.is_empty() {
         report_refused(route, context, RefusalReason::PolicyViolation, &violations).await?;
-        return Ok(Action::await_change());
+        return Ok(ControlFlow::Break(Action::await_change()));
     }
     let name_pending = match context.registrations.conflict(route, &model) {
         None => None,
         Some(Conflict::Owned(why)) => {
             report_refused(route, context, RefusalReason::Invalid, &[why]).await?;
-            return Ok(Action::requeue(CONFLICT));
+            return Ok(ControlFlow::Break(Action::requeue(CONFLICT)));
         }
         Some(Conflict::PendingRelease(why)) => {
             // An event source can have no other name meanwhile: what is made in AWS goes by it.
@@ -290,20 +314,26 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     let clients = context.registrations.kept_clients(&key.namespace, &key.name);
     objects.extend(build::kept_clients_object(&model, &clients).map_err(BuildError::from)?);
     let applied = apply::apply(&context.client, &context.owned, &key, objects, &held_back).await;
-    drop(worker);
     // What Kubernetes refuses for good is in the status; the other steps go on with what there is.
     let apply_error = apply::refusal_of(applied)?;
     let delays = delays(&model, context);
     let exposure = exposure(route, &model, context);
-    let mut state =
-        ReconcileState { model, rotation, revisions, apply_error, exposure, delays, name_pending };
+    let state = ReconcileState { model, rotation, revisions, apply_error, exposure, delays, name_pending };
+    Ok(ControlFlow::Continue(Box::new(Built { state, config_hash })))
+}
 
+/// The steps from `sync_relays` on, which wait for others than the API server.
+async fn register_and_report(
+    route: &PresenceRoute,
+    Built { mut state, config_hash }: Built,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
     let Some(relays) = sync_relays(route, &state, context).await? else {
         return Ok(Action::requeue(LIVE_POLL));
     };
     let is_refused = state.apply_error.is_some();
     if state.model.served.phase == EndpointPhase::Distributing
-        && context.relay_status.all_run(&key.namespace, &key.name, &config_hash)
+        && context.relay_status.all_run(&state.model.namespace, &state.model.name, &config_hash)
     {
         let served = endpoint_change::distributed(state.model.served);
         write_endpoint(route, served, context).await?;
@@ -578,5 +608,19 @@ pub async fn definition_exists(client: &Client) -> Result<bool, kube::Error> {
         Ok(resources) => Ok(resources.resources.iter().any(|found| found.kind == PresenceRoute::kind(&()))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reconcile_that_waits_for_its_turn_takes_little_memory() {
+        fn future_size<A, B, F>(_: fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = future_size(reconcile);
+        assert!(bytes <= 2048, "{bytes} bytes");
     }
 }

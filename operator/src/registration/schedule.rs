@@ -42,10 +42,10 @@ struct Inner {
 
 #[derive(Default)]
 struct Entry {
-    verified: Option<Verified>,
+    verified: Option<Box<Verified>>,
     /// What was in order by the word of an operator before this one, and when it is observed.
-    postponed: Option<(Desired, Instant)>,
-    failed: Option<(Desired, Backoff)>,
+    postponed: Option<Box<(Desired, Instant)>>,
+    failed: Option<Box<(Desired, Backoff)>>,
     removals_failed: Vec<(RegistrationLocation, Result<Access, SecretProblem>, Backoff)>,
     /// The destination of another owner that the registration had at the last observation.
     foreign_destination: Option<String>,
@@ -193,7 +193,7 @@ impl RegistrationCache {
     /// Why the last attempt failed, while it is too soon for the next.
     pub fn backoff(&self, uid: &str, desired: &Desired) -> Option<Failure> {
         let inner = self.inner.lock();
-        let (failed, backoff) = inner.routes.get(uid)?.failed.as_ref()?;
+        let (failed, backoff) = inner.routes.get(uid)?.failed.as_deref()?;
         failed.is_same_attempt(desired).then(|| backoff.pending(Instant::now()))?
     }
 
@@ -204,7 +204,7 @@ impl RegistrationCache {
         let mut inner = self.inner.lock();
         let is_expensive = inner.expensive_lists.contains(desired.api());
         let entry = inner.routes.entry(uid.to_owned()).or_default();
-        if let Some((failed, backoff)) = &entry.failed
+        if let Some((failed, backoff)) = entry.failed.as_deref()
             && failed.is_same_attempt(desired)
             && let Some(failure) = backoff.pending(now)
         {
@@ -222,7 +222,7 @@ impl RegistrationCache {
                 trusted_for: verified.due - now,
             };
         }
-        if let Some((postponed, until)) = &entry.postponed
+        if let Some((postponed, until)) = entry.postponed.as_deref()
             && postponed.is_same_attempt(desired)
             && known.stands()
             && now < *until
@@ -232,7 +232,7 @@ impl RegistrationCache {
         let is_first = entry.postponed.is_none() && entry.verified.is_none() && entry.failed.is_none();
         if is_first && known.stands() {
             let wait = somewhere_in(VERIFY_EVERY);
-            entry.postponed = Some((desired.clone(), now + wait));
+            entry.postponed = Some(Box::new((desired.clone(), now + wait)));
             return CacheDecision::Postponed(wait);
         }
         let same = entry.verified.as_ref().filter(|verified| verified.desired.is_same_registration(desired));
@@ -282,24 +282,24 @@ impl RegistrationCache {
         entry.failed = None;
         entry.postponed = None;
         entry.foreign_destination.clone_from(&applied.foreign_destination);
-        entry.verified = Some(Verified {
+        entry.verified = Some(Box::new(Verified {
             desired,
             registration: applied.registration.clone(),
             is_verifiable: applied.is_verifiable,
             differs: applied.differs.clone(),
             is_cheap_to_list: applied.is_cheap_to_list,
             due: now + trusted_for,
-        });
+        }));
         trusted_for
     }
 
     /// The attempt failed. Returns the failure with its wait, longer each time.
     pub fn failed(&self, uid: &str, desired: Desired, failure: Failure) -> Failure {
         self.entry(uid, |entry| {
-            let before = entry.failed.as_ref().filter(|(failed, _)| failed.is_same_attempt(&desired));
+            let before = entry.failed.as_deref().filter(|(failed, _)| failed.is_same_attempt(&desired));
             let backoff = Backoff::after(before.map(|(_, backoff)| backoff), failure);
             let failure = backoff.failure.clone();
-            entry.failed = Some((desired, backoff));
+            entry.failed = Some(Box::new((desired, backoff)));
             // What is known of the registration may be out of date, and there may be a second one.
             if let Some(verified) = &mut entry.verified {
                 verified.due = Instant::now();
@@ -326,7 +326,8 @@ impl RegistrationCache {
 
     /// No call was left for what stands: it is observed after this time.
     pub fn postponed(&self, uid: &str, desired: Desired, wait: Duration) {
-        self.entry(uid, |entry| entry.postponed = Some((desired, Instant::now() + wait)));
+        let postponed = Box::new((desired, Instant::now() + wait));
+        self.entry(uid, |entry| entry.postponed = Some(postponed));
     }
 
     /// Create requests at a location that may still take effect.
