@@ -1,11 +1,9 @@
 //! The harness's moto: AWS's IAM and SQS with signatures and rights that are checked, or not, as the test wants.
 
-use std::time::Duration;
-
 use presenceroute_core::relay_config::{AwsCredentialFiles, SqsConfig};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::queue::variable;
+use crate::queue::{http_client, variable};
 
 /// Whether it checks is one setting of the server: one test at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -28,9 +26,7 @@ impl Moto {
     /// The server, which checks nothing.
     pub(crate) async fn lenient() -> Self {
         let alone = ALONE.lock().await;
-        let http = reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(60));
-        let moto =
-            Self { endpoint: variable("MOTO_ENDPOINT", "moto"), http: http.build().unwrap(), _alone: alone };
+        let moto = Self { endpoint: variable("MOTO_ENDPOINT", "moto"), http: http_client(), _alone: alone };
         moto.checks(false).await;
         moto
     }

@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::queue::http_client;
+
 /// What becomes of a call.
 pub(crate) enum Fate {
     /// It is passed on.
@@ -42,7 +44,7 @@ impl Proxy {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let calls = Arc::new(Mutex::new(Vec::new()));
         let decide: Arc<Mutex<Box<Decide>>> = Arc::new(Mutex::new(Box::new(decide)));
-        let http = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
+        let http = http_client();
         let (server, seen) = (server.to_owned(), Arc::clone(&calls));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {

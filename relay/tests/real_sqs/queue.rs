@@ -38,6 +38,12 @@ pub(crate) fn variable(name: &str, part: &str) -> String {
     })
 }
 
+/// A client of a server on this machine.
+pub(crate) fn http_client() -> reqwest::Client {
+    presenceroute_runtime::tls_provider::install_crypto_provider();
+    reqwest::Client::builder().tls_certs_only([]).timeout(PATIENCE).build().unwrap()
+}
+
 fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("relay-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -55,7 +61,7 @@ impl Queue {
 
     async fn create(receives: Option<u32>) -> Self {
         let (endpoint, region) = (variable("SQS_ENDPOINT", "sqs"), variable("SQS_REGION", "sqs"));
-        let http = reqwest::Client::builder().tls_certs_only([]).timeout(PATIENCE).build().unwrap();
+        let http = http_client();
         let mut queue = Self { endpoint, region, url: String::new(), dead_url: None, http };
         let name = unique_name();
         let mut attributes = json!({});
@@ -132,25 +138,6 @@ impl Queue {
     /// Waits until every message is deleted or a dead letter.
     pub(crate) async fn becomes_empty(&self) {
         self.becomes(EMPTY).await;
-    }
-
-    /// Every message that can be received now, as often as each was received.
-    pub(crate) async fn receive_counts(&self) -> Vec<u64> {
-        let mut counts = Vec::new();
-        loop {
-            let request = json!({
-                "QueueUrl": self.url, "MaxNumberOfMessages": 10, "VisibilityTimeout": 600,
-                "MessageSystemAttributeNames": ["ApproximateReceiveCount"],
-                "AttributeNames": ["ApproximateReceiveCount"],
-            });
-            let answer = self.call("ReceiveMessage", request).await;
-            let Some(messages) = answer["Messages"].as_array().filter(|messages| !messages.is_empty()) else {
-                return counts;
-            };
-            counts.extend(messages.iter().map(|message| {
-                message["Attributes"]["ApproximateReceiveCount"].as_str().unwrap().parse::<u64>().unwrap()
-            }));
-        }
     }
 
     pub(crate) fn config(&self) -> SqsConfig {

@@ -73,7 +73,7 @@ impl Gate {
             kept = state.is_reachable && !state.has_trial;
             state.has_trial |= kept;
         });
-        kept.then_some(Trial(self))
+        kept.then(|| Trial(self))
     }
 
     /// Whether a trial is worth being kept.
