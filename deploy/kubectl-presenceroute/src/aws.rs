@@ -21,8 +21,7 @@ use crate::{route_name, style};
 
 /// What the relay calls of Amazon SQS, as IAM names it. The permissions to delete and to change the visibility are those of
 /// the batches, too.
-const READ_ACTIONS: [&str; 4] =
-    ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"];
+const READ_ACTIONS: [&str; 3] = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"];
 
 /// Which route, and for which tool.
 #[derive(Debug, clap::Args)]

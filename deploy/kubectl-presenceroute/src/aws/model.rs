@@ -17,8 +17,8 @@ use super::queue_url::{QueueUrl, QueueUrlError};
 
 /// How long a queue keeps a message, in seconds: the longest that Amazon SQS does, 14 days.
 pub(super) const RETENTION_SECONDS: u32 = 1_209_600;
-/// How often the relay may receive a message before Amazon SQS moves it to the dead-letter queue. The relay gives back what
-/// Kafka does not take, each time for longer, so that this is a day or more of attempts, and not an outage of minutes.
+/// How often the relay may receive a message before Amazon SQS moves it to the dead-letter queue. The relay hides what Kafka
+/// does not take for up to 8 minutes, so that these are 13 hours of attempts.
 pub(super) const MAX_RECEIVE_COUNT: u32 = 100;
 /// How long Amazon EventBridge tries to deliver an event, in seconds: the most that it does.
 pub(super) const MAX_EVENT_AGE_SECONDS: u32 = 86_400;
@@ -176,6 +176,8 @@ impl AwsModel {
         if suffix.len() > 64 {
             return Err(AwsModelError::Suffix(suffix.len()));
         }
+        // While the status is still about a suffix of before, the new event source is not known.
+        let event_source = event_source.filter(|name| name.rsplit('/').next() == Some(suffix.as_str()));
         let topics: Vec<String> = event_bridge.topics.iter().map(|topic| topic.0.clone()).collect();
         check_pattern(event_source, &suffix, &topics)?;
         // The suffix is unique in the organisation, so that two clusters with routes of one name do not share names.

@@ -78,6 +78,15 @@ fn names_come_from_the_queue_url_and_the_suffix() {
 }
 
 #[test]
+fn an_event_source_of_another_suffix_is_not_this_routes() {
+    let known = model(SQS, Some(EVENT_SOURCE), None).unwrap().event_source;
+    assert_eq!(known, EventSource::Known(EVENT_SOURCE.into()));
+    let former = EVENT_SOURCE.replace("contact-centre", "former");
+    let unknown = model(SQS, Some(&former), None).unwrap().event_source;
+    assert_eq!(unknown, EventSource::Unknown { suffix: "presence-contact-centre".into() });
+}
+
+#[test]
 fn every_name_fits_however_long_the_suffix_is() {
     let long = changed(SQS, "/source/amazonEventBridge/eventSourceSuffix", json!("s.".repeat(32)));
     let long = long.replace("/presence\"", &format!("/{}\"", "q".repeat(80)));
