@@ -111,7 +111,8 @@ async fn each_drift_of_an_integration_is_repaired() {
     let mut route = Route::with_integration(&organisation, "one");
     route.attempt(&executor, false).await.unwrap();
     let id = route.record.id().unwrap().to_owned();
-    let edits: [(&str, fn(&mut IntegrationSpec)); 5] = [
+    type Edit = fn(&mut IntegrationSpec);
+    let edits: [(&str, Edit); 5] = [
         ("name", |spec| spec.name = "x".into()),
         ("eventSourceSuffix", |spec| spec.event_source_suffix = "x".into()),
         ("awsAccountId", |spec| spec.aws_account_id = "999999999999".into()),
