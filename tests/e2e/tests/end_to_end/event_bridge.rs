@@ -161,11 +161,7 @@ fn ensure_as_changed(record: &Record, delivery: &Delivery) -> Outcome {
 }
 
 /// What the steps of both ways share, before what they rotate and remove.
-fn story(
-    scene: &Scene<'_>,
-    steps: &mut Steps<'_>,
-    rotate: impl FnOnce() -> Outcome,
-) -> Result<(), Stopped> {
+fn story(scene: &Scene<'_>, steps: &mut Steps<'_>, rotate: impl FnOnce() -> Outcome) -> Result<(), Stopped> {
     let mut all = steps.prove("each change of 500 agents is in its topic", || {
         let deliveries =
             scene.changes(json!({"count": 3 * AGENTS, "ratePerSecond": 3 * RATE}))?.finished(seconds(60))?;
@@ -213,7 +209,9 @@ pub(crate) fn queue(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     let scene = Scene::new(stage, "queue", json!({"sqs": sqs}), None);
     steps.prove("a route with a queue is Ready, without a Service", || {
         access_key("first")?;
-        stage.simulator.set_event_bus_rules(&json!([{"name": "queue", "target": {"sqs": {"queueUrl": url}}}]))?;
+        stage
+            .simulator
+            .set_event_bus_rules(&json!([{"name": "queue", "target": {"sqs": {"queueUrl": url}}}]))?;
         scene.becomes_ready()?;
         let children = scene.route.children()?;
         ensure(!children.iter().any(|child| child.starts_with("service/")), || format!("{children:?}"))
