@@ -120,6 +120,27 @@ async fn without_an_active_key_it_is_401_before_the_body_is_read() {
     assert!(metrics.contains(counted) && !metrics.contains(KEY), "{metrics}");
 }
 
+#[tokio::test]
+async fn a_request_that_breaks_several_rules_is_told_the_first() {
+    let kafka = kafka(&["gen-presence-state"]);
+    let relay = relay(destination(&kafka.bootstrap_servers(), PRESENCE)).await;
+    let (key, gzip) = (format!("{HEADER}: {KEY}\r\n"), "content-encoding: gzip\r\n");
+    for (line, headers, length, expected) in [
+        ("GET /other", gzip.to_owned(), 2 << 20, (404, "unknown-path")),
+        ("GET /eventbridge/presence", gzip.to_owned(), 2 << 20, (405, "method-not-allowed")),
+        ("POST /eventbridge/presence", gzip.to_owned(), 2 << 20, (413, "body-too-large")),
+        ("POST /eventbridge/presence", gzip.to_owned(), 7, (401, "api-key-missing")),
+        ("POST /eventbridge/presence", format!("{HEADER}: x\r\n{gzip}"), 7, (401, "api-key-mismatch")),
+        ("POST /eventbridge/presence", format!("{key}{gzip}"), 7, (415, "encoding-unsupported")),
+        ("POST /eventbridge/presence", key.clone(), 7, (503, "body-timeout")),
+        ("POST /eventbridge/presence", key.clone(), 6, (400, "event-invalid")),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nhost: relay\r\n{headers}content-length: {length}\r\n\r\n");
+        let answer = exchange(relay.address(), format!("{head}[null]").as_bytes()).await;
+        assert_eq!((answer.status, answer.problem().as_str()), expected, "{head}");
+    }
+}
+
 /// An answer that makes Amazon EventBridge send the event again, before it gives the request up.
 fn assert_sent_again(answer: &Answer, begun: Instant, problem: &str) {
     assert!(begun.elapsed() < Duration::from_millis(4_500), "{problem}: {:?}", begun.elapsed());

@@ -105,7 +105,7 @@ pub struct AmazonEventBridge {
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(
         merge_strategy = kube::core::ListMerge::Set,
-        validation = Rule::new("self.all(t, t.matches('^v2([.]([a-z0-9_-]+|[{][a-zA-Z0-9]+[}]))+$'))")
+        validation = Rule::new("self.all(t, t.matches('^v2([.]([A-Za-z0-9_-]+|[{][a-zA-Z0-9]+[}]))+$'))")
             .message("every topic must be a notification topic of Genesys Cloud, such as v2.users.{id}.presence")
     )]
     pub topics: Vec<NotificationTopic>,
@@ -115,7 +115,7 @@ pub struct AmazonEventBridge {
     pub aws_account_id: String,
     /// The AWS region of the event bus.
     #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z]{2}(-[a-z]+)+-[0-9]$')")
+    #[x_kube(validation = Rule::new("self.matches('^[a-z]{2,4}(-[a-z]+)+-[0-9]$')")
         .message("must be an AWS region, such as eu-west-1"))]
     pub aws_region: String,
     /// The last part of the event source's name, unique in the organisation. Default: NAMESPACE-NAME.
@@ -173,7 +173,7 @@ pub struct Sqs {
     /// The queue's AWS region. Default: `awsRegion`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z]{2}(-[a-z]+)+-[0-9]$')")
+    #[x_kube(validation = Rule::new("self.matches('^[a-z]{2,4}(-[a-z]+)+-[0-9]$')")
         .message("must be an AWS region, such as eu-west-1"))]
     pub region: Option<String>,
     /// The API of a server that is compatible with Amazon SQS. Default: that of the region.

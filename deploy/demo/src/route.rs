@@ -3,28 +3,30 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use genesys_simulator::{ApiDestinationTarget, BusRule, SqsTarget, Target, TargetRetryPolicy};
 use k8s_openapi::api::core::v1::ConfigMap;
-use presenceroute_core::relay_config::RelayConfig;
+use presenceroute_core::relay_config::{AwsCredentialFiles, RelayConfig, SourceConfig};
 use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_crds::spec::BootstrapServer;
-use presenceroute_genesys::{Access, DesiredRegistration, EventBridges, Genesys};
+use presenceroute_genesys::Genesys;
 use presenceroute_manifest::admission::admit_route;
 use presenceroute_manifest::build::{Installation, RelayImage, RouteObjects, build, config_maps};
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::document::Manifest;
 use presenceroute_manifest::field::FieldPath;
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::{Model, WebhookModel, validate};
+use presenceroute_manifest::validate::{Model, validate};
 use presenceroute_relay::{Relay, RoutingSource, RunningRelay, SecretSource, Settings};
 use tempfile::TempDir;
 
+use crate::Failure;
 use crate::broker::Broker;
-
-type Failure = Box<dyn std::error::Error>;
+use crate::registration::{deregister, register};
 
 /// What stands here in the place of what only exists in a cluster.
 struct Stage {
     genesys: SocketAddr,
+    queue_url: String,
     relay: SocketAddr,
 }
 
@@ -41,19 +43,28 @@ pub(crate) struct Demo {
 
 impl Demo {
     /// Validates, builds, starts the relay, registers: the order of the operator.
-    pub(crate) async fn start(text: &str, broker: &Broker, genesys: SocketAddr) -> Result<Self, Failure> {
-        let stage = Stage { genesys, relay: free_address()? };
+    pub(crate) async fn start(
+        text: &str,
+        broker: &Broker,
+        genesys: SocketAddr,
+        queue_url: String,
+    ) -> Result<Self, Failure> {
+        let stage = Stage { genesys, queue_url, relay: free_address()? };
         let model = model(text, broker, &stage).await?;
         let signing = advance(CredentialRotation::default(), &model)?;
         let files = TempDir::new()?;
         let config = mount(&objects(&model, &signing)?, files.path())?;
         create_topics(&model, broker)?;
+        let secrets = match &model.push_credential {
+            Some(_) => SecretSource::Directory(files.path().join(SIGNING)),
+            None => SecretSource::None,
+        };
         let relay = Relay::start(Settings {
             listen: stage.relay,
             admin_listen: ([127, 0, 0, 1], 0).into(),
             config,
             routing: RoutingSource::File(files.path().join(config_maps::ROUTING_KEY)),
-            secrets: SecretSource::Directory(files.path().join(SIGNING)),
+            secrets,
             presence_definitions: None,
             spans: None,
         })
@@ -88,7 +99,7 @@ impl Demo {
 
     /// Deregisters, then stops the relay: the order of the operator.
     pub(crate) async fn end(self) -> Result<(), Failure> {
-        event_bridges(&self.genesys, &self.model)?.delete(&self.id).await?;
+        deregister(&self.genesys, &self.model, &self.id).await?;
         self.relay.shutdown().await;
         Ok(())
     }
@@ -97,9 +108,44 @@ impl Demo {
         format!("{}/{}", self.model.namespace, self.model.name)
     }
 
-    /// The URL that Genesys Cloud calls.
-    pub(crate) fn endpoint(&self) -> &str {
-        self.model.webhook().map_or("", |webhook| webhook.registration.url.as_str())
+    /// Where the relay gets its events.
+    pub(crate) fn receives_at(&self) -> String {
+        match &self.model.config.source {
+            SourceConfig::Sqs(queue) => format!("receives from the queue {}", queue.queue_url),
+            SourceConfig::Webhook | SourceConfig::ApiDestination(_) => self.endpoint(),
+        }
+    }
+
+    fn endpoint(&self) -> String {
+        self.model.endpoint.as_ref().map_or_else(String::new, |endpoint| endpoint.url.to_string())
+    }
+
+    /// The rule by which Amazon EventBridge delivers to the relay; `None` where Genesys Cloud itself does.
+    pub(crate) fn event_bus_rule(&self) -> Result<Option<BusRule>, Failure> {
+        let target = match &self.model.config.source {
+            SourceConfig::Webhook => return Ok(None),
+            SourceConfig::Sqs(queue) => Target::Sqs(SqsTarget {
+                queue_url: queue.queue_url.clone(),
+                endpoint_url: None,
+                region: None,
+                credentials: None,
+            }),
+            SourceConfig::ApiDestination(destination) => {
+                let credential = self.model.push_credential.as_ref().ok_or("it has no API key")?;
+                Target::ApiDestination(ApiDestinationTarget {
+                    header: destination.header.clone(),
+                    api_key: Some(credential.value.clone()?),
+                    ..ApiDestinationTarget::new(self.endpoint())
+                })
+            }
+        };
+        Ok(Some(BusRule {
+            name: "relay".to_owned(),
+            event_source: None,
+            detail_types: None,
+            target,
+            retry_policy: TargetRetryPolicy::default(),
+        }))
     }
 
     pub(crate) fn admin_address(&self) -> SocketAddr {
@@ -137,10 +183,16 @@ async fn model(text: &str, broker: &Broker, stage: &Stage) -> Result<Model, Fail
     })?;
     route.spec.genesys.region = None;
     route.spec.genesys.api_url = Some(format!("http://{}", stage.genesys));
+    route.spec.genesys.login_url = None;
     route.spec.genesys.api.ca_secret_ref = None;
     if let Some(endpoint) = &mut route.spec.endpoint {
         let path = asked.endpoint.as_ref().map_or("/", |endpoint| endpoint.url.path());
         endpoint.url = format!("http://{}{path}", stage.relay);
+    }
+    if let Some(queue) = route.spec.source.amazon_event_bridge.as_mut().and_then(|source| source.sqs.as_mut())
+    {
+        queue.queue_url = stage.queue_url.clone();
+        queue.endpoint_url = Some(stage.queue_url.clone());
     }
     route.spec.kafka.bootstrap_servers = vec![BootstrapServer(broker.address())];
     (route.spec.kafka.tls, route.spec.kafka.sasl) = (None, None);
@@ -185,6 +237,15 @@ fn mount(objects: &RouteObjects, directory: &Path) -> Result<RelayConfig, Failur
     config.limits.drain_ms = 0;
     // There is no certificate for it.
     config.tls = None;
+    if let SourceConfig::Sqs(queue) = &mut config.source {
+        // The queue takes any key, and there is no role to ask for.
+        let access_key_id_file = directory.join("access-key-id");
+        let secret_access_key_file = directory.join("secret-access-key");
+        replace(&access_key_id_file, b"demo")?;
+        replace(&secret_access_key_file, b"demo")?;
+        queue.credentials =
+            Some(AwsCredentialFiles { access_key_id_file, secret_access_key_file, session_token_file: None });
+    }
     Ok(config)
 }
 
@@ -202,33 +263,4 @@ fn create_topics(model: &Model, broker: &Broker) -> Result<(), Failure> {
         broker.create_topic(topic.as_str())?;
     }
     Ok(())
-}
-
-/// Creates the registration, or updates the one with this id. The secret is always sent.
-async fn register(genesys: &Genesys, model: &Model, id: Option<&str>) -> Result<String, Failure> {
-    let webhook = webhook(model)?;
-    let credential = model.push_credential.as_ref().ok_or("it has no signing secret")?;
-    let desired =
-        DesiredRegistration { spec: webhook.registration.clone(), secret: credential.value.clone()? };
-    let registrations = event_bridges(genesys, model)?;
-    let updated = match id {
-        Some(id) => registrations.update(id, &desired).await?,
-        None => None,
-    };
-    Ok(match updated {
-        Some(registration) => registration.id,
-        None => registrations.create(&desired).await?.id,
-    })
-}
-
-fn webhook(model: &Model) -> Result<&WebhookModel, Failure> {
-    model.webhook().ok_or_else(|| "its source is no webhook, which is what the demo runs".into())
-}
-
-fn event_bridges(genesys: &Genesys, model: &Model) -> Result<EventBridges, Failure> {
-    let webhook = webhook(model)?;
-    let client = model.genesys.oauth_client.clone()?;
-    let api = model.genesys.api_endpoint(&webhook.event_bridges_path);
-    let access = Access::new(api, client.id, client.secret, None);
-    Ok(genesys.client(access)?.event_bridges())
 }

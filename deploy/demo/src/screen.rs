@@ -70,6 +70,12 @@ fn picture(summary: &DeliverySummary, topics: &BTreeMap<String, u64>, relay: &Re
     }
     let width = topics.keys().map(String::len).max().unwrap_or(0);
     lines.extend(topics.iter().map(|(topic, count)| format!("  {topic:<width$}  {count:>7} records")));
+    if let Some(queue) = &relay.queue {
+        lines.push(format!(
+            "queue      {} received, {} deleted, {} returned",
+            queue.received, queue.deleted, queue.returned
+        ));
+    }
     let statuses: Vec<_> =
         summary.statuses.iter().map(|(status, count)| format!("{status} x {count}")).collect();
     lines.push(format!("answers    {}", statuses.join(", ")));

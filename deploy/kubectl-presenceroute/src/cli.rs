@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use presenceroute_manifest::lint::command::{self as lint, LintArguments};
 
 use crate::arguments::ClusterArguments;
+use crate::aws::{self, AwsArguments, AwsError};
 use crate::cluster::{Cluster, ClusterError};
 use crate::completion::{self, CompletionShell};
 use crate::replay::{self, ReplayArguments, ReplayError};
@@ -34,6 +35,8 @@ enum Command {
     Routes(RoutesArguments),
     /// Send the events of a dead-letter topic again through the route, by a Job in its namespace.
     Replay(ReplayArguments),
+    /// Print what a route with Amazon EventBridge needs in AWS, for CloudFormation or Terraform.
+    Aws(AwsArguments),
     /// Validate manifests offline.
     Validate(LintArguments),
     /// Print a completion script.
@@ -64,6 +67,8 @@ enum CommandError {
     Routes(#[from] RoutesError),
     #[error(transparent)]
     Replay(#[from] ReplayError),
+    #[error(transparent)]
+    Aws(#[from] AwsError),
 }
 
 /// Runs a command and gives the exit code.
@@ -84,6 +89,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Send(send) => Ok(send::run(send, &cluster().await?).await?),
         Command::Routes(routes) => Ok(routes::run(routes, cluster).await?),
         Command::Replay(replay) => Ok(replay::run(replay, &cluster().await?).await?),
+        Command::Aws(aws) => Ok(aws::run(aws, arguments.cluster.namespace.as_deref(), cluster).await?),
         Command::Validate(validate) => Ok(lint::run(validate).await),
         Command::Completion { shell } => {
             style::print(&completion::script(*shell, &mut Arguments::command()));

@@ -4,12 +4,14 @@
 //! and is read-only, but for `send`, which has an effect on Kafka, and `replay`, which runs a Job.
 
 mod arguments;
+mod aws;
 mod cli;
 mod cluster;
 mod completion;
 mod counters;
 mod explain;
 mod format;
+mod manifest_file;
 mod overview;
 mod replay;
 mod route_name;

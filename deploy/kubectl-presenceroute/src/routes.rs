@@ -1,19 +1,17 @@
 //! `routes`: the routes of a table, from the cluster or from a file, or where they lead an event.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bytes::Bytes;
 use presenceroute_core::event::{Event, EventError, envelope};
 use presenceroute_core::routing::{Router, RoutingError, RoutingTable};
-use presenceroute_manifest::admission::admit_route;
-use presenceroute_manifest::document::{Manifest, ManifestError};
 use presenceroute_manifest::validate::routing_table;
 
 use crate::cluster::{Cluster, ClusterError};
 use crate::explain::{explain, render, render_table};
 use crate::format::Format;
+use crate::manifest_file::{self, FileError, read};
 use crate::route_name;
 use crate::style;
 
@@ -39,16 +37,12 @@ pub(crate) enum RoutesError {
     Cluster(#[from] ClusterError),
     #[error("the result cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("{file} cannot be read: {cause}")]
-    File { file: String, cause: io::Error },
-    #[error("{file}: {cause}")]
-    Manifest { file: String, cause: ManifestError },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{file}: {cause}")]
     Table { file: String, cause: RoutingError },
     #[error("{file}: {problems}")]
     Refused { file: String, problems: String },
-    #[error("{file} has {count} PresenceRoutes; keep one of them")]
-    Several { file: String, count: usize },
     #[error("{file} is no event that a relay would accept: {cause}")]
     Event { file: String, cause: EventError },
 }
@@ -95,28 +89,16 @@ fn event(body: &Bytes) -> Result<Event<'_>, EventError> {
     if is_envelope { envelope::decode(body).map(|(event, _)| event) } else { Event::parse(body) }
 }
 
-fn read(file: &Path) -> Result<String, RoutesError> {
-    let text =
-        if file.as_os_str() == "-" { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(file) };
-    text.map_err(|cause| RoutesError::File { file: file.display().to_string(), cause })
-}
-
 /// The table in a file: that of its PresenceRoute, or the file itself.
 fn table_of_file(file: &str, text: &str) -> Result<RoutingTable, RoutesError> {
-    let refused =
-        |problems: Vec<String>| RoutesError::Refused { file: file.to_owned(), problems: problems.join("; ") };
-    let manifest =
-        Manifest::parse(text).map_err(|cause| RoutesError::Manifest { file: file.to_owned(), cause })?;
-    match manifest.routes.as_slice() {
-        [] => RoutingTable::parse(text).map_err(|cause| RoutesError::Table { file: file.to_owned(), cause }),
-        [document] => {
-            let route = admit_route(document.value())
-                .map_err(|violations| refused(violations.iter().map(ToString::to_string).collect()))?;
-            routing_table(&route.spec)
-                .map_err(|problems| refused(problems.iter().map(ToString::to_string).collect()))
-        }
-        several => Err(RoutesError::Several { file: file.to_owned(), count: several.len() }),
-    }
+    let Some(route) = manifest_file::only(file, text)? else {
+        return RoutingTable::parse(text)
+            .map_err(|cause| RoutesError::Table { file: file.to_owned(), cause });
+    };
+    routing_table(&route.spec).map_err(|problems| {
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        RoutesError::Refused { file: file.to_owned(), problems: problems.join("; ") }
+    })
 }
 
 #[cfg(test)]

@@ -184,6 +184,12 @@ impl Proxy {
         read(&path, &with_input(&["create", "--raw", &path, "-f", "-"], Some(&body.to_string()))?)
     }
 
+    /// PUT with a JSON body.
+    pub fn put(&self, path: &str, body: &Value) -> Outcome {
+        let path = format!("{}{path}", self.path);
+        with_input(&["replace", "--raw", &path, "-f", "-"], Some(&body.to_string())).map(drop)
+    }
+
     /// DELETE.
     pub fn delete(&self, path: &str) -> Outcome {
         run(&["delete", "--raw", &format!("{}{path}", self.path)]).map(drop)

@@ -2,6 +2,7 @@
 //! simulator through its control API. Nothing here knows what is to be proven; that stands in `tests`.
 
 pub mod audit;
+pub mod aws;
 pub mod command;
 pub mod example;
 pub mod harness;

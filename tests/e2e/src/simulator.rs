@@ -34,6 +34,20 @@ pub struct Registration {
     pub secret_fingerprint: String,
 }
 
+/// An integration with Amazon EventBridge.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Integration {
+    /// Given by the simulator.
+    pub id: String,
+    /// Whether it is to send.
+    pub enabled: bool,
+    /// Its reported state.
+    pub state: String,
+    /// The full name of its event source, once it has a configuration.
+    pub event_source: Option<String>,
+}
+
 /// How a run of deliveries stands.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -58,6 +72,10 @@ pub struct Delivery {
     pub event_type: String,
     /// The SHA-256 of what was sent.
     pub body_sha256: String,
+    /// The user that an envelope of the event bus tells of.
+    pub user_id: Option<String>,
+    /// The SHA-256 of such an envelope's `detail`.
+    pub detail_sha256: Option<String>,
     /// `delivered`, `dropped`, `exhausted` or `abandoned`.
     pub outcome: String,
     /// Every try.
@@ -104,10 +122,40 @@ impl Simulator {
         found.pop().ok_or_else(|| Failure(format!("no registration is called {name}")))
     }
 
+    /// The integrations whose event source ends so.
+    pub fn integrations(&self, event_source_suffix: &str) -> Outcome<Vec<Integration>> {
+        let all: Vec<Integration> = self.control.get("/control/integrations")?;
+        let suffix = format!("/{event_source_suffix}");
+        let is_of = |it: &Integration| it.event_source.as_ref().is_some_and(|name| name.ends_with(&suffix));
+        Ok(all.into_iter().filter(is_of).collect())
+    }
+
+    /// The one integration whose event source ends so.
+    pub fn integration(&self, event_source_suffix: &str) -> Outcome<Integration> {
+        let mut found = self.integrations(event_source_suffix)?;
+        ensure(found.len() == 1, || {
+            format!("{} integrations are of {event_source_suffix}: {found:?}", found.len())
+        })?;
+        found.pop().ok_or_else(|| Failure(format!("no integration is of {event_source_suffix}")))
+    }
+
+    /// Has the event bus deliver as these rules say, and no others.
+    pub fn set_event_bus_rules(&self, rules: &Value) -> Outcome {
+        self.control.put("/control/event-bus/rules", rules)
+    }
+
+    /// Begins to change the presence of agents, as `plan` says.
+    pub fn change_presence(&self, plan: &Value) -> Outcome<Run<'_>> {
+        self.started(self.control.post("/control/presence-changes", plan)?)
+    }
+
     /// Begins to deliver to the registration of this name, as `plan` says.
     pub fn deliver(&self, registration: &str, mut plan: Value) -> Outcome<Run<'_>> {
         plan["registration"] = json!(registration);
-        let started: Value = self.control.post("/control/deliveries", &plan)?;
+        self.started(self.control.post("/control/deliveries", &plan)?)
+    }
+
+    fn started(&self, started: Value) -> Outcome<Run<'_>> {
         let id = started["id"].as_str().ok_or_else(|| Failure(format!("a run without an id: {started}")))?;
         Ok(Run { simulator: self, id: id.to_owned() })
     }
@@ -140,6 +188,13 @@ impl Run<'_> {
     pub fn stop(&self) -> Outcome<Vec<Delivery>> {
         self.simulator.control.delete(&format!("/control/deliveries/{}", self.id))?;
         self.finished(seconds(30))
+    }
+
+    /// Makes no more events, waits until those that were made have arrived, also by retries, and gives what became of
+    /// every one.
+    pub fn ends_by_itself(&self, patience: Duration) -> Outcome<Vec<Delivery>> {
+        self.simulator.control.delete(&format!("/control/deliveries/{}?finish=true", self.id))?;
+        self.finished(patience)
     }
 
     /// Waits for its end, and gives what became of every event.

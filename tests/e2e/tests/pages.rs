@@ -8,7 +8,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use presenceroute_e2e::kubectl::text;
-use presenceroute_e2e::markdown::links;
+use presenceroute_e2e::markdown::{blocks, links};
 use presenceroute_e2e::tree;
 use serde_json::Value;
 
@@ -67,6 +67,28 @@ fn every_link_to_this_tree_has_a_target() {
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_page_on_consuming_has_the_programs_that_are_run() {
+    let page = read("docs/consuming.md");
+    let programs = [
+        ("python", "tests/consumers/python/newest_presence.py"),
+        ("java", "tests/consumers/kafka-streams/NewestPresence.java"),
+        ("sql", "tests/consumers/flink-sql/newest_presence.sql"),
+    ];
+    for (language, program) in programs {
+        let shown: Vec<_> = blocks(&page)
+            .into_iter()
+            .filter(|block| block.language == language)
+            .map(|block| block.text)
+            .collect();
+        assert_eq!(
+            shown,
+            [read(program)],
+            "docs/consuming.md is to show {program} in its block marked {language}"
+        );
+    }
 }
 
 #[test]

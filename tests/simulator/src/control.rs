@@ -272,12 +272,24 @@ async fn delivery(
     Ok(Json(delivery.summary()).into_response())
 }
 
+#[derive(Deserialize)]
+struct StopQuery {
+    /// Whether what was generated is delivered all the same, with every retry.
+    #[serde(default)]
+    finish: bool,
+}
+
 async fn stop_delivery(
     State(simulator): State<Simulator>,
     Path(id): Path<String>,
+    asked: Result<Query<StopQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let delivery = find(&simulator, &id)?;
-    delivery.stop();
+    if query(asked)?.finish {
+        delivery.finish();
+    } else {
+        delivery.stop();
+    }
     Ok((StatusCode::ACCEPTED, Json(delivery.summary())).into_response())
 }
 

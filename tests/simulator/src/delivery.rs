@@ -74,6 +74,11 @@ impl Delivery {
         self.run.stop.cancel();
     }
 
+    /// Generates no more events, and lets those that were generated come to their ends, with every retry.
+    pub fn finish(&self) {
+        self.run.closing.cancel();
+    }
+
     /// The events whose outcome is known and still kept, in the order of their outcomes.
     #[must_use]
     pub fn events(&self) -> Vec<Arc<EventRecord>> {
@@ -161,6 +166,7 @@ pub(crate) async fn complete(
     tokio::select! {
         () = produce => {}
         () = run.stop.cancelled() => {}
+        () = run.closing.cancelled() => {}
         () = pace.over() => {}
     }
     deliveries.close();

@@ -990,6 +990,7 @@ async fn a_queue_needs_no_service_and_no_signing_secret() {
     let names: Vec<_> =
         container["env"].as_array().unwrap().iter().map(|variable| &variable["name"]).collect();
     assert!(!names.contains(&&json!("PRESENCEROUTE_SECRET_DIR")), "{names:?}");
+    assert!(names.contains(&&json!("PRESENCEROUTE_PRESENCE_DEFINITIONS_FILE")), "{names:?}");
     let relay = relay_yaml(&built(&model));
     let SourceConfig::Sqs(queue) = relay.source else { panic!("{:?}", relay.source) };
     assert_eq!((queue.region.as_str(), queue.credentials), ("eu-west-1", None));

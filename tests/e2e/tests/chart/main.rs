@@ -17,6 +17,7 @@ use crate::scene::{NAMESPACE, RELEASE};
 
 const EXAMPLES: &str = "deploy/examples";
 const SHARED_CONNECTION: &str = "deploy/kustomize/shared-kafka";
+const SCALED_OBJECT: &str = "deploy/keda/scaled-object.yaml";
 const VALUES: &str = "charts/presenceroute/ci";
 
 fn main() -> ExitCode {
@@ -41,6 +42,10 @@ fn tests() -> Outcome<Vec<Trial>> {
         "accepted: several routes with one Kafka connection",
         shared_connection_is_accepted,
     ));
+    tests.push(suite::test(format!("accepted: {SCALED_OBJECT}"), || {
+        scene::prepared()?;
+        kubectl::try_out_strictly(&scene::into_scene(&tree::read(SCALED_OBJECT)?))
+    }));
     tests.push(suite::test("accepted: the plain-YAML install", install_is_accepted));
     tests.push(suite::test("accepted: the chart with its defaults", || accepted(&[])));
     for values in tree::files(VALUES, "-values.yaml")? {

@@ -34,14 +34,24 @@ fn prepare() -> Outcome {
         )
         .replace("\n  group: presenceroute.io\n", &format!("\n  group: {GROUP}\n"));
     SCRATCH.define(&format!("presenceroutes.{GROUP}"), &definition)?;
-    // Where the cluster has a Prometheus operator, its own definitions are the judges.
+    // Where the cluster has a Prometheus operator or KEDA, their own definitions are the judges.
     harness::run("tools", &["helm"])?;
-    let folder = harness::path("MONITORING_DEFINITIONS")?;
-    for kind in ["podmonitors", "prometheusrules", "servicemonitors"] {
-        let name = format!("{kind}.monitoring.coreos.com");
-        let file = format!("{folder}/{name}.yaml");
-        let definition = fs::read_to_string(&file).map_err(|error| Failure(format!("{file}: {error}")))?;
-        SCRATCH.define(&name, &definition)?;
+    for (folder, group, kinds) in [
+        (
+            "MONITORING_DEFINITIONS",
+            "monitoring.coreos.com",
+            &["podmonitors", "prometheusrules", "servicemonitors"][..],
+        ),
+        ("KEDA_DEFINITIONS", "keda.sh", &["scaledobjects", "triggerauthentications"]),
+    ] {
+        let folder = harness::path(folder)?;
+        for kind in kinds {
+            let name = format!("{kind}.{group}");
+            let file = format!("{folder}/{name}.yaml");
+            let definition =
+                fs::read_to_string(&file).map_err(|error| Failure(format!("{file}: {error}")))?;
+            SCRATCH.define(&name, &definition)?;
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod changes;
 mod deliveries;
+mod event_bridge;
 mod healing;
 mod installation;
 mod main_path;
@@ -31,7 +32,7 @@ use crate::stage::Stage;
 type Story = fn(&Stage, &mut Steps<'_>) -> Result<(), Stopped>;
 
 /// Each can be run by itself, after the installation. The last one leaves no operator.
-const SCENARIOS: [(&str, Story); 11] = [
+const SCENARIOS: [(&str, Story); 13] = [
     ("main path", main_path::story),
     ("plugin", plugin::story),
     ("refusals", refusals::story),
@@ -41,6 +42,8 @@ const SCENARIOS: [(&str, Story); 11] = [
     ("outage", outage::story),
     ("rollout", rollout::story),
     ("changes", changes::story),
+    ("queue", event_bridge::queue),
+    ("api destination", event_bridge::api_destination),
     ("upgrade", upgrade::story),
     ("removal", removal::story),
 ];

@@ -61,7 +61,7 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
 }
 
 /// Only the harness's own Kafka can be paused.
-fn can_be_paused(kafka: &Kafka) -> bool {
+pub(crate) fn can_be_paused(kafka: &Kafka) -> bool {
     kafka.brokers == "127.0.0.1:19092"
 }
 
@@ -71,10 +71,10 @@ pub(crate) fn end_an_earlier_one(kafka: &Kafka) -> Outcome {
 }
 
 /// A broker that hangs until this is dropped.
-struct Paused;
+pub(crate) struct Paused;
 
 impl Paused {
-    fn now() -> Outcome<Self> {
+    pub(crate) fn now() -> Outcome<Self> {
         harness::run("kafka", &["pause"]).map(|_| Self)
     }
 }

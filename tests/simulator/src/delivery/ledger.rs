@@ -159,6 +159,8 @@ pub struct LatencySummary {
 pub(crate) struct Run {
     pub(crate) id: Uuid,
     pub(crate) stop: CancellationToken,
+    /// Ends the making of events, and lets those that were made come to their ends.
+    pub(crate) closing: CancellationToken,
     seed: u64,
     started: Moment,
     state: watch::Sender<RunState>,
@@ -183,6 +185,7 @@ impl Run {
         Self {
             id: Uuid::new_v4(),
             stop: CancellationToken::new(),
+            closing: CancellationToken::new(),
             seed,
             started: Moment::now(),
             state: watch::Sender::new(RunState::Running),

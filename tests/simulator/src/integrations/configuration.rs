@@ -44,6 +44,10 @@ impl EventBridgeProperties {
         };
         let is_account = |text: &str| text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
         let is_region = |text: &str| !text.is_empty();
+        let event_source_suffix =
+            text(SUFFIX, is_suffix, "1 to 64 letters, digits, dots, hyphens or underscores")?;
+        let aws_account_id = text(ACCOUNT, is_account, "an AWS account's 12 digits")?;
+        let aws_account_region = text(REGION, is_region, "an AWS region")?;
         let event_filter = properties
             .get(FILTER)
             .and_then(Value::as_array)
@@ -52,16 +56,7 @@ impl EventBridgeProperties {
                 topics.iter().map(|topic| topic.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
             })
             .ok_or_else(|| format!("the property {FILTER:?} must be a list, not empty, of topics"))?;
-        Ok(Self {
-            event_source_suffix: text(
-                SUFFIX,
-                is_suffix,
-                "1 to 64 letters, digits, dots, hyphens or underscores",
-            )?,
-            aws_account_id: text(ACCOUNT, is_account, "an AWS account's 12 digits")?,
-            aws_account_region: text(REGION, is_region, "an AWS region")?,
-            event_filter,
-        })
+        Ok(Self { event_source_suffix, aws_account_id, aws_account_region, event_filter })
     }
 }
 

@@ -85,11 +85,11 @@ async fn messages_go_to_the_queue_in_batches() {
     organisation.integrate("a").await;
     let queues = Queues::start().await;
     set_rules(&organisation, to_queue(&queues)).await;
-    // Each fault takes one request: were every message a request, one fault would be left for every message.
+    // The first message of each request is refused: with a request for each, all would be.
     queues.server.fail(SqsFault::FailFirstEntry {
         action: "SendMessageBatch".to_owned(),
         times: 1_000,
-        code: "InternalError".to_owned(),
+        code: "InvalidMessageContents".to_owned(),
         sender_fault: true,
     });
     let run = run(&organisation, json!({"count": 300, "concurrency": 100})).await;
@@ -272,6 +272,18 @@ async fn a_stopped_run_abandons_what_waits() {
     run.stop();
     assert_eq!(run.finished().await.state, RunState::Stopped);
     assert_eq!(outcomes(&run), BTreeMap::from([(Outcome::Abandoned, 1)]));
+}
+
+#[tokio::test]
+async fn a_run_that_is_to_finish_delivers_what_waits() {
+    let (organisation, endpoint) = with_endpoint([503, 200]).await;
+    let run = organisation.simulator.change_presence(plan(json!({"ratePerSecond": 1}))).unwrap();
+    endpoint.has_received(1).await;
+    let path = format!("/control/deliveries/{}?finish=true", run.id());
+    assert_eq!(organisation.request(Method::DELETE, &path).send().await.unwrap().status(), 202);
+    let summary = run.finished().await;
+    assert_eq!(summary.state, RunState::Done);
+    assert_eq!(outcomes(&run), BTreeMap::from([(Outcome::Delivered, summary.events)]));
 }
 
 #[tokio::test]
