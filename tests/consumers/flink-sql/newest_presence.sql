@@ -22,7 +22,8 @@ CREATE TABLE notifications (
   'key.fields' = 'user_id',
   'value.format' = 'json',
   'value.fields-include' = 'EXCEPT_KEY',
-  'value.json.timestamp-format.standard' = 'ISO-8601'
+  'value.json.timestamp-format.standard' = 'ISO-8601',
+  'value.json.ignore-parse-errors' = 'true'
 );
 
 CREATE TABLE newest_presence (
