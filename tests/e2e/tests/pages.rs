@@ -78,9 +78,16 @@ fn the_page_on_consuming_has_the_programs_that_are_run() {
         ("sql", "tests/consumers/flink-sql/newest_presence.sql"),
     ];
     for (language, program) in programs {
-        let shown: Vec<_> =
-            blocks(&page).into_iter().filter(|block| block.language == language).map(|block| block.text).collect();
-        assert_eq!(shown, [read(program)], "docs/consuming.md is to show {program} in its block marked {language}");
+        let shown: Vec<_> = blocks(&page)
+            .into_iter()
+            .filter(|block| block.language == language)
+            .map(|block| block.text)
+            .collect();
+        assert_eq!(
+            shown,
+            [read(program)],
+            "docs/consuming.md is to show {program} in its block marked {language}"
+        );
     }
 }
 
