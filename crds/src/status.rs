@@ -8,10 +8,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use presenceroute_core::genesys_api::{ApiEndpoint, RegistrationSpec};
+use presenceroute_core::genesys_api::{ApiEndpoint, IntegrationSpec, RegistrationSpec};
 
 use crate::references::{CaSecretRef, OAuthClientSecretRef};
-use crate::spec::ServiceType;
+use crate::spec::{IntegrationMode, ServiceType};
 
 /// The observed state of a `PresenceRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -54,7 +54,13 @@ impl PresenceRouteStatus {
         self.source.as_ref()?.registration.as_ref()
     }
 
-    /// Registrations at places that the spec does not name any more.
+    /// The integration with Amazon EventBridge at Genesys Cloud.
+    #[must_use]
+    pub fn integration(&self) -> Option<&IntegrationStatus> {
+        self.source.as_ref()?.integration.as_ref()
+    }
+
+    /// Registrations and integrations at places that the spec does not name any more.
     #[must_use]
     pub fn former_registrations(&self) -> &[RegistrationLocation] {
         self.source.as_ref().map_or(&[], |source| &source.former_registrations)
@@ -71,19 +77,73 @@ pub struct SourceStatus {
     /// The registration at Genesys Cloud.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration: Option<RegistrationStatus>,
-    /// Registrations at places that the spec does not name any more, until Genesys Cloud confirms that they are gone.
+    /// The integration with Amazon EventBridge at Genesys Cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integration: Option<IntegrationStatus>,
+    /// Registrations and integrations at places that the spec does not name any more, until Genesys Cloud confirms that they are gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former_registrations: Vec<RegistrationLocation>,
 }
 
 /// The sources that a spec can name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum SourceType {
     /// `spec.source.webhook`.
     #[default]
     Webhook,
     /// `spec.source.amazonEventBridge`.
     AmazonEventBridge,
+}
+
+impl SourceType {
+    fn is_webhook(&self) -> bool {
+        *self == Self::Webhook
+    }
+}
+
+/// The integration with Amazon EventBridge as it was last seen at Genesys Cloud. It is written before the first call that
+/// could make one, then without an id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IntegrationStatus {
+    /// The id that Genesys Cloud gave it; absent until an answer has named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The integration.
+    #[serde(flatten)]
+    pub spec: IntegrationSpec,
+    /// Who keeps it.
+    #[serde(default)]
+    pub mode: IntegrationMode,
+    /// The full name of its event source, which the event bus in AWS must have, too:
+    /// `aws.partner/genesys.com/cloud/ORGANIZATION/SUFFIX`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_source_name: Option<String>,
+    /// The state that Genesys Cloud reports: `ACTIVE`, `ACTIVATING`, `INACTIVE`, `DEACTIVATING` or `ERROR`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_state: Option<String>,
+    /// The API that holds it.
+    pub access: RegistrationAccess,
+    /// True until Genesys Cloud accepts the OAuth client for the first time: nothing can have been created before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unauthenticated: bool,
+    /// The time since which Genesys Cloud confirms all of this. The operator verifies it every five minutes, without
+    /// writing that down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_verified_time: Option<Time>,
+}
+
+impl IntegrationStatus {
+    /// The place of the integration, without its content.
+    #[must_use]
+    pub fn location(&self) -> RegistrationLocation {
+        RegistrationLocation {
+            id: self.id.clone(),
+            type_: SourceType::AmazonEventBridge,
+            name: self.spec.name.clone(),
+            access: self.access.clone(),
+        }
+    }
 }
 
 /// The registration at Genesys Cloud as it was last seen there. It is written before the first call that could make
@@ -114,20 +174,24 @@ impl RegistrationStatus {
     pub fn location(&self) -> RegistrationLocation {
         RegistrationLocation {
             id: self.id.clone(),
+            type_: SourceType::Webhook,
             name: self.spec.name.clone(),
             access: self.access.clone(),
         }
     }
 }
 
-/// Where a registration is: what it takes to find it again after the spec, or the operator, has changed.
+/// Where a registration or an integration is: what it takes to find it again after the spec, or the operator, has changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistrationLocation {
     /// The id that Genesys Cloud gave it; absent until an answer has named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The registration's name.
+    /// The source that it was made for: a registration for a webhook, an integration for Amazon EventBridge.
+    #[serde(rename = "type", default, skip_serializing_if = "SourceType::is_webhook")]
+    pub type_: SourceType,
+    /// The registration's name, or the suffix of the integration's event source.
     pub name: String,
     /// The API that holds it.
     pub access: RegistrationAccess,

@@ -251,8 +251,8 @@ impl Genesys {
         let tokens = tokens.get_or_insert((token_url.clone(), access.client_id.clone(), secret), || {
             Tokens::new(calls_per_minute, longest_wait)
         });
-        let organization = organizations
-            .get_or_insert((api.clone(), access.client_id.clone()), Organization::default);
+        let organization =
+            organizations.get_or_insert((api.clone(), access.client_id.clone()), Organization::default);
         let transport = |url: &Url| Transport {
             http: Arc::clone(&http),
             timeout,
@@ -446,9 +446,7 @@ impl Client {
             secrets: &secrets,
         };
         let response = match self.tokens.unproven_budget() {
-            Some(budget) => {
-                self.send(&self.login_transport, request, budget, LimitedBy::TokenBudget).await?
-            }
+            Some(budget) => self.send(&self.login_transport, request, budget, LimitedBy::TokenBudget).await?,
             None => self.send(&self.login_transport, request, &self.budget, LimitedBy::Budget).await?,
         };
         if !response.status.is_success() {
@@ -500,7 +498,8 @@ mod tests {
     #[test]
     fn tokens_come_from_the_login_service_where_there_is_one() {
         let login_url = Some("https://login.example.com/".to_owned());
-        let access = Access { login_url, token_path: "/oauth/token".to_owned(), ..access("https://api.example.com") };
+        let access =
+            Access { login_url, token_path: "/oauth/token".to_owned(), ..access("https://api.example.com") };
         let client = Genesys::new().client(access.clone()).unwrap();
         assert_eq!(client.token_url.as_str(), "https://login.example.com/oauth/token");
         assert_eq!(client.url("/api/v2/users").as_str(), "https://api.example.com/api/v2/users");

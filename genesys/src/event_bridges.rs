@@ -53,7 +53,8 @@ impl EventBridges {
     /// Whether this is the API with this base URL and this path of the registrations' collection.
     #[must_use]
     pub fn is_at(&self, api_url: &str, event_bridges_path: &str) -> bool {
-        base_url(api_url, "spec.genesys.apiUrl").is_ok_and(|api| below(&api, event_bridges_path) == self.collection)
+        base_url(api_url, "spec.genesys.apiUrl")
+            .is_ok_and(|api| below(&api, event_bridges_path) == self.collection)
     }
 
     /// Whether both are of one API.

@@ -41,8 +41,11 @@ const GONE_WITHIN: Duration = Duration::from_secs(30);
 /// The first wait for an integration to be gone, and the longest.
 const GONE_POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 
-/// The notes of a configuration that has none.
-const NOTES: &str = "Kept by PresenceRoute: changes made here are reverted.";
+/// What the notes of a configuration that this client has written begin with.
+const NOTES: &str = "Kept by PresenceRoute ";
+
+/// The most bytes of notes that are looked at. Those that this client writes are shorter.
+const MAX_NOTES_BYTES: usize = 640;
 
 const INTEGRATION: Resource = Resource {
     name: "integration",
@@ -166,12 +169,16 @@ impl Integrations {
         self.received(&response, &request, None)
     }
 
-    /// Gives the integration with this id the configuration of `spec`, whatever version it has. What the configuration
+    /// Gives the integration with this id the desired configuration, whatever version it has. What the configuration
     /// has besides stays. `None` where there is no such integration (404).
     ///
     /// # Errors
     /// [`GenesysError::Conflict`] and [`GenesysError::InvalidRequest`] where the server refuses the configuration itself.
-    pub async fn configure(&self, id: &str, spec: &IntegrationSpec) -> Result<Option<()>, GenesysError> {
+    pub async fn configure(
+        &self,
+        id: &str,
+        desired: &DesiredIntegration,
+    ) -> Result<Option<()>, GenesysError> {
         let Some(url) = self.config_url(id) else { return Ok(None) };
         let request = self.request(Operation::Update, &CONFIG, &url);
         let mut refused_version = None;
@@ -179,7 +186,7 @@ impl Integrations {
         loop {
             let Some(mut config) = self.read_config(id).await? else { return Ok(None) };
             let version = config.get("version").cloned();
-            write_spec(&mut config, spec);
+            desired.write_to(&mut config);
             attempts_left -= 1;
             match self.send(&request, url.clone(), &config).await {
                 Ok(response) if response.is_not_found() => return Ok(None),
@@ -243,6 +250,20 @@ impl Integrations {
         request.unexpected(format!(
             "the server says that the integration {name:?} is gone, and lists it all the same"
         ))
+    }
+
+    /// What is wrong where an integration was created, and the server shows none.
+    #[must_use]
+    pub fn not_shown(&self, id: &str) -> GenesysError {
+        let request = self.request(Operation::Create, &INTEGRATION, &self.collection);
+        request.unexpected(format!("the server has created the integration {id:?}, and does not show it"))
+    }
+
+    /// What is wrong where the server shows an integration, and has none to write to.
+    #[must_use]
+    pub fn not_writable(&self, id: &str) -> GenesysError {
+        let request = self.request(Operation::Update, &CONFIG, &self.collection);
+        request.unexpected(format!("the server shows the integration {id:?}, and answers 404 to its change"))
     }
 
     /// The full name of the event source with this suffix, which the event bus in AWS has to have as well.
@@ -339,12 +360,34 @@ fn intended_state(enabled: bool) -> &'static str {
     if enabled { "ENABLED" } else { "DISABLED" }
 }
 
-/// Has a configuration say what `spec` does, and leaves the rest of it.
-fn write_spec(config: &mut Map<String, Value>, spec: &IntegrationSpec) {
-    config.insert("name".to_owned(), json!(spec.name));
-    if config.get("notes").is_none_or(|notes| notes.as_str().is_none_or(str::is_empty)) {
-        config.insert("notes".to_owned(), json!(NOTES));
+/// An integration as desired at Genesys Cloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredIntegration {
+    /// All of it. Neither the order of the topics nor a repetition matters.
+    pub spec: IntegrationSpec,
+    /// What it is kept for, such as NAMESPACE/NAME. It stands in the notes of the configuration, so that an integration of
+    /// the same event source that others keep is not taken for this one.
+    pub owner: String,
+}
+
+impl DesiredIntegration {
+    /// Has a configuration say what is desired, and leaves the rest of it: notes that others have written, too.
+    fn write_to(&self, config: &mut Map<String, Value>) {
+        let Self { spec, owner } = self;
+        config.insert("name".to_owned(), json!(spec.name));
+        let notes = config.get("notes").and_then(Value::as_str).unwrap_or_default();
+        if notes.is_empty() || notes.starts_with(NOTES) {
+            config.insert("notes".to_owned(), json!(notes_of(owner)));
+        }
+        write_properties(config, spec);
     }
+}
+
+fn notes_of(owner: &str) -> String {
+    format!("{NOTES}{owner}: changes made here are reverted.")
+}
+
+fn write_properties(config: &mut Map<String, Value>, spec: &IntegrationSpec) {
     let properties = config.entry("properties").or_insert_with(|| json!({}));
     if !properties.is_object() {
         *properties = json!({});
@@ -400,6 +443,8 @@ pub struct ReportedState {
 pub struct IntegrationConfig {
     #[serde(default, deserialize_with = "text")]
     name: String,
+    #[serde(default, deserialize_with = "notes")]
+    notes: String,
     #[serde(default, deserialize_with = "or_default")]
     properties: Properties,
 }
@@ -422,6 +467,15 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     Ok(Option::<String>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// The beginning of a text.
+fn notes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let mut notes = text(deserializer)?;
+    let end = (0..=MAX_NOTES_BYTES).rev().find(|end| notes.is_char_boundary(*end));
+    notes.truncate(end.unwrap_or_default());
+    notes.shrink_to_fit();
+    Ok(notes)
+}
+
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -437,9 +491,10 @@ impl IntegrationConfig {
 }
 
 impl Integration {
-    /// As it is once all of `spec` is written; what has become of its state is not known.
+    /// As it is once all that is desired is written; what has become of its state is not known.
     #[must_use]
-    pub fn written(id: &str, spec: &IntegrationSpec) -> Self {
+    pub fn written(id: &str, desired: &DesiredIntegration) -> Self {
+        let DesiredIntegration { spec, owner } = desired;
         let properties = Properties {
             event_source_suffix: spec.event_source_suffix.clone(),
             aws_account_id: spec.aws_account_id.clone(),
@@ -451,8 +506,15 @@ impl Integration {
             name: spec.name.clone(),
             intended_state: intended_state(spec.enabled).to_owned(),
             reported_state: None,
-            config: Some(IntegrationConfig { name: spec.name.clone(), properties }),
+            config: Some(IntegrationConfig { name: spec.name.clone(), notes: notes_of(owner), properties }),
         }
+    }
+
+    /// Whether its notes say that it is kept for this owner, or it has no event source yet and so is nobody's.
+    #[must_use]
+    pub fn is_kept_for(&self, owner: &str) -> bool {
+        let notes = self.config.as_ref().map_or("", |config| &config.notes);
+        notes == notes_of(owner) || self.event_source_suffix().is_empty()
     }
 
     /// Its name; empty where the response leaves it out.
@@ -584,6 +646,8 @@ struct ReceivedConfig {
 struct ReceivedCurrent {
     properties: Option<Properties>,
     name: Option<String>,
+    #[serde(default, deserialize_with = "notes")]
+    notes: String,
 }
 
 /// What a state is cut to. Those that Genesys Cloud has are shorter.
@@ -600,7 +664,8 @@ impl Received {
         let current = self.config.and_then(|config| config.current);
         let config = current.and_then(|current| {
             let properties = current.properties?;
-            Some(IntegrationConfig { name: current.name.unwrap_or_default(), properties })
+            let name = current.name.unwrap_or_default();
+            Some(IntegrationConfig { name, notes: current.notes, properties })
         });
         let is_state =
             |code: &String| code.len() <= MAX_STATE_BYTES && code.bytes().all(|byte| byte.is_ascii_graphic());
@@ -630,9 +695,13 @@ mod tests {
     use super::*;
     use crate::client::{Access, Genesys};
 
-    fn desired() -> IntegrationSpec {
+    fn desired() -> DesiredIntegration {
+        DesiredIntegration { spec: spec(), owner: "presence/contact-centre".to_owned() }
+    }
+
+    fn spec() -> IntegrationSpec {
         IntegrationSpec {
-            name: "presence/contact-centre".to_owned(),
+            name: "presence-contact-centre".to_owned(),
             event_source_suffix: "presence-contact-centre".to_owned(),
             aws_account_id: "123456789012".to_owned(),
             aws_region: "eu-west-1".to_owned(),
@@ -661,12 +730,12 @@ mod tests {
 
     fn as_desired() -> Value {
         json!({
-            "id": "1", "name": "presence/contact-centre",
+            "id": "1", "name": "presence-contact-centre",
             "integrationType": {"id": "amazon-eventbridge-source"},
             "intendedState": "ENABLED",
             "reportedState": {"code": "ACTIVE", "lastUpdated": "2026-11-30T20:00:00Z"},
             "config": {"current": {
-                "name": "presence/contact-centre", "version": 3, "notes": "",
+                "name": "presence-contact-centre", "version": 3, "notes": "",
                 "properties": {
                     "eventSourceSuffix": "presence-contact-centre", "awsAccountId": "123456789012",
                     "awsAccountRegion": "eu-west-1",
@@ -685,8 +754,8 @@ mod tests {
 
     #[test]
     fn an_integration_as_desired_does_not_differ() {
-        assert_eq!(received(as_desired()).unwrap().differences(&desired()), []);
-        assert_eq!(Integration::written("1", &desired()).differences(&desired()), []);
+        assert_eq!(received(as_desired()).unwrap().differences(&spec()), []);
+        assert_eq!(Integration::written("1", &desired()).differences(&spec()), []);
     }
 
     #[test]
@@ -701,7 +770,7 @@ mod tests {
             (&format!("{PROPERTIES}/eventFilter"), json!(null), "eventFilter"),
             ("/intendedState", json!("DISABLED"), "intendedState"),
         ] {
-            let differences = with(pointer, value).differences(&desired());
+            let differences = with(pointer, value).differences(&spec());
             let names: Vec<_> = differences.iter().map(ToString::to_string).collect();
             assert_eq!(names, [difference]);
         }
@@ -709,18 +778,17 @@ mod tests {
 
     #[test]
     fn an_integration_without_properties_has_all_to_be_written() {
-        let new = received(json!({"id": "1", "name": "presence/contact-centre"})).unwrap();
+        let new = received(json!({"id": "1", "name": "presence-contact-centre"})).unwrap();
         assert!(new.config.is_none() && new.aws_account_and_region().is_none());
-        let differences = new.differences(&desired());
+        let differences = new.differences(&spec());
         assert_eq!(differences.len(), 4, "{differences:?}");
         assert!(differences.into_iter().all(IntegrationDifference::is_of_configuration));
     }
 
     #[test]
     fn a_state_carries_its_reason_in_the_servers_words() {
-        let state = |answer: Value| {
-            received(json!({"id": "1", "reportedState": answer})).unwrap().reported_state
-        };
+        let state =
+            |answer: Value| received(json!({"id": "1", "reportedState": answer})).unwrap().reported_state;
         let error = state(json!({"code": "ERROR", "detail": {
             "message": "account {account} is\nunknown", "messageWithParams": "account 1 is\nunknown to client-secret",
         }}));
@@ -747,11 +815,11 @@ mod tests {
         }) else {
             panic!()
         };
-        write_spec(&mut config, &desired());
+        desired().write_to(&mut config);
         assert_eq!(
             Value::Object(config),
             json!({
-                "id": "c", "version": 7, "name": "presence/contact-centre", "notes": "ask the network team",
+                "id": "c", "version": 7, "name": "presence-contact-centre", "notes": "ask the network team",
                 "properties": {
                     "eventSourceSuffix": "presence-contact-centre", "awsAccountId": "123456789012",
                     "awsAccountRegion": "eu-west-1", "isEnhanced": true,
@@ -761,15 +829,29 @@ mod tests {
             })
         );
         let mut new = Map::new();
-        write_spec(&mut new, &desired());
-        assert_eq!(new["notes"], NOTES);
+        desired().write_to(&mut new);
+        assert_eq!(
+            new["notes"],
+            "Kept by PresenceRoute presence/contact-centre: changes made here are reverted."
+        );
+    }
+
+    #[test]
+    fn an_integration_is_kept_for_the_owner_that_its_notes_name() {
+        assert!(Integration::written("1", &desired()).is_kept_for("presence/contact-centre"));
+        assert!(!Integration::written("1", &desired()).is_kept_for("presence/contact"));
+        assert!(!received(as_desired()).unwrap().is_kept_for("presence/contact-centre"), "made by hand");
+        let new = received(json!({"id": "1", "name": "presence-contact-centre"})).unwrap();
+        assert!(new.is_kept_for("presence/contact-centre"), "nobody has configured it");
+        let long = with("/config/current/notes", json!("é".repeat(1 << 16)));
+        assert!(long.config.unwrap().notes.len() <= MAX_NOTES_BYTES);
     }
 
     #[test]
     fn an_integration_is_found_by_its_suffix_or_its_name() {
         let config = |suffix: &str| {
             let properties = Properties { event_source_suffix: suffix.to_owned(), ..Properties::default() };
-            IntegrationConfig { name: String::new(), properties }
+            IntegrationConfig { properties, ..IntegrationConfig::default() }
         };
         assert!(config("ours").is_asked_for("ours", false), "by another name");
         assert!(config("").is_asked_for("ours", true), "not configured yet");

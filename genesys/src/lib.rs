@@ -25,5 +25,5 @@ pub use client::{Access, Builder, Client, Genesys, Limits};
 pub use error::GenesysError;
 pub use event_bridges::{DesiredRegistration, Difference, EventBridges, ObservedRetryPolicy, Registration};
 pub use host_policy::HostPolicy;
-pub use integrations::{Integration, IntegrationDifference, Integrations};
+pub use integrations::{DesiredIntegration, Integration, IntegrationDifference, Integrations};
 pub use paging::Listing;

@@ -4,6 +4,7 @@
 //! its own; what they share is in [`Context`].
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::runtime::controller::{Action, Controller};
 use kube::{Client, Resource, ResourceExt};
+use presenceroute_core::condition::ConditionChecks;
 use presenceroute_crds::status::{EndpointPhase, EndpointStatus};
 use presenceroute_crds::{GROUP, PresenceRoute, PresenceRouteStatus};
 use presenceroute_genesys::Genesys;
@@ -40,7 +42,8 @@ use crate::reconcile_state::{ReconcileState, deployment};
 use crate::registration::execute::Executor;
 use crate::registration::failure::Failure;
 use crate::registration::in_flight::InFlightCalls;
-use crate::registration::{Deletion, RegistrationInput, RegistrationState, Registrations};
+use crate::registration::record::RegistrationRecord;
+use crate::registration::{ApiKeyStep, Deletion, RegistrationInput, RegistrationState, Registrations};
 use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusAccess, RelayStatusClient};
 use crate::route_state::{RouteStates, WaitReason};
 use crate::status::conditions::{Delays, Observed, RefusalReason, is_progressing};
@@ -62,6 +65,8 @@ const REFUSED: Duration = Duration::from_secs(15);
 const DELAYED: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(30));
 /// How soon the relays are asked again whether topics that were missing or forbidden are usable.
 const TOPICS: Duration = Duration::from_secs(10);
+/// How soon the relays are asked again whether AWS sends the newest API key.
+const API_KEY: Duration = Duration::from_secs(15);
 /// How often the state of routes that are gone is dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How many routes are built and applied at a time, of all namespaces and of one.
@@ -215,7 +220,7 @@ async fn reconcile(object: Arc<RouteOrInvalid>, context: Arc<Context>) -> Result
     let route = match &object.0 {
         Ok(route) => route,
         Err(invalid) => {
-            report_invalid_object(&object, &invalid.error, &context).await;
+            Box::pin(report_invalid_object(&object, &invalid.error, &context)).await;
             return Ok(Action::await_change());
         }
     };
@@ -226,7 +231,7 @@ async fn reconcile(object: Arc<RouteOrInvalid>, context: Arc<Context>) -> Result
     let result = if route.metadata.deletion_timestamp.is_none() {
         reconcile_route(route, &context).await
     } else if has_finalizer(route) {
-        delete_route(route, &context).await
+        Box::pin(delete_route(route, &context)).await
     } else {
         Ok(Action::await_change())
     };
@@ -237,11 +242,33 @@ async fn reconcile(object: Arc<RouteOrInvalid>, context: Arc<Context>) -> Result
     result
 }
 
-/// The steps.
+/// The steps. What they take is on the heap, and not before their turn: all routes wait for it at once after a start.
 async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Action, ReconcileError> {
     let namespace = route.namespace().unwrap_or_default();
     let checks = context.conditions.compile(&namespace, &route.spec).await;
     let worker = context.workers.acquire(&namespace).await;
+    let built = Box::pin(build_and_apply(route, checks, context)).await?;
+    drop(worker);
+    match built {
+        ControlFlow::Continue(built) => Box::pin(register_and_report(route, *built, context)).await,
+        ControlFlow::Break(action) => Ok(action),
+    }
+}
+
+/// A valid route whose objects were applied, as far as Kubernetes took them.
+struct Built {
+    state: ReconcileState,
+    /// Of the configuration that its pods are to be started with.
+    config_hash: String,
+}
+
+/// The steps up to `apply`. A route that is refused is reported, and nothing else is done for it.
+async fn build_and_apply(
+    route: &PresenceRoute,
+    checks: &ConditionChecks,
+    context: &Context,
+) -> Result<ControlFlow<Action, Box<Built>>, ReconcileError> {
+    let namespace = route.namespace().unwrap_or_default();
     let secrets = context.secrets.of(&namespace);
     let mut references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
     context.metrics.certificates(route, std::mem::take(&mut references.certificates));
@@ -250,23 +277,25 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
         Ok(model) => model,
         Err(problems) => {
             report_refused(route, context, RefusalReason::Invalid, &problems).await?;
-            return Ok(Action::await_change());
+            return Ok(ControlFlow::Break(Action::await_change()));
         }
     };
     let violations = context.settings.policy.check(route, &context.settings.relay_defaults);
     if !violations.is_empty() {
         report_refused(route, context, RefusalReason::PolicyViolation, &violations).await?;
-        return Ok(Action::await_change());
+        return Ok(ControlFlow::Break(Action::await_change()));
     }
     let name_pending = match context.registrations.conflict(route, &model) {
         None => None,
         Some(Conflict::Owned(why)) => {
             report_refused(route, context, RefusalReason::Invalid, &[why]).await?;
-            return Ok(Action::requeue(CONFLICT));
+            return Ok(ControlFlow::Break(Action::requeue(CONFLICT)));
         }
         Some(Conflict::PendingRelease(why)) => {
-            let SourceModel::Webhook(webhook) = &mut model.source;
-            webhook.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
+            // An event source can have no other name meanwhile: what is made in AWS goes by it.
+            if let SourceModel::Webhook(webhook) = &mut model.source {
+                webhook.registration.name = format!("{namespace}/{}/{}", model.name, model.uid);
+            }
             Some(why)
         }
     };
@@ -275,7 +304,7 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     let rotation = rotation(&model, context);
     let revisions = DesiredRevisions {
         routing: model.table.revision().to_owned(),
-        signing: rotation.revision(),
+        signing: model.push_credential.as_ref().map(|_| rotation.revision()),
         log_level: model.relay.log_level().as_str(),
     };
     let objects = build::build(&model, &rotation, &context.settings.installation)?;
@@ -285,42 +314,60 @@ async fn reconcile_route(route: &PresenceRoute, context: &Context) -> Result<Act
     let clients = context.registrations.kept_clients(&key.namespace, &key.name);
     objects.extend(build::kept_clients_object(&model, &clients).map_err(BuildError::from)?);
     let applied = apply::apply(&context.client, &context.owned, &key, objects, &held_back).await;
-    drop(worker);
     // What Kubernetes refuses for good is in the status; the other steps go on with what there is.
     let apply_error = apply::refusal_of(applied)?;
     let delays = delays(&model, context);
     let exposure = exposure(route, &model, context);
-    let mut state =
-        ReconcileState { model, rotation, revisions, apply_error, exposure, delays, name_pending };
+    let state = ReconcileState { model, rotation, revisions, apply_error, exposure, delays, name_pending };
+    Ok(ControlFlow::Continue(Box::new(Built { state, config_hash })))
+}
 
+/// The steps from `sync_relays` on, which wait for others than the API server.
+async fn register_and_report(
+    route: &PresenceRoute,
+    Built { mut state, config_hash }: Built,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
     let Some(relays) = sync_relays(route, &state, context).await? else {
         return Ok(Action::requeue(LIVE_POLL));
     };
     let is_refused = state.apply_error.is_some();
     if state.model.served.phase == EndpointPhase::Distributing
-        && context.relay_status.all_run(&key.namespace, &key.name, &config_hash)
+        && context.relay_status.all_run(&state.model.namespace, &state.model.name, &config_hash)
     {
         let served = endpoint_change::distributed(state.model.served);
         write_endpoint(route, served, context).await?;
         // What exposes the new endpoint may be built only now.
         return Ok(Action::requeue(Duration::ZERO));
     }
-    let ReconcileState { model, revisions, rotation, exposure, .. } = &mut state;
-    let is_exposed = exposure.is_exposed;
-    let input = RegistrationInput { route, model, relays: &relays, revisions, is_refused, is_exposed };
+    let ReconcileState { model, revisions, rotation, exposure, name_pending, .. } = &mut state;
+    let input = RegistrationInput {
+        route,
+        model,
+        relays: &relays,
+        revisions,
+        is_refused,
+        is_exposed: exposure.as_ref().is_none_or(|exposure| exposure.is_exposed),
+        is_name_pending: name_pending.is_some() && matches!(model.source, SourceModel::AmazonEventBridge(_)),
+    };
     let registration = context.registrations.reconcile(&input, rotation).await?;
+    let api_key = context.registrations.follow_api_key(&input, rotation).await?;
     if context.registrations.calls_endpoint(route, &model.served.current.url, &registration) {
         let grace = SignedDuration::try_from(context.settings.secret_grace).unwrap_or(SignedDuration::MAX);
         model.served = endpoint_change::registered(model.served.clone(), Timestamp::now(), grace);
     }
-    let action = requeue_after(&state, &relays, &registration);
-    context.status().report(route, state.facts(&context.owned, &relays, registration)).await?;
+    let action = requeue_after(&state, &relays, &registration, api_key);
+    let facts = state.facts(&context.owned, &relays, registration, api_key);
+    context.status().report(route, facts).await?;
     Ok(action)
 }
 
 /// Has the model serve the endpoints that Genesys Cloud may still call beside the one of the spec. What is new of that is
 /// in the status before an object is built of it.
 async fn serve(route: &PresenceRoute, model: &mut Model, context: &Context) -> Result<(), ReconcileError> {
+    if model.endpoint.is_none() {
+        return Ok(());
+    }
     let status = context.states.status(route).unwrap_or_default();
     let registration = status.registration().filter(|registration| !registration.unauthenticated);
     let registered_url = registration.map(|registration| registration.spec.url.as_str());
@@ -367,10 +414,9 @@ fn rotation(model: &Model, context: &Context) -> CredentialRotation {
     let stored = context.owned.get("Secret", &model.namespace, &name);
     let stored: Option<Secret> = stored.and_then(|object| object.try_parse().ok());
     let rotation = CredentialRotation::read(stored.as_ref());
-    let SourceModel::Webhook(webhook) = &model.source;
-    match &webhook.signing_secret {
-        Ok(secret) => rotation.advance(secret, Timestamp::now()),
-        Err(_) => rotation,
+    match model.push_credential.as_ref().map(|credential| &credential.value) {
+        Some(Ok(secret)) => rotation.advance(secret, Timestamp::now()),
+        Some(Err(_)) | None => rotation,
     }
 }
 
@@ -384,17 +430,17 @@ fn delays(Model { namespace, name, uid, .. }: &Model, context: &Context) -> Dela
     }
 }
 
-/// How far the endpoint is exposed.
-fn exposure(route: &PresenceRoute, model: &Model, context: &Context) -> Exposure {
-    let report = Report::read(model, &context.owned);
+/// How far the endpoint is exposed, where there is one.
+fn exposure(route: &PresenceRoute, model: &Model, context: &Context) -> Option<Exposure> {
+    let report = Report::read(model, model.endpoint.as_ref()?, &context.owned);
     let waited = context.states.waits(&model.uid, WaitReason::Address, report.lacks_address());
     let status = context.states.status(route).unwrap_or_default();
     let past = Past {
         waited: waited.unwrap_or_default(),
-        is_registered: status.registration().is_some_and(|registration| registration.id.is_some()),
+        is_registered: RegistrationRecord::read(Some(status.clone())).id().is_some(),
         condition: status.conditions.iter().find(|condition| condition.type_ == "EndpointExposed"),
     };
-    context.exposures.judge(report, past)
+    Some(context.exposures.judge(report, past))
 }
 
 /// Has the relay pods take up what is new, and returns how they are. `None` for the moment in which they are at it,
@@ -426,17 +472,23 @@ async fn sync_relays(
     // Once, while the kubelets are at it, and not again with every pod that has caught up.
     let reported = context.states.status(route).unwrap_or_default();
     if !is_progressing(&reported, route.meta().generation, &state.revisions.routing) {
-        let facts = state.facts(&context.owned, &relays, RegistrationState::Unchanged);
+        let facts = state.facts(&context.owned, &relays, RegistrationState::Unchanged, None);
         context.status().report(route, facts).await?;
     }
     Ok(None)
 }
 
 /// When to reconcile again although no watch triggers it.
-fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &RegistrationState) -> Action {
-    let SourceModel::Webhook(webhook) = &state.model.source;
+fn requeue_after(
+    state: &ReconcileState,
+    relays: &RelayPods,
+    registration: &RegistrationState,
+    api_key: Option<ApiKeyStep>,
+) -> Action {
+    let credential = state.model.push_credential.as_ref();
+    let lacks_credential = credential.is_some_and(|credential| credential.value.is_err());
     // Without the secret that is wanted, none is retired, however late it is.
-    let retire_at = state.rotation.retire_at().filter(|_| webhook.signing_secret.is_ok());
+    let retire_at = state.rotation.retire_at().filter(|_| !lacks_credential);
     let retire = retire_at.map(|time| {
         Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO) + LIVE_POLL
     });
@@ -448,7 +500,7 @@ fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &Regi
         | RegistrationState::Unverified(Failure { retry_in, .. }) => Some(*retry_in),
         RegistrationState::Waiting { check_in, .. } => *check_in,
         // Without the secret that is wanted, the Secret's own watch triggers the route.
-        RegistrationState::Unchanged => webhook.signing_secret.is_ok().then_some(PROGRESSING),
+        RegistrationState::Unchanged => (!lacks_credential).then_some(PROGRESSING),
         RegistrationState::Registered { trusted_for: wait, .. } | RegistrationState::Postponed(wait) => {
             Some(*wait)
         }
@@ -462,12 +514,27 @@ fn requeue_after(state: &ReconcileState, relays: &RelayPods, registration: &Regi
     let topics = (!are_reachable).then_some(TOPICS);
     let conflict = state.name_pending.as_ref().map(|_| CONFLICT);
     let refused = state.apply_error.as_ref().map(|_| REFUSED);
-    let address = state.exposure.check_in;
-    let soonest =
-        [retire, retire_endpoint, registration, lagging, delayed, topics, conflict, refused, address]
-            .into_iter()
-            .flatten()
-            .min();
+    let address = state.exposure.as_ref().and_then(|exposure| exposure.check_in);
+    let api_key = match api_key {
+        Some(ApiKeyStep::Distributing) => Some(PROGRESSING),
+        Some(ApiKeyStep::AwaitedFromAws) => Some(API_KEY),
+        Some(ApiKeyStep::InUse) | None => None,
+    };
+    let soonest = [
+        retire,
+        retire_endpoint,
+        registration,
+        api_key,
+        lagging,
+        delayed,
+        topics,
+        conflict,
+        refused,
+        address,
+    ]
+    .into_iter()
+    .flatten()
+    .min();
     Action::requeue(soonest.unwrap_or(STEADY))
 }
 
@@ -541,5 +608,19 @@ pub async fn definition_exists(client: &Client) -> Result<bool, kube::Error> {
         Ok(resources) => Ok(resources.resources.iter().any(|found| found.kind == PresenceRoute::kind(&()))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reconcile_that_waits_for_its_turn_takes_little_memory() {
+        fn future_size<A, B, F>(_: fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = future_size(reconcile);
+        assert!(bytes <= 2048, "{bytes} bytes");
     }
 }

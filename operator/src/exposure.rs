@@ -14,7 +14,7 @@ use kube::core::DynamicObject;
 use parking_lot::Mutex;
 use presenceroute_crds::spec::{ParentReference, ServiceType};
 use presenceroute_manifest::build;
-use presenceroute_manifest::validate::{self, Model};
+use presenceroute_manifest::validate::{self, EndpointModel, Model};
 use serde_json::Value;
 
 use crate::cache::OwnedObjects;
@@ -113,16 +113,16 @@ pub struct ExposureJudge {
 }
 
 impl Report {
-    /// What is reported of the objects that expose this model's endpoint.
-    pub fn read(model: &Model, owned: &OwnedObjects) -> Self {
+    /// What is reported of the objects that expose an endpoint of this model.
+    pub fn read(model: &Model, endpoint: &EndpointModel, owned: &OwnedObjects) -> Self {
         let name = build::relay_name(&model.name);
         let object = |kind: &str| owned.get(kind, &model.namespace, &name);
-        match &model.endpoint.exposure {
+        match &endpoint.exposure {
             validate::Exposure::Ingress(_) => of_ingress(object("Ingress"), &name),
             validate::Exposure::Gateway(gateway) => {
                 of_http_route(object("HTTPRoute"), &name, &model.namespace, &gateway.parent_refs)
             }
-            validate::Exposure::Service if model.endpoint.service.type_ == ServiceType::LoadBalancer => {
+            validate::Exposure::Service if endpoint.service.type_ == ServiceType::LoadBalancer => {
                 of_load_balancer(object("Service"), &name)
             }
             validate::Exposure::Service => Self::ServiceOnly(format!("Service/{name}")),

@@ -4,12 +4,13 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use presenceroute_crds::status::{SigningPhase, SigningStatus};
 use presenceroute_manifest::build;
+use presenceroute_manifest::dereference::PushCredential;
 use presenceroute_manifest::rotation::CredentialRotation;
-use presenceroute_manifest::validate::{Model, SourceModel, WebhookModel};
+use presenceroute_manifest::validate::Model;
 
 use crate::cache::OwnedObjects;
 use crate::exposure::Exposure;
-use crate::registration::RegistrationState;
+use crate::registration::{ApiKeyStep, RegistrationState};
 use crate::relay_pods::{DesiredRevisions, RelayPods};
 use crate::status::conditions::{Delays, DeploymentFacts, Observed, RouteFacts, RoutingFacts};
 use crate::text::one_line;
@@ -21,14 +22,14 @@ const MAX_REFUSAL: usize = 512;
 pub struct ReconcileState {
     /// What the spec means.
     pub model: Model,
-    /// The signing secrets, and where a rotation stands.
+    /// The signing secrets or API keys, and where a rotation stands.
     pub rotation: CredentialRotation,
     /// What the relay pods are to serve.
     pub revisions: DesiredRevisions,
     /// Why an object was refused by Kubernetes.
     pub apply_error: Option<String>,
-    /// How far its endpoint is exposed.
-    pub exposure: Exposure,
+    /// How far its endpoint is exposed, where it has one.
+    pub exposure: Option<Exposure>,
     /// How long its relay pods have not been as they should be.
     pub delays: Delays,
     /// Why its registration goes by another name than the spec's.
@@ -42,18 +43,23 @@ impl ReconcileState {
         owned: &OwnedObjects,
         relays: &RelayPods,
         registration: RegistrationState,
+        api_key: Option<ApiKeyStep>,
     ) -> Observed {
         let Self { model, rotation, revisions, apply_error, exposure, delays, name_pending } = self;
-        let distributed = relays.all_accept(&revisions.signing);
-        let SourceModel::Webhook(webhook) = &model.source;
-        let phase = match &webhook.signing_secret {
-            Ok(secret) => rotation.phase(secret, distributed),
-            Err(_) => SigningPhase::Stable,
-        };
+        let distributed = relays.all_accept(revisions.signing.as_deref());
+        let signing = model.push_credential.as_ref().map(|credential| SigningStatus {
+            revision: rotation.revision(),
+            phase: match &credential.value {
+                Ok(secret) => rotation.phase(secret, distributed),
+                Err(_) => SigningPhase::Stable,
+            },
+            secret_version: registered_version(credential, rotation),
+            retire_time: rotation.retire_at().map(Time),
+        });
         Observed::Valid(Box::new(RouteFacts {
             call_secret_problems: model.call_secret_problems().cloned().collect(),
             relay_secret_problems: model.relay_secret_problems().cloned().collect(),
-            weak_secret: webhook.weak_secret(),
+            weak_secret: model.weak_push_credential(),
             apply_error: apply_error.clone(),
             deployment: deployment(owned, &model.namespace, &model.name),
             obstacle: relays.obstacle(),
@@ -69,26 +75,22 @@ impl ReconcileState {
                 forbidden_topics: relays.forbidden_topics(),
                 revision: revisions.routing.clone(),
             },
-            signing: SigningStatus {
-                revision: rotation.revision(),
-                phase,
-                secret_version: registered_version(webhook, rotation),
-                retire_time: rotation.retire_at().map(Time),
-            },
+            signing,
+            api_key,
             exposure: exposure.clone(),
             relay_version: relays.version(),
             registration,
-            endpoint: model.served.clone(),
+            endpoint: model.endpoint.as_ref().map(|_| model.served.clone()),
             name_pending: name_pending.clone(),
             suspended: model.suspended,
         }))
     }
 }
 
-/// The version of the user's Secret whose value Genesys Cloud signs with; nothing while that is an older one.
-fn registered_version(webhook: &WebhookModel, rotation: &CredentialRotation) -> Option<String> {
-    let secret = webhook.signing_secret.as_ref().ok().filter(|secret| rotation.is_registered(secret));
-    secret.and_then(|_| webhook.signing_secret_version.clone())
+/// The version of the user's Secret whose value senders prove themselves with; nothing while that is an older one.
+fn registered_version(credential: &PushCredential, rotation: &CredentialRotation) -> Option<String> {
+    let secret = credential.value.as_ref().ok().filter(|secret| rotation.is_registered(secret));
+    secret.and_then(|_| credential.secret_version.clone())
 }
 
 /// The numbers of a route's Deployment, once there is one.

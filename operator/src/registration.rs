@@ -1,10 +1,12 @@
-//! Genesys Cloud holds exactly one registration for a route, as its spec asks for it; none once the route is deleted.
+//! Genesys Cloud holds exactly one registration or integration for a route, as its spec asks for it; none once the route is
+//! deleted.
 //!
 //! preconditions → persist → observe → plan → execute → record: where a registration may be is in the status, and the
 //! finalizer is on the object, before the first call ([`record`]). A reconcile does not wait long for a call
 //! ([`in_flight`]). Which secret Genesys Cloud signs with is reported by the relays ([`secret_drift`]). Conditions and
 //! their wording are left to [`status`](crate::status).
 
+mod api_key;
 pub mod backend;
 mod client_keeping;
 mod deletion;
@@ -12,6 +14,7 @@ pub mod desired;
 pub mod execute;
 pub mod failure;
 pub mod in_flight;
+pub mod objects;
 pub mod plan;
 pub mod record;
 pub mod schedule;
@@ -25,14 +28,18 @@ use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Client, ResourceExt};
-use presenceroute_crds::status::{EndpointExposure, EndpointPhase, RegistrationAccess, RegistrationLocation};
+use presenceroute_crds::status::{
+    EndpointExposure, EndpointPhase, RegistrationAccess, RegistrationLocation, SourceType,
+};
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 use presenceroute_genesys::Access;
+use presenceroute_genesys::integrations::ReportedState;
 use presenceroute_manifest::build;
 use presenceroute_manifest::conflicts::{self, Conflict};
 use presenceroute_manifest::dereference::{SecretProblem, SecretSource, ca, oauth_client};
 use presenceroute_manifest::rotation::CredentialRotation;
 use presenceroute_manifest::validate::{Model, SourceModel};
+use secrecy::SecretString;
 
 use crate::apply;
 use crate::cache::RouteIndex;
@@ -45,12 +52,14 @@ use crate::finalizer::add_finalizer;
 use crate::relay_pods::{DesiredRevisions, RelayPods, RelayStatusClient};
 use crate::route_state::{RouteStates, WaitReason};
 
+pub use api_key::ApiKeyStep;
 use client_keeping::Replace;
 pub use deletion::Deletion;
-use desired::Desired;
+use desired::{Desired, owner};
 use execute::{Executor, Outcome};
-use failure::{CONTESTED, Failure};
+use failure::{CONTESTED, Failure, noun};
 use in_flight::InFlightCalls;
+use objects::ObservedObject;
 use plan::Change;
 use record::{CleanupTarget, RegistrationRecord};
 use schedule::Known;
@@ -97,6 +106,8 @@ pub enum RegistrationState {
         others: Vec<String>,
         /// Whether it can be observed at all.
         is_verifiable: bool,
+        /// What is known of an integration beside the record.
+        integration: Option<Box<IntegrationReport>>,
         /// How long this is trusted before Genesys Cloud is asked again.
         trusted_for: Duration,
     },
@@ -104,6 +115,17 @@ pub enum RegistrationState {
     Unverified(Failure),
     /// Not as the spec asks.
     Failed(Failure),
+}
+
+/// What is known of an integration with Amazon EventBridge when it is there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct IntegrationReport {
+    /// What has become of its intended state, where Genesys Cloud tells.
+    pub state: Option<ReportedState>,
+    /// The desired topics that Genesys Cloud does not send to Amazon EventBridge, each as a sentence.
+    pub unavailable_topics: Vec<String>,
+    /// In what an integration that is kept by other means is not as the spec asks, by the names of fields at Genesys Cloud.
+    pub differs: Option<String>,
 }
 
 /// What a reconcile has found out before it registers the route.
@@ -118,8 +140,10 @@ pub struct RegistrationInput<'i> {
     pub revisions: &'i DesiredRevisions,
     /// Whether Kubernetes has refused one of the route's objects, perhaps the one that exposes the endpoint.
     pub is_refused: bool,
-    /// Whether the endpoint is exposed.
+    /// Whether the endpoint is exposed, or there is none.
     pub is_exposed: bool,
+    /// Whether another route has not released the event source yet that this one asks for.
+    pub is_name_pending: bool,
 }
 
 /// What the registrations of all routes share.
@@ -181,8 +205,8 @@ impl Registrations {
     /// Whether the registration was as the spec asks when it was last verified, and nothing has spoken against it since.
     fn stands(&self, input: &RegistrationInput<'_>, rotation: &CredentialRotation) -> bool {
         let RegistrationInput { route, model, .. } = *input;
-        let SourceModel::Webhook(webhook) = &model.source;
-        let has_secret = webhook.signing_secret.as_ref().is_ok_and(|secret| rotation.is_registered(secret));
+        let has_secret = signing_secret(model)
+            .is_none_or(|secret| secret.as_ref().is_ok_and(|secret| rotation.is_registered(secret)));
         let was_reported = self.last_report(route).is_some_and(|last| last.status != "False");
         let record = RegistrationRecord::read(self.states.status(route));
         has_secret && was_reported && record.holds(model, &route.spec.genesys)
@@ -197,6 +221,11 @@ impl Registrations {
         let key = key_of(route);
         if let Some(result) = self.calls.take_result(&key, &model.uid) {
             self.apply_late_result(input, rotation, result).await?;
+        }
+        if input.is_name_pending {
+            let what =
+                "waiting for another PresenceRoute to release the integration with this eventSourceSuffix";
+            return Ok(waiting(what, None));
         }
         let record = RegistrationRecord::read(self.states.status(route));
         let Some(desired) = self.preconditions(input, rotation, &record)? else {
@@ -266,13 +295,25 @@ impl Registrations {
         rotation: &CredentialRotation,
         record: &RegistrationRecord,
     ) -> Result<Option<Result<Desired, RegistrationState>>, ReconcileError> {
-        let RegistrationInput { route, model, relays, revisions, is_refused, is_exposed } = *input;
+        let RegistrationInput { route, model, relays, revisions, is_refused, is_exposed, .. } = *input;
         let is_first = record.id().is_none();
         let unmet = |what, check_in| Ok(is_first.then(|| Err(waiting(what, check_in))));
-        let SourceModel::Webhook(webhook) = &model.source;
-        let Ok(secret) = &webhook.signing_secret else {
+        let desired = |secret: &SecretString| {
+            Ok(Some(
+                Desired::of(model, &route.spec.genesys, secret)
+                    .map_err(|problem| RegistrationState::Failed(Failure::unresolved(&problem))),
+            ))
+        };
+        // A queue keeps the events until a relay can receive them, and it is made once the event source is there. What
+        // others keep is only read.
+        if !model.config.source.kind().exposes_endpoint || is_external(model) {
+            return desired(&SecretString::default());
+        }
+        let secret = match signing_secret(model) {
+            None => None,
+            Some(Ok(secret)) => Some(secret),
             // What is registered stays, with the secret that it has.
-            return unmet("waiting for the signing secret", None);
+            Some(Err(_)) => return unmet("waiting for the signing secret", None),
         };
         if is_first && relays.ready().next().is_none() {
             return unmet("waiting for a relay pod to become ready", None);
@@ -293,7 +334,10 @@ impl Registrations {
             let what = "waiting for the endpoint to be exposed: EndpointExposed names what is missing";
             return unmet(what, None);
         }
-        if !rotation.is_registered(secret) && !self.may_sign(input, is_first) {
+        if let Some(secret) = secret
+            && !rotation.is_registered(secret)
+            && !self.may_sign(input, is_first)
+        {
             let what = "waiting for every relay pod to accept the newest signing secret";
             return unmet(what, Some(PROGRESSING));
         }
@@ -302,10 +346,10 @@ impl Registrations {
             let what = "waiting for the relay pods to be ready and to serve the newest routes";
             return unmet(what, Some(PROGRESSING));
         }
-        Ok(Some(
-            Desired::of(model, &route.spec.genesys, secret)
-                .map_err(|problem| RegistrationState::Failed(Failure::unresolved(&problem))),
-        ))
+        match secret {
+            Some(secret) => desired(secret),
+            None => desired(&SecretString::default()),
+        }
     }
 
     /// Whether Genesys Cloud may sign with the newest secret: every relay accepts it. A rotation also waits, for a while,
@@ -317,7 +361,7 @@ impl Registrations {
         } else if self.states.waiting_for(uid, WaitReason::Starting) < START_PATIENCE {
             return false;
         }
-        input.relays.all_accept(&input.revisions.signing)
+        input.relays.all_accept(input.revisions.signing.as_deref())
     }
 
     /// Whether the Service routes to a relay: nodes learn of a ready pod a moment after the API server does, and refuse
@@ -372,8 +416,13 @@ impl Registrations {
                 self.executor.cache().begin(&model.uid, &desired.location);
             }
         }
-        add_finalizer(&self.client, route).await.map_err(kubernetes("add the finalizer"))?;
-        let drift = self.observe_drift(input, rotation.is_registered(&desired.secret));
+        if !intended.is_free() {
+            add_finalizer(&self.client, route).await.map_err(kubernetes("add the finalizer"))?;
+        }
+        let drift = match desired.secret() {
+            Some(secret) => self.observe_drift(input, rotation.is_registered(secret)),
+            None => Drift::default(),
+        };
         Ok(Some(Box::new(CallContext { desired, record: intended, drift })))
     }
 
@@ -402,11 +451,11 @@ impl Registrations {
         let was_good = self.last_report(route).is_some_and(|last| last.status == "True");
         let known = Known {
             id: context.record.id().map(str::to_owned),
-            url: context.record.url().map(str::to_owned),
+            destination: context.record.destination(),
             contested: self.is_contested(route),
             confirmed: context.record.confirms(&status),
             in_order: was_good && context.record.is_in_order(&status),
-            secret_registered: rotation.is_registered(&context.desired.secret),
+            secret_registered: context.desired.secret().is_none_or(|secret| rotation.is_registered(secret)),
             secret_drifted: context.drift.is_due,
         };
         let (executor, uid) = (Arc::clone(&self.executor), uid.to_owned());
@@ -437,8 +486,10 @@ impl Registrations {
         };
         // One that has worked takes the place of one that may not work any more. That it cannot is tried again.
         self.keep_client(model, &record, &desired, Replace::Changed).await?;
-        let secret = &desired.secret;
-        if applied.secret_sent && !rotation.is_registered(secret) {
+        if let Some(secret) = desired.secret()
+            && applied.secret_sent
+            && !rotation.is_registered(secret)
+        {
             let grace = SignedDuration::try_from(self.secret_grace).unwrap_or(SignedDuration::MAX);
             *rotation = rotation.clone().confirm(secret, Timestamp::now(), grace);
             let signing = build::signing_object(model, rotation)?;
@@ -449,14 +500,22 @@ impl Registrations {
         }
         match &applied.change {
             Some(Change::Updated) if drift.is_due => self.report_drift(route, &drift).await,
-            Some(change) => self.report_change(route, change).await,
+            Some(change) => self.report_change(route, desired.location.type_, change).await,
             None => {}
         }
         Ok(RegistrationState::Registered {
             record: Box::new(record.registered(&desired, &applied.registration)),
             left: None,
-            others: applied.others.into_iter().map(|other| other.url).collect(),
+            others: applied.others,
             is_verifiable: applied.is_verifiable,
+            integration: match applied.registration {
+                ObservedObject::Registration(_) => None,
+                ObservedObject::Integration(found) => Some(Box::new(IntegrationReport {
+                    state: found.integration.reported_state,
+                    unavailable_topics: found.unavailable_topics,
+                    differs: applied.differs,
+                })),
+            },
             trusted_for: drift.sooner(trusted_for),
         })
     }
@@ -498,8 +557,14 @@ impl Registrations {
         route: &PresenceRoute,
         state: RegistrationState,
     ) -> Result<RegistrationState, ReconcileError> {
-        let RegistrationState::Registered { mut record, left: None, others, is_verifiable, trusted_for } =
-            state
+        let RegistrationState::Registered {
+            mut record,
+            left: None,
+            others,
+            is_verifiable,
+            integration,
+            trusted_for,
+        } = state
         else {
             return Ok(state);
         };
@@ -508,7 +573,9 @@ impl Registrations {
             let message = format!("{} could not be removed: {}", former(location), failure.message);
             Failure { message, ..failure }
         };
-        let targets = record.former.iter().cloned().map(CleanupTarget::from);
+        let owner = owner(&route.namespace().unwrap_or_default(), &route.name_any());
+        let former_locations = record.former.iter().cloned();
+        let targets = former_locations.map(|former| CleanupTarget::former(former, &owner));
         let call = self.clean_up(route, targets, record.id()).await?.map(CallResult::Cleaned);
         let failures = match self.calls.start(&key_of(route), &uid, call).await {
             Some(CallResult::Cleaned(results)) => {
@@ -530,6 +597,7 @@ impl Registrations {
             record,
             others,
             is_verifiable,
+            integration,
             trusted_for: left.as_ref().map_or(trusted_for, |failure| failure.retry_in.min(trusted_for)),
             left: left.map(|failure| failure.message),
         })
@@ -631,7 +699,8 @@ impl Registrations {
             .iter()
             .map(|relay| (relay.name.as_str(), relay.report.as_ref().ok().map(|report| report.signatures)));
         // A relay that lags refuses what it should accept, and a disabled registration sends nothing.
-        let is_conclusive = is_registered && !model.suspended && relays.all_accept(&revisions.signing);
+        let is_conclusive =
+            is_registered && !model.suspended && relays.all_accept(revisions.signing.as_deref());
         self.executor.cache().with_secret_drift(&model.uid, |drift| {
             drift.observe(pods);
             Drift { refused: drift.refused(), is_due: is_conclusive && drift.is_due(Instant::now()) }
@@ -648,10 +717,17 @@ impl Registrations {
         self.events.warning(route, "SecretSentAgain", &note).await;
     }
 
-    async fn report_change(&self, route: &PresenceRoute, change: &Change) {
+    async fn report_change(&self, route: &PresenceRoute, type_: SourceType, change: &Change) {
         let (namespace, name) = (route.namespace().unwrap_or_default(), route.name_any());
-        tracing::info!(%namespace, %name, ?change, "changed the registration at Genesys Cloud");
+        let object = noun(type_);
+        tracing::info!(%namespace, %name, ?change, "changed the {object} at Genesys Cloud");
         let (reason, note) = match change {
+            Change::Created if type_ == SourceType::AmazonEventBridge => {
+                ("IntegrationCreated", "created the integration at Genesys Cloud".to_owned())
+            }
+            Change::Repaired(what) if type_ == SourceType::AmazonEventBridge => {
+                ("IntegrationUpdated", format!("updated the integration at Genesys Cloud: {what}"))
+            }
             Change::Created => ("RegistrationCreated", "registered at Genesys Cloud".to_owned()),
             Change::Updated => {
                 ("RegistrationUpdated", "gave the registration at Genesys Cloud a new secret".to_owned())
@@ -680,6 +756,7 @@ fn is_endpoint_pending(model: &Model, record: &RegistrationRecord) -> bool {
 }
 
 /// What the relays report of the secret that Genesys Cloud signs with.
+#[derive(Default)]
 struct Drift {
     refused: u64,
     is_due: bool,
@@ -692,6 +769,19 @@ impl Drift {
     }
 }
 
+/// The secret that Genesys Cloud signs with; `None` for a source whose events are not signed.
+fn signing_secret(model: &Model) -> Option<&Result<SecretString, SecretProblem>> {
+    match model.source {
+        SourceModel::Webhook(_) => model.push_credential.as_ref().map(|credential| &credential.value),
+        SourceModel::AmazonEventBridge(_) => None,
+    }
+}
+
+/// Whether what Genesys Cloud holds is kept by other means.
+fn is_external(model: &Model) -> bool {
+    desired::spec_of(model).is_external()
+}
+
 fn waiting(what: &'static str, check_in: Option<Duration>) -> RegistrationState {
     RegistrationState::Waiting { what, check_in }
 }
@@ -701,7 +791,8 @@ fn key_of(route: &PresenceRoute) -> RouteKey {
 }
 
 fn former(location: &RegistrationLocation) -> String {
-    format!("the former registration {:?} at {}", location.name, location.access.api.api_url)
+    let RegistrationLocation { type_, name, access, .. } = location;
+    format!("the former {} {name:?} at {}", noun(*type_), access.api.api_url)
 }
 
 /// How a location's API is called, by what its Secrets hold now.

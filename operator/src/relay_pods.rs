@@ -27,6 +27,8 @@ const MAX_LAGGING: usize = 20;
 const MAX_VERSIONS: usize = 8;
 /// The reason of pods that are not ready because of Kafka.
 const KAFKA_UNREACHABLE: &str = "KafkaUnreachable";
+/// The reason of pods that are not ready because of the queue that they receive from.
+const QUEUE_UNREADABLE: &str = "QueueUnreadable";
 
 /// How relay pods are asked for their status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -111,8 +113,8 @@ pub struct RelayPod {
 pub struct DesiredRevisions {
     /// Of the routing table.
     pub routing: String,
-    /// Of the signing secrets.
-    pub signing: String,
+    /// Of the signing secrets or API keys, where the source is pushed to.
+    pub signing: Option<String>,
     /// The level of the log. A relay that has another one is no less live.
     pub log_level: &'static str,
 }
@@ -153,14 +155,21 @@ impl RelayPods {
         are_unreachable.then(|| self.access.remedy())
     }
 
-    /// Whether every pod that can be asked, or is ready, accepts this set of signing secrets, and there is one.
-    pub fn all_accept(&self, signing_revision: &str) -> bool {
+    /// Whether every pod that can be asked, or is ready, accepts this set of signing secrets or API keys, and there is one.
+    /// Without senders there is none to accept.
+    pub fn all_accept(&self, signing_revision: Option<&str>) -> bool {
+        let Some(signing_revision) = signing_revision else { return true };
         let accepts = |pod: &RelayPod| {
             pod.report
                 .as_ref()
                 .is_ok_and(|report| report.secrets.revision.as_deref() == Some(signing_revision))
         };
         self.pods.iter().any(accepts) && self.pods.iter().filter(|pod| !pod.is_starting()).all(accepts)
+    }
+
+    /// Whether a pod has accepted a sender by the secret or key of this name.
+    pub fn have_accepted(&self, name: &str) -> bool {
+        self.reports().any(|report| report.secrets.used.get(name).is_some_and(|used| *used > 0))
     }
 
     /// Whether there are pods that cannot be asked yet. Such a pod may have mounted its files before they were what they
@@ -184,13 +193,18 @@ impl RelayPods {
         topics.into_iter().take(report::MAX_TOPICS).collect()
     }
 
-    /// What keeps pods from being ready: of the first that says so, what it reports of Kafka, or else what Kubernetes
-    /// says of a pod.
+    /// What keeps pods from being ready: of the first that says so, what it reports of Kafka or of its queue, or else what
+    /// Kubernetes says of a pod.
     pub fn obstacle(&self) -> Option<Obstacle> {
         let waiting = || self.pods.iter().filter(|pod| !pod.ready);
-        let of_kafka = waiting().find_map(|pod| pod.report.as_ref().ok()?.kafka.error.as_deref());
+        let reports = || waiting().filter_map(|pod| pod.report.as_ref().ok());
+        let of_kafka = reports().find_map(|report| report.kafka.error.as_deref());
         let of_kafka = of_kafka.map(|error| Obstacle { reason: KAFKA_UNREACHABLE, message: error.into() });
-        of_kafka.or_else(|| waiting().find_map(|pod| pod.obstacle.clone()))
+        let of_queue = || {
+            let error = reports().find_map(|report| report.queue.as_ref()?.error.as_deref())?;
+            Some(Obstacle { reason: QUEUE_UNREADABLE, message: error.into() })
+        };
+        of_kafka.or_else(of_queue).or_else(|| waiting().find_map(|pod| pod.obstacle.clone()))
     }
 
     /// The versions that the pods report, joined by a comma.
@@ -211,7 +225,8 @@ impl RelayPods {
         namespace: &str,
         desired: &DesiredRevisions,
     ) -> Result<(), kube::Error> {
-        let mark = format!("{}/{}/{}", desired.routing, desired.signing, desired.log_level);
+        let signing = desired.signing.as_deref().unwrap_or_default();
+        let mark = format!("{}/{signing}/{}", desired.routing, desired.log_level);
         let lagging = self.pods.iter().filter(|pod| {
             pod.synced.as_deref() != Some(mark.as_str())
                 && pod.report.is_ok()
@@ -251,7 +266,7 @@ impl RelayPod {
                 report.routing.error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
             return Some(format!("serves revision {:?} of the routes{cause}", report.routing.revision));
         }
-        if report.secrets.revision.as_deref() != Some(desired.signing.as_str()) {
+        if desired.signing.is_some() && report.secrets.revision != desired.signing {
             let cause =
                 report.secrets.error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
             return Some(format!("does not accept the newest signing secrets yet{cause}"));

@@ -139,7 +139,10 @@ impl Admin {
             fail("no certificate", error);
         }
         if let Some(queue) = status.queue.filter(|queue| !queue.readable) {
-            fail("the queue cannot be read", queue.error);
+            match queue.error {
+                Some(error) => fail("the queue cannot be read", Some(error)),
+                None => fail("the queue has not been read yet", None),
+            }
         }
         if !status.kafka.reachable {
             fail("Kafka is not reachable", status.kafka.error);

@@ -167,7 +167,8 @@ impl Relay {
             SourceConfig::Sqs(sqs) => {
                 let definitions = follow_presence_definitions(presence_definitions, &stop).await;
                 let pulled =
-                    Pulled::start(sqs, config.limits.clone(), definitions, &pipeline, &metrics, &stop).await?;
+                    Pulled::start(sqs, config.limits.clone(), definitions, &pipeline, &metrics, &stop)
+                        .await?;
                 (Vec::new(), None, Some(pulled))
             }
         };

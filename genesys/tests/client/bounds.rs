@@ -46,6 +46,7 @@ async fn serve(router: Router) -> String {
 
 fn client(genesys: &Genesys, api_url: &str) -> EventBridges {
     let access = Access {
+        login_url: None,
         api_url: api_url.to_owned(),
         token_path: "/token".to_owned(),
         event_bridges_path: "/bridges".to_owned(),

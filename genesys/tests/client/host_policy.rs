@@ -124,6 +124,7 @@ fn talk(request: &axum::extract::Request) -> Response {
 
 fn behind_the_proxy(genesys: &Genesys, scheme: &str, way: &str) -> EventBridges {
     let access = Access {
+        login_url: None,
         api_url: format!("{scheme}://{HOST}/{way}"),
         token_path: "/token".to_owned(),
         event_bridges_path: "/bridges".to_owned(),

@@ -13,6 +13,7 @@ mod budget;
 mod event_bridges;
 mod faults;
 mod host_policy;
+mod integrations;
 mod network;
 mod organisation;
 mod secrecy;

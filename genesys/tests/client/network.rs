@@ -42,6 +42,7 @@ const AUTHORITY: &str = "AUTHORITY_OF_THE_TEST";
 async fn calls_go_through_the_proxy() {
     let authority = std::env::var(AUTHORITY).ok();
     let access = Access {
+        login_url: None,
         api_url: authority.as_ref().map_or(BEHIND_THE_PROXY, |_| BEHIND_THE_TUNNEL).to_owned(),
         token_path: "/api/v2/oauth/token".to_owned(),
         event_bridges_path: "/api/v2/analytics/events/eventbridges".to_owned(),

@@ -66,6 +66,7 @@ async fn no_token_is_in_an_error() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, echo).await });
     let access = Access {
+        login_url: None,
         api_url: format!("http://{address}"),
         token_path: "/token".to_owned(),
         event_bridges_path: "/bridges".to_owned(),
@@ -100,6 +101,7 @@ async fn no_client_id_is_in_an_error() {
     tokio::spawn(async move { axum::serve(listener, echo).await });
     for token_request in [TokenRequest::Json, TokenRequest::Form] {
         let access = Access {
+            login_url: None,
             api_url: format!("http://{address}"),
             token_path: "/token".to_owned(),
             event_bridges_path: "/bridges".to_owned(),

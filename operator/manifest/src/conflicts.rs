@@ -1,4 +1,4 @@
-//! Two routes must not claim the same endpoint URL or the same registration: they would overwrite each other for
+//! Two routes must not claim the same endpoint URL, registration or integration: they would overwrite each other for
 //! ever. Each belongs to the route that has it already, otherwise to the one that can use it, and of two such to the older
 //! one; until a route has released a registration that its spec does not name any more, the next one goes by another name.
 //!
@@ -8,7 +8,8 @@ use std::fmt;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use presenceroute_crds::status::RegistrationLocation;
+use presenceroute_crds::spec::IntegrationMode;
+use presenceroute_crds::status::{RegistrationLocation, SourceType};
 use presenceroute_crds::{PresenceRoute, PresenceRouteStatus};
 
 use crate::field::FieldPath;
@@ -16,8 +17,9 @@ use crate::registration_name::{self, registration_name};
 use presenceroute_core::region;
 use presenceroute_core::url::{is_same_base_url, normalized_base_url};
 
-/// A registration, by where it is and what it is called.
+/// A registration or an integration, by where it is and what it is called.
 struct Registration {
+    type_: SourceType,
     api_url: String,
     name: String,
 }
@@ -26,29 +28,55 @@ impl Registration {
     /// The registration that the spec asks for, if it asks for one that it may have.
     fn asked_by(route: &PresenceRoute) -> Option<Self> {
         let name = registration_name(route)?.into_owned();
-        Some(Self { api_url: api_url(route), name })
+        Some(Self { type_: source_type(route), api_url: api_url(route), name })
     }
 
     /// Whether another spec asks for the same, and may.
     fn is_asked_by(&self, route: &PresenceRoute) -> bool {
-        registration_name::is_asked_by(&self.name, route) && is_same_base_url(&api_url(route), &self.api_url)
+        self.type_ == source_type(route)
+            && registration_name::is_asked_by(&self.name, route)
+            && is_same_base_url(&api_url(route), &self.api_url)
     }
 
     /// Whether a route may have it, by its status, whatever its spec says now.
     fn is_held_by(&self, route: &PresenceRoute) -> bool {
         route.status.iter().any(|status| {
-            let current = status.registration().map(|current| (&current.spec.name, &current.access));
-            let former = status.former_registrations().iter().map(|former| (&former.name, &former.access));
-            current.into_iter().chain(former).any(|(name, access)| {
-                *name == self.name && is_same_base_url(&access.api.api_url, &self.api_url)
+            let registration = status
+                .registration()
+                .map(|current| (SourceType::Webhook, &current.spec.name, &current.access));
+            let integration = status
+                .integration()
+                .filter(|current| current.mode == IntegrationMode::Managed)
+                .map(|current| (SourceType::AmazonEventBridge, &current.spec.name, &current.access));
+            let former = status.former_registrations().iter();
+            let former = former.map(|former| (former.type_, &former.name, &former.access));
+            registration.into_iter().chain(integration).chain(former).any(|(type_, name, access)| {
+                type_ == self.type_
+                    && *name == self.name
+                    && is_same_base_url(&access.api.api_url, &self.api_url)
             })
         })
+    }
+
+    /// The field of the spec that names it, below `spec`.
+    fn field(&self) -> [&'static str; 3] {
+        match self.type_ {
+            SourceType::Webhook => ["source", "webhook", "name"],
+            SourceType::AmazonEventBridge => ["source", "amazonEventBridge", "eventSourceSuffix"],
+        }
     }
 }
 
 impl fmt::Display for Registration {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:?} at {}", self.name, self.api_url)
+    }
+}
+
+fn source_type(route: &PresenceRoute) -> SourceType {
+    match &route.spec.source.amazon_event_bridge {
+        Some(_) => SourceType::AmazonEventBridge,
+        None => SourceType::Webhook,
     }
 }
 
@@ -111,8 +139,8 @@ pub fn conflict<'r>(
             (true, theirs) => {
                 let Some(why) = goes_first(theirs, has_registration) else { continue };
                 return Some(Conflict::Owned(format!(
-                    "spec.source.webhook.name: {registration} is already claimed by {}, which {why}; change it here \
-                     or delete the other",
+                    "spec.{}: {registration} is already claimed by {}, which {why}; change it here or delete the other",
+                    registration.field().join("."),
                     owner()
                 )));
             }
@@ -136,7 +164,8 @@ pub fn common_claims(one: &PresenceRoute, other: &PresenceRoute) -> Vec<FieldPat
     let url = urls.filter(|(one, other)| is_same_base_url(one, other));
     let registration = Registration::asked_by(one).filter(|registration| registration.is_asked_by(other));
     let url = url.map(|_| spec.child("endpoint").child("url"));
-    let registration = registration.map(|_| spec.child("source").child("webhook").child("name"));
+    let registration = registration
+        .map(|registration| registration.field().into_iter().fold(spec, |path, field| path.child(field)));
     url.into_iter().chain(registration).collect()
 }
 
@@ -147,6 +176,7 @@ pub fn belongs_to_another<'r>(
     others: impl IntoIterator<Item = &'r PresenceRoute>,
 ) -> bool {
     let registration = Registration {
+        type_: location.type_,
         api_url: normalized_base_url(&location.access.api.api_url),
         name: location.name.clone(),
     };

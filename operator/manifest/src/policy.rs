@@ -120,19 +120,15 @@ impl Policy {
     pub fn check(&self, route: &PresenceRoute, defaults: &RelayDefaults) -> Vec<PolicyViolation> {
         let spec = &route.spec;
         let namespace = route.namespace();
-        let of_hosts = [self.genesys_host(spec), self.endpoint_host(spec, namespace.as_deref())];
+        let [api, login] = genesys_urls(spec).map(|url| self.genesys_host(url?));
+        let of_hosts = [api, login, self.endpoint_host(spec, namespace.as_deref())];
         let mut violations: Vec<_> = of_hosts.into_iter().flatten().collect();
         violations.extend(self.images(spec));
         violations.extend(self.annotations(spec, defaults));
         violations
     }
 
-    fn genesys_host(&self, spec: &PresenceRouteSpec) -> Option<PolicyViolation> {
-        let (field, url) = match (&spec.genesys.region, &spec.genesys.api_url) {
-            (Some(region), _) => ("spec.genesys.region", region::api_url(region)),
-            (None, Some(url)) => ("spec.genesys.apiUrl", url.clone()),
-            (None, None) => return None,
-        };
+    fn genesys_host(&self, (field, url): (&'static str, String)) -> Option<PolicyViolation> {
         let url = parse_http_url(&url)?;
         let refusal = allowed_hosts::check(self.genesys_hosts.as_ref(), &url).err()?;
         let host = host(&url);
@@ -275,6 +271,24 @@ impl Pattern {
     }
 }
 
+/// The URLs of the API and of the login service, where the source asks that for tokens, each with its field.
+fn genesys_urls(spec: &PresenceRouteSpec) -> [Option<(&'static str, String)>; 2] {
+    let genesys = &spec.genesys;
+    let api = match (&genesys.region, &genesys.api_url) {
+        (Some(region), _) => Some(("spec.genesys.region", region::api_url(region))),
+        (None, Some(url)) => Some(("spec.genesys.apiUrl", url.clone())),
+        (None, None) => None,
+    };
+    let login = match (&genesys.login_url, &genesys.region) {
+        (Some(url), _) => Some(("spec.genesys.loginUrl", url.clone())),
+        (None, Some(region)) if spec.source.amazon_event_bridge.is_some() => {
+            Some(("spec.genesys.region", region::login_url(region)))
+        }
+        (None, _) => None,
+    };
+    [api, login]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,6 +368,26 @@ spec:
             assert!(violation.starts_with(field), "{violation}");
             assert!(violation.contains("this installation does not allow host"), "{violation}");
         }
+    }
+
+    #[test]
+    fn genesys_hosts_bind_the_login_service() {
+        let policy = policy("genesysHosts: [api.mypurecloud.ie]");
+        let login = "apiUrl: 'https://api.mypurecloud.ie', loginUrl: 'https://login.mypurecloud.ie'";
+        let [violation] = violations(&policy, &route(login, URL, "")).try_into().unwrap();
+        assert!(violation.starts_with("spec.genesys.loginUrl: "), "{violation}");
+        assert!(violation.contains("\"login.mypurecloud.ie\""), "{violation}");
+
+        let mut by_region = route(REGION, URL, "");
+        assert_eq!(violations(&policy, &by_region), [""; 0], "a webhook's tokens come from the API");
+        by_region.spec.source = serde_json::from_value(serde_json::json!({"amazonEventBridge": {
+            "topics": ["v2.users.{id}.presence"], "awsAccountId": "123456789012", "awsRegion": "eu-west-1",
+            "sqs": {"queueUrl": "https://sqs.eu-west-1.amazonaws.com/123456789012/presence"},
+        }}))
+        .unwrap();
+        let [violation] = violations(&policy, &by_region).try_into().unwrap();
+        assert!(violation.starts_with("spec.genesys.region: "), "{violation}");
+        assert!(violation.contains("\"login.mypurecloud.ie\""), "{violation}");
     }
 
     #[test]

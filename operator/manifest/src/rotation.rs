@@ -143,7 +143,13 @@ impl CredentialRotation {
         registered.chain(retire).collect()
     }
 
-    fn name_of(&self, secret: &SecretString) -> Option<&str> {
+    /// Whether no other secret is accepted beside this one.
+    pub fn is_only(&self, secret: &SecretString) -> bool {
+        self.active.len() == 1 && self.name_of(secret).is_some()
+    }
+
+    /// The name of an active secret: that of its file, by which relays report it.
+    pub fn name_of(&self, secret: &SecretString) -> Option<&str> {
         self.active
             .iter()
             .find(|(_, active)| active.expose_secret() == secret.expose_secret())

@@ -1,9 +1,8 @@
 //! The objects that belong to routes: found by route, and kept in few bytes.
 //!
-//! An object is kept as JSON text, because as a tree it takes ten times as much, and of a large one no more is kept than
-//! whether it contains what is desired: everybody who may write in a namespace can give an object the labels of a route.
-//! An object that the operator writes
-//! counts from the API server's answer on: a reconcile never acts on what was just replaced, and the watch's echo wakes
+//! An object is kept as JSON text, because as a tree it takes ten times as much. Once it is known to contain what is
+//! desired, no more of it is kept than reconciles read; of a large one no more is kept from the start: everybody who may
+//! write in a namespace can give an object the labels of a route. An object that the operator writes counts from the API server's answer on: a reconcile never acts on what was just replaced, and the watch's echo wakes
 //! no route. Which objects a route should have is left to [`apply`](crate::apply).
 
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use kube::ResourceExt;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use presenceroute_manifest::build::{ROUTE_LABEL, relay_name};
 use presenceroute_manifest::rotation::secret_name;
@@ -53,7 +53,7 @@ struct OwnedObject {
     route: Box<str>,
     uid: Option<Box<str>>,
     is_terminating: bool,
-    /// Not of a large object.
+    /// Not of a large object, nor of one that contains what is desired and is not read.
     json: Option<Box<[u8]>>,
     /// The content hash of the desired object that this version was last found to contain.
     contains: Option<Box<str>>,
@@ -91,7 +91,8 @@ impl OwnedObjects {
         (is_same && kind.is_served.load(Ordering::Relaxed)).then_some(&kind.resource)
     }
 
-    /// An object in its newest known version; not one that is larger than the operator makes it.
+    /// An object in its newest known version, as far as reconciles read it; not one that is larger than the operator makes
+    /// it.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<DynamicObject> {
         let key = ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() };
         self.kind(kind)?.objects.lock().get(&key)?.object()
@@ -103,8 +104,8 @@ impl OwnedObjects {
         kind.is_some_and(|kind| kind.objects.lock().get(&ObjectKey::of(object)).is_some())
     }
 
-    /// Whether an object is there and `contains` what is desired. The result is remembered for this version of the
-    /// object and this content hash of the desired one.
+    /// Whether an object is there and `contains` what is desired, its content hash among it. The result is remembered for
+    /// this version of the object and this content hash of the desired one; no version has two.
     pub fn is_up_to_date(
         &self,
         desired: &DynamicObject,
@@ -115,12 +116,14 @@ impl OwnedObjects {
         let Some(kind) = kind else { return false };
         let mut objects = kind.objects.lock();
         let Some(known) = objects.get_mut(&ObjectKey::of(desired)) else { return false };
-        if known.contains.as_deref() == Some(content_hash) {
-            return true;
+        if let Some(contained) = &known.contains {
+            return **contained == *content_hash;
         }
-        let is_up_to_date = known.object().is_some_and(|object| contains(&object));
-        known.contains = is_up_to_date.then(|| content_hash.into());
-        is_up_to_date
+        if !known.object().is_some_and(|object| contains(&object)) {
+            return false;
+        }
+        known.set_contains(content_hash, &kind.resource.kind);
+        true
     }
 
     /// The objects of a route that `keep` does not name and that are not being deleted yet.
@@ -156,7 +159,7 @@ impl OwnedObjects {
         if objects.version_of(&key) == version
             && let Some(known) = objects.get_mut(&key)
         {
-            known.contains = Some(content_hash.into());
+            known.set_contains(&content_hash, &kind.resource.kind);
         }
     }
 
@@ -224,15 +227,40 @@ impl OwnedObject {
         })
     }
 
+    /// This version of an object contains the desired one with this content hash. It is not compared again: of another
+    /// hash, it has the wrong annotation.
+    fn set_contains(&mut self, content_hash: &str, kind: &str) {
+        self.contains = Some(content_hash.into());
+        self.json = self.json.take().and_then(|json| read_part(kind, json));
+    }
+
     fn object(&self) -> Option<DynamicObject> {
         serde_json::from_slice(self.json.as_ref()?).ok()
     }
 }
 
+/// What reconciles read of an object of this kind besides comparing it.
+fn read_part(kind: &str, json: Box<[u8]>) -> Option<Box<[u8]>> {
+    match kind {
+        "Deployment" => without_template(&json).or(Some(json)),
+        "Service" | "Secret" | "Ingress" | "HTTPRoute" => Some(json),
+        _ => None,
+    }
+}
+
+/// A Deployment without its pods' template, which is most of it.
+fn without_template(json: &[u8]) -> Option<Box<[u8]>> {
+    let mut deployment: Value = serde_json::from_slice(json).ok()?;
+    deployment.get_mut("spec")?.as_object_mut()?.remove("template");
+    Some(serde_json::to_vec(&deployment).ok()?.into())
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::api::apps::v1::Deployment;
+    use k8s_openapi::api::core::v1::{ConfigMap, Service};
+    use kube::api::TypeMeta;
     use serde_json::json;
 
     use super::*;
@@ -288,9 +316,10 @@ mod tests {
     fn the_answer_to_a_write_counts_before_its_echo() {
         let (objects, handler) = watched();
         handler.handle(Event::Apply(config_map("a", 5, "one")));
-        objects.applied(config_map("a", 6, "one"), "hash".into());
-        assert_eq!(data_version(&objects, "a").as_deref(), Some("6"));
-        assert_eq!(handler.handle(Event::Apply(config_map("a", 6, "one"))), []);
+        let desired = config_map("a", 6, "one");
+        objects.applied(desired.clone(), "hash".into());
+        assert!(objects.is_up_to_date(&desired, "hash", |_| unreachable!("it is compared again")));
+        assert_eq!(handler.handle(Event::Apply(desired)), []);
         assert_eq!(handler.handle(Event::Apply(config_map("a", 7, "one"))), [route("one")]);
     }
 
@@ -347,6 +376,34 @@ mod tests {
         read.metadata.name = Some("one-relay".into());
         handler.handle(Event::Apply(read));
         assert!(objects.get("ConfigMap", "presence", "one-relay").is_some(), "reconciles read it");
+    }
+
+    #[test]
+    fn of_an_object_that_is_up_to_date_only_what_is_read_is_kept() {
+        let kinds = vec![
+            ApiResource::erase::<ConfigMap>(&()),
+            ApiResource::erase::<Deployment>(&()),
+            ApiResource::erase::<Service>(&()),
+        ];
+        let objects = Arc::new(OwnedObjects::new(kinds));
+        let object = |kind: &str, api_version: &str| {
+            let mut object = config_map("a-relay", 5, "one");
+            object.types = Some(TypeMeta { api_version: api_version.into(), kind: kind.into() });
+            object.data["spec"] = json!({"replicas": 2, "template": {"spec": {"containers": []}}});
+            object.data["status"] = json!({"replicas": 1});
+            object
+        };
+        let desired = [object("ConfigMap", "v1"), object("Deployment", "apps/v1"), object("Service", "v1")];
+        for (handler, object) in std::iter::zip(objects.watch_handlers(), &desired) {
+            handler.handle(Event::Apply(object.clone()));
+            assert!(objects.is_up_to_date(object, "hash", |live| live.data == object.data));
+            assert!(objects.is_up_to_date(object, "hash", |_| unreachable!("it is compared again")));
+            assert!(!objects.is_up_to_date(object, "other hash", |live| live.data == object.data));
+        }
+        let kept = |kind| objects.get(kind, "presence", "a-relay").map(|object| object.data["spec"].clone());
+        assert_eq!(kept("ConfigMap"), None);
+        assert_eq!(kept("Deployment"), Some(json!({"replicas": 2})));
+        assert_eq!(kept("Service").as_ref(), Some(&desired[2].data["spec"]));
     }
 
     #[test]

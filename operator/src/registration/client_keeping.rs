@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::status::{RegistrationLocation, RegistrationStatus};
+use presenceroute_crds::status::RegistrationLocation;
 use presenceroute_genesys::Access;
 use presenceroute_manifest::build;
 use presenceroute_manifest::dereference::SecretProblem;
@@ -17,7 +17,7 @@ use serde_json::json;
 use super::Registrations;
 use super::desired::{Desired, client_fingerprint};
 use super::failure::Failure;
-use super::record::RegistrationRecord;
+use super::record::{Recorded, RegistrationRecord};
 use crate::apply;
 use crate::error::ReconcileError;
 
@@ -48,9 +48,13 @@ impl Registrations {
         replace: Replace,
     ) -> Result<Option<Failure>, ReconcileError> {
         let Ok(access) = &desired.access else { return Ok(None) };
+        // Nothing will have to be removed.
+        if record.is_free() {
+            return Ok(None);
+        }
         let stored = self.kept_clients(&model.namespace, &model.name);
         let mut clients = stored.clone();
-        let current = record.current.as_ref().map(RegistrationStatus::location);
+        let current = record.current.as_ref().map(Recorded::location);
         let needed: Vec<_> = current.iter().chain(&record.former).map(key_of_client).collect();
         clients.retain(|key| needed.iter().any(|needed| needed == key));
         let key = key_of_client(&desired.location);

@@ -9,9 +9,9 @@ use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::validate::validate_with;
 use secrecy::SecretString;
 
-use super::desired::Desired;
-use super::failure::Failure;
-use super::record::{CleanupTarget, RegistrationRecord};
+use super::desired::{Desired, owner};
+use super::failure::{Failure, noun};
+use super::record::{CleanupTarget, Recorded, RegistrationRecord};
 use super::{CallResult, Registrations, key_of};
 use crate::error::{ReconcileError, kubernetes};
 use crate::finalizer::remove_finalizer;
@@ -62,9 +62,11 @@ impl Registrations {
             Some(failure) => Ok(Deletion::Blocked(failure)),
             None => {
                 let (namespace, name) = (&key.namespace, &key.name);
-                tracing::info!(%namespace, %name, "removed the registration at Genesys Cloud");
-                let note = "the registration at Genesys Cloud is gone";
-                self.events.normal(route, "Deregistered", note).await;
+                let record = RegistrationRecord::read(self.states.status(route));
+                let object = noun(record.current.as_ref().map(Recorded::type_).unwrap_or_default());
+                tracing::info!(%namespace, %name, object, "removed what Genesys Cloud had for the route");
+                let note = format!("the {object} at Genesys Cloud is gone");
+                self.events.normal(route, "Deregistered", &note).await;
                 self.release(route).await
             }
         }
@@ -76,14 +78,15 @@ impl Registrations {
         route: &PresenceRoute,
     ) -> Result<Result<Vec<CleanupTarget>, Failure>, ReconcileError> {
         let url = route.spec.endpoint.as_ref().map(|endpoint| endpoint.url.as_str());
+        let namespace = route.namespace().unwrap_or_default();
+        let owner = owner(&namespace, &route.name_any());
         let record = RegistrationRecord::read(self.states.status(route));
-        let was_never_accepted = record.is_unauthenticated();
-        let recorded: Vec<_> = record.targets(url).collect();
-        if was_never_accepted || !recorded.is_empty() {
+        let is_recorded = record.current.is_some();
+        let recorded: Vec<_> = record.targets(url, &owner).collect();
+        if is_recorded || !recorded.is_empty() {
             return Ok(Ok(recorded));
         }
         // The status is lost, as after a restore from a backup: the spec is left.
-        let namespace = route.namespace().unwrap_or_default();
         let checks = self.conditions.compile(&namespace, &route.spec).await;
         let secrets = self.secrets.of(&namespace);
         let references = dereference(&route.spec, &secrets).await.map_err(kubernetes("read the Secrets"))?;
@@ -94,8 +97,10 @@ impl Registrations {
             }
             // The signing secret plays no part in where a registration is.
             Ok(model) => match Desired::of(&model, &route.spec.genesys, &SecretString::default()) {
-                Ok(Desired { location, spec, .. }) => {
-                    Ok(vec![CleanupTarget { location, urls: vec![spec.url] }])
+                Ok(Desired { object, .. }) if object.spec().is_external() => Ok(Vec::new()),
+                Ok(Desired { location, object, .. }) => {
+                    let destinations = vec![object.spec().destination()];
+                    Ok(vec![CleanupTarget { destinations, ..CleanupTarget::former(location, &owner) }])
                 }
                 Err(problem) => Err(Failure::unresolved(&problem)),
             },

@@ -3,16 +3,17 @@
 
 use std::time::Duration;
 
-use presenceroute_crds::status::RegistrationLocation;
+use presenceroute_crds::status::{RegistrationLocation, SourceType};
 use presenceroute_genesys::error::LimitedBy;
-use presenceroute_genesys::{Access, Genesys, GenesysError, Registration};
+use presenceroute_genesys::{Access, Genesys, GenesysError};
 use presenceroute_manifest::dereference::SecretProblem;
 use tokio::time::Instant;
 
 use super::backend::{Backend, LookupStrategy, StepResult};
 use super::desired::{Desired, client_fingerprint};
 use super::failure::Failure;
-use super::plan::{Applied, Conflict, Observed, PreviousState, Step, Steps, plan, plan_removal};
+use super::objects::{DesiredObject, ObjectSpec};
+use super::plan::{Applied, Observed, PreviousState, Refusal, Step, Steps, plan, plan_removal};
 use super::record::CleanupTarget;
 use super::schedule::{CacheDecision, Inquiry, Known, RegistrationCache};
 
@@ -50,6 +51,8 @@ pub enum Outcome {
 
 enum AttemptError {
     Contested(Failure),
+    /// It is kept by other means, and is not there.
+    Missing(Failure),
     /// Nothing is known of the registration that was not known before.
     Genesys(GenesysError),
     /// The registration was seen not to be as desired, and could not be changed.
@@ -76,14 +79,15 @@ impl Executor {
     /// Has Genesys Cloud hold the desired registration, once.
     pub async fn ensure(&self, uid: &str, desired: Desired, known: &Known) -> Outcome {
         let inquiry = match self.cache.decide(uid, &desired, known) {
-            CacheDecision::Trusted { registration, is_verifiable, trusted_for } => {
+            CacheDecision::Trusted { registration, is_verifiable, differs, trusted_for } => {
                 let applied = Applied {
                     registration,
                     is_verifiable,
                     is_cheap_to_list: true,
                     change: None,
                     secret_sent: false,
-                    foreign_url: None,
+                    foreign_destination: None,
+                    differs,
                     others: Vec::new(),
                 };
                 return Outcome::Registered { applied: Box::new(applied), trusted_for };
@@ -92,7 +96,7 @@ impl Executor {
             CacheDecision::Postponed(wait) => return Outcome::Postponed(wait),
             CacheDecision::Ask(inquiry) => inquiry,
         };
-        let backend = match self.backend(&desired.access) {
+        let backend = match self.backend(desired.location.type_, &desired.access) {
             Ok(backend) => backend,
             Err(failure) => return Outcome::Failed(self.cache.failed(uid, desired, failure)),
         };
@@ -104,6 +108,7 @@ impl Executor {
             Err(AttemptError::Contested(failure)) => {
                 Outcome::Contested(self.cache.failed(uid, desired, failure))
             }
+            Err(AttemptError::Missing(failure)) => Outcome::Failed(self.cache.failed(uid, desired, failure)),
             // Nothing was asked, so that nothing speaks against the last observation.
             Err(AttemptError::Genesys(GenesysError::RateLimited {
                 cause: LimitedBy::Budget(_) | LimitedBy::Earlier,
@@ -147,7 +152,7 @@ impl Executor {
         if let Some(failure) = self.cache.backoff(uid, &desired) {
             return Err(failure);
         }
-        let accepted = match self.backend(&desired.access) {
+        let accepted = match self.backend(desired.location.type_, &desired.access) {
             Ok(backend) => backend.authenticate().await.map_err(|error| Failure::from(&error)),
             Err(failure) => Err(failure),
         };
@@ -206,13 +211,13 @@ impl Executor {
         let unproven = match access {
             Ok(access) => {
                 let fingerprint = client_fingerprint(uid, &access.client_id);
-                let backend = self.backend(&Ok(access))?;
+                let backend = self.backend(location.type_, &Ok(access))?;
                 if fingerprint == location.access.client_fingerprint {
                     return Ok(backend);
                 }
                 // Another client of the same organisation sees the registration; one of another organisation does not,
                 // and that it sees none proves nothing.
-                match backend.sees(&location.name, location.id.as_deref()).await {
+                match backend.sees(location).await {
                     Ok(true) => return Ok(backend),
                     Ok(false) => Failure::client_gone(location),
                     Err(error) => Failure::from(&error),
@@ -223,10 +228,10 @@ impl Executor {
         self.cache.working_client(uid, location).ok_or(unproven)
     }
 
-    fn backend(&self, access: &Result<Access, SecretProblem>) -> Result<Backend, Failure> {
+    fn backend(&self, type_: SourceType, access: &Result<Access, SecretProblem>) -> Result<Backend, Failure> {
         let access = access.as_ref().map_err(Failure::unresolved)?.clone();
         let client = self.genesys.client(access).map_err(|error| Failure::from(&error))?;
-        Ok(Backend::EventBridges(client.event_bridges()))
+        Ok(Backend::new(&client, type_))
     }
 }
 
@@ -237,13 +242,13 @@ async fn attempt(
     known: &Known,
     inquiry: &Inquiry,
 ) -> Result<Applied, AttemptError> {
-    let registration = &desired.registration();
+    let object = &desired.object;
     let strategy =
-        LookupStrategy { name: &registration.spec.name, id: inquiry.id.as_deref(), by_name: inquiry.by_name };
+        LookupStrategy { name: object.name(), id: inquiry.id.as_deref(), by_name: inquiry.by_name };
     let previous = PreviousState {
         id: inquiry.id.as_deref(),
-        url: known.url.as_deref(),
-        foreign_url: inquiry.foreign_url.as_deref(),
+        destination: known.destination.as_deref(),
+        foreign_destination: inquiry.foreign_destination.as_deref(),
         contested: known.contested,
         confirmed: known.confirmed || inquiry.was_verified,
         secret_registered: known.secret_registered,
@@ -251,36 +256,46 @@ async fn attempt(
     };
     let mut observed = backend.observe(strategy).await?;
     for _ in 0..MAX_PLANS {
-        let steps = match plan(registration, previous, &observed) {
-            Err(Conflict { theirs }) => {
-                let theirs = backend.quote_url(&theirs);
-                let failure = Failure::contested(&registration.spec.name, &theirs, &registration.spec.url);
-                return Err(AttemptError::Contested(failure));
+        let steps = match plan(object, previous, &observed) {
+            Err(Refusal::Conflict { theirs }) => {
+                let theirs = backend.quote_destination(&theirs);
+                return Err(AttemptError::Contested(contested(object, &theirs)));
+            }
+            Err(Refusal::Missing) => {
+                return Err(AttemptError::Missing(Failure::integration_missing(object.name())));
             }
             Ok(steps) => steps,
         };
-        let executed = execute(backend, desired, steps, &mut observed).await;
+        let executed = execute(backend, object, steps, &mut observed).await;
         if let Some(applied) = executed.map_err(AttemptError::Change)? {
-            return Ok(applied);
+            let registration = backend.complete(applied.registration, object).await?;
+            return Ok(Applied { registration, ..applied });
         }
     }
-    Err(AttemptError::Change(backend.still_listed(&registration.spec.name)))
+    Err(AttemptError::Change(backend.still_listed(object.name())))
+}
+
+fn contested(object: &DesiredObject, theirs: &str) -> Failure {
+    match object.spec() {
+        ObjectSpec::Registration(spec) => Failure::contested(&spec.name, theirs, &spec.url),
+        ObjectSpec::Integration(spec, _) => Failure::integration_taken(&spec.event_source_suffix, theirs),
+    }
 }
 
 /// Executes the steps of one plan. `None` where one was impossible, which `observed` then says.
 async fn execute(
     backend: &Backend,
-    desired: &Desired,
+    desired: &DesiredObject,
     plan: Steps,
     observed: &mut Observed,
 ) -> Result<Option<Applied>, GenesysError> {
-    let Steps { steps, unchanged, change, foreign_url, others } = plan;
+    let Steps { steps, unchanged, change, foreign_destination, differs, others } = plan;
     let mut written = None;
     for step in steps {
-        match backend.execute(step, &desired.registration()).await? {
+        match backend.execute(step, desired).await? {
             StepResult::Written(registration) => written = Some(registration),
             StepResult::Deleted(id) => {
-                tracing::info!(name = desired.spec.name, id, "deleted a registration");
+                tracing::info!(name = desired.name(), id, "deleted a registration");
                 observed.remove(&id);
             }
             StepResult::Missing(id) => {
@@ -299,14 +314,15 @@ async fn execute(
     }
     let secret_sent = written.is_some();
     let Some(registration) = written.or(unchanged) else { return Ok(None) };
-    let others = others.into_iter().map(|other| Registration { url: backend.quote_url(&other.url), ..other });
+    let others = others.iter().map(|other| backend.quote_destination(&other.destination()));
     Ok(Some(Applied {
         registration,
         is_verifiable: observed.registrations.is_some(),
         is_cheap_to_list: observed.is_cheap_to_list,
         change,
         secret_sent,
-        foreign_url,
+        foreign_destination,
+        differs,
         others: others.collect(),
     }))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use presenceroute_crds::status::RegistrationLocation;
+use presenceroute_crds::status::{RegistrationLocation, SourceType};
 use presenceroute_genesys::GenesysError;
 use presenceroute_manifest::dereference::SecretProblem;
 
@@ -64,13 +64,35 @@ impl Failure {
         Self { reason: CONTESTED, message, retry_in: CONTESTED_RETRY, is_drift: true }
     }
 
+    /// The event source has an integration already, which is not the route's.
+    pub fn integration_taken(suffix: &str, theirs: &str) -> Self {
+        let theirs = if theirs.is_empty() { String::new() } else { format!(", which sends to {theirs}") };
+        let message = format!(
+            "another owner has an integration with eventSourceSuffix {suffix:?}{theirs}; it is neither changed nor removed: \
+             give this route another spec.source.amazonEventBridge.eventSourceSuffix, set integration to External if that \
+             integration is the one to use, or delete it at Genesys Cloud if it is unused"
+        );
+        Self { reason: CONTESTED, message, retry_in: CONTESTED_RETRY, is_drift: true }
+    }
+
+    /// The integration is kept by other means, and there is none.
+    pub fn integration_missing(suffix: &str) -> Self {
+        let message = format!(
+            "there is no integration with eventSourceSuffix {suffix:?} that this OAuth client can see, and \
+             spec.source.amazonEventBridge.integration is External; create it by the means that keep it, or set \
+             integration to Managed"
+        );
+        Self { reason: "IntegrationMissing", message, retry_in: PERMANENT_RETRY, is_drift: true }
+    }
+
     /// A create request without an answer may still take effect.
     pub fn create_unconfirmed(location: &RegistrationLocation, retry_in: Duration) -> Self {
         let RegistrationLocation { name, access, .. } = location;
         let api_url = &access.api.api_url;
         let message = format!(
-            "the creation of the registration {name:?} at {api_url} was not answered and may still be carried out; it \
-             is looked up once more in {} s",
+            "the creation of the {} {name:?} at {api_url} was not answered and may still be carried out; it is looked up \
+             once more in {} s",
+            noun(location.type_),
             retry_in.as_secs_f64().ceil()
         );
         Self { reason: "CreationUnanswered", message, retry_in, is_drift: false }
@@ -78,11 +100,11 @@ impl Failure {
 
     /// Neither the Secret nor the cache has a client that can see the registration.
     pub fn client_gone(location: &RegistrationLocation) -> Self {
-        let RegistrationLocation { name, access, .. } = location;
-        let api_url = &access.api.api_url;
+        let RegistrationLocation { name, access, type_, .. } = location;
+        let (api_url, object) = (&access.api.api_url, noun(*type_));
         let message = format!(
-            "the registration {name:?} at {api_url} was made by an OAuth client that is no longer in Secret {:?} (key \
-             {:?}), and the client that is there does not see it; put the old client back until the registration is gone",
+            "the {object} {name:?} at {api_url} was made by an OAuth client that is no longer in Secret {:?} (key {:?}), \
+             and the client that is there does not see it; put the old client back until the {object} is gone",
             access.credentials_secret_ref.name, access.credentials_secret_ref.client_id_key
         );
         Self { reason: "OAuthClientGone", message, retry_in: CHANGE_AWAITED, is_drift: false }
@@ -96,6 +118,14 @@ impl Failure {
             is_drift: one.is_drift || other.is_drift,
             ..one
         })
+    }
+}
+
+/// What Genesys Cloud holds for a source.
+pub fn noun(type_: SourceType) -> &'static str {
+    match type_ {
+        SourceType::Webhook => "registration",
+        SourceType::AmazonEventBridge => "integration",
     }
 }
 

@@ -1,11 +1,10 @@
-//! What to do about what Genesys Cloud holds. Pure: the desired registration, what was known before and what is
+//! What to do about what Genesys Cloud holds. Pure: the desired registration or integration, what was known before and what is
 //! observed give the steps. The table of cases below is the specification.
 //!
 //! A step that turns out to be impossible (the server lacks the call, or the registration has gone) becomes part of
 //! what is observed, and the plan is made anew.
 
-use presenceroute_genesys::{DesiredRegistration, Registration};
-
+use super::objects::{DesiredObject, ObservedObject};
 use super::record::CleanupTarget;
 
 /// What is known of a registration before Genesys Cloud is asked.
@@ -13,10 +12,10 @@ use super::record::CleanupTarget;
 pub struct PreviousState<'p> {
     /// Its id.
     pub id: Option<&'p str>,
-    /// The URL that it last called, or was about to.
-    pub url: Option<&'p str>,
-    /// The URL of another owner that it was found to call at the last observation.
-    pub foreign_url: Option<&'p str>,
+    /// Where it last sent events, or was about to: a URL, or an AWS account and region.
+    pub destination: Option<&'p str>,
+    /// The destination of another owner that it was found to have at the last observation.
+    pub foreign_destination: Option<&'p str>,
     /// Whether another owner was found to have taken it back.
     pub contested: bool,
     /// Whether Genesys Cloud has confirmed all that is desired, but for the secret.
@@ -32,7 +31,7 @@ pub struct PreviousState<'p> {
 pub struct Observed {
     /// The registrations of the desired name, and the one of the known id; `None` where the server supports creation
     /// alone and shows nothing.
-    pub registrations: Option<Vec<Registration>>,
+    pub registrations: Option<Vec<ObservedObject>>,
     /// Whether a registration can be replaced.
     pub supports_update: bool,
     /// Whether a registration can be deleted.
@@ -43,7 +42,7 @@ pub struct Observed {
 
 impl Observed {
     /// At a server that shows these.
-    pub fn visible(registrations: Vec<Registration>, is_cheap_to_list: bool) -> Self {
+    pub fn visible(registrations: Vec<ObservedObject>, is_cheap_to_list: bool) -> Self {
         Self {
             registrations: Some(registrations),
             supports_update: true,
@@ -60,7 +59,7 @@ impl Observed {
     /// The registration is gone. Where nothing is shown, that it cannot be updated is all there is to know.
     pub fn remove(&mut self, id: &str) {
         match &mut self.registrations {
-            Some(registrations) => registrations.retain(|registration| registration.id != id),
+            Some(registrations) => registrations.retain(|registration| registration.id() != id),
             None => self.supports_update = false,
         }
     }
@@ -77,11 +76,16 @@ pub enum Step {
     Delete(String),
 }
 
-/// Another owner has taken the registration back: it is not this route's.
+/// Why nothing is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// The URL that it calls.
-    pub theirs: String,
+pub enum Refusal {
+    /// Another owner has taken the registration back, or has the integration: it is not this route's.
+    Conflict {
+        /// Where it sends events.
+        theirs: String,
+    },
+    /// There is no integration, and it is kept by other means.
+    Missing,
 }
 
 /// The steps, none where all is as desired, and what they amount to.
@@ -90,13 +94,15 @@ pub struct Steps {
     /// In their order. The last one, unless it deletes, gives the registration.
     pub steps: Vec<Step>,
     /// The registration that stays as it is, where none is created or updated.
-    pub unchanged: Option<Registration>,
+    pub unchanged: Option<ObservedObject>,
     /// What the steps change for people, if anything.
     pub change: Option<Change>,
-    /// The URL of another owner that the registration called, and that the steps replace.
-    pub foreign_url: Option<String>,
+    /// The destination of another owner that the registration had, and that the steps replace.
+    pub foreign_destination: Option<String>,
+    /// In what an integration that is kept by other means is not as desired, by the names of fields at Genesys Cloud.
+    pub differs: Option<String>,
     /// Registrations of the same name that call other URLs: another owner's, never deleted.
-    pub others: Vec<Registration>,
+    pub others: Vec<ObservedObject>,
 }
 
 /// What was changed at Genesys Cloud.
@@ -121,7 +127,7 @@ pub enum Change {
 #[derive(Clone, Debug)]
 pub struct Applied {
     /// As it was last observed.
-    pub registration: Registration,
+    pub registration: ObservedObject,
     /// Whether it can be observed. A server that supports creation alone shows nothing.
     pub is_verifiable: bool,
     /// Whether looking it up by name takes one call.
@@ -130,62 +136,82 @@ pub struct Applied {
     pub change: Option<Change>,
     /// Whether Genesys Cloud was sent the secret.
     pub secret_sent: bool,
-    /// The URL of another owner that it called before.
-    pub foreign_url: Option<String>,
-    /// Registrations of the same name that call other URLs: another owner's.
-    pub others: Vec<Registration>,
+    /// The destination of another owner that it had before.
+    pub foreign_destination: Option<String>,
+    /// In what an integration that is kept by other means is not as desired.
+    pub differs: Option<String>,
+    /// Where registrations of the same name send events that are another owner's, as it may be shown.
+    pub others: Vec<String>,
 }
 
 /// The steps that make Genesys Cloud hold exactly the desired registration.
 ///
 /// # Errors
-/// Another owner has it.
+/// Another owner has it, or is to make it.
 pub fn plan(
-    desired: &DesiredRegistration,
+    desired: &DesiredObject,
     previous: PreviousState<'_>,
     observed: &Observed,
-) -> Result<Steps, Conflict> {
+) -> Result<Steps, Refusal> {
+    if desired.is_external() {
+        return plan_external(desired, observed);
+    }
     match &observed.registrations {
         Some(registrations) => plan_visible(desired, previous, observed, registrations),
         None => Ok(plan_invisible(desired, previous, observed)),
     }
 }
 
+/// What is kept by other means is read, and never changed.
+fn plan_external(desired: &DesiredObject, observed: &Observed) -> Result<Steps, Refusal> {
+    let mut found = observed.registrations.iter().flatten().filter(|found| desired.excludes(found));
+    let found = found.next().ok_or(Refusal::Missing)?;
+    let differences = desired.differences(found).join(", ");
+    let differs = (!differences.is_empty()).then_some(differences);
+    Ok(Steps { unchanged: Some(found.clone()), differs, ..Steps::default() })
+}
+
 fn plan_visible(
-    desired: &DesiredRegistration,
+    desired: &DesiredObject,
     previous: PreviousState<'_>,
     observed: &Observed,
-    registrations: &[Registration],
-) -> Result<Steps, Conflict> {
-    let is_known = |found: &Registration| previous.id == Some(found.id.as_str());
-    let calls_ours = |found: &Registration| {
-        found.calls(&desired.spec.url) || previous.url.is_some_and(|url| found.calls(url))
+    registrations: &[ObservedObject],
+) -> Result<Steps, Refusal> {
+    let destination = desired.spec().destination();
+    let is_known = |found: &ObservedObject| previous.id == Some(found.id());
+    let sends_to_ours = |found: &ObservedObject| {
+        found.sends_to(&destination) || previous.destination.is_some_and(|ours| found.sends_to(ours))
     };
-    // One that has another name and another URL was taken and renamed: nothing of this route's is left of it.
-    let is_lost = |found: &Registration| {
-        !calls_ours(found) && !found.name.is_empty() && found.name != desired.spec.name
+    let is_ours = |found: &ObservedObject| sends_to_ours(found) && (is_known(found) || desired.can_be(found));
+    // The event source of an integration is taken: neither is theirs changed, nor could ours be configured.
+    let in_the_way = |found: &&ObservedObject| desired.excludes(found) && !is_known(found) && !is_ours(found);
+    if let Some(found) = registrations.iter().find(in_the_way) {
+        return Err(Refusal::Conflict { theirs: found.destination() });
+    }
+    // One that has another name and another destination was taken and renamed: nothing of this route's is left of it.
+    let is_lost = |found: &ObservedObject| {
+        !is_ours(found) && !found.name().is_empty() && found.name() != desired.name()
     };
-    let mut candidates: Vec<&Registration> = registrations.iter().filter(|found| !is_lost(found)).collect();
-    candidates.sort_by_key(|found| (!is_known(found), !calls_ours(found)));
+    let mut candidates: Vec<&ObservedObject> = registrations.iter().filter(|found| !is_lost(found)).collect();
+    candidates.sort_by_key(|found| (!is_known(found), !is_ours(found)));
     let (chosen, rest) = match candidates.split_first() {
         Some((chosen, rest)) => (Some(*chosen), rest),
         None => (None, &[][..]),
     };
     // A create request that was given up may take effect late. One that calls another URL is another owner's.
-    let (surplus, others): (Vec<_>, Vec<_>) = rest.iter().copied().partition(|found| calls_ours(found));
+    let (surplus, others): (Vec<_>, Vec<_>) = rest.iter().copied().partition(|found| is_ours(found));
     let mut steps: Vec<Step> = Vec::new();
     if observed.supports_delete {
-        steps.extend(surplus.iter().map(|found| Step::Delete(found.id.clone())));
+        steps.extend(surplus.iter().map(|found| Step::Delete(found.id().to_owned())));
     }
     let others = others.into_iter().cloned().collect();
-    let foreign = chosen.filter(|found| !calls_ours(found));
-    if let Some(found) = foreign
-        && (previous.contested || previous.foreign_url == Some(found.url.as_str()))
+    let foreign_destination = chosen.filter(|found| !is_ours(found)).map(ObservedObject::destination);
+    if let Some(theirs) = &foreign_destination
+        && (previous.contested || previous.foreign_destination == Some(theirs.as_str()))
     {
-        return Err(Conflict { theirs: found.url.clone() });
+        return Err(Refusal::Conflict { theirs: theirs.clone() });
     }
     // A URL may have been edited by mistake, or a registration of this name be left over: it is given the route's.
-    let foreign_url = foreign.map(|found| found.url.clone());
     let Some(found) = chosen else {
         return Ok(Steps {
             steps: with(steps, Step::Create),
@@ -194,30 +220,28 @@ fn plan_visible(
             ..Steps::default()
         });
     };
-    let differences = found.differences(desired);
+    let differences = desired.differences(found);
     let has_secret = previous.secret_registered && is_known(found);
     // Where nothing can be updated, wrong signatures must not cause one registration after the other.
-    let is_secret_due = !has_secret || (previous.secret_drifted && observed.supports_update);
+    let is_secret_due =
+        desired.has_secret() && (!has_secret || (previous.secret_drifted && observed.supports_update));
     if differences.is_empty() && !is_secret_due {
         let unchanged = Some(found.clone());
-        return Ok(Steps { steps, unchanged, foreign_url, others, ..Steps::default() });
+        return Ok(Steps { steps, unchanged, foreign_destination, others, ..Steps::default() });
     }
     if observed.supports_update {
-        let change = if differences.is_empty() {
-            Change::Updated
-        } else {
-            Change::Repaired(differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-        };
-        let steps = with(steps, Step::Update(found.id.clone()));
-        return Ok(Steps { steps, change: Some(change), foreign_url, others, ..Steps::default() });
+        let change =
+            if differences.is_empty() { Change::Updated } else { Change::Repaired(differences.join(", ")) };
+        let steps = with(steps, Step::Update(found.id().to_owned()));
+        return Ok(Steps { steps, change: Some(change), foreign_destination, others, ..Steps::default() });
     }
-    let (replacement, change) = replacement(&found.id, observed);
+    let (replacement, change) = replacement(found.id(), observed);
     steps.extend(replacement);
-    Ok(Steps { steps, change: Some(change), foreign_url, others, ..Steps::default() })
+    Ok(Steps { steps, change: Some(change), foreign_destination, others, ..Steps::default() })
 }
 
 /// A server that shows nothing is sent what is new, and left alone otherwise.
-fn plan_invisible(desired: &DesiredRegistration, previous: PreviousState<'_>, observed: &Observed) -> Steps {
+fn plan_invisible(desired: &DesiredObject, previous: PreviousState<'_>, observed: &Observed) -> Steps {
     let steps = |steps, change| Steps { steps, change: Some(change), ..Steps::default() };
     match previous.id {
         None => steps(vec![Step::Create], Change::Created),
@@ -251,37 +275,45 @@ fn with(mut steps: Vec<Step>, last: Step) -> Vec<Step> {
 pub struct Keep<'k> {
     /// By its id.
     pub id: Option<&'k str>,
-    /// Of those found by name alone, all that call a URL other than these. Empty: none is kept.
-    pub only_urls: &'k [String],
+    /// Of those found by name alone, all that send events elsewhere than to these. Empty: none is kept.
+    pub only_destinations: &'k [String],
 }
 
 /// The ids of the registrations to delete so that a location is free, of those that its name finds there.
-pub fn plan_removal(target: &CleanupTarget, keep_id: Option<&str>, found: &[Registration]) -> Vec<String> {
-    let keep = Keep { id: keep_id, only_urls: &target.urls };
+pub fn plan_removal(target: &CleanupTarget, keep_id: Option<&str>, found: &[ObservedObject]) -> Vec<String> {
+    let keep = Keep { id: keep_id, only_destinations: &target.destinations };
     let known_id = target.location.id.as_deref();
-    let is_kept = |found: &&Registration| {
-        let id = Some(found.id.as_str());
-        let is_ours = || id == known_id || keep.only_urls.iter().any(|url| found.calls(url));
-        id == keep.id || !(keep.only_urls.is_empty() || is_ours())
+    let is_kept = |found: &&ObservedObject| {
+        let id = Some(found.id());
+        let destinations = keep.only_destinations;
+        let is_ours = || {
+            let sends_to_ours =
+                destinations.is_empty() || destinations.iter().any(|ours| found.sends_to(ours));
+            id == known_id || (found.is_kept_for(&target.owner) && sends_to_ours)
+        };
+        id == keep.id || !is_ours()
     };
-    found.iter().filter(|found| !is_kept(found)).map(|found| found.id.clone()).collect()
+    found.iter().filter(|found| !is_kept(found)).map(|found| found.id().to_owned()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use presenceroute_core::genesys_api::{RegistrationSpec, RetryPolicy};
+    use presenceroute_core::genesys_api::{IntegrationSpec, RegistrationSpec, RetryPolicy};
+    use presenceroute_crds::spec::IntegrationMode;
     use presenceroute_crds::status::RegistrationLocation;
+    use presenceroute_genesys::{DesiredIntegration, DesiredRegistration, Integration, Registration};
     use secrecy::SecretString;
     use serde_json::json;
 
+    use super::super::objects::ObservedIntegration;
     use super::*;
 
     const OURS: &str = "https://presence.example.com/e";
     const OLD: &str = "https://presence.example.com/old";
     const THEIRS: &str = "https://other.example.com/e";
 
-    fn desired() -> DesiredRegistration {
-        DesiredRegistration {
+    fn desired() -> DesiredObject {
+        DesiredObject::Registration(DesiredRegistration {
             spec: RegistrationSpec {
                 name: "presence/one".into(),
                 enabled: true,
@@ -290,37 +322,44 @@ mod tests {
                 retry_policy: RetryPolicy::default(),
             },
             secret: SecretString::from("secret"),
-        }
+        })
     }
 
     /// As desired, but for its id and its URL.
-    fn found(id: &str, url: &str) -> Registration {
-        Registration { url: url.into(), ..desired().as_created(id) }
+    fn found(id: &str, url: &str) -> ObservedObject {
+        edited(id, |registration| registration.url = url.into())
     }
 
-    fn named(id: &str, url: &str, name: &str) -> Registration {
-        Registration { name: name.into(), ..found(id, url) }
+    fn named(id: &str, url: &str, name: &str) -> ObservedObject {
+        edited(id, |registration| (registration.url, registration.name) = (url.into(), name.into()))
+    }
+
+    fn edited(id: &str, edit: impl FnOnce(&mut Registration)) -> ObservedObject {
+        let ObservedObject::Registration(mut registration) = desired().as_created(id) else { panic!() };
+        edit(&mut registration);
+        ObservedObject::Registration(registration)
     }
 
     /// Known by its id, confirmed, and with the newest secret.
     fn steady() -> PreviousState<'static> {
         PreviousState {
             id: Some("1"),
-            url: Some(OURS),
+            destination: Some(OURS),
             confirmed: true,
             secret_registered: true,
             ..PreviousState::default()
         }
     }
 
-    fn shows<const N: usize>(registrations: [Registration; N]) -> Observed {
+    fn shows<const N: usize>(registrations: [ObservedObject; N]) -> Observed {
         Observed::visible(registrations.into(), true)
     }
 
     /// A plan as a line of a table.
-    fn line(plan: Result<Steps, Conflict>) -> String {
-        let Steps { steps, unchanged, change, foreign_url, others } = match plan {
-            Err(Conflict { theirs }) => return format!("conflict with {theirs}"),
+    fn line(plan: Result<Steps, Refusal>) -> String {
+        let Steps { steps, unchanged, change, foreign_destination, differs, others } = match plan {
+            Err(Refusal::Conflict { theirs }) => return format!("conflict with {theirs}"),
+            Err(Refusal::Missing) => return "missing".into(),
             Ok(steps) => steps,
         };
         let mut words: Vec<_> = steps
@@ -331,10 +370,11 @@ mod tests {
                 Step::Delete(id) => format!("delete {id}"),
             })
             .collect();
-        words.extend(unchanged.map(|found| format!("keep {}", found.id)));
+        words.extend(unchanged.map(|found| format!("keep {}", found.id())));
         words.extend(change.map(|change| format!("= {change:?}")));
-        words.extend(foreign_url.map(|url| format!("from {url}")));
-        words.extend(others.iter().map(|other| format!("leave {}", other.id)));
+        words.extend(foreign_destination.map(|theirs| format!("from {theirs}")));
+        words.extend(differs.map(|fields| format!("differs in {fields}")));
+        words.extend(others.iter().map(|other| format!("leave {}", other.id())));
         words.join(" ")
     }
 
@@ -343,10 +383,10 @@ mod tests {
         let none = PreviousState::default();
         let rotated = PreviousState { secret_registered: false, ..steady() };
         let drifted = PreviousState { secret_drifted: true, ..steady() };
-        let edited = PreviousState { url: Some(OLD), ..steady() };
-        let warned = PreviousState { foreign_url: Some(THEIRS), ..steady() };
+        let moved = PreviousState { destination: Some(OLD), ..steady() };
+        let warned = PreviousState { foreign_destination: Some(THEIRS), ..steady() };
         let contested = PreviousState { contested: true, ..steady() };
-        let disabled = Registration { enabled: Some(false), ..found("1", OURS) };
+        let disabled = edited("1", |registration| registration.enabled = Some(false));
         let no_update = |observed: Observed| Observed { supports_update: false, ..observed };
         let post_only =
             |observed: Observed| Observed { supports_update: false, supports_delete: false, ..observed };
@@ -358,7 +398,7 @@ mod tests {
             ("as desired", steady(), shows([found("1", OURS)]), "keep 1"),
             ("deleted at Genesys Cloud", steady(), shows([]), "create = Created"),
             ("drift of one field", steady(), shows([disabled.clone()]), r#"update 1 = Repaired("enabled")"#),
-            ("the spec has another URL", edited, shows([found("1", OLD)]), r#"update 1 = Repaired("url")"#),
+            ("the spec has another URL", moved, shows([found("1", OLD)]), r#"update 1 = Repaired("url")"#),
             ("renamed", steady(), shows([named("1", OURS, "x")]), r#"update 1 = Repaired("name")"#),
             ("a new secret", rotated, shows([found("1", OURS)]), "update 1 = Updated"),
             ("relays report another secret", drifted, shows([found("1", OURS)]), "update 1 = Updated"),
@@ -377,7 +417,7 @@ mod tests {
             ),
             (
                 "a second one with the URL before an edit",
-                edited,
+                moved,
                 shows([found("1", OURS), found("7", OLD)]),
                 "delete 7 keep 1",
             ),
@@ -449,11 +489,11 @@ mod tests {
     #[test]
     fn a_step_that_is_impossible_changes_the_next_plan() {
         let mut observed = shows([found("1", OLD), found("7", OURS)]);
-        let edited = PreviousState { url: Some(OLD), ..steady() };
-        assert_eq!(line(plan(&desired(), edited, &observed)), r#"delete 7 update 1 = Repaired("url")"#);
+        let moved = PreviousState { destination: Some(OLD), ..steady() };
+        assert_eq!(line(plan(&desired(), moved, &observed)), r#"delete 7 update 1 = Repaired("url")"#);
         observed.remove("7");
         observed.remove("1");
-        assert_eq!(line(plan(&desired(), edited, &observed)), "create = Created");
+        assert_eq!(line(plan(&desired(), moved, &observed)), "create = Created");
         let mut invisible = Observed::invisible();
         let rotated = PreviousState { secret_registered: false, ..steady() };
         invisible.remove("1");
@@ -471,11 +511,156 @@ mod tests {
         }))
         .unwrap();
         let all = [found("1", THEIRS), found("2", OURS), found("3", THEIRS)];
-        let any = CleanupTarget { location, urls: Vec::new() };
-        let ours = CleanupTarget { urls: vec![OURS.into()], ..any.clone() };
+        let any = CleanupTarget::former(location, "presence/one");
+        let ours = CleanupTarget { destinations: vec![OURS.into()], ..any.clone() };
         assert_eq!(plan_removal(&any, None, &all), ["1", "2", "3"]);
         assert_eq!(plan_removal(&any, Some("2"), &all), ["1", "3"]);
         assert_eq!(plan_removal(&ours, None, &all), ["1", "2"]);
         assert_eq!(plan_removal(&ours, Some("2"), &all), ["1"]);
+    }
+
+    const OWNER: &str = "presence/one";
+    const BUS: &str = "AWS account 123456789012 in eu-west-1";
+
+    fn integration() -> DesiredIntegration {
+        DesiredIntegration {
+            spec: IntegrationSpec {
+                name: "presence-one".into(),
+                event_source_suffix: "presence-one".into(),
+                aws_account_id: "123456789012".into(),
+                aws_region: "eu-west-1".into(),
+                topics: vec!["v2.users.{id}.presence".into()],
+                enabled: true,
+            },
+            owner: OWNER.into(),
+        }
+    }
+
+    /// An integration as desired, but for an edit.
+    fn at_genesys(id: &str, edit: impl FnOnce(&mut DesiredIntegration)) -> ObservedObject {
+        let mut desired = integration();
+        edit(&mut desired);
+        ObservedObject::Integration(Box::new(ObservedIntegration {
+            integration: Integration::written(id, &desired),
+            event_source_name: None,
+            unavailable_topics: Vec::new(),
+        }))
+    }
+
+    fn by_hand(id: &str) -> ObservedObject {
+        at_genesys(id, |theirs| theirs.owner = "somebody".into())
+    }
+
+    fn elsewhere(id: &str) -> ObservedObject {
+        at_genesys(id, |theirs| theirs.spec.aws_account_id = "999999999999".into())
+    }
+
+    /// Right after its creation.
+    fn unconfigured(id: &str) -> ObservedObject {
+        at_genesys(id, |new| {
+            (new.spec.event_source_suffix, new.spec.topics) = (String::new(), Vec::new());
+            (new.spec.aws_account_id, new.spec.aws_region) = (String::new(), String::new());
+            new.owner = String::new();
+        })
+    }
+
+    #[test]
+    fn the_plan_of_each_case_of_an_integration() {
+        let none = PreviousState::default();
+        let known = PreviousState {
+            id: Some("1"),
+            destination: Some(BUS),
+            confirmed: true,
+            ..PreviousState::default()
+        };
+        let theirs = "AWS account 999999999999 in eu-west-1";
+        let warned = PreviousState { foreign_destination: Some(theirs), ..known };
+        let contested = PreviousState { contested: true, ..known };
+        let disabled = at_genesys("1", |desired| desired.spec.enabled = false);
+        let renamed = at_genesys("1", |desired| desired.spec.name = "x".into());
+        let other_suffix = at_genesys("1", |desired| desired.spec.event_source_suffix = "old".into());
+        let all = "eventSourceSuffix, awsAccountId, awsAccountRegion, eventFilter";
+        let (conflict, conflict_here) = (format!("conflict with {theirs}"), format!("conflict with {BUS}"));
+        let (finished, finished_known) =
+            (format!(r#"update 7 = Repaired("{all}")"#), format!(r#"update 1 = Repaired("{all}")"#));
+        let taken = format!(r#"update 1 = Repaired("awsAccountId") from {theirs}"#);
+        let cases: Vec<(&str, PreviousState<'_>, Observed, &str)> = vec![
+            ("none is there", none, shows([]), "create = Created"),
+            ("as desired", known, shows([at_genesys("1", |_| {})]), "keep 1"),
+            ("deleted at Genesys Cloud", known, shows([]), "create = Created"),
+            ("found after a lost answer", none, shows([at_genesys("7", |_| {})]), "keep 7"),
+            ("created and not configured", none, shows([unconfigured("7")]), &finished),
+            ("its configuration was emptied", known, shows([unconfigured("1")]), &finished_known),
+            ("disabled by hand", known, shows([disabled]), r#"update 1 = Repaired("intendedState")"#),
+            ("renamed", known, shows([renamed]), r#"update 1 = Repaired("name")"#),
+            (
+                "the spec has another suffix",
+                known,
+                shows([other_suffix]),
+                r#"update 1 = Repaired("eventSourceSuffix")"#,
+            ),
+            ("its notes were edited", known, shows([by_hand("1")]), "keep 1"),
+            (
+                "a second one was created late",
+                known,
+                shows([at_genesys("1", |_| {}), unconfigured("7")]),
+                "delete 7 keep 1",
+            ),
+            ("made by hand for the same bus", none, shows([by_hand("7")]), &conflict_here),
+            ("made by hand, and released", contested, shows([at_genesys("1", |_| {})]), "keep 1"),
+            ("another cluster's, for another bus", none, shows([elsewhere("7")]), &conflict),
+            (
+                "another owner's beside ours",
+                known,
+                shows([at_genesys("1", |_| {}), by_hand("7")]),
+                &conflict_here,
+            ),
+            ("ours sends elsewhere, for the first time", known, shows([elsewhere("1")]), &taken),
+            ("ours sends elsewhere again", warned, shows([elsewhere("1")]), &conflict),
+        ];
+        let desired = DesiredObject::Integration(integration(), IntegrationMode::Managed);
+        for (case, previous, observed, expected) in cases {
+            assert_eq!(line(plan(&desired, previous, &observed)), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn an_external_integration_is_only_read() {
+        let desired = DesiredObject::Integration(integration(), IntegrationMode::External);
+        let narrow = at_genesys("7", |theirs| theirs.spec.topics.clear());
+        let other_suffix = at_genesys("7", |theirs| theirs.spec.event_source_suffix = "x".into());
+        for (observed, expected) in [
+            (shows([]), "missing"),
+            (shows([by_hand("7")]), "keep 7"),
+            (shows([elsewhere("7")]), "keep 7 differs in awsAccountId"),
+            (shows([narrow]), "keep 7 differs in eventFilter"),
+            (shows([unconfigured("7")]), "missing"),
+            (shows([other_suffix]), "missing"),
+            (Observed::invisible(), "missing"),
+        ] {
+            for previous in
+                [PreviousState::default(), PreviousState { id: Some("7"), ..PreviousState::default() }]
+            {
+                assert_eq!(line(plan(&desired, previous, &observed)), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_removal_spares_integrations_of_others() {
+        let location: RegistrationLocation = serde_json::from_value(json!({
+            "id": "1", "name": "presence-one", "type": "AmazonEventBridge",
+            "access": {
+                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"}, "apiUrl": "https://api",
+                "tokenPath": "/t", "eventBridgesPath": "/b", "tokenRequest": "Form",
+            },
+        }))
+        .unwrap();
+        let all = [by_hand("1"), at_genesys("2", |_| {}), by_hand("3"), elsewhere("4"), unconfigured("5")];
+        let former = CleanupTarget::former(location, OWNER);
+        let current = CleanupTarget { destinations: vec![BUS.into()], ..former.clone() };
+        assert_eq!(plan_removal(&former, None, &all), ["1", "2", "4", "5"]);
+        assert_eq!(plan_removal(&current, None, &all), ["1", "2", "5"]);
+        assert_eq!(plan_removal(&current, Some("2"), &all), ["1", "5"]);
     }
 }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use presenceroute_core::genesys_api::ApiEndpoint;
 use presenceroute_crds::status::RegistrationLocation;
-use presenceroute_genesys::{Access, Registration};
+use presenceroute_genesys::Access;
 use presenceroute_manifest::dereference::SecretProblem;
 use tokio::time::Instant;
 
 use super::backend::Backend;
 use super::desired::{Desired, is_same_access};
 use super::failure::Failure;
+use super::objects::ObservedObject;
 use super::plan::{Applied, Change};
 use super::record::RegistrationKey;
 use super::secret_drift::SecretDrift;
@@ -41,13 +42,15 @@ struct Inner {
 
 #[derive(Default)]
 struct Entry {
-    verified: Option<Verified>,
+    verified: Option<Box<Verified>>,
     /// What was in order by the word of an operator before this one, and when it is observed.
-    postponed: Option<(Desired, Instant)>,
-    failed: Option<(Desired, Backoff)>,
+    postponed: Option<Box<(Desired, Instant)>>,
+    failed: Option<Box<(Desired, Backoff)>>,
     removals_failed: Vec<(RegistrationLocation, Result<Access, SecretProblem>, Backoff)>,
-    /// The URL of another owner that the registration called at the last observation.
-    foreign_url: Option<String>,
+    /// The destination of another owner that the registration had at the last observation.
+    foreign_destination: Option<String>,
+    /// How often in a row an integration was seen on its way to the intended state.
+    unsettled: u32,
     /// Create requests that may still take effect, at the locations that this process has to do with.
     creates: HashMap<RegistrationKey, Option<UnconfirmedCreate>>,
     /// Clients that have worked, by the fingerprint of the OAuth client: a route that is deleted together with its
@@ -59,8 +62,9 @@ struct Entry {
 #[derive(Clone)]
 struct Verified {
     desired: Desired,
-    registration: Registration,
+    registration: ObservedObject,
     is_verifiable: bool,
+    differs: Option<String>,
     is_cheap_to_list: bool,
     due: Instant,
 }
@@ -102,8 +106,7 @@ impl UnconfirmedCreate {
     /// What may still take effect after an observation that began at `now`. What it found by its name came of one of the
     /// requests; what was known before, or is created now, did not.
     fn after(self, applied: &Applied, known_id: Option<&str>, now: Instant) -> Option<Self> {
-        let is_other =
-            applied.change == Some(Change::Created) || known_id == Some(applied.registration.id.as_str());
+        let is_other = applied.change == Some(Change::Created) || known_id == Some(applied.registration.id());
         let count = self.count.saturating_sub(usize::from(!is_other));
         (now < self.until && count > 0).then_some(Self { count, ..self })
     }
@@ -114,8 +117,8 @@ impl UnconfirmedCreate {
 pub struct Known {
     /// The registration's id.
     pub id: Option<String>,
-    /// The URL that it last called, or was about to.
-    pub url: Option<String>,
+    /// Where it last sent events, or was about to: a URL, or an AWS account and region.
+    pub destination: Option<String>,
     /// Whether another owner was found to have taken it back.
     pub contested: bool,
     /// Whether Genesys Cloud has confirmed all that is desired, but for the secret.
@@ -145,9 +148,11 @@ pub enum CacheDecision {
     /// The last observation is recent, and of the same registration.
     Trusted {
         /// As it was observed.
-        registration: Registration,
+        registration: ObservedObject,
         /// Whether it can be observed at all.
         is_verifiable: bool,
+        /// In what an integration that is kept by other means is not as desired.
+        differs: Option<String>,
         /// How long that is trusted still.
         trusted_for: Duration,
     },
@@ -165,8 +170,8 @@ pub struct Inquiry {
     pub id: Option<String>,
     /// Whether it is looked up by its name first.
     pub by_name: bool,
-    /// The URL of another owner that it called at the last observation.
-    pub foreign_url: Option<String>,
+    /// The destination of another owner that it had at the last observation.
+    pub foreign_destination: Option<String>,
     /// Whether the same was confirmed before by this process.
     pub was_verified: bool,
     /// Create requests that may still take effect.
@@ -188,7 +193,7 @@ impl RegistrationCache {
     /// Why the last attempt failed, while it is too soon for the next.
     pub fn backoff(&self, uid: &str, desired: &Desired) -> Option<Failure> {
         let inner = self.inner.lock();
-        let (failed, backoff) = inner.routes.get(uid)?.failed.as_ref()?;
+        let (failed, backoff) = inner.routes.get(uid)?.failed.as_deref()?;
         failed.is_same_attempt(desired).then(|| backoff.pending(Instant::now()))?
     }
 
@@ -199,7 +204,7 @@ impl RegistrationCache {
         let mut inner = self.inner.lock();
         let is_expensive = inner.expensive_lists.contains(desired.api());
         let entry = inner.routes.entry(uid.to_owned()).or_default();
-        if let Some((failed, backoff)) = &entry.failed
+        if let Some((failed, backoff)) = entry.failed.as_deref()
             && failed.is_same_attempt(desired)
             && let Some(failure) = backoff.pending(now)
         {
@@ -213,10 +218,11 @@ impl RegistrationCache {
             return CacheDecision::Trusted {
                 registration: verified.registration.clone(),
                 is_verifiable: verified.is_verifiable,
+                differs: verified.differs.clone(),
                 trusted_for: verified.due - now,
             };
         }
-        if let Some((postponed, until)) = &entry.postponed
+        if let Some((postponed, until)) = entry.postponed.as_deref()
             && postponed.is_same_attempt(desired)
             && known.stands()
             && now < *until
@@ -226,17 +232,24 @@ impl RegistrationCache {
         let is_first = entry.postponed.is_none() && entry.verified.is_none() && entry.failed.is_none();
         if is_first && known.stands() {
             let wait = somewhere_in(VERIFY_EVERY);
-            entry.postponed = Some((desired.clone(), now + wait));
+            entry.postponed = Some(Box::new((desired.clone(), now + wait)));
             return CacheDecision::Postponed(wait);
         }
         let same = entry.verified.as_ref().filter(|verified| verified.desired.is_same_registration(desired));
-        let id = known.id.clone().or_else(|| same.map(|verified| verified.registration.id.clone()));
+        let id = known.id.clone().or_else(|| same.map(|verified| verified.registration.id().to_owned()));
         let was_verified = same.is_some();
         let is_cheap = entry.verified.as_ref().map_or(!is_expensive, |verified| verified.is_cheap_to_list);
-        let foreign_url = entry.foreign_url.clone();
+        let foreign_destination = entry.foreign_destination.clone();
         let unconfirmed = entry.unconfirmed(&(&desired.location).into(), id.is_some(), self.create_timeout);
         let by_name = is_cheap || unconfirmed.is_some();
-        CacheDecision::Ask(Inquiry { id, by_name, foreign_url, was_verified, unconfirmed, began: now })
+        CacheDecision::Ask(Inquiry {
+            id,
+            by_name,
+            foreign_destination,
+            was_verified,
+            unconfirmed,
+            began: now,
+        })
     }
 
     /// The registration is as desired. Returns how long that is trusted.
@@ -259,30 +272,34 @@ impl RegistrationCache {
         let now = inquiry.began;
         let left = inquiry.unconfirmed.and_then(|before| before.after(applied, inquiry.id.as_deref(), now));
         entry.creates.insert((&desired.location).into(), left);
+        let settles_in = applied.registration.settles_in(entry.unsettled);
+        entry.unsettled = settles_in.map_or(0, |_| entry.unsettled.saturating_add(1));
         let trusted_for = left.map_or_else(|| jittered(VERIFY_EVERY), |left| left.until - now);
+        let trusted_for = settles_in.map_or(trusted_for, |wait| jittered(wait).min(trusted_for));
         let client = desired.location.access.client_fingerprint.clone();
         entry.working_clients.retain(|(known, way)| !(*known == client && way.is_same_api(&backend)));
         entry.working_clients.push((client, backend));
         entry.failed = None;
         entry.postponed = None;
-        entry.foreign_url.clone_from(&applied.foreign_url);
-        entry.verified = Some(Verified {
+        entry.foreign_destination.clone_from(&applied.foreign_destination);
+        entry.verified = Some(Box::new(Verified {
             desired,
             registration: applied.registration.clone(),
             is_verifiable: applied.is_verifiable,
+            differs: applied.differs.clone(),
             is_cheap_to_list: applied.is_cheap_to_list,
             due: now + trusted_for,
-        });
+        }));
         trusted_for
     }
 
     /// The attempt failed. Returns the failure with its wait, longer each time.
     pub fn failed(&self, uid: &str, desired: Desired, failure: Failure) -> Failure {
         self.entry(uid, |entry| {
-            let before = entry.failed.as_ref().filter(|(failed, _)| failed.is_same_attempt(&desired));
+            let before = entry.failed.as_deref().filter(|(failed, _)| failed.is_same_attempt(&desired));
             let backoff = Backoff::after(before.map(|(_, backoff)| backoff), failure);
             let failure = backoff.failure.clone();
-            entry.failed = Some((desired, backoff));
+            entry.failed = Some(Box::new((desired, backoff)));
             // What is known of the registration may be out of date, and there may be a second one.
             if let Some(verified) = &mut entry.verified {
                 verified.due = Instant::now();
@@ -309,7 +326,8 @@ impl RegistrationCache {
 
     /// No call was left for what stands: it is observed after this time.
     pub fn postponed(&self, uid: &str, desired: Desired, wait: Duration) {
-        self.entry(uid, |entry| entry.postponed = Some((desired, Instant::now() + wait)));
+        let postponed = Box::new((desired, Instant::now() + wait));
+        self.entry(uid, |entry| entry.postponed = Some(postponed));
     }
 
     /// Create requests at a location that may still take effect.
@@ -327,7 +345,7 @@ impl RegistrationCache {
         let access = &location.access;
         let inner = self.inner.lock();
         let mut clients = inner.routes.get(uid)?.working_clients.iter();
-        let is_at = |backend: &Backend| backend.is_at(&access.api);
+        let is_at = |backend: &Backend| backend.is_for(location.type_) && backend.is_at(&access.api);
         clients
             .find(|(client, backend)| *client == access.client_fingerprint && is_at(backend))
             .map(|(_, backend)| backend.clone())

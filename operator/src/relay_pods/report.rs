@@ -24,6 +24,7 @@ pub(super) fn bounded(mut report: RelayStatus) -> RelayStatus {
         routing,
         secrets,
         tls,
+        queue,
         kafka,
         missing_topics,
         forbidden_topics,
@@ -40,6 +41,10 @@ pub(super) fn bounded(mut report: RelayStatus) -> RelayStatus {
     if let Some(tls) = tls {
         tls.expires.iter_mut().for_each(|time| bound(time, MAX_NAME));
         tls.error.iter_mut().for_each(|error| bound(error, MAX_ERROR));
+    }
+    if let Some(queue) = queue {
+        queue.error.iter_mut().for_each(|error| bound(error, MAX_ERROR));
+        queue.last_received.iter_mut().for_each(|time| bound(time, MAX_NAME));
     }
     secrets.used = take(&mut secrets.used)
         .into_iter()
@@ -78,7 +83,9 @@ fn is_invisible(char: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use presenceroute_core::relay_status::{KafkaReport, RoutingReport, SecretsReport, TlsReport};
+    use presenceroute_core::relay_status::{
+        KafkaReport, QueueReport, RoutingReport, SecretsReport, TlsReport,
+    };
 
     use super::*;
 
@@ -94,6 +101,11 @@ mod tests {
                 error: Some(text()),
             },
             tls: Some(TlsReport { expires: Some(text()), error: Some(text()) }),
+            queue: Some(QueueReport {
+                error: Some(text()),
+                last_received: Some(text()),
+                ..QueueReport::default()
+            }),
             kafka: KafkaReport { reachable: true, error: Some(text()), throttled: Some(text()) },
             missing_topics: vec![text(); topics],
             forbidden_topics: vec![text(); topics],
@@ -114,7 +126,7 @@ mod tests {
         let json = serde_json::to_string(&bounded).unwrap();
         let secrets = MAX_SECRETS * (MAX_NAME + 5);
         assert!(
-            json.len() < 2 * MAX_TOPICS * (MAX_TOPIC + 3) + 5 * MAX_ERROR + 5 * MAX_NAME + secrets + 1000
+            json.len() < 2 * MAX_TOPICS * (MAX_TOPIC + 3) + 6 * MAX_ERROR + 6 * MAX_NAME + secrets + 1000
         );
         assert_eq!(bounded.secrets.used.len(), MAX_SECRETS);
         assert_eq!(bounded.missing_topics.len(), MAX_TOPICS);

@@ -7,14 +7,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use presenceroute_crds::status::{
     EndpointPhase, EndpointStatus, ExposureStatus, PresenceRouteStatus, RegistrationLocation,
-    RegistrationStatus, RelayPodsStatus, RoutingStatus, SigningStatus,
+    RelayPodsStatus, RoutingStatus, SigningStatus, SourceType,
 };
 
 use crate::cache::obstacle::Obstacle;
 use crate::exposure::Exposure;
-use crate::registration::RegistrationState;
-use crate::registration::failure::Failure;
-use crate::registration::record::RegistrationRecord;
+use crate::registration::failure::{Failure, noun};
+use crate::registration::record::{Recorded, RegistrationRecord};
+use crate::registration::{ApiKeyStep, IntegrationReport, RegistrationState};
 use crate::text::{first_of, shortened};
 use presenceroute_manifest::build::ADMIN_PORT;
 use presenceroute_manifest::dereference::SecretProblem;
@@ -87,7 +87,7 @@ pub struct RouteFacts {
     pub call_secret_problems: Vec<SecretProblem>,
     /// The same of the Secrets that the relays need.
     pub relay_secret_problems: Vec<SecretProblem>,
-    /// That the signing secret can be guessed.
+    /// That the signing secret or the API key can be guessed.
     pub weak_secret: Option<String>,
     /// Why an object could not be written.
     pub apply_error: Option<String>,
@@ -101,16 +101,18 @@ pub struct RouteFacts {
     pub selector: String,
     /// The routing table and who serves it.
     pub routing: RoutingFacts,
-    /// Where the signing secrets stand.
-    pub signing: SigningStatus,
-    /// How far the endpoint is exposed.
-    pub exposure: Exposure,
+    /// Where the signing secrets or API keys stand, where the source is pushed to.
+    pub signing: Option<SigningStatus>,
+    /// Where the API key of an API destination stands.
+    pub api_key: Option<ApiKeyStep>,
+    /// How far the endpoint is exposed, where there is one.
+    pub exposure: Option<Exposure>,
     /// The version that relays report.
     pub relay_version: Option<String>,
     /// How the route stands at Genesys Cloud.
     pub registration: RegistrationState,
-    /// What the relays are to serve, and the step of a change of it.
-    pub endpoint: EndpointStatus,
+    /// The endpoint that the relays are to serve, and the step of a change of it, where there is one.
+    pub endpoint: Option<EndpointStatus>,
     /// Why the registration goes by another name than the spec's.
     pub name_pending: Option<String>,
     /// Whether the spec wants no events, so that a disabled registration is not taken for a working one.
@@ -216,29 +218,29 @@ pub fn build(
     let routing = &facts.routing;
     // While a newer one is on its way, the version that is registered stands.
     let registered = previous.signing.as_ref().and_then(|signing| signing.secret_version.clone());
-    let signing = SigningStatus {
-        secret_version: facts.signing.secret_version.clone().or(registered),
-        ..facts.signing.clone()
-    };
-    let exposure = ExposureStatus {
-        exposed_by: facts.exposure.exposed_by.clone(),
-        addresses: facts.exposure.addresses.clone(),
-    };
+    let signing = facts
+        .signing
+        .clone()
+        .map(|signing| SigningStatus { secret_version: signing.secret_version.or(registered), ..signing });
+    let exposure = facts.exposure.as_ref().map(|exposure| ExposureStatus {
+        exposed_by: exposure.exposed_by.clone(),
+        addresses: exposure.addresses.clone(),
+    });
     let deployment = facts.deployment.unwrap_or_default();
     let record = record(&facts.registration, RegistrationRecord::read(Some(previous.clone())), now);
     PresenceRouteStatus {
         observed_generation: generation,
         conditions: merge(&previous.conditions, findings, generation, now),
         source: Some(record.into_status()),
-        endpoint: Some(facts.endpoint),
+        endpoint: facts.endpoint,
         routing: Some(RoutingStatus {
             revision: routing.revision.clone(),
             routes: count(routing.routes),
             live_replicas: count(routing.live),
             missing_topics: routing.missing_topics.clone(),
         }),
-        signing: Some(signing),
-        exposure: Some(exposure),
+        signing,
+        exposure,
         relay: Some(RelayPodsStatus {
             replicas: deployment.replicas,
             ready_replicas: deployment.ready,
@@ -302,7 +304,7 @@ fn findings(
             },
         ),
         ("RoutingLive", routing_live(facts)),
-        ("EndpointExposed", endpoint_exposed(&facts.exposure)),
+        ("EndpointExposed", endpoint_exposed(facts.exposure.as_ref())),
         ("Registered", registered(facts, previous, generation)),
     ];
     let ready = ready(facts, previous, &findings);
@@ -345,13 +347,21 @@ fn stalled(ready: &Finding) -> Option<(&'static str, Finding)> {
 
 /// What is known of a route that is ready. Whether events come is known to Genesys Cloud alone.
 fn is_set_up(facts: &RouteFacts, previous: &PresenceRouteStatus) -> String {
-    let registration = match &facts.registration {
-        RegistrationState::Registered { record, .. } => record.current.as_ref(),
-        _ => previous.registration(),
+    let record = match &facts.registration {
+        RegistrationState::Registered { record, .. } => record.as_ref().clone(),
+        _ => RegistrationRecord::read(Some(previous.clone())),
     };
-    let url = registration.map(|registration| registration.spec.url.as_str()).unwrap_or("the endpoint");
     let revision = &facts.routing.revision;
-    format!("the relays serve revision {revision}, and Genesys Cloud is registered to call {url}")
+    let sends = match &record.current {
+        Some(current) if current.type_() == SourceType::AmazonEventBridge => {
+            format!("Genesys Cloud sends to the event source {}", event_source(current))
+        }
+        current => {
+            let url = current.as_ref().and_then(|current| current.spec.url()).unwrap_or("the endpoint");
+            format!("Genesys Cloud is registered to call {url}")
+        }
+    };
+    format!("the relays serve revision {revision}, and {sends}")
 }
 
 fn secrets_resolved(facts: &RouteFacts) -> Finding {
@@ -367,7 +377,13 @@ fn secrets_resolved(facts: &RouteFacts) -> Finding {
     Finding::fails("SecretsUnresolved", messages.join("; "))
 }
 
-fn endpoint_exposed(exposure: &Exposure) -> Finding {
+fn endpoint_exposed(exposure: Option<&Exposure>) -> Finding {
+    let Some(exposure) = exposure else {
+        return Finding::holds(
+            "NotNeeded",
+            "the relays receive events from a queue, so that nothing is exposed",
+        );
+    };
     let Exposure { is_exposed, reason, message, .. } = exposure;
     if *is_exposed { Finding::holds(*reason, message) } else { Finding::fails(*reason, message) }
 }
@@ -505,11 +521,12 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
     let before = previous.conditions.iter().find(|old| old.type_ == "Registered");
     match &facts.registration {
         RegistrationState::Failed(failure) => Finding::fails(failure.reason, failure.message.clone()),
-        _ if facts.endpoint.phase == EndpointPhase::Distributing && !facts.suspended => {
+        _ if is_endpoint_changing(facts) && !facts.suspended => {
+            let url =
+                facts.endpoint.as_ref().map(|endpoint| endpoint.current.url.as_str()).unwrap_or_default();
             let message = format!(
-                "the relay pods are being replaced by ones that serve {}; what Genesys Cloud calls is served until it is \
-                 told",
-                facts.endpoint.current.url
+                "the relay pods are being replaced by ones that serve {url}; what Genesys Cloud calls is served until it is \
+                 told"
             );
             Finding::fails(ENDPOINT_CHANGING, message)
         }
@@ -530,9 +547,19 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
         RegistrationState::Unverified(Failure { reason, message, .. }) => Finding::unknown(
             *reason,
             format!(
-                "the registration was as the spec asks when it was last verified, and cannot be verified now: {message}"
+                "the {} was as the spec asks when it was last verified, and cannot be verified now: {message}",
+                previous.source.as_ref().map_or("registration", |source| noun(source.type_))
             ),
         ),
+        RegistrationState::Registered { record, integration: Some(integration), left, .. } => {
+            let finding = integrated(facts, record, integration);
+            match left {
+                Some(left) if finding.is_true() => {
+                    Finding::holds(FORMER_LEFT, format!("{}; {left}", finding.message))
+                }
+                _ => finding,
+            }
+        }
         RegistrationState::Registered { left, .. } if facts.suspended => {
             let left = left.as_ref().map(|left| format!("; {left}")).unwrap_or_default();
             let message =
@@ -565,14 +592,100 @@ fn registered(facts: &RouteFacts, previous: &PresenceRouteStatus, generation: Op
     }
 }
 
+fn is_endpoint_changing(facts: &RouteFacts) -> bool {
+    facts.endpoint.as_ref().is_some_and(|endpoint| endpoint.phase == EndpointPhase::Distributing)
+}
+
+/// The full name of an integration's event source.
+fn event_source(current: &Recorded) -> String {
+    let name = current.event_source_name.clone();
+    name.unwrap_or_else(|| format!("aws.partner/genesys.com/cloud/ORGANIZATION/{}", current.spec.name()))
+}
+
+/// What an integration with Amazon EventBridge that is there amounts to.
+fn integrated(facts: &RouteFacts, record: &RegistrationRecord, integration: &IntegrationReport) -> Finding {
+    let Some(current) = &record.current else {
+        return Finding::fails("Waiting", "waiting for Genesys Cloud's answer");
+    };
+    let source = event_source(current);
+    let is_external = current.spec.is_external();
+    if let Some(fields) = &integration.differs {
+        let message = format!(
+            "the integration is kept by other means and differs from spec.source.amazonEventBridge in {fields}; change it \
+             by these means, or the spec"
+        );
+        return Finding::fails(INTEGRATION_DIFFERS, message);
+    }
+    let code = integration.state.as_ref().map_or("ACTIVE", |state| state.code.as_str());
+    if facts.suspended && !is_external && code != "ERROR" {
+        return Finding::fails(
+            "Suspended",
+            "spec.suspend is true: the integration is disabled and no events come",
+        );
+    }
+    match code {
+        "ACTIVE" => {}
+        "ERROR" => {
+            let detail = integration.state.as_ref().and_then(|state| state.detail.as_deref());
+            let message = format!(
+                "Genesys Cloud reports that the integration has failed: {}; check \
+                 spec.source.amazonEventBridge.awsAccountId and awsRegion, and the event source {source} in that AWS \
+                 account",
+                detail.unwrap_or("it gives no reason")
+            );
+            return Finding::fails(INTEGRATION_FAILED, message);
+        }
+        code => {
+            let message =
+                format!("waiting for the integration to become ACTIVE at Genesys Cloud; it is {code}");
+            return Finding::fails(ACTIVATING, message);
+        }
+    }
+    if !integration.unavailable_topics.is_empty() {
+        let message = format!(
+            "the integration is active, but not all of spec.source.amazonEventBridge.topics come: {}",
+            integration.unavailable_topics.join("; ")
+        );
+        return Finding::fails("TopicsUnavailable", message);
+    }
+    let former = being_removed(&record.former);
+    let associated = format!(
+        "Genesys Cloud sends to the event source {source}; events come once it is associated, in AWS, with an event bus of \
+         the same name"
+    );
+    match facts.api_key {
+        Some(ApiKeyStep::AwaitedFromAws) => Finding::holds(
+            API_KEY_PENDING,
+            format!(
+                "{associated}; the relays accept the new API key beside the old one: give it to the connection of the API \
+                 destination in AWS; the old one goes once a request with the new one has come{former}"
+            ),
+        ),
+        _ => Finding::holds("Registered", format!("{associated}{former}")),
+    }
+}
+
+/// The reason of Registered while an integration is on its way to the state that is intended.
+pub(super) const ACTIVATING: &str = "Activating";
+
+/// The reason of Registered where Genesys Cloud reports an error of the integration.
+const INTEGRATION_FAILED: &str = "IntegrationFailed";
+
+/// The reason of Registered where an integration that is kept by other means is not as the spec asks.
+const INTEGRATION_DIFFERS: &str = "IntegrationDiffers";
+
+/// The reason of Registered that holds while a person has to give AWS the newest API key.
+pub(super) const API_KEY_PENDING: &str = "ApiKeyPending";
+
 /// A former registration does not keep the route from being ready: events flow by the current one.
 fn being_removed(former: &[RegistrationLocation]) -> String {
     let named: Vec<_> =
         former.iter().map(|place| format!("{:?} at {}", place.name, place.access.api.api_url)).collect();
+    let object = former.first().map_or("registration", |place| noun(place.type_));
     match named.as_slice() {
         [] => String::new(),
-        [one] => format!("; the former registration {one} is being removed"),
-        several => format!("; the former registrations {} are being removed", several.join(", ")),
+        [one] => format!("; the former {object} {one} is being removed"),
+        several => format!("; the former {object}s {} are being removed", several.join(", ")),
     }
 }
 
@@ -633,8 +746,7 @@ fn record(facts: &RegistrationState, previous: RegistrationRecord, now: Timestam
     let RegistrationState::Registered { record, is_verifiable, .. } = facts else { return previous };
     let RegistrationRecord { current, former } = record.as_ref().clone();
     let current = current.map(|registration| {
-        let fresh =
-            RegistrationStatus { last_verified_time: is_verifiable.then_some(Time(now)), ..registration };
+        let fresh = Recorded { last_verified_time: is_verifiable.then_some(Time(now)), ..registration };
         // A look that finds all as it was says nothing new: written down, it would wake every watcher of the route.
         previous.current.filter(|old| is_same(old, &fresh)).unwrap_or(fresh)
     });
@@ -642,10 +754,9 @@ fn record(facts: &RegistrationState, previous: RegistrationRecord, now: Timestam
 }
 
 /// Whether both say the same, but for when exactly it was verified.
-fn is_same(old: &RegistrationStatus, fresh: &RegistrationStatus) -> bool {
+fn is_same(old: &Recorded, fresh: &Recorded) -> bool {
     let both_or_none = old.last_verified_time.is_some() == fresh.last_verified_time.is_some();
-    both_or_none
-        && *old == RegistrationStatus { last_verified_time: old.last_verified_time.clone(), ..fresh.clone() }
+    both_or_none && *old == Recorded { last_verified_time: old.last_verified_time.clone(), ..fresh.clone() }
 }
 
 fn pods(deployment: &DeploymentFacts) -> String {
@@ -658,7 +769,8 @@ fn count(number: usize) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use presenceroute_crds::status::SigningPhase;
+    use presenceroute_crds::status::{IntegrationStatus, RegistrationStatus, SigningPhase};
+    use presenceroute_genesys::integrations::ReportedState;
 
     use super::*;
 
@@ -687,16 +799,17 @@ mod tests {
                 missing_topics: Vec::new(),
                 forbidden_topics: Vec::new(),
             },
-            signing: SigningStatus {
+            signing: Some(SigningStatus {
                 revision: "s".into(),
                 phase: SigningPhase::Stable,
                 secret_version: None,
                 retire_time: None,
-            },
-            exposure: exposed(true),
+            }),
+            api_key: None,
+            exposure: Some(exposed(true)),
             relay_version: None,
             registration: RegistrationState::Unchanged,
-            endpoint: EndpointStatus::default(),
+            endpoint: Some(EndpointStatus::default()),
             name_pending: None,
             suspended: false,
         }
@@ -725,6 +838,7 @@ mod tests {
             left: None,
             others: others.iter().map(|url| (*url).to_owned()).collect(),
             is_verifiable: true,
+            integration: None,
             trusted_for: Duration::ZERO,
         }
     }
@@ -915,7 +1029,7 @@ mod tests {
     fn the_registered_secret_version_stands_while_a_newer_one_is_on_its_way() {
         let with = |version: Option<&str>, previous: Option<&PresenceRouteStatus>| {
             let mut facts = facts();
-            facts.signing.secret_version = version.map(str::to_owned);
+            facts.signing.as_mut().unwrap().secret_version = version.map(str::to_owned);
             build(previous, Some(1), Observed::Valid(Box::new(facts)), Timestamp::UNIX_EPOCH)
         };
         let version = |status: &PresenceRouteStatus| status.signing.clone().unwrap().secret_version;
@@ -929,7 +1043,7 @@ mod tests {
 
     #[test]
     fn a_route_whose_endpoint_is_not_exposed_is_not_ready() {
-        let hidden = || RouteFacts { exposure: exposed(false), ..ready_facts(state(&[], &[])) };
+        let hidden = || RouteFacts { exposure: Some(exposed(false)), ..ready_facts(state(&[], &[])) };
         let exposure = condition(hidden(), None, "EndpointExposed");
         assert_eq!((exposure.status.as_str(), exposure.reason.as_str()), ("False", "NotAccepted"));
         let ready = condition(hidden(), None, "Ready");
@@ -948,7 +1062,7 @@ mod tests {
         };
         let of = |phase, registration| {
             let endpoint = EndpointStatus { phase, current: current.clone(), former: Vec::new() };
-            let facts = RouteFacts { registration, endpoint, ..facts() };
+            let facts = RouteFacts { registration, endpoint: Some(endpoint), ..facts() };
             let finding = registered(&facts, &PresenceRouteStatus::default(), Some(1));
             (finding.is_true(), finding.reason)
         };
@@ -981,6 +1095,7 @@ mod tests {
             left: None,
             others: Vec::new(),
             is_verifiable: true,
+            integration: None,
             trusted_for: Duration::ZERO,
         };
         let at = |hours| Timestamp::UNIX_EPOCH + k8s_openapi::jiff::SignedDuration::from_hours(hours);
@@ -993,7 +1108,7 @@ mod tests {
         assert_eq!(verified(&changed), Some(Time(at(100))));
     }
 
-    fn registration(event_types: &[&str]) -> RegistrationStatus {
+    fn registration(event_types: &[&str]) -> Recorded {
         let status = serde_json::json!({
             "id": "1", "name": "presence/one", "access": {
                 "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"},
@@ -1002,6 +1117,117 @@ mod tests {
             "url": "https://presence.example.com/one", "enabled": true, "eventTypes": event_types,
             "retryPolicy": {"maxRetries": 3, "backoffMultiplier": 2},
         });
-        serde_json::from_value(status).unwrap()
+        serde_json::from_value::<RegistrationStatus>(status).unwrap().into()
+    }
+
+    const EVENT_SOURCE: &str = "aws.partner/genesys.com/cloud/7c0d9f8e/presence-one";
+
+    fn integrated_as(mode: &str, integration: IntegrationReport) -> RegistrationState {
+        let status = serde_json::json!({
+            "id": "1", "name": "presence-one", "eventSourceSuffix": "presence-one", "awsAccountId": "123456789012",
+            "awsRegion": "eu-west-1", "topics": ["v2.users.{id}.presence"], "enabled": true, "mode": mode,
+            "eventSourceName": EVENT_SOURCE, "access": {
+                "clientFingerprint": "c", "credentialsSecretRef": {"name": "oauth"},
+                "apiUrl": "https://api.mypurecloud.ie", "tokenPath": "/t", "eventBridgesPath": "/b", "tokenRequest": "Form",
+            },
+        });
+        let current = serde_json::from_value::<IntegrationStatus>(status).unwrap().into();
+        RegistrationState::Registered {
+            record: Box::new(RegistrationRecord { current: Some(current), former: Vec::new() }),
+            left: None,
+            others: Vec::new(),
+            is_verifiable: true,
+            integration: Some(Box::new(integration)),
+            trusted_for: Duration::ZERO,
+        }
+    }
+
+    fn in_state(code: &str, detail: Option<&str>) -> IntegrationReport {
+        let state = ReportedState { code: code.into(), detail: detail.map(str::to_owned) };
+        IntegrationReport { state: Some(state), ..IntegrationReport::default() }
+    }
+
+    #[test]
+    fn an_integration_is_registered_once_it_is_active() {
+        for (report, status, reason, words) in [
+            (in_state("ACTIVE", None), TRUE, "Registered", EVENT_SOURCE),
+            (IntegrationReport::default(), TRUE, "Registered", "associated, in AWS, with an event bus"),
+            (in_state("ACTIVATING", None), FALSE, ACTIVATING, "it is ACTIVATING"),
+            (in_state("INACTIVE", None), FALSE, ACTIVATING, "it is INACTIVE"),
+            (
+                in_state("ERROR", Some("no such account")),
+                FALSE,
+                INTEGRATION_FAILED,
+                "failed: no such account;",
+            ),
+            (in_state("ERROR", None), FALSE, INTEGRATION_FAILED, "it gives no reason"),
+            (
+                IntegrationReport {
+                    unavailable_topics: vec!["v2.x is not sent".into()],
+                    ..in_state("ACTIVE", None)
+                },
+                FALSE,
+                "TopicsUnavailable",
+                "v2.x is not sent",
+            ),
+        ] {
+            let finding = registered_as(integrated_as("Managed", report));
+            assert_eq!((finding.status, finding.reason.as_str()), (status, reason), "{}", finding.message);
+            assert!(finding.message.contains(words), "{}", finding.message);
+        }
+    }
+
+    #[test]
+    fn a_suspended_integration_is_disabled_unless_others_keep_it() {
+        let reason = |mode, report| {
+            let facts = RouteFacts { registration: integrated_as(mode, report), suspended: true, ..facts() };
+            registered(&facts, &PresenceRouteStatus::default(), Some(1)).reason
+        };
+        assert_eq!(reason("Managed", in_state("DEACTIVATING", None)), "Suspended");
+        assert_eq!(reason("Managed", in_state("ERROR", None)), INTEGRATION_FAILED);
+        assert_eq!(reason("External", in_state("ACTIVE", None)), "Registered");
+        let differs = IntegrationReport { differs: Some("eventFilter".into()), ..in_state("ACTIVE", None) };
+        assert_eq!(reason("External", differs), INTEGRATION_DIFFERS);
+    }
+
+    #[test]
+    fn a_new_api_key_is_asked_for_in_aws() {
+        let with = |api_key| {
+            let registration = integrated_as("Managed", in_state("ACTIVE", None));
+            registered(
+                &RouteFacts { registration, api_key, ..facts() },
+                &PresenceRouteStatus::default(),
+                None,
+            )
+        };
+        let awaited = with(Some(ApiKeyStep::AwaitedFromAws));
+        assert!(awaited.is_true(), "both keys are accepted");
+        assert_eq!(awaited.reason, API_KEY_PENDING);
+        assert!(awaited.message.contains("give it to the connection"), "{}", awaited.message);
+        for step in [None, Some(ApiKeyStep::InUse), Some(ApiKeyStep::Distributing)] {
+            assert_eq!(with(step).reason, "Registered");
+        }
+    }
+
+    #[test]
+    fn a_queue_needs_no_endpoint() {
+        let facts = RouteFacts {
+            exposure: None,
+            endpoint: None,
+            signing: None,
+            ..ready_facts(integrated_as("Managed", in_state("ACTIVE", None)))
+        };
+        let status = build(None, Some(1), Observed::Valid(Box::new(facts)), Timestamp::UNIX_EPOCH);
+        let condition = |type_: &str| status.conditions.iter().find(|it| it.type_ == type_).unwrap();
+        assert_eq!(
+            (condition("EndpointExposed").status.as_str(), condition("EndpointExposed").reason.as_str()),
+            (TRUE, "NotNeeded")
+        );
+        let ready = condition("Ready");
+        assert_eq!(ready.status, TRUE, "{}", ready.message);
+        assert!(ready.message.ends_with(EVENT_SOURCE), "{}", ready.message);
+        assert!(status.endpoint.is_none() && status.exposure.is_none() && status.signing.is_none());
+        let integration = status.integration().unwrap();
+        assert_eq!(integration.event_source_name.as_deref(), Some(EVENT_SOURCE));
     }
 }

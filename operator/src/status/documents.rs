@@ -206,13 +206,14 @@ fn ready() -> RouteFacts {
         delays: Delays::default(),
         selector: "presenceroute.io/route=contact-centre".into(),
         routing: routing(),
-        signing: SigningStatus {
+        signing: Some(SigningStatus {
             revision: "s".into(),
             phase: SigningPhase::Stable,
             secret_version: None,
             retire_time: None,
-        },
-        exposure: Exposure {
+        }),
+        api_key: None,
+        exposure: Some(Exposure {
             is_exposed: true,
             reason: "ServiceOnly",
             message:
@@ -221,14 +222,15 @@ fn ready() -> RouteFacts {
             exposed_by: "Service/contact-centre-relay".into(),
             addresses: Vec::new(),
             check_in: None,
-        },
-        endpoint: EndpointStatus::default(),
+        }),
+        endpoint: Some(EndpointStatus::default()),
         relay_version: Some("0.1.0".into()),
         registration: RegistrationState::Registered {
-            record: Box::new(RegistrationRecord { current: Some(registration), former: Vec::new() }),
+            record: Box::new(RegistrationRecord { current: Some(registration.into()), former: Vec::new() }),
             left: None,
             others: Vec::new(),
             is_verifiable: true,
+            integration: None,
             trusted_for: Duration::from_secs(300),
         },
         name_pending: None,

@@ -25,6 +25,7 @@ mod gitops;
 mod hanging;
 mod healing;
 mod idle;
+mod integration;
 mod invalid_objects;
 mod lagging;
 mod large;

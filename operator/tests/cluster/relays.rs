@@ -4,7 +4,7 @@
 //! are at that moment, as a kubelet would have synced them. A frozen pod keeps answering with what it last had. A request
 //! that arrives while the pods are silent is answered afterwards, with the state of before.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::IntoFuture;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -17,7 +17,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use presenceroute_core::relay_status::{KafkaReport, RelayStatus, RoutingReport, SecretsReport};
+use presenceroute_core::relay_config::RelayConfig;
+use presenceroute_core::relay_status::{KafkaReport, QueueReport, RelayStatus, RoutingReport, SecretsReport};
 use presenceroute_manifest::build::{ADMIN_PORT, ROUTE_LABEL};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -44,6 +45,8 @@ pub(crate) struct PlayedRelays {
     frozen: Arc<Mutex<HashSet<String>>>,
     silent: watch::Sender<bool>,
     kafka_error: watch::Sender<Option<String>>,
+    queue_error: watch::Sender<Option<String>>,
+    senders_know: watch::Sender<bool>,
     place: watch::Sender<Place>,
     task: JoinHandle<()>,
 }
@@ -53,9 +56,25 @@ impl PlayedRelays {
         let frozen = Arc::<Mutex<HashSet<String>>>::default();
         let (silent, is_silent) = watch::channel(false);
         let (kafka_error, kafka) = watch::channel(None);
+        let (queue_error, queue) = watch::channel(None);
+        let (senders_know, senders) = watch::channel(false);
         let (place, places) = watch::channel(Place::default());
-        let all = play_all(client, namespace.to_owned(), Arc::clone(&frozen), is_silent, kafka, places);
-        Self { frozen, silent, kafka_error, place, task: tokio::spawn(all) }
+        let relay = Relay {
+            client,
+            namespace: namespace.to_owned(),
+            pod: String::new(),
+            route: String::new(),
+            frozen: Arc::clone(&frozen),
+            silent: is_silent,
+            kafka,
+            queue,
+            senders,
+            place: places,
+            kafka_error: Arc::default(),
+            last: Arc::default(),
+        };
+        let task = tokio::spawn(play_all(relay));
+        Self { frozen, silent, kafka_error, queue_error, senders_know, place, task }
     }
 
     /// Whether requests wait for their answer.
@@ -66,6 +85,16 @@ impl PlayedRelays {
     /// Pods that start from now on report this of Kafka, and none of them is ready, until it is `None`.
     pub(crate) fn cannot_reach_kafka(&self, error: Option<&str>) {
         self.kafka_error.send_replace(error.map(str::to_owned));
+    }
+
+    /// Pods that start from now on report this of their queue, and none of them is ready, until it is `None`.
+    pub(crate) fn cannot_read_queue(&self, error: Option<&str>) {
+        self.queue_error.send_replace(error.map(str::to_owned));
+    }
+
+    /// Whether senders prove themselves with every active secret, the newest too.
+    pub(crate) fn senders_use_every_secret(&self, yes: bool) {
+        self.senders_know.send_replace(yes);
     }
 
     /// The port of pods that start from now on takes no connection until it is open. They are ready all the same: the
@@ -95,15 +124,9 @@ impl Drop for PlayedRelays {
     }
 }
 
-async fn play_all(
-    client: Client,
-    namespace: String,
-    frozen: Arc<Mutex<HashSet<String>>>,
-    silent: watch::Receiver<bool>,
-    kafka: watch::Receiver<Option<String>>,
-    places: watch::Receiver<Place>,
-) {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+/// Each pod is played as this one, under its own name.
+async fn play_all(template: Relay) {
+    let pods: Api<Pod> = Api::namespaced(template.client.clone(), &template.namespace);
     let mut events = watcher(pods, watcher::Config::default().labels(ROUTE_LABEL))
         .default_backoff()
         .applied_objects()
@@ -118,19 +141,14 @@ async fn play_all(
             continue;
         }
         let [high, low] = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let address = places.borrow().address.unwrap_or(Ipv4Addr::new(127, 77, high, low));
+        let address = template.place.borrow().address.unwrap_or(Ipv4Addr::new(127, 77, high, low));
         known.insert(pod.name_any(), address);
         let relay = Relay {
-            client: client.clone(),
-            namespace: namespace.clone(),
             pod: pod.name_any(),
             route: pod.labels()[ROUTE_LABEL].clone(),
-            frozen: Arc::clone(&frozen),
-            silent: silent.clone(),
-            kafka: kafka.clone(),
-            place: places.clone(),
             kafka_error: Arc::default(),
             last: Arc::default(),
+            ..template.clone()
         };
         servers.spawn(relay.serve(address));
     }
@@ -151,6 +169,8 @@ struct Relay {
     frozen: Arc<Mutex<HashSet<String>>>,
     silent: watch::Receiver<bool>,
     kafka: watch::Receiver<Option<String>>,
+    queue: watch::Receiver<Option<String>>,
+    senders: watch::Receiver<bool>,
     place: watch::Receiver<Place>,
     kafka_error: Arc<Mutex<Option<String>>>,
     last: Arc<Mutex<RelayStatus>>,
@@ -182,7 +202,7 @@ impl Relay {
         served.unwrap();
     }
 
-    /// As a relay that starts: it is ready once it has loaded what it serves, and reaches Kafka.
+    /// As a relay that starts: it is ready once it has loaded what it serves, reaches Kafka, and can read its queue.
     async fn come_up(mut self, address: Ipv4Addr) {
         self.report().await;
         if self.kafka_error.lock().unwrap().is_some() {
@@ -191,6 +211,12 @@ impl Relay {
                 return;
             }
             *self.kafka_error.lock().unwrap() = None;
+        }
+        if self.queue.borrow().is_some() {
+            self.show(address, "False").await;
+            if self.queue.wait_for(Option::is_none).await.is_err() {
+                return;
+            }
         }
         self.show(address, "True").await;
     }
@@ -215,7 +241,9 @@ impl Relay {
         }
         let kafka_error = self.kafka_error.lock().unwrap().clone();
         let kafka = KafkaReport { reachable: kafka_error.is_none(), error: kafka_error, throttled: None };
-        RelayStatus { kafka, ..self.last.lock().unwrap().clone() }
+        let queue = self.queue.borrow().clone();
+        let queue = queue.map(|error| QueueReport { error: Some(error), ..QueueReport::default() });
+        RelayStatus { kafka, queue, ..self.last.lock().unwrap().clone() }
     }
 
     async fn newest(&self) -> Option<RelayStatus> {
@@ -223,8 +251,26 @@ impl Relay {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let table = config_maps.get(&format!("{}-routing", self.route)).await.ok()?;
         let table: Value = serde_saphyr::from_str(table.data?.get("routing.yaml")?).ok()?;
-        let signing = secrets.get(&format!("{}-signing", self.route)).await.ok()?.data?;
-        let revision = String::from_utf8(signing.get("revision")?.0.clone()).ok()?;
+        let config = config_maps.get(&format!("{}-relay", self.route)).await.ok()?;
+        let config: RelayConfig = serde_saphyr::from_str(config.data?.get("relay.yaml")?).ok()?;
+        let secrets = if config.source.kind().exposes_endpoint {
+            let signing = secrets.get(&format!("{}-signing", self.route)).await.ok()?.data?;
+            let revision = String::from_utf8(signing.get("revision")?.0.clone()).ok()?;
+            let names = signing.keys().filter(|name| *name != "revision");
+            let used = if *self.senders.borrow() {
+                names.map(|name| (name.clone(), 1)).collect()
+            } else {
+                BTreeMap::new()
+            };
+            SecretsReport {
+                revision: Some(revision),
+                active: signing.len() - 1,
+                used,
+                ..SecretsReport::default()
+            }
+        } else {
+            SecretsReport::default()
+        };
         Some(RelayStatus {
             version: "played".into(),
             routing: RoutingReport {
@@ -232,11 +278,7 @@ impl Relay {
                 routes: table["routes"].as_array()?.len(),
                 ..RoutingReport::default()
             },
-            secrets: SecretsReport {
-                revision: Some(revision),
-                active: signing.len() - 1,
-                ..SecretsReport::default()
-            },
+            secrets,
             ..RelayStatus::default()
         })
     }

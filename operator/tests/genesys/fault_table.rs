@@ -1,5 +1,5 @@
 //! Every fault of Genesys Cloud at every call: what the condition `Registered` says, when it is tried again, and that
-//! afterwards there is exactly one registration, or none after a deletion. The table is the page `docs/genesys-faults.md`;
+//! afterwards there is exactly one registration or integration, or none after a deletion. The table is the page `docs/genesys-faults.md`;
 //! `PRESENCEROUTE_WRITE_DOCS=1 cargo test -p presenceroute-operator --test genesys` writes it anew.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use presenceroute_operator::registration::plan::Change;
 use serde_json::{Value, json};
 
 use crate::organisation::Organisation;
-use crate::route::{Registered, Route, executor, later};
+use crate::route::{Route, executor, later};
 
 /// Longer than any wait after a failure.
 const LONG_ENOUGH: Duration = Duration::from_secs(700);
@@ -31,15 +31,28 @@ enum At {
     LookUp,
     Creation,
     Update,
+    StateChange,
     Deletion,
 }
 
-const CALLS: [(At, &str, &str); 5] = [
+/// The calls of a source, each by its method and the beginning of its path.
+type Calls = &'static [(At, &'static str, &'static str)];
+
+const REGISTRATION_CALLS: Calls = &[
     (At::Token, "POST", "/api/v2/oauth/token"),
     (At::LookUp, "GET", "/api/v2/analytics/events/eventbridges"),
     (At::Creation, "POST", "/api/v2/analytics/events/eventbridges"),
     (At::Update, "PUT", "/api/v2/analytics/events/eventbridges"),
     (At::Deletion, "DELETE", "/api/v2/analytics/events/eventbridges"),
+];
+
+const INTEGRATION_CALLS: Calls = &[
+    (At::Token, "POST", "/oauth/token"),
+    (At::LookUp, "GET", "/api/v2/integrations"),
+    (At::Creation, "POST", "/api/v2/integrations"),
+    (At::Update, "PUT", "/api/v2/integrations"),
+    (At::StateChange, "PATCH", "/api/v2/integrations"),
+    (At::Deletion, "DELETE", "/api/v2/integrations"),
 ];
 
 fn faults() -> Vec<(&'static str, Value)> {
@@ -75,18 +88,26 @@ fn faults() -> Vec<(&'static str, Value)> {
 type Outcome = Result<&'static str, Failure>;
 
 /// Plays the fault at the call, ends it, and proves that all is well afterwards.
-async fn play(fault: &Value, at: At) -> (Outcome, Organisation) {
+async fn play(fault: &Value, at: At, calls: Calls) -> (Outcome, Organisation) {
     let limits = Limits { timeout: TIMEOUT, ..Limits::default() };
     let organisation = Organisation::with(Config::default(), limits).await;
     let executor = executor(&organisation);
-    let mut route = Route::new(&organisation, "contact-centre");
-    if matches!(at, At::Update | At::Deletion) {
-        route.register(&executor).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+    let has_integration = calls == INTEGRATION_CALLS;
+    let mut route = if has_integration {
+        Route::with_integration(&organisation, "contact-centre")
+    } else {
+        Route::new(&organisation, "contact-centre")
+    };
+    if matches!(at, At::Update | At::StateChange | At::Deletion) {
+        route.attempt(&executor, false).await.unwrap_or_else(|failure| panic!("{failure:?}"));
     }
-    if at == At::Update {
-        route.rotate("the-next-secret");
+    match at {
+        At::Update if has_integration => route.event_bridge().aws_region = "eu-central-1".into(),
+        At::Update => route.rotate("the-next-secret"),
+        At::StateChange => route.object.spec.suspend = true,
+        _ => {}
     }
-    let (_, method, path) = CALLS.into_iter().find(|(call, _, _)| *call == at).unwrap();
+    let (_, method, path) = calls.iter().find(|(call, _, _)| *call == at).unwrap();
     organisation.set_faults(json!([{"match": {"method": method, "path": path}, "do": fault}]));
     let result = step(&mut route, &executor, at).await;
 
@@ -97,8 +118,19 @@ async fn play(fault: &Value, at: At) -> (Outcome, Organisation) {
         step(&mut route, &executor, at).await.unwrap_or_else(|failure| panic!("{fault}: {failure:?}"));
         later(LONG_ENOUGH).await;
     }
+    let is_there = usize::from(at != At::Deletion);
+    if has_integration {
+        let left = organisation.simulator.integrations();
+        assert_eq!(left.len(), is_there, "{fault}: {left:?}");
+        if let [integration] = left.as_slice() {
+            let region = &integration.properties.as_ref().unwrap().aws_account_region;
+            assert_eq!(region, &route.event_bridge().aws_region, "{fault}");
+            assert_eq!(integration.enabled, !route.object.spec.suspend, "{fault}");
+        }
+        return (result, organisation);
+    }
     let left = organisation.simulator.registrations();
-    assert_eq!(left.len(), usize::from(at != At::Deletion), "{fault}: {left:?}");
+    assert_eq!(left.len(), is_there, "{fault}: {left:?}");
     if let [registration] = left.as_slice() {
         let secret = route.signing_secret.as_str().into();
         assert_eq!(registration.secret_fingerprint(), genesys_simulator::fingerprint(&secret), "{fault}");
@@ -110,22 +142,31 @@ async fn step(route: &mut Route, executor: &Executor, at: At) -> Outcome {
     if at == At::Deletion {
         return route.deregister(executor).await.map(|()| "–");
     }
-    let Registered { change, verifiable, .. } = route.register(executor).await?;
-    Ok(match (at, change) {
-        (At::Update, Some(Change::Created | Change::Replaced)) => "created anew",
-        _ if !verifiable => "RegisteredUnverified",
+    let (applied, _) = route.attempt(executor, false).await?;
+    Ok(match (at, applied.change) {
+        (At::Update | At::StateChange, Some(Change::Created | Change::Replaced)) => "created anew",
+        _ if !applied.is_verifiable => "RegisteredUnverified",
         _ => "–",
     })
 }
 
 /// The table, and one message for each reason.
 async fn page() -> String {
+    let mut messages = BTreeMap::new();
+    let registrations = table(REGISTRATION_CALLS, &mut messages).await;
+    let mut of_integrations = BTreeMap::new();
+    let integrations = table(INTEGRATION_CALLS, &mut of_integrations).await;
+    let messages: String =
+        messages.iter().map(|(reason, message)| format!("| `{reason}` | {message} |\n")).collect();
+    format!("{HEAD}{registrations}{MIDDLE}{messages}{INTEGRATIONS}{integrations}{END}")
+}
+
+async fn table(calls: Calls, messages: &mut BTreeMap<&'static str, String>) -> String {
     let mut rows = String::new();
-    let mut messages: BTreeMap<&'static str, String> = BTreeMap::new();
     for (name, fault) in faults() {
         let _ = write!(rows, "| {name} |");
-        for (at, _, _) in CALLS {
-            let (outcome, organisation) = play(&fault, at).await;
+        for (at, _, _) in calls.iter().copied() {
+            let (outcome, organisation) = play(&fault, at, calls).await;
             let cell = match outcome {
                 Ok(cell) => cell.to_owned(),
                 Err(failure) => {
@@ -143,9 +184,7 @@ async fn page() -> String {
         }
         rows.push('\n');
     }
-    let messages: String =
-        messages.iter().map(|(reason, message)| format!("| `{reason}` | {message} |\n")).collect();
-    format!("{HEAD}{rows}{MIDDLE}{messages}")
+    rows
 }
 
 /// The message as somebody reads it who has no simulator and no impatient test.
@@ -185,6 +224,21 @@ was rejected too. A deletion counts once the server no longer lists the registra
 
 | reason | an example of its message |
 |---|---|
+";
+
+const INTEGRATIONS: &str = "
+## Integrations with Amazon EventBridge
+
+The same faults at the calls of `source.amazonEventBridge`. The test proves that, after the fault, Genesys Cloud holds \
+exactly one integration as the spec asks, or none after a deletion.
+
+| fault | getting a token | reading it | creating it | configuring it | enabling it | deleting it |
+|---|---|---|---|---|---|---|
+";
+
+const END: &str = "
+– : no failure. A configuration that is refused with 409 is read again and written with the version that it has then; it \
+fails if that is the version which was refused. `UnexpectedAnswer` to a 404: the server shows the integration all the same.
 ";
 
 #[tokio::test]

@@ -12,6 +12,7 @@
 mod authority;
 mod executor;
 mod fault_table;
+mod integration;
 mod network;
 #[allow(dead_code, reason = "the tests of the client use the rest")]
 #[path = "../../../genesys/tests/client/organisation.rs"]

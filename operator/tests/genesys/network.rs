@@ -4,7 +4,7 @@ use presenceroute_crds::PresenceRoute;
 use presenceroute_genesys::Genesys;
 use presenceroute_manifest::dereference::dereference;
 use presenceroute_manifest::document::Manifest;
-use presenceroute_manifest::validate::{SourceModel, validate};
+use presenceroute_manifest::validate::validate;
 use presenceroute_operator::registration::desired::Desired;
 use presenceroute_operator::registration::execute::{CREATE_TIMEOUT, Executor, Outcome};
 use presenceroute_operator::registration::schedule::Known;
@@ -45,8 +45,7 @@ async fn the_authority_in_the_secret_of_a_route_is_trusted() {
         let route: PresenceRoute = serde_json::from_value(route).unwrap();
         let references = dereference(&route.spec, &manifest).await.unwrap();
         let model = validate(&route, references).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let SourceModel::Webhook(webhook) = &model.source;
-        let secret = webhook.signing_secret.clone().unwrap();
+        let secret = model.push_credential.as_ref().unwrap().value.clone().unwrap();
         let desired = Desired::of(&model, &route.spec.genesys, &secret).unwrap();
         let executor = Executor::new(Genesys::new(), CREATE_TIMEOUT);
         let outcome = executor.ensure(&model.uid, desired, &Known::default()).await;

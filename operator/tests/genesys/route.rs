@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use presenceroute_crds::PresenceRoute;
-use presenceroute_crds::spec::Webhook;
+use presenceroute_crds::spec::{AmazonEventBridge, Webhook};
 use presenceroute_genesys::{Access, Registration};
-use presenceroute_manifest::dereference::{OAuthClient, References};
+use presenceroute_manifest::dereference::{OAuthClient, PushCredential, References};
 use presenceroute_manifest::validate::{Model, validate};
 use presenceroute_operator::registration::desired::Desired;
 use presenceroute_operator::registration::execute::{CREATE_TIMEOUT, Executor, Outcome};
 use presenceroute_operator::registration::failure::Failure;
-use presenceroute_operator::registration::plan::Change;
+use presenceroute_operator::registration::objects::ObservedObject;
+use presenceroute_operator::registration::plan::{Applied, Change};
 use presenceroute_operator::registration::record::{CleanupTarget, RegistrationRecord};
 use presenceroute_operator::registration::schedule::Known;
 use secrecy::SecretString;
+use serde_json::json;
 
 use crate::organisation::{CLIENT_SECRET, Organisation, SIGNING_SECRET};
 
@@ -36,7 +38,7 @@ pub(crate) struct Registered {
     pub(crate) change: Option<Change>,
     pub(crate) verifiable: bool,
     pub(crate) trusted_for: Duration,
-    pub(crate) others: Vec<Registration>,
+    pub(crate) others: Vec<String>,
 }
 
 impl Route {
@@ -73,6 +75,10 @@ spec:
         self.object.metadata.uid.clone().unwrap()
     }
 
+    fn owner(&self) -> String {
+        format!("presence/{}", self.object.metadata.name.as_deref().unwrap())
+    }
+
     pub(crate) fn move_to(&mut self, organisation: &Organisation) {
         self.object.spec.genesys.api_url = Some(organisation.access().api_url);
     }
@@ -82,12 +88,34 @@ spec:
         self.secret_registered = false;
     }
 
+    /// A route whose events come by Amazon EventBridge and a queue. The organisation is called as a real one.
+    pub(crate) fn with_integration(organisation: &Organisation, name: &str) -> Self {
+        let mut route = Self::new(organisation, name);
+        let queue_url = "https://sqs.eu-west-1.amazonaws.com/123456789012/presence";
+        route.object.spec.source = serde_json::from_value(json!({"amazonEventBridge": {
+            "topics": ["v2.users.{id}.presence"], "awsAccountId": "123456789012", "awsRegion": "eu-west-1",
+            "sqs": {"queueUrl": queue_url},
+        }}))
+        .unwrap();
+        route.object.spec.endpoint = None;
+        route.object.spec.genesys.login_url = route.object.spec.genesys.api_url.clone();
+        route.object.spec.routes[0].event_type = "v2.users.{id}.presence".into();
+        route
+    }
+
+    pub(crate) fn event_bridge(&mut self) -> &mut AmazonEventBridge {
+        self.object.spec.source.amazon_event_bridge.as_mut().unwrap()
+    }
+
     fn model(&self) -> Model {
+        let is_signed = self.object.spec.source.webhook.is_some();
         let references = References {
             oauth_client: Ok(self.client.clone()),
             genesys_ca: None,
-            signing_secret: Some(Ok(SecretString::from(self.signing_secret.as_str()))),
-            signing_secret_version: None,
+            push_credential: is_signed.then(|| PushCredential {
+                value: Ok(SecretString::from(self.signing_secret.as_str())),
+                secret_version: None,
+            }),
             mounted: Vec::new(),
             certificates: Vec::new(),
         };
@@ -111,6 +139,25 @@ spec:
         executor: &Executor,
         secret_drifted: bool,
     ) -> Result<Registered, Failure> {
+        let (applied, trusted_for) = self.attempt(executor, secret_drifted).await?;
+        let ObservedObject::Registration(registration) = applied.registration else {
+            panic!("it is no registration: {:?}", applied.registration)
+        };
+        Ok(Registered {
+            registration,
+            change: applied.change,
+            verifiable: applied.is_verifiable,
+            trusted_for,
+            others: applied.others,
+        })
+    }
+
+    /// One attempt, and what it came to.
+    pub(crate) async fn attempt(
+        &mut self,
+        executor: &Executor,
+        secret_drifted: bool,
+    ) -> Result<(Applied, Duration), Failure> {
         let desired = self.desired();
         if !self.record.knows(&desired.location) {
             executor.cache().begin(&self.uid(), &desired.location);
@@ -132,13 +179,7 @@ spec:
                 self.secret_registered |= applied.secret_sent;
                 self.contested = false;
                 self.record = self.record.clone().registered(&desired, &applied.registration);
-                Ok(Registered {
-                    registration: applied.registration,
-                    change: applied.change,
-                    verifiable: applied.is_verifiable,
-                    trusted_for,
-                    others: applied.others,
-                })
+                Ok((*applied, trusted_for))
             }
         }
     }
@@ -146,11 +187,11 @@ spec:
     fn known(&self, secret_drifted: bool) -> Known {
         Known {
             id: self.record.id().map(str::to_owned),
-            url: self.record.current.as_ref().map(|current| current.spec.url.clone()),
+            destination: self.record.destination(),
             contested: self.contested,
             confirmed: self.record.confirms(&self.desired().status()),
             in_order: false,
-            secret_registered: self.secret_registered,
+            secret_registered: self.secret_registered || self.desired().secret().is_none(),
             secret_drifted,
         }
     }
@@ -165,7 +206,7 @@ spec:
     pub(crate) async fn remove_former(&mut self, executor: &Executor) -> Result<(), Failure> {
         let mut result = Ok(());
         for location in std::mem::take(&mut self.record.former) {
-            let target = CleanupTarget::from(location.clone());
+            let target = CleanupTarget::former(location.clone(), &self.owner());
             if let Err(failure) = self.clean_up(executor, &target, self.record.id()).await {
                 result = Err(failure);
                 self.record.former.push(location);
@@ -177,7 +218,7 @@ spec:
     /// Removes the registration, as the deletion of the route does.
     pub(crate) async fn deregister(&self, executor: &Executor) -> Result<(), Failure> {
         let url = self.object.spec.endpoint.as_ref().map(|endpoint| endpoint.url.as_str());
-        for target in self.record.clone().targets(url) {
+        for target in self.record.clone().targets(url, &self.owner()) {
             self.clean_up(executor, &target, None).await?;
         }
         Ok(())

@@ -58,6 +58,8 @@ impl Queue {
     pub(super) fn new(registry: &mut Registry) -> Arc<Self> {
         let metrics = QueueMetrics::new(registry);
         metrics.last_received.set(seconds_since_1970(SystemTime::now()));
+        // While Kafka is away, nothing is received; that the queue cannot be read is not known then.
+        metrics.readable.set(1);
         Arc::new(Self { metrics, state: Mutex::default() })
     }
 
@@ -168,7 +170,11 @@ impl QueueMetrics {
                 "Messages received and neither deleted nor given back",
             ),
             errors: metric(registry, "sqs_errors", "Calls to the queue that failed, by the service's code"),
-            readable: metric(registry, "sqs_readable", "1 while the last receive was answered"),
+            readable: metric(
+                registry,
+                "sqs_readable",
+                "0 after a receive that failed, until one is answered",
+            ),
             returned_in_all: Counter::default(),
             oldest_age: metric(
                 registry,

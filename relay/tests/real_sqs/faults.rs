@@ -4,9 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::StatusCode;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 
 use crate::cluster::Cluster;
 use crate::proxy::{Fate, Proxy};
@@ -147,10 +144,12 @@ async fn events_come_once_when_their_leader_dies() {
 /// time, and is received once.
 #[tokio::test]
 async fn a_message_stays_hidden_while_its_delivery_lasts() {
-    let (cluster, _whole) = Cluster::whole().await;
-    let (topic, queue) =
-        (cluster.topic(1, &[("min.insync.replicas", "2")]).await, Queue::with_dead_letters(1).await);
+    let (cluster, mut surgery) = Cluster::to_be_hurt().await;
+    let topic = cluster.topic(3, &[("min.insync.replicas", "3")]).await;
+    let queue = Queue::with_dead_letters(1).await;
     let relay = relay(settings(queue.config(), cluster.plaintext(), &to_topic(&topic))).await;
+    surgery.crash(3).await;
+    eventually("a replica is missed", || cluster.fewest_in_sync(&topic) < 3).await;
     queue.send(&envelopes("e", 1)).await;
     eventually("it is received", || relay.status().queue.unwrap().received == 1).await;
     let until = tokio::time::Instant::now() + Duration::from_secs(45);
@@ -162,18 +161,10 @@ async fn a_message_stays_hidden_while_its_delivery_lasts() {
     queue.send(&envelopes("f", 20)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(queue.count().await, Count { visible: 20, hidden: 1 });
-    set(&cluster, &topic, "min.insync.replicas", "1").await;
+    surgery.start(3).await;
     queue.becomes_empty().await;
     assert_eq!((relay.status().queue.unwrap().received, queue.dead().await), (21, EMPTY));
     ensure_once(&cluster, &topic, 21).await;
-}
-
-async fn set(cluster: &Cluster, topic: &str, name: &str, value: &str) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", &cluster.plaintext).create().unwrap();
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
-    let changed = admin.alter_configs([&change], &AdminOptions::new()).await.unwrap();
-    changed.into_iter().for_each(|one| drop(one.unwrap()));
 }
 
 #[tokio::test]

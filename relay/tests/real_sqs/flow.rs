@@ -169,7 +169,9 @@ async fn a_relay_that_ends_leaves_every_message_done_or_visible() {
     let (topic, queue) = (cluster.topic(1, &[]).await, Queue::with_dead_letters(3).await);
     let sent = envelopes("e", 3_000);
     queue.send(&sent).await;
-    let relay = relay(settings(queue.config(), cluster.plaintext(), &to_topic(&topic))).await;
+    let mut settings = settings(queue.config(), cluster.plaintext(), &to_topic(&topic));
+    settings.config.limits.drain_ms = Limits::default().drain_ms;
+    let relay = relay(settings).await;
     eventually("a part is done", || relay.status().queue.unwrap().deleted > 100).await;
     tokio::time::timeout(Duration::from_secs(20), relay.shutdown()).await.expect("in time");
     let count = queue.count().await;

@@ -191,6 +191,15 @@ pub(crate) async fn relay(settings: Settings) -> RunningRelay {
     relay
 }
 
+/// Waits for what may take as long as a receive waits, or a message is hidden.
+pub(crate) async fn soon(what: &str, condition: impl Fn() -> bool) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// An envelope as Amazon EventBridge sends it, and its detail.
 pub(crate) fn envelope(id: &str, user: &str) -> (String, String) {
     envelope_of(TYPE, id, user)

@@ -57,7 +57,7 @@ struct Rule {
 
 enum Sender {
     Sqs(Queue),
-    ApiDestination(ApiDestination),
+    ApiDestination(Box<ApiDestination>),
 }
 
 impl Rule {
@@ -117,7 +117,8 @@ impl Simulator {
                 let sender = match &spec.target {
                     Target::Sqs(target) => Sender::Sqs(Queue::new(target, bus.client.clone())?),
                     Target::ApiDestination(target) => {
-                        Sender::ApiDestination(ApiDestination::new(target, bus.closing_client.clone())?)
+                        let destination = ApiDestination::new(target, bus.closing_client.clone())?;
+                        Sender::ApiDestination(Box::new(destination))
                     }
                 };
                 Ok(Arc::new(Rule { spec, sender }))

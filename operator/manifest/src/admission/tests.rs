@@ -80,7 +80,10 @@ fn a_moved_field_is_refused_with_its_new_place() {
 
 #[test]
 fn a_route_has_exactly_one_source_and_a_webhook_has_an_endpoint() {
-    assert_eq!(refused("/spec/source", json!({})), ["spec.source: exactly one source must be set: webhook or amazonEventBridge"]);
+    assert_eq!(
+        refused("/spec/source", json!({})),
+        ["spec.source: exactly one source must be set: webhook or amazonEventBridge"]
+    );
     assert_eq!(refused("/spec/source", Value::Null), ["spec.source: Required value"]);
     assert_eq!(
         refused("/spec/endpoint", Value::Null),

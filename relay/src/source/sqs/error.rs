@@ -77,7 +77,11 @@ impl QueueError {
             message: Option<String>,
         }
         // com.amazonaws.sqs#QueueDoesNotExist
-        let answer = serde_json::from_slice::<Answer>(body).ok();
+        let answer = serde_json::from_slice::<Answer>(body).ok().or_else(|| {
+            // Of a call that is not authenticated, some servers answer in the older protocol's XML.
+            let (kind, message) = (element(body, "Code")?, element(body, "Message"));
+            Some(Answer { kind, message })
+        });
         let code = answer.as_ref().map(|answer| answer.kind.rsplit('#').next().unwrap_or_default());
         let code =
             code.filter(|code| !code.is_empty()).map_or_else(|| format!("HTTP status {status}"), shown);
@@ -106,6 +110,12 @@ impl QueueError {
             _ => false,
         }
     }
+}
+
+/// The text of the first element of this name in XML.
+fn element(xml: &[u8], name: &str) -> Option<String> {
+    let (_, rest) = str::from_utf8(xml).ok()?.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0.to_owned())
 }
 
 /// The code of one message of a batch, or of a call, in the metric's label.
@@ -199,6 +209,15 @@ mod tests {
         assert!(own.to_string().contains("MadeUp: no (access key"), "{own}");
         let page = refused("<html>");
         assert_eq!((page.code(), page.to_string().contains("HTTP status 403")), ("other", true));
+    }
+
+    #[test]
+    fn an_error_in_xml_is_read_too() {
+        let error = refused(
+            "<ErrorResponse><Error><Code>InvalidClientTokenId</Code><Message>no</Message></Error></ErrorResponse>",
+        );
+        assert_eq!(error.code(), "InvalidClientTokenId");
+        assert!(error.is_of_credentials() && error.to_string().contains(": no (access key"), "{error}");
     }
 
     #[test]
