@@ -17,6 +17,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 const PARTITIONS: i32 = 3;
 const BROKERS: i32 = 1;
 
+/// How long the cluster may take to say where a partition ends.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// A Kafka cluster that lives in this process.
 pub(crate) struct Broker {
     cluster: MockCluster<'static, DefaultProducerContext>,
@@ -65,6 +68,21 @@ impl Broker {
     /// Records by topic.
     pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
         lock(&self.counts).clone()
+    }
+
+    /// Whether every record of every topic is counted.
+    pub(crate) fn is_counted(&self) -> Result<bool, KafkaError> {
+        for (topic, counted) in self.counts() {
+            let mut there = 0;
+            for partition in 0..PARTITIONS {
+                let (_, end) = self.consumer.fetch_watermarks(&topic, partition, ANSWERS_WITHIN)?;
+                there += u64::try_from(end).unwrap_or_default();
+            }
+            if counted < there {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A line for a shell that prints a topic's records as they come.

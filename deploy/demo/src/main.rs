@@ -112,8 +112,8 @@ async fn run(arguments: Arguments, screen: &Screen) -> Result<(), Failure> {
     }
     delivery.stop();
     let summary = delivery.finished().await;
-    // What is in the queue is published first, unless Kafka or the relay hangs.
-    let _ = tokio::time::timeout(DRAIN_WITHIN, drained(&queues)).await;
+    // What is in the queue is published and counted first, unless Kafka or the relay hangs.
+    let _ = tokio::time::timeout(DRAIN_WITHIN, drained(&queues, &broker)).await;
     screen.draw(&summary, &broker.counts(), &demo.status());
     demo.end().await?;
     screen.line(&format!(
@@ -126,9 +126,11 @@ async fn run(arguments: Arguments, screen: &Screen) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until the queue has no message.
-async fn drained(queues: &SqsServer) {
-    while queues.counts(QUEUE).is_some_and(|counts| counts.visible + counts.in_flight > 0) {
+/// Waits until the queue has no message, and every record is counted.
+async fn drained(queues: &SqsServer, broker: &Broker) {
+    while queues.counts(QUEUE).is_some_and(|counts| counts.visible + counts.in_flight > 0)
+        || !broker.is_counted().unwrap_or(false)
+    {
         tokio::time::sleep(TICK).await;
     }
 }
