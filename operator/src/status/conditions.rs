@@ -477,8 +477,8 @@ fn routing_live(facts: &RouteFacts) -> Finding {
     }
     if !routing.missing_topics.is_empty() {
         let message = format!(
-            "every pod serves revision {}, but Kafka does not have {}; create what is missing: events for it are \
-             answered 503 and Genesys Cloud gives up on them after its retries",
+            "every pod serves revision {}, but Kafka does not have {}; create what is missing, or correct its \
+             name: events for it are answered 503 and Genesys Cloud gives up on them after its retries",
             routing.revision,
             routing.missing_topics.join(", ")
         );
