@@ -119,6 +119,36 @@ fn route_of_file(file: &std::path::Path, name: Option<&str>) -> Result<PresenceR
 }
 
 /// The full name of the event source, once the operator knows it.
-fn event_source_name(_route: &PresenceRoute) -> Option<&str> {
-    None
+fn event_source_name(route: &PresenceRoute) -> Option<&str> {
+    route.status.as_ref()?.integration()?.event_source_name.as_deref()
+}
+
+#[cfg(test)]
+mod tests {
+    use presenceroute_crds::PresenceRouteStatus;
+    use serde_json::json;
+
+    use super::*;
+    use crate::aws::model::tests::{EVENT_SOURCE, SQS};
+
+    #[test]
+    fn the_event_source_is_the_one_of_the_status() {
+        let mut route = manifest_file::only("route.yaml", SQS).unwrap().unwrap();
+        assert_eq!(event_source_name(&route), None);
+        let status = json!({"source": {
+            "type": "AmazonEventBridge",
+            "integration": {
+                "id": "1", "name": "presence-contact-centre", "eventSourceSuffix": "presence-contact-centre",
+                "awsAccountId": "123456789012", "awsRegion": "eu-west-1", "topics": [], "enabled": true,
+                "eventSourceName": EVENT_SOURCE,
+                "access": {
+                    "apiUrl": "https://api.mypurecloud.ie", "tokenPath": "/oauth/token", "tokenRequest": "Form",
+                    "eventBridgesPath": "", "clientFingerprint": "", "credentialsSecretRef": {"name": "genesys-oauth"},
+                },
+            },
+        }});
+        let status: PresenceRouteStatus = serde_json::from_value(status).unwrap();
+        route.status = Some(status);
+        assert_eq!(event_source_name(&route), Some(EVENT_SOURCE));
+    }
 }
