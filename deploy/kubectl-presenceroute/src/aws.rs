@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use presenceroute_crds::PresenceRoute;
 
-use self::identity::Identity;
+use self::identity::CredentialSource;
 use self::model::{AwsModel, AwsModelError};
 use crate::cluster::{Cluster, ClusterError};
 use crate::manifest_file::{self, FileError, NamespaceError};
@@ -39,7 +39,7 @@ pub(crate) struct AwsArguments {
     /// How the relay pods get AWS credentials for the queue. Default: irsa if the relay's ServiceAccount has the annotation
     /// eks.amazonaws.com/role-arn, none if there is a credentialsSecretRef, otherwise pod-identity.
     #[arg(long, value_enum)]
-    identity: Option<Identity>,
+    identity: Option<CredentialSource>,
 }
 
 /// The language of the result.
