@@ -1,5 +1,5 @@
 //! Has the linker write the program's relative relocations in their packed form (DT_RELR): 2.3 MB of the image less.
-//! glibc knows it from version 2.36 on, and GNU ld from 2.38; older linkers say that they ignore the option.
+//! glibc knows it from version 2.36 on, GNU ld from 2.38 and LLD from 15; older ones of GNU say that they ignore the option.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -65,6 +65,9 @@ const REFUSED: Duration = Duration::from_secs(15);
 const DELAYED: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(30));
 /// How soon the relays are asked again whether topics that were missing or forbidden are usable.
 const TOPICS: Duration = Duration::from_secs(10);
+/// How long a former endpoint of an API destination is served: a person gives the API destination in AWS the new one, and
+/// Amazon EventBridge retries for up to a day.
+const API_DESTINATION_GRACE: SignedDuration = SignedDuration::from_hours(24);
 /// How soon the relays are asked again whether AWS sends the newest API key.
 const API_KEY: Duration = Duration::from_secs(15);
 /// How often the state of routes that are gone is dropped.
@@ -356,6 +359,10 @@ async fn register_and_report(
         let grace = SignedDuration::try_from(context.settings.secret_grace).unwrap_or(SignedDuration::MAX);
         model.served = endpoint_change::registered(model.served.clone(), Timestamp::now(), grace);
     }
+    if let SourceModel::AmazonEventBridge(_) = model.source {
+        model.served =
+            endpoint_change::registered(model.served.clone(), Timestamp::now(), API_DESTINATION_GRACE);
+    }
     let action = requeue_after(&state, &relays, &registration, api_key);
     let facts = state.facts(&context.owned, &relays, registration, api_key);
     context.status().report(route, facts).await?;
@@ -370,8 +377,12 @@ async fn serve(route: &PresenceRoute, model: &mut Model, context: &Context) -> R
     }
     let status = context.states.status(route).unwrap_or_default();
     let registration = status.registration().filter(|registration| !registration.unauthenticated);
-    let registered_url = registration.map(|registration| registration.spec.url.as_str());
     let stored = status.endpoint.as_ref();
+    let registered_url = match model.source {
+        SourceModel::Webhook(_) => registration.map(|registration| registration.spec.url.as_str()),
+        // What an API destination calls, its owner in AWS knows: it may be any that was served.
+        SourceModel::AmazonEventBridge(_) => stored.map(|stored| stored.current.url.as_str()),
+    };
     let wanted = model.served.current.clone();
     let served = endpoint_change::plan(stored, registered_url, wanted, Timestamp::now());
     if !served.former.is_empty() && stored != Some(&served) {

@@ -750,9 +750,12 @@ impl Registrations {
     }
 }
 
-/// Whether every relay serves another endpoint than the one that Genesys Cloud calls.
+/// Whether every relay serves another endpoint than the one that Genesys Cloud calls, if it calls one.
 fn is_endpoint_pending(model: &Model, record: &RegistrationRecord) -> bool {
-    model.served.phase == EndpointPhase::Registering && record.url() != Some(&model.served.current.url)
+    let is_called = matches!(model.source, SourceModel::Webhook(_));
+    is_called
+        && model.served.phase == EndpointPhase::Registering
+        && record.url() != Some(&model.served.current.url)
 }
 
 /// What the relays report of the secret that Genesys Cloud signs with.

@@ -79,6 +79,12 @@ class Record:
         self.headers = [(name, text.encode()) for name, text in headers.items() if text]
 
 
+class Foreign:
+    """A record of another producer."""
+
+    key, value, headers = None, b"no JSON", []
+
+
 class Change(Record):
     """A change of a user's presence."""
 
@@ -139,6 +145,7 @@ class Scene:
                     self.rounds[number].append(record)
             place |= {id(change): index for index, change in enumerate(changes)}
         for number, records in self.rounds.items():
+            records += [Foreign()] * PARTITIONS
             dice.shuffle(records)
             self.ends[number] = [Change(dice, identifier(dice), BEGIN) for _ in range(PARTITIONS)]
             place |= {id(end): 0 for end in self.ends[number]}

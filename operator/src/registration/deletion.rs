@@ -97,9 +97,9 @@ impl Registrations {
             }
             // The signing secret plays no part in where a registration is.
             Ok(model) => match Desired::of(&model, &route.spec.genesys, &SecretString::default()) {
-                Ok(Desired { object, .. }) if object.spec().is_external() => Ok(Vec::new()),
+                Ok(Desired { object, .. }) if object.is_external() => Ok(Vec::new()),
                 Ok(Desired { location, object, .. }) => {
-                    let destinations = vec![object.spec().destination()];
+                    let destinations = vec![object.destination()];
                     Ok(vec![CleanupTarget { destinations, ..CleanupTarget::former(location, &owner) }])
                 }
                 Err(problem) => Err(Failure::unresolved(&problem)),

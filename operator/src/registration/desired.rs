@@ -87,7 +87,7 @@ impl Desired {
     /// Whether both ask for the same object, but for its secret.
     #[must_use]
     pub fn is_same_registration(&self, other: &Self) -> bool {
-        self.api() == other.api() && self.object.spec() == other.object.spec()
+        self.api() == other.api() && self.object.is_same_but_for_secrets(&other.object)
     }
 
     /// As [`Desired::is_same_registration`], called with the same credentials and certificates too.

@@ -86,13 +86,37 @@ impl DesiredObject {
         }
     }
 
+    /// Where it is to send events: a URL, or an AWS account and region.
+    #[must_use]
+    pub fn destination(&self) -> String {
+        match self {
+            Self::Registration(desired) => desired.spec.url.clone(),
+            Self::Integration(desired, _) => {
+                event_bus(&desired.spec.aws_account_id, &desired.spec.aws_region)
+            }
+        }
+    }
+
+    /// Whether both are the same, but for secrets.
+    #[must_use]
+    pub fn is_same_but_for_secrets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Registration(one), Self::Registration(other)) => one.spec == other.spec,
+            (Self::Integration(one, mode), Self::Integration(other, other_mode)) => {
+                one == other && mode == other_mode
+            }
+            _ => false,
+        }
+    }
+
     /// Whether there is a secret that Genesys Cloud has to be sent.
     pub(super) fn has_secret(&self) -> bool {
         matches!(self, Self::Registration(_))
     }
 
     /// Whether it is kept by other means.
-    pub(super) fn is_external(&self) -> bool {
+    #[must_use]
+    pub fn is_external(&self) -> bool {
         matches!(self, Self::Integration(_, IntegrationMode::External))
     }
 

@@ -177,7 +177,7 @@ fn plan_visible(
     observed: &Observed,
     registrations: &[ObservedObject],
 ) -> Result<Steps, Refusal> {
-    let destination = desired.spec().destination();
+    let destination = desired.destination();
     let is_known = |found: &ObservedObject| previous.id == Some(found.id());
     let sends_to_ours = |found: &ObservedObject| {
         found.sends_to(&destination) || previous.destination.is_some_and(|ours| found.sends_to(ours))

@@ -7,7 +7,7 @@ use crate::exposure::{ADDRESS_PENDING, GATEWAY_PENDING};
 
 use super::conditions::{
     ACTIVATING, API_KEY_PENDING, ENDPOINT_CHANGING, FORMER_LEFT, NAME_SHARED, NO_REPLICA_READY, NOT_CREATED,
-    PROGRESSING, ROLLOUT, SECRET_WEAK,
+    PROGRESSING, ROLLOUT, SECRET_WEAK, URL_PENDING,
 };
 
 /// A condition that differs from before.
@@ -31,7 +31,8 @@ pub fn changes<'s>(
         let (type_, reason) = (condition.type_.as_str(), condition.reason.as_str());
         let is_repeated =
             matches!(type_, "Ready" | "Stalled") || (type_ == "RoutingLive" && reason == NO_REPLICA_READY);
-        let is_left = matches!(reason, API_KEY_PENDING | FORMER_LEFT | NAME_SHARED | SECRET_WEAK);
+        let is_left =
+            matches!(reason, API_KEY_PENDING | URL_PENDING | FORMER_LEFT | NAME_SHARED | SECRET_WEAK);
         let is_expected = is_first
             && holds
             && !is_left

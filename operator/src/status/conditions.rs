@@ -477,8 +477,8 @@ fn routing_live(facts: &RouteFacts) -> Finding {
     }
     if !routing.missing_topics.is_empty() {
         let message = format!(
-            "every pod serves revision {}, but Kafka does not have {}; create what is missing: events for it are \
-             answered 503 and Genesys Cloud gives up on them after its retries",
+            "every pod serves revision {}, but Kafka does not have {}; create what is missing, or correct its \
+             name: events for it are answered 503 and Genesys Cloud gives up on them after its retries",
             routing.revision,
             routing.missing_topics.join(", ")
         );
@@ -653,6 +653,9 @@ fn integrated(facts: &RouteFacts, record: &RegistrationRecord, integration: &Int
         "Genesys Cloud sends to the event source {source}; events come once it is associated, in AWS, with an event bus of \
          the same name"
     );
+    if let Some(url_pending) = facts.endpoint.as_ref().and_then(url_pending) {
+        return Finding::holds(URL_PENDING, format!("{associated}; {url_pending}{former}"));
+    }
     match facts.api_key {
         Some(ApiKeyStep::AwaitedFromAws) => Finding::holds(
             API_KEY_PENDING,
@@ -665,6 +668,14 @@ fn integrated(facts: &RouteFacts, record: &RegistrationRecord, integration: &Int
     }
 }
 
+/// What a person has to do in AWS after the endpoint of an API destination has changed.
+fn url_pending(endpoint: &EndpointStatus) -> Option<String> {
+    let until =
+        endpoint.former.iter().filter_map(|former| former.retire_time.as_ref()).map(|time| time.0).max()?;
+    let url = &endpoint.current.url;
+    Some(format!("the API destination in AWS is to call {url}: the former endpoint is served until {until}"))
+}
+
 /// The reason of Registered while an integration is on its way to the state that is intended.
 pub(super) const ACTIVATING: &str = "Activating";
 
@@ -673,6 +684,9 @@ const INTEGRATION_FAILED: &str = "IntegrationFailed";
 
 /// The reason of Registered where an integration that is kept by other means is not as the spec asks.
 const INTEGRATION_DIFFERS: &str = "IntegrationDiffers";
+
+/// The reason of Registered that holds while the API destination in AWS may still call a former endpoint.
+pub(super) const URL_PENDING: &str = "ApiDestinationUrlPending";
 
 /// The reason of Registered that holds while a person has to give AWS the newest API key.
 pub(super) const API_KEY_PENDING: &str = "ApiKeyPending";
@@ -1207,6 +1221,36 @@ mod tests {
         for step in [None, Some(ApiKeyStep::InUse), Some(ApiKeyStep::Distributing)] {
             assert_eq!(with(step).reason, "Registered");
         }
+    }
+
+    #[test]
+    fn a_new_url_is_asked_for_in_aws_while_the_former_is_served() {
+        let served =
+            |url: &str| presenceroute_crds::status::ServedEndpoint { url: url.into(), ..Default::default() };
+        let with = |retire_time: Option<Timestamp>| {
+            let former = presenceroute_crds::status::FormerEndpoint {
+                endpoint: served("https://a.example.com/old"),
+                retire_time: retire_time.map(Time),
+            };
+            let endpoint = EndpointStatus {
+                phase: EndpointPhase::Retiring,
+                current: served("https://a.example.com/new"),
+                former: vec![former],
+            };
+            let registration = integrated_as("Managed", in_state("ACTIVE", None));
+            let facts = RouteFacts { registration, endpoint: Some(endpoint), ..facts() };
+            registered(&facts, &PresenceRouteStatus::default(), None)
+        };
+        let pending = with(Some(Timestamp::UNIX_EPOCH));
+        assert!(pending.is_true() && pending.reason == URL_PENDING, "{}", pending.message);
+        assert!(
+            pending.message.ends_with(
+                "is to call https://a.example.com/new: the former endpoint is served until 1970-01-01T00:00:00Z"
+            ),
+            "{}",
+            pending.message
+        );
+        assert_eq!(with(None).reason, "Registered");
     }
 
     #[test]

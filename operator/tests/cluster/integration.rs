@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 use presenceroute_core::genesys_api::{IntegrationSpec, TokenRequest};
+use presenceroute_core::relay_config::RelayConfig;
 use presenceroute_crds::status::{IntegrationStatus, SigningPhase};
 use presenceroute_genesys::{Access, DesiredIntegration, Genesys, Integrations};
 use presenceroute_operator::finalizer::FINALIZER;
@@ -26,6 +27,17 @@ impl Stage {
         spec["routes"] = json!([{"eventType": PRESENCE, "topic": "presence"}]);
         spec["genesys"]["loginUrl"] = json!(self.genesys_url());
         spec.as_object_mut().unwrap().remove("endpoint");
+        route
+    }
+
+    /// A route that an API destination calls.
+    fn called_route(&self, name: &str) -> Value {
+        let mut route = self.queue_route(name);
+        let source = route["spec"]["source"]["amazonEventBridge"].as_object_mut().unwrap();
+        source.remove("sqs");
+        source.insert("apiDestination".into(), json!({"apiKeySecretRef": {"name": "api-key", "key": "key"}}));
+        route["spec"]["endpoint"] =
+            json!({"url": format!("https://{name}.{}.example.com/presence", self.namespace)});
         route
     }
 
@@ -217,16 +229,31 @@ async fn the_next_operator_finishes_an_integration() {
 }
 
 #[tokio::test]
+async fn a_new_url_of_an_api_destination_is_served_beside_the_former() {
+    let stage = Stage::new().await;
+    let mut route = stage.called_route("one");
+    stage.apply(secret("api-key", json!({"key": "the-first-api-key"}))).await;
+    stage.apply(route.clone()).await;
+    let operator = stage.operator().await;
+    stage.is_ready("one").await;
+    let url = format!("https://one.{}.example.com/another", stage.namespace);
+    route["spec"]["endpoint"]["url"] = json!(url);
+    stage.apply(route).await;
+    let message = stage.condition("one", "Registered", "True", "ApiDestinationUrlPending").await;
+    assert!(message.contains(&url), "{message}");
+    stage.is_ready("one").await;
+    let map = stage.get("ConfigMap", "one-relay").await.unwrap();
+    let config: RelayConfig =
+        serde_saphyr::from_str(map.data["data"]["relay.yaml"].as_str().unwrap()).unwrap();
+    assert_eq!((config.path.as_str(), config.former_paths), ("/another", vec!["/presence".to_owned()]));
+    stage.end(operator).await;
+}
+
+#[tokio::test]
 async fn a_new_api_key_waits_for_a_person_in_aws() {
     let stage = Stage::new().await;
-    let mut route = stage.queue_route("one");
-    route["spec"]["source"]["amazonEventBridge"].as_object_mut().unwrap().remove("sqs");
-    route["spec"]["source"]["amazonEventBridge"]["apiDestination"] =
-        json!({"apiKeySecretRef": {"name": "api-key", "key": "key"}});
-    route["spec"]["endpoint"] =
-        json!({"url": format!("https://one.{}.example.com/presence", stage.namespace)});
     stage.apply(secret("api-key", json!({"key": "the-first-api-key"}))).await;
-    stage.apply(route).await;
+    stage.apply(stage.called_route("one")).await;
     let operator = stage.operator().await;
     stage.is_ready("one").await;
     let phase = async |phase: SigningPhase| {

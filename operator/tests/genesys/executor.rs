@@ -647,7 +647,7 @@ async fn a_mended_way_to_the_api_is_tried_at_once() {
     let organisation = open_organisation().await;
     let executor = executor(&organisation);
     let mut route = Route::new(&organisation, "one");
-    let right = std::mem::replace(&mut route.object.spec.genesys.api.token_path, Some("/nowhere".to_owned()));
+    let right = route.object.spec.genesys.api.token_path.replace("/nowhere".to_owned());
     assert_eq!(route.register(&executor).await.unwrap_err().reason, "WrongPath");
     route.object.spec.genesys.api.token_path = right;
     route.register(&executor).await.unwrap();

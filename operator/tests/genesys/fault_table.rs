@@ -232,7 +232,7 @@ const INTEGRATIONS: &str = "
 The same faults at the calls of `source.amazonEventBridge`. The test proves that, after the fault, Genesys Cloud holds \
 exactly one integration as the spec asks, or none after a deletion.
 
-| fault | getting a token | reading it | creating it | configuring it | enabling it | deleting it |
+| fault | getting a token | reading it | creating it | configuring it | enabling or disabling it | deleting it |
 |---|---|---|---|---|---|---|
 ";
 

@@ -59,7 +59,7 @@ fn state(applied: &Applied) -> String {
 }
 
 #[tokio::test]
-async fn an_integration_is_made_once_and_costs_one_call_in_five_minutes() {
+async fn an_integration_costs_one_call_in_five_minutes() {
     let organisation = organisation(Config::default()).await;
     let executor = executor(&organisation);
     let mut route = Route::with_integration(&organisation, "one");
@@ -83,7 +83,7 @@ async fn an_integration_is_made_once_and_costs_one_call_in_five_minutes() {
 }
 
 #[tokio::test]
-async fn an_integration_on_its_way_is_looked_at_soon_and_ever_more_seldom() {
+async fn an_integration_on_its_way_is_looked_at_ever_more_seldom() {
     let config = Config { activation_delay: Duration::from_secs(3600), ..Config::default() };
     let organisation = organisation(config).await;
     let executor = executor(&organisation);
@@ -111,7 +111,8 @@ async fn each_drift_of_an_integration_is_repaired() {
     let mut route = Route::with_integration(&organisation, "one");
     route.attempt(&executor, false).await.unwrap();
     let id = route.record.id().unwrap().to_owned();
-    let edits: [(&str, fn(&mut IntegrationSpec)); 5] = [
+    type Edit = fn(&mut IntegrationSpec);
+    let edits: [(&str, Edit); 5] = [
         ("name", |spec| spec.name = "x".into()),
         ("eventSourceSuffix", |spec| spec.event_source_suffix = "x".into()),
         ("awsAccountId", |spec| spec.aws_account_id = "999999999999".into()),

@@ -100,7 +100,8 @@ impl ClusterHealth {
                 "not authorized to write to the topic; grant it: events for it are answered 503 until then"
             );
         }
-        for topic in missing.iter().chain(&forbidden) {
+        let is_named = |topic: &&String| self.topics.iter().any(|state| state.name == **topic);
+        for topic in missing.iter().chain(&forbidden).filter(is_named) {
             if !now_missing.contains(topic) && !now_forbidden.contains(topic) {
                 tracing::info!(topic, "topic found");
             }

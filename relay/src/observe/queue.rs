@@ -151,7 +151,7 @@ impl QueueMetrics {
             Unit::Seconds,
             delay.clone(),
         );
-        Self {
+        let metrics = Self {
             received: metric(registry, "sqs_received_messages", "Messages received from the queue"),
             deleted: metric(
                 registry,
@@ -187,7 +187,20 @@ impl QueueMetrics {
                 "When a message was received last, in seconds since 1970; when the relay started, while there was none",
             ),
             delay,
+        };
+        // There from the start: to Prometheus, a counter that appears with its first count has not increased.
+        for problem in [
+            ProblemKind::EventInvalid,
+            ProblemKind::KafkaRefused,
+            ProblemKind::KafkaUnavailable,
+            ProblemKind::ShuttingDown,
+        ] {
+            drop(metrics.returned.get_or_create(&ReasonLabel { reason: problem.name() }));
         }
+        for code in ["AccessDenied", "unanswered"] {
+            drop(metrics.errors.get_or_create(&CodeLabel { code }));
+        }
+        metrics
     }
 }
 

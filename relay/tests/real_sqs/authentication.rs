@@ -5,7 +5,7 @@ use presenceroute_relay::Relay;
 
 use crate::cluster::Cluster;
 use crate::moto::Moto;
-use crate::queue::{access_key, envelope, relay, settings, soon, to_topic};
+use crate::queue::{access_key, envelope, relay, settings, soon, to_topic, unique};
 use crate::support::{eventually, get, mount};
 
 #[tokio::test]
@@ -13,10 +13,11 @@ async fn a_wrong_key_is_named_with_its_code_and_no_secret() {
     let (cluster, _whole) = Cluster::whole().await;
     let topic = cluster.topic(1, &[]).await;
     let moto = Moto::lenient().await;
-    moto.user("wrong").await;
-    moto.allow("wrong").await;
-    let key = moto.key("wrong").await;
-    let queue = moto.queue("wrong").await;
+    let user = unique("wrong");
+    moto.user(&user).await;
+    moto.allow(&user).await;
+    let key = moto.key(&user).await;
+    let queue = moto.queue(&user).await;
     moto.checks(true).await;
     for (id, secret, code) in [
         (key.id.as_str(), "wrong-secret-wrong-secret", "SignatureDoesNotMatch"),
@@ -43,16 +44,18 @@ async fn a_missing_right_is_named_with_code_and_principal() {
     let (cluster, _whole) = Cluster::whole().await;
     let topic = cluster.topic(1, &[]).await;
     let moto = Moto::lenient().await;
-    moto.user("powerless").await;
-    let key = moto.key("powerless").await;
-    let queue = moto.queue("powerless").await;
+    let user = unique("powerless");
+    moto.user(&user).await;
+    let key = moto.key(&user).await;
+    let queue = moto.queue(&user).await;
     moto.checks(true).await;
     let source = moto.config(queue, access_key(&key.id, &key.secret));
     let relay = Relay::start(settings(source, cluster.plaintext(), &to_topic(&topic))).await.unwrap();
     eventually("the failure is known", || relay.status().queue.is_some_and(|queue| queue.error.is_some()))
         .await;
     let error = relay.status().queue.unwrap().error.unwrap();
-    for part in ["AccessDenied", "user/powerless", "sqs:ReceiveMessage, sqs:DeleteMessage"] {
+    let principal = format!("user/{user}");
+    for part in ["AccessDenied", principal.as_str(), "sqs:ReceiveMessage, sqs:DeleteMessage"] {
         assert!(error.contains(part), "{part}: {error}");
     }
     moto.checks(false).await;
@@ -64,10 +67,11 @@ async fn a_rotated_key_is_taken_up_while_the_relay_runs() {
     let (cluster, _whole) = Cluster::whole().await;
     let topic = cluster.topic(1, &[]).await;
     let moto = Moto::lenient().await;
-    moto.user("rotated").await;
-    moto.allow("rotated").await;
-    let old = moto.key("rotated").await;
-    let queue = moto.queue("rotated").await;
+    let user = unique("rotated");
+    moto.user(&user).await;
+    moto.allow(&user).await;
+    let old = moto.key(&user).await;
+    let queue = moto.queue(&user).await;
     let directory = tempfile::tempdir().unwrap();
     mount(directory.path(), "1", &[("id", &old.id), ("secret", &old.secret)]);
     let files = AwsCredentialFiles {
@@ -80,8 +84,8 @@ async fn a_rotated_key_is_taken_up_while_the_relay_runs() {
     let relay = relay(settings(source, cluster.plaintext(), &to_topic(&topic))).await;
 
     moto.checks(false).await;
-    let new = moto.key("rotated").await;
-    moto.delete_key("rotated", &old).await;
+    let new = moto.key(&user).await;
+    moto.delete_key(&user, &old).await;
     // What is received ends the receive that waits.
     moto.send(&queue, &envelope("e-1", "u-1").0).await;
     moto.checks(true).await;

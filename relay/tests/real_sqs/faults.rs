@@ -78,8 +78,11 @@ async fn a_queue_that_cannot_be_read_is_not_ready_and_read_again() {
     for part in ["the queue cannot be read", "AccessDenied", "AKIDEXAMPLE", "sqs:ReceiveMessage"] {
         assert!(ready.body.contains(part), "{part}: {}", ready.body);
     }
-    metrics_show(&relay, &["presenceroute_relay_sqs_readable 0", r#"sqs_errors_total{code="AccessDenied"}"#])
-        .await;
+    metrics_show(
+        &relay,
+        &["presenceroute_relay_sqs_readable 0", r#"sqs_errors_total{code="AccessDenied"} 1"#],
+    )
+    .await;
     broken.store(false, std::sync::atomic::Ordering::Relaxed);
     queue.send(&envelopes("b", 1)).await;
     queue.becomes_empty().await;

@@ -44,9 +44,10 @@ pub(crate) fn http_client() -> reqwest::Client {
     reqwest::Client::builder().tls_certs_only([]).timeout(PATIENCE).build().unwrap()
 }
 
-fn unique_name() -> String {
+/// A name that no other run has: the servers keep what they were told.
+pub(crate) fn unique(what: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("relay-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Queue {
@@ -63,7 +64,7 @@ impl Queue {
         let (endpoint, region) = (variable("SQS_ENDPOINT", "sqs"), variable("SQS_REGION", "sqs"));
         let http = http_client();
         let mut queue = Self { endpoint, region, url: String::new(), dead_url: None, http };
-        let name = unique_name();
+        let name = unique("relay");
         let mut attributes = json!({});
         if let Some(receives) = receives {
             let dead = queue.call("CreateQueue", json!({"QueueName": format!("{name}-dead")})).await;

@@ -15,14 +15,15 @@ CREATE TABLE notifications (
   ce_type AS CAST(headers['ce_type'] AS STRING)
 ) WITH (
   'connector' = 'kafka',
-  'topic' = 'gen-user-presence',
+  'topic' = 'gen-presence-state',
   'properties.bootstrap.servers' = 'kafka-bootstrap.kafka:9092',
   'scan.startup.mode' = 'earliest-offset',
   'key.format' = 'raw',
   'key.fields' = 'user_id',
   'value.format' = 'json',
   'value.fields-include' = 'EXCEPT_KEY',
-  'value.json.timestamp-format.standard' = 'ISO-8601'
+  'value.json.timestamp-format.standard' = 'ISO-8601',
+  'value.json.ignore-parse-errors' = 'true'
 );
 
 CREATE TABLE newest_presence (
@@ -33,14 +34,14 @@ CREATE TABLE newest_presence (
   PRIMARY KEY (user_id) NOT ENFORCED
 ) WITH (
   'connector' = 'upsert-kafka',
-  'topic' = 'gen-user-presence-newest',
+  'topic' = 'gen-presence-newest',
   'properties.bootstrap.servers' = 'kafka-bootstrap.kafka:9092',
   'key.format' = 'raw',
   'value.format' = 'json',
   'value.fields-include' = 'EXCEPT_KEY',
   'value.json.timestamp-format.standard' = 'ISO-8601',
   'sink.delivery-guarantee' = 'exactly-once',
-  'sink.transactional-id-prefix' = 'gen-user-presence-newest',
+  'sink.transactional-id-prefix' = 'gen-presence-newest',
   -- At most the brokers' transaction.max.timeout.ms, 15 min by default.
   'properties.transaction.timeout.ms' = '900000'
 );

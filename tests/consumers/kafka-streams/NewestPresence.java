@@ -61,8 +61,11 @@ public class NewestPresence {
         @Override
         public void process(FixedKeyRecord<String, byte[]> record) {
             String moment = moment(record);
+            if (moment == null) {
+                return;
+            }
             String before = newest.get(record.key());
-            if (moment != null && (before == null || moment.compareTo(before) > 0)) {
+            if (before == null || moment.compareTo(before) > 0) {
                 newest.put(record.key(), moment);
                 context().forward(record);
             }

@@ -47,7 +47,7 @@ def moments_of(target, settings):
 def main(brokers, source, target):
     settings = {"bootstrap.servers": brokers, "group.id": target, "isolation.level": "read_committed"}
     settings |= {"enable.auto.commit": False, "auto.offset.reset": "earliest"}
-    # The same partitions as Java's clients choose. An instance that starts ends the one before it: they share the id.
+    # The same partitions as Java's clients choose. Instances share the id, so that only the last one writes.
     producer = Producer(
         {"bootstrap.servers": brokers, "transactional.id": target, "partitioner": "murmur2_random"}
     )

@@ -29,7 +29,7 @@ const LOOK_AGAIN_REFUSED: Duration = Duration::from_secs(10);
 /// Where the credentials come from. It cannot be printed.
 pub(super) enum Credentials {
     Files(watch::Receiver<Reloaded<Credential>>),
-    Chain { chain: CredentialChain, http: reqwest::Client, cached: Mutex<Option<Cached>> },
+    Chain { chain: CredentialChain, http: reqwest::Client, cached: Box<Mutex<Option<Cached>>> },
 }
 
 /// Credentials of the chain, and when they are to be looked for anew.
@@ -53,7 +53,7 @@ impl Credentials {
     }
 
     fn of(chain: CredentialChain, http: reqwest::Client) -> Self {
-        Self::Chain { chain, http, cached: Mutex::default() }
+        Self::Chain { chain, http, cached: Box::default() }
     }
 
     /// The credentials to sign with now.

@@ -10,13 +10,15 @@ use presenceroute_e2e::route::Route;
 use presenceroute_e2e::simulator::ensure_all_accepted;
 use presenceroute_e2e::steps::{Steps, Stopped, measured};
 use presenceroute_e2e::wait::{seconds, until};
-use presenceroute_e2e::{Failure, Outcome, command, ensure, ensure_same, markdown, tree};
+use presenceroute_e2e::{Failure, Outcome, command, ensure, ensure_same, harness, markdown, tree};
 use serde_json::{Value, json};
 
 use crate::manifests::{self, EVENT_TYPES};
 use crate::stage::{RELEASE, Stage};
 
 const MONITORS: [&str; 2] = ["templates/relay-podmonitor.yaml", "templates/operator-servicemonitor.yaml"];
+
+const PRESENCE: &str = "v2.users.{id}.presence";
 
 /// Alerts that the route below gives cause for, which wait for their time.
 const EXPECTED: [&str; 4] = [
@@ -29,6 +31,8 @@ const EXPECTED: [&str; 4] = [
 pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped> {
     let route = Route::new(&stage.namespace, "monitored");
     let encrypted = Route::new(&stage.namespace, "monitored-tls");
+    let queued = Route::new(&stage.namespace, "monitored-queue");
+    let queue_name = format!("{}-monitored", stage.namespace);
     steps.prove("a route with a missing topic is registered and says so", || {
         let topic = stage.topic("monitored");
         stage.kafka.create_topics(&[&topic])?;
@@ -43,6 +47,14 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         until("it is registered", seconds(60), || {
             stage.simulator.registration(&route.registration_name()).map(drop)
         })
+    })?;
+    steps.prove("a route with a queue is Ready", || {
+        harness::run("sqs", &["up"])?;
+        let url = harness::run("sqs", &["queue", "create", &queue_name])?.trim().to_owned();
+        let key = json!({"accessKeyId": "monitored", "secretAccessKey": "not-for-production"});
+        kubectl::apply(&manifests::secret(stage, "monitored-queue-key", key))?;
+        kubectl::apply(&queued_route(stage, &queued, &stage.topic("monitored"), &url).to_string())?;
+        queued.becomes_ready(60)
     })?;
     let prometheus = steps.prove("Prometheus scrapes what the chart's monitors select", || {
         let mut values = stage.values();
@@ -94,6 +106,8 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     steps.prove("a deleted route is gone from the metrics", || {
         route.delete()?;
         encrypted.delete()?;
+        queued.delete()?;
+        harness::run("sqs", &["queue", "delete", &queue_name])?;
         until("it is gone", seconds(15), || {
             let of_route =
                 format!(r#"presenceroute_operator_route_condition{{presenceroute="{}"}}"#, route.name);
@@ -124,6 +138,22 @@ fn encrypted_route(stage: &Stage, route: &Route, topic: &str) -> Value {
     manifest["spec"]["endpoint"]["url"] = json!(url);
     manifest["spec"]["relay"] =
         json!({"replicas": 1, "tls": {"certificateSecretRef": {"name": "monitored-tls"}}});
+    manifest
+}
+
+/// Its relay receives from a queue, and has metrics of it.
+fn queued_route(stage: &Stage, route: &Route, topic: &str, queue_url: &str) -> Value {
+    let mut manifest = manifests::small_route(stage, route, "unused", topic);
+    let server = queue_url.split('/').take(3).collect::<Vec<_>>().join("/");
+    manifest["spec"]["source"] = json!({"amazonEventBridge": {
+        "topics": [PRESENCE], "awsAccountId": "123456789012", "awsRegion": "eu-west-1",
+        "sqs": {
+            "queueUrl": queue_url, "endpointUrl": server, "region": "eu-west-1",
+            "credentialsSecretRef": {"name": "monitored-queue-key"},
+        },
+    }});
+    manifest["spec"]["routes"] = json!([{"eventType": PRESENCE, "topic": topic}]);
+    drop(manifest["spec"].as_object_mut().map(|spec| spec.remove("endpoint")));
     manifest
 }
 
