@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use presenceroute_crds::PresenceRoute;
 
-use self::identity::Identity;
+use self::identity::CredentialSource;
 use self::model::{AwsModel, AwsModelError};
 use crate::cluster::{Cluster, ClusterError};
 use crate::manifest_file::{self, FileError, NamespaceError};
@@ -39,7 +39,7 @@ pub(crate) struct AwsArguments {
     /// How the relay pods get AWS credentials for the queue. Default: irsa if the relay's ServiceAccount has the annotation
     /// eks.amazonaws.com/role-arn, none if there is a credentialsSecretRef, otherwise pod-identity.
     #[arg(long, value_enum)]
-    identity: Option<Identity>,
+    identity: Option<CredentialSource>,
 }
 
 /// The language of the result.
@@ -119,6 +119,36 @@ fn route_of_file(file: &std::path::Path, name: Option<&str>) -> Result<PresenceR
 }
 
 /// The full name of the event source, once the operator knows it.
-fn event_source_name(_route: &PresenceRoute) -> Option<&str> {
-    None
+fn event_source_name(route: &PresenceRoute) -> Option<&str> {
+    route.status.as_ref()?.integration()?.event_source_name.as_deref()
+}
+
+#[cfg(test)]
+mod tests {
+    use presenceroute_crds::PresenceRouteStatus;
+    use serde_json::json;
+
+    use super::*;
+    use crate::aws::model::tests::{EVENT_SOURCE, SQS};
+
+    #[test]
+    fn the_event_source_is_the_one_of_the_status() {
+        let mut route = manifest_file::only("route.yaml", SQS).unwrap().unwrap();
+        assert_eq!(event_source_name(&route), None);
+        let status = json!({"source": {
+            "type": "AmazonEventBridge",
+            "integration": {
+                "id": "1", "name": "presence-contact-centre", "eventSourceSuffix": "presence-contact-centre",
+                "awsAccountId": "123456789012", "awsRegion": "eu-west-1", "topics": [], "enabled": true,
+                "eventSourceName": EVENT_SOURCE,
+                "access": {
+                    "apiUrl": "https://api.mypurecloud.ie", "tokenPath": "/oauth/token", "tokenRequest": "Form",
+                    "eventBridgesPath": "", "clientFingerprint": "", "credentialsSecretRef": {"name": "genesys-oauth"},
+                },
+            },
+        }});
+        let status: PresenceRouteStatus = serde_json::from_value(status).unwrap();
+        route.status = Some(status);
+        assert_eq!(event_source_name(&route), Some(EVENT_SOURCE));
+    }
 }

@@ -110,4 +110,14 @@ mod tests {
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
     }
+
+    #[test]
+    fn the_route_for_aws_is_named_or_in_a_file() {
+        let parsed = |words: &[&str]| {
+            Arguments::try_parse_from(["kubectl-presenceroute", "aws"].iter().chain(words)).is_ok()
+        };
+        assert!(!parsed(&[]));
+        assert!(parsed(&["contact-centre", "--format", "terraform"]));
+        assert!(parsed(&["-f", "route.yaml", "--identity", "irsa"]));
+    }
 }

@@ -92,6 +92,8 @@ mod tests {
         assert!(completed(&["st"]).starts_with("status"));
         assert!(completed(&["send", "--eve"]).starts_with("--event-type"));
         assert!(completed(&["completion", ""]).contains("zsh"));
+        assert!(completed(&["aws", "--format", ""]).contains("terraform"));
+        assert!(completed(&["aws", "--identity", ""]).contains("pod-identity"));
     }
 
     #[test]

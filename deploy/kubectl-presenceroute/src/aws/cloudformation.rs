@@ -14,7 +14,7 @@ use self::properties::{
 };
 use self::value::Text;
 use super::RenderError;
-use super::identity::Identity;
+use super::identity::CredentialSource;
 use super::model::{
     self, AwsModel, EVENT_SOURCE_PREFIX, EventPattern, EventSource, INVOCATIONS_PER_SECOND,
     MAX_EVENT_AGE_SECONDS, MAX_RECEIVE_COUNT, MAX_RETRY_ATTEMPTS, RETENTION_SECONDS,
@@ -320,8 +320,8 @@ fn add_queue(template: &mut Template, model: &AwsModel, queue: &model::Queue) ->
         value: Text::reference("ReaderPolicy"),
     });
     let trust = match queue.identity {
-        Identity::None => return Ok(()),
-        Identity::Irsa => {
+        CredentialSource::None => return Ok(()),
+        CredentialSource::Irsa => {
             parameters.oidc_provider = Some(Parameter {
                 type_: "String",
                 description: "The cluster's OIDC provider without https://, such as \
@@ -334,7 +334,7 @@ fn add_queue(template: &mut Template, model: &AwsModel, queue: &model::Queue) ->
             });
             TrustPolicy::Text(irsa_trust(model, queue)?)
         }
-        Identity::PodIdentity => {
+        CredentialSource::PodIdentity => {
             parameters.cluster_name = Some(Parameter {
                 type_: "String",
                 description:

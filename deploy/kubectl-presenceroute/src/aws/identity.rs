@@ -7,7 +7,7 @@ pub(super) const ROLE_ANNOTATION: &str = "eks.amazonaws.com/role-arn";
 
 /// How the relay pods get AWS credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Identity {
+pub(crate) enum CredentialSource {
     /// IAM roles for service accounts: the cluster's OIDC provider vouches for the ServiceAccount.
     Irsa,
     /// EKS Pod Identity: an agent on the node gives the credentials.

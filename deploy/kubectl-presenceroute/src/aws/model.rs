@@ -11,7 +11,7 @@ use presenceroute_crds::spec::{AmazonEventBridge, Sqs};
 use presenceroute_manifest::build::relay_name;
 use serde::Serialize;
 
-use super::identity::{Identity, ROLE_ANNOTATION, Role, RoleError};
+use super::identity::{CredentialSource, ROLE_ANNOTATION, Role, RoleError};
 use super::names::{self, MAX_NAME, fitted};
 use super::queue_url::{QueueUrl, QueueUrlError};
 
@@ -83,7 +83,7 @@ pub(super) struct Queue {
     /// The queue's name.
     pub(super) name: String,
     /// How the relay pods get credentials.
-    pub(super) identity: Identity,
+    pub(super) identity: CredentialSource,
     /// The role of the relay pods, where they have one.
     pub(super) role: Role,
     /// Whether the manifest names the role, as IRSA needs.
@@ -165,7 +165,7 @@ impl AwsModel {
         route: &PresenceRoute,
         namespace: &str,
         event_source: Option<&str>,
-        identity: Option<Identity>,
+        identity: Option<CredentialSource>,
     ) -> Result<Self, AwsModelError> {
         let name = route.name_any();
         let full_name = format!("{namespace}/{name}");
@@ -232,12 +232,12 @@ impl AwsModel {
     pub(super) fn remarks(&self) -> Vec<String> {
         let Self { account_id, name, .. } = self;
         match &self.target {
-            Target::Queue(Queue { identity: Identity::Irsa, is_annotated: false, role, .. }) => vec![format!(
+            Target::Queue(Queue { identity: CredentialSource::Irsa, is_annotated: false, role, .. }) => vec![format!(
                 "Set spec.relay.serviceAccount.annotations of the route: {ROLE_ANNOTATION}: \
                  arn:aws:iam::{account_id}:role{}{}.",
                 role.path, role.name
             )],
-            Target::Queue(Queue { identity: Identity::None, .. }) => {
+            Target::Queue(Queue { identity: CredentialSource::None, .. }) => {
                 vec![format!("Attach the policy {name} to the user or role whose access key the relay has.")]
             }
             Target::Queue(_) => Vec::new(),
@@ -253,7 +253,7 @@ fn queue(
     route: &PresenceRoute,
     event_bridge: &AmazonEventBridge,
     sqs: &Sqs,
-    identity: Option<Identity>,
+    identity: Option<CredentialSource>,
     base: &str,
     service_account: ServiceAccount,
 ) -> Result<Queue, AwsModelError> {
@@ -271,12 +271,12 @@ fn queue(
     let account = route.spec.relay.service_account.as_ref();
     let arn = account.and_then(|account| account.annotations.get(ROLE_ANNOTATION));
     let identity = identity.unwrap_or(match (arn, &sqs.credentials_secret_ref) {
-        (Some(_), _) => Identity::Irsa,
-        (None, Some(_)) => Identity::None,
-        (None, None) => Identity::PodIdentity,
+        (Some(_), _) => CredentialSource::Irsa,
+        (None, Some(_)) => CredentialSource::None,
+        (None, None) => CredentialSource::PodIdentity,
     });
     let role = match (identity, arn) {
-        (Identity::Irsa, Some(arn)) => Role::of_arn(arn, account_id)?,
+        (CredentialSource::Irsa, Some(arn)) => Role::of_arn(arn, account_id)?,
         _ => Role::called(base),
     };
     Ok(Queue { name: url.name, identity, role, is_annotated: arn.is_some(), service_account })

@@ -14,7 +14,7 @@ use self::blocks::{
 };
 use self::expression::{Template, json};
 use super::RenderError;
-use super::identity::Identity;
+use super::identity::CredentialSource;
 use super::model::{
     self, AwsModel, EVENT_SOURCE_PREFIX, EventPattern, EventSource, INVOCATIONS_PER_SECOND,
     MAX_EVENT_AGE_SECONDS, MAX_RECEIVE_COUNT, MAX_RETRY_ATTEMPTS, RETENTION_SECONDS,
@@ -311,9 +311,9 @@ fn add_reading(configuration: &mut Configuration, model: &AwsModel, queue: &mode
         },
     );
     let trust = match queue.identity {
-        Identity::None => return,
-        Identity::Irsa => irsa_trust(configuration, model, queue),
-        Identity::PodIdentity => pod_identity_trust(configuration, queue),
+        CredentialSource::None => return,
+        CredentialSource::Irsa => irsa_trust(configuration, model, queue),
+        CredentialSource::PodIdentity => pod_identity_trust(configuration, queue),
     };
     let Configuration { data, resource, .. } = &mut *configuration;
     data.aws_iam_policy_document.insert("relay_trust", PolicyDocument { statement: trust });

@@ -1,14 +1,14 @@
 use serde_json::Value;
 
 use super::render;
-use crate::aws::identity::Identity;
+use crate::aws::identity::CredentialSource;
 use crate::aws::model::tests::{EVENT_SOURCE, SQS, api_destination_manifest, model};
 
-fn rendered(manifest: &str, event_source: Option<&str>, identity: Option<Identity>) -> String {
+fn rendered(manifest: &str, event_source: Option<&str>, identity: Option<CredentialSource>) -> String {
     render(&model(manifest, event_source, identity).unwrap()).unwrap()
 }
 
-fn template(manifest: &str, event_source: Option<&str>, identity: Option<Identity>) -> Value {
+fn template(manifest: &str, event_source: Option<&str>, identity: Option<CredentialSource>) -> Value {
     serde_saphyr::from_str(&rendered(manifest, event_source, identity)).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn an_unknown_event_source_is_a_parameter_of_its_suffix() {
 
 #[test]
 fn only_the_rule_sends_and_only_the_relay_reads() {
-    let template = template(SQS, Some(EVENT_SOURCE), Some(Identity::None));
+    let template = template(SQS, Some(EVENT_SOURCE), Some(CredentialSource::None));
     for queue in ["QueuePolicy", "DeadLetterQueuePolicy"] {
         let statement = &properties(&template, queue)["PolicyDocument"]["Statement"][0];
         assert_eq!(statement["Principal"]["Service"], "events.amazonaws.com");
@@ -73,7 +73,7 @@ fn both_queues_keep_messages_for_14_days() {
 
 #[test]
 fn irsa_trusts_the_relays_service_account_alone() {
-    let template = template(SQS, Some(EVENT_SOURCE), Some(Identity::Irsa));
+    let template = template(SQS, Some(EVENT_SOURCE), Some(CredentialSource::Irsa));
     let text = properties(&template, "RelayRole")["AssumeRolePolicyDocument"]["Fn::Sub"].as_str().unwrap();
     let trust: Value = serde_json::from_str(text).unwrap();
     let statement = &trust["Statement"][0];
@@ -85,7 +85,7 @@ fn irsa_trusts_the_relays_service_account_alone() {
 
 #[test]
 fn pod_identity_trusts_the_relays_service_account_alone() {
-    let template = template(SQS, Some(EVENT_SOURCE), Some(Identity::PodIdentity));
+    let template = template(SQS, Some(EVENT_SOURCE), Some(CredentialSource::PodIdentity));
     let statement = &properties(&template, "RelayRole")["AssumeRolePolicyDocument"]["Statement"][0];
     assert_eq!(statement["Principal"]["Service"], "pods.eks.amazonaws.com");
     let equal = &statement["Condition"]["StringEquals"];
@@ -125,6 +125,6 @@ fn an_api_destination_has_a_role_for_itself_alone() {
 
 #[test]
 fn values_that_yaml_could_mistake_are_quoted() {
-    let text = rendered(SQS, Some(EVENT_SOURCE), Some(Identity::None));
+    let text = rendered(SQS, Some(EVENT_SOURCE), Some(CredentialSource::None));
     assert!(text.contains("Version: \"2012-10-17\"") || text.contains("Version: '2012-10-17'"), "{text}");
 }

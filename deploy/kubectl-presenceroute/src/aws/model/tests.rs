@@ -40,7 +40,7 @@ pub(in crate::aws) const EVENT_SOURCE: &str =
 pub(in crate::aws) fn model(
     manifest: &str,
     event_source: Option<&str>,
-    identity: Option<Identity>,
+    identity: Option<CredentialSource>,
 ) -> Result<AwsModel, AwsModelError> {
     let route = crate::manifest_file::only("route.yaml", manifest).unwrap().unwrap();
     AwsModel::of(&route, "presence", event_source, identity)
@@ -54,7 +54,7 @@ fn changed(manifest: &str, pointer: &str, value: Value) -> String {
     object.to_string()
 }
 
-fn queue_of(manifest: &str, identity: Option<Identity>) -> Queue {
+fn queue_of(manifest: &str, identity: Option<CredentialSource>) -> Queue {
     match model(manifest, None, identity).unwrap().target {
         Target::Queue(queue) => queue,
         other => panic!("{other:?}"),
@@ -103,12 +103,12 @@ fn the_identity_is_the_one_that_the_manifest_is_written_for() {
         changed(SQS, "/relay", json!({"serviceAccount": {"annotations": {ROLE_ANNOTATION: arn}}}))
     };
     let queue = queue_of(&annotated("arn:aws:iam::123456789012:role/eks/presence-relay"), None);
-    assert_eq!(queue.identity, Identity::Irsa);
+    assert_eq!(queue.identity, CredentialSource::Irsa);
     assert_eq!((queue.role.path.as_str(), queue.role.name.as_str()), ("/eks/", "presence-relay"));
-    assert_eq!(queue_of(SQS, None).identity, Identity::PodIdentity);
+    assert_eq!(queue_of(SQS, None).identity, CredentialSource::PodIdentity);
     let keyed = changed(SQS, "/source/amazonEventBridge/sqs/credentialsSecretRef", json!({"name": "aws"}));
-    assert_eq!(queue_of(&keyed, None).identity, Identity::None);
-    let chosen = queue_of(SQS, Some(Identity::Irsa));
+    assert_eq!(queue_of(&keyed, None).identity, CredentialSource::None);
+    let chosen = queue_of(SQS, Some(CredentialSource::Irsa));
     assert!(!chosen.is_annotated && chosen.role == Role::called("presenceroute-presence-contact-centre"));
     let refused = refusal(&annotated("arn:aws:iam::210987654321:role/presence-relay"));
     assert!(refused.contains("another account than 123456789012"), "{refused}");
@@ -137,7 +137,7 @@ fn an_endpoint_that_is_not_https_is_refused() {
     assert_eq!(destination.header, "X-Api-Key");
     let refused = refusal(&manifest.replace("https://presence.", "http://presence."));
     assert!(refused.contains("https only"), "{refused}");
-    let refused = model(&manifest, None, Some(Identity::Irsa)).unwrap_err();
+    let refused = model(&manifest, None, Some(CredentialSource::Irsa)).unwrap_err();
     assert!(matches!(refused, AwsModelError::IdentityOfApiDestination));
 }
 

@@ -1,10 +1,10 @@
 use serde_json::Value;
 
 use super::render;
-use crate::aws::identity::Identity;
+use crate::aws::identity::CredentialSource;
 use crate::aws::model::tests::{EVENT_SOURCE, SQS, api_destination_manifest, model};
 
-fn configuration(manifest: &str, event_source: Option<&str>, identity: Option<Identity>) -> Value {
+fn configuration(manifest: &str, event_source: Option<&str>, identity: Option<CredentialSource>) -> Value {
     let text = render(&model(manifest, event_source, identity).unwrap()).unwrap();
     serde_json::from_str(&text).unwrap()
 }
@@ -36,7 +36,7 @@ fn the_rule_has_the_exact_source_and_topics() {
 
 #[test]
 fn an_unknown_event_source_is_a_variable_of_its_suffix() {
-    let configuration = configuration(SQS, None, Some(Identity::None));
+    let configuration = configuration(SQS, None, Some(CredentialSource::None));
     let variable = &configuration["variable"]["event_source_name"];
     let condition = variable["validation"]["condition"].as_str().unwrap();
     assert!(condition.contains("/presence-contact-centre$"), "{condition}");
@@ -46,7 +46,7 @@ fn an_unknown_event_source_is_a_variable_of_its_suffix() {
 
 #[test]
 fn only_the_rule_sends_and_only_the_relay_reads() {
-    let configuration = configuration(SQS, Some(EVENT_SOURCE), Some(Identity::Irsa));
+    let configuration = configuration(SQS, Some(EVENT_SOURCE), Some(CredentialSource::Irsa));
     for queue in ["presence", "dead_letters"] {
         let statement = statement(&configuration, queue);
         assert_eq!(statement["condition"][0]["values"][0], "${aws_cloudwatch_event_rule.presence.arn}");
@@ -63,7 +63,7 @@ fn only_the_rule_sends_and_only_the_relay_reads() {
 
 #[test]
 fn pod_identity_is_associated_with_the_relays_service_account() {
-    let configuration = configuration(SQS, Some(EVENT_SOURCE), Some(Identity::PodIdentity));
+    let configuration = configuration(SQS, Some(EVENT_SOURCE), Some(CredentialSource::PodIdentity));
     let association = resource(&configuration, "aws_eks_pod_identity_association", "relay");
     assert_eq!(association["service_account"], "contact-centre-relay");
     assert_eq!(association["namespace"], "presence");
