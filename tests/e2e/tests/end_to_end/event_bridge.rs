@@ -198,7 +198,6 @@ pub(crate) fn queue(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
     };
     let queue_name = format!("{}-queue", stage.namespace);
     let url = steps.prove("there is a queue", || {
-        harness::run("sqs", &["up"])?;
         Ok(harness::run("sqs", &["queue", "create", &queue_name, "50"])?.trim().to_owned())
     })?;
     let origin = url.split('/').take(3).collect::<Vec<_>>().join("/");

@@ -42,8 +42,8 @@ const SCENARIOS: [(&str, Story); 13] = [
     ("outage", outage::story),
     ("rollout", rollout::story),
     ("changes", changes::story),
-    ("queue", event_bridge::queue),
-    ("api destination", event_bridge::api_destination),
+    ("event bridge, queue", event_bridge::queue),
+    ("event bridge, API destination", event_bridge::api_destination),
     ("upgrade", upgrade::story),
     ("removal", removal::story),
 ];
