@@ -146,6 +146,7 @@ pub struct DeploymentFacts {
 }
 
 /// The routing table and who serves it.
+#[derive(Clone)]
 pub struct RoutingFacts {
     /// Its revision.
     pub revision: String,
@@ -452,6 +453,15 @@ fn cause(facts: &RouteFacts, deployment: &DeploymentFacts) -> Option<Obstacle> {
     facts.obstacle.clone().or_else(refused)
 }
 
+/// What becomes of the events for a topic that cannot be written to.
+fn fate_of_events(facts: &RouteFacts) -> &'static str {
+    if facts.endpoint.is_some() {
+        "events for it are answered 503, and their sender gives up on them after its retries"
+    } else {
+        "events for it go back to the queue, which keeps them until its retention or its redrive policy ends that"
+    }
+}
+
 fn routing_live(facts: &RouteFacts) -> Finding {
     let routing = &facts.routing;
     if routing.ready == 0 {
@@ -478,18 +488,20 @@ fn routing_live(facts: &RouteFacts) -> Finding {
     if !routing.missing_topics.is_empty() {
         let message = format!(
             "every pod serves revision {}, but Kafka does not have {}; create what is missing, or correct its \
-             name: events for it are answered 503 and Genesys Cloud gives up on them after its retries",
+             name: {}",
             routing.revision,
-            routing.missing_topics.join(", ")
+            routing.missing_topics.join(", "),
+            fate_of_events(facts)
         );
         return Finding::fails("TopicsMissing", message);
     }
     if !routing.forbidden_topics.is_empty() {
         let message = format!(
             "every pod serves revision {}, but Kafka does not let it write to {}; grant the relay's user Describe and \
-             Write: events for it are answered 503 and Genesys Cloud gives up on them after its retries",
+             Write: {}",
             routing.revision,
-            routing.forbidden_topics.join(", ")
+            routing.forbidden_topics.join(", "),
+            fate_of_events(facts)
         );
         return Finding::fails("TopicsForbidden", message);
     }
@@ -827,6 +839,15 @@ mod tests {
             name_pending: None,
             suspended: false,
         }
+    }
+
+    #[test]
+    fn what_a_missing_topic_means_depends_on_who_keeps_the_events() {
+        let routing = RoutingFacts { missing_topics: vec!["t".into()], ..facts().routing };
+        let pushed = RouteFacts { routing: routing.clone(), ..facts() };
+        let queue = RouteFacts { routing, endpoint: None, ..facts() };
+        assert!(routing_live(&pushed).message.contains("answered 503"));
+        assert!(routing_live(&queue).message.contains("go back to the queue"));
     }
 
     fn exposed(is_exposed: bool) -> Exposure {

@@ -90,14 +90,14 @@ impl ClusterHealth {
         for topic in now_missing.iter().filter(|topic| !missing.contains(topic)) {
             tracing::warn!(
                 topic,
-                "topic does not exist; create it: events for it are answered 503 until then"
+                "topic does not exist; create it: events for it are not published until then"
             );
         }
         for topic in now_forbidden.iter().filter(|topic| !forbidden.contains(topic)) {
             tracing::warn!(
                 topic,
                 user = %identity,
-                "not authorized to write to the topic; grant it: events for it are answered 503 until then"
+                "not authorized to write to the topic; grant it: events for it are not published until then"
             );
         }
         let is_named = |topic: &&String| self.topics.iter().any(|state| state.name == **topic);
