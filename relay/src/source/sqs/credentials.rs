@@ -138,7 +138,8 @@ async fn follow_files(
         }
         let reload = match &read {
             Ok(key) => {
-                tracing::info!(access_key = key.id, "AWS access key loaded");
+                // Not its id: the key of a Secret may be set to a value that is a secret.
+                tracing::info!(file = %files.access_key_id_file.display(), "AWS access key loaded");
                 Reload::Loaded(key.credential())
             }
             Err(error) => {

@@ -115,7 +115,7 @@ impl<'s> Scene<'s> {
         run.flows(RATE)?;
         let mut edited = self.manifest.clone();
         if let Some(routes) = edited["spec"]["routes"].as_array_mut() {
-            let when = "attributes.presenceDefinition.systemPresence.upperAscii() == 'AVAILABLE'";
+            let when = "attributes.presenceDefinition.systemPresence == 'AVAILABLE'";
             routes.push(json!({"eventType": PRESENCE, "topic": self.available, "when": when}));
         }
         kubectl::apply(&edited.to_string())?;
