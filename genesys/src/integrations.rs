@@ -510,7 +510,7 @@ impl Integration {
         }
     }
 
-    /// Whether its notes say that it is kept for this owner, or it has no event source yet and so is nobody's.
+    /// Whether its notes say that it is kept for this owner, or it has no event source yet and so has no owner.
     #[must_use]
     pub fn is_kept_for(&self, owner: &str) -> bool {
         let notes = self.config.as_ref().map_or("", |config| &config.notes);
@@ -842,7 +842,7 @@ mod tests {
         assert!(!Integration::written("1", &desired()).is_kept_for("presence/contact"));
         assert!(!received(as_desired()).unwrap().is_kept_for("presence/contact-centre"), "made by hand");
         let new = received(json!({"id": "1", "name": "presence-contact-centre"})).unwrap();
-        assert!(new.is_kept_for("presence/contact-centre"), "nobody has configured it");
+        assert!(new.is_kept_for("presence/contact-centre"), "it has no configuration");
         let long = with("/config/current/notes", json!("é".repeat(1 << 16)));
         assert!(long.config.unwrap().notes.len() <= MAX_NOTES_BYTES);
     }

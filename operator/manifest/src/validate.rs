@@ -703,7 +703,7 @@ fn default_key(spec: &PresenceRouteSpec) -> RecordKey {
     if spec.source.amazon_event_bridge.is_some() { RecordKey::Subject } else { RecordKey::default() }
 }
 
-/// What becomes of an unmatched event. Nobody waits for an answer about an event from a queue: there, it is dropped and
+/// What becomes of an unmatched event. An event from a queue has no sender that waits for an answer: it is dropped and
 /// counted instead of rejected.
 fn unmatched_of(spec: &PresenceRouteSpec) -> Result<Unmatched, SpecProblem> {
     let is_pulled = spec.source.amazon_event_bridge.as_ref().is_some_and(|source| source.sqs.is_some());

@@ -106,6 +106,7 @@ async fn while_kafka_hangs_nothing_is_received_and_no_event_is_lost() {
     // What was received until then is given back, and nothing more is received.
     queue.becomes(Count { visible: 200, hidden: 0 }).await;
     let received = relay.status().queue.unwrap().received;
+    // That nothing happens takes time to see: longer than a long poll.
     tokio::time::sleep(Duration::from_secs(25)).await;
     assert_eq!(relay.status().queue.unwrap().received, received);
     assert_eq!(queue.count().await, Count { visible: 200, hidden: 0 });

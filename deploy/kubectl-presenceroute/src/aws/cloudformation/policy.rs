@@ -32,7 +32,7 @@ pub(super) struct Statement<T> {
 pub(super) enum Principal<T> {
     /// A service of AWS.
     Service(&'static str),
-    /// Whoever has a token of this identity provider.
+    /// The holders of a token of this identity provider.
     Federated(T),
 }
 

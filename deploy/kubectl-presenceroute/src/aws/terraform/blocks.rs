@@ -90,7 +90,7 @@ impl Principal {
         Self { type_: "Service", identifiers: [Template::literal(name)] }
     }
 
-    /// Whoever has a token of this identity provider.
+    /// The holders of a token of this identity provider.
     pub(super) fn federated(provider: Template) -> Self {
         Self { type_: "Federated", identifiers: [provider] }
     }
