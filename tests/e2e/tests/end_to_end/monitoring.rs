@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use presenceroute_core::relay_status::RelayStatus;
 use presenceroute_e2e::kubectl::{self, text};
 use presenceroute_e2e::prometheus::{Prometheus, Series};
 use presenceroute_e2e::promql::{self, Selector};
@@ -48,13 +49,14 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
             stage.simulator.registration(&route.registration_name()).map(drop)
         })
     })?;
-    steps.prove("a route with a queue is Ready", || {
+    let url = steps.prove("a route with a queue is Ready", || {
         harness::run("sqs", &["up"])?;
         let url = harness::run("sqs", &["queue", "create", &queue_name])?.trim().to_owned();
         let key = json!({"accessKeyId": "monitored", "secretAccessKey": "not-for-production"});
         kubectl::apply(&manifests::secret(stage, "monitored-queue-key", key))?;
         kubectl::apply(&queued_route(stage, &queued, &stage.topic("monitored"), &url).to_string())?;
-        queued.becomes_ready(60)
+        queued.becomes_ready(60)?;
+        Ok(url)
     })?;
     let prometheus = steps.prove("Prometheus scrapes what the chart's monitors select", || {
         let mut values = stage.values();
@@ -71,7 +73,8 @@ pub(crate) fn story(stage: &Stage, steps: &mut Steps<'_>) -> Result<(), Stopped>
         Ok(prometheus)
     })?;
     steps.prove("events are published, repeated, refused and not routed", || {
-        traffic(stage, &route.registration_name())
+        traffic(stage, &route.registration_name())?;
+        traffic_of_queue(stage, &queued, &url)
     })?;
     let queries = steps.prove("the queries of alerts, dashboard and runbooks can be read", || {
         let queries = queries()?;
@@ -177,6 +180,17 @@ fn traffic(stage: &Stage, registration: &str) -> Outcome {
     send(json!({"count": 5, "eventTypes": [EVENT_TYPES[1]]}))?;
     send(json!({"count": 5, "eventTypes": ["presence:of-no-route:changed"]}))?;
     send(json!({"count": 5, "eventTypes": [EVENT_TYPES[2]]})).map(drop)
+}
+
+fn traffic_of_queue(stage: &Stage, route: &Route, url: &str) -> Outcome {
+    stage.simulator.set_event_bus_rules(&json!([{"name": "queue", "target": {"sqs": {"queueUrl": url}}}]))?;
+    let integration = stage.simulator.integration(&format!("{}-{}", route.namespace, route.name))?;
+    let plan = json!({"count": 40, "ratePerSecond": 20, "eventSource": integration.event_source});
+    stage.simulator.change_presence(&plan)?.finished(seconds(30))?;
+    until("the relays have deleted all", seconds(30), || {
+        let deleted = |relay: &RelayStatus| relay.queue.as_ref().map_or(0, |queue| queue.deleted);
+        ensure_same("messages", &route.relays()?.iter().map(deleted).sum(), &40)
+    })
 }
 
 // ----------------------------------------------------------------------------------------------------- what is named
