@@ -213,7 +213,7 @@ impl Relay {
 }
 
 impl RunningRelay {
-    /// Where events are received; port 0 of no address where the source is pulled, which nobody can connect to.
+    /// Where events are received; the unspecified address with port 0 where the source is pulled.
     pub fn address(&self) -> SocketAddr {
         self.address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
@@ -240,7 +240,7 @@ impl RunningRelay {
         self.admin.drain();
         self.events.iter().for_each(|events| events.closing.drain.cancel());
         match self.pulled {
-            // Nobody has to be told; it drains itself.
+            // No proxy leads to it, so there is none to wait for; it drains itself.
             Some(pulled) => pulled.end().await,
             None => tokio::time::sleep(self.drain).await,
         }

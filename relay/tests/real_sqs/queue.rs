@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const TYPE: &str = "v2.users.{id}.presence";
 
-/// A queue that nobody else has.
+/// A queue of one test alone.
 pub(crate) struct Queue {
     pub(crate) endpoint: String,
     region: String,

@@ -150,8 +150,8 @@ impl Client {
         })
     }
 
-    /// Receives at most `most` messages, which nobody else receives for `visibility`, and waits for the first one. The
-    /// answer is read within `share`, which grows as the answer does.
+    /// Receives at most `most` messages, which are hidden from other receivers for `visibility`, and waits for the first
+    /// one. The answer is read within `share`, which grows as the answer does.
     pub(super) async fn receive(
         &self,
         most: usize,
@@ -186,8 +186,8 @@ impl Client {
         self.batch("DeleteMessageBatch", receipts.iter().map(|receipt| (*receipt, None))).await
     }
 
-    /// Has at most [`MOST_MESSAGES`] messages received by nobody for so long from now on, or again at once where that is
-    /// zero. Returns those for which that was not done.
+    /// Hides at most [`MOST_MESSAGES`] messages from receivers for so long from now on; zero makes a message visible at
+    /// once. Returns those for which that was not done.
     pub(super) async fn change_visibility(
         &self,
         changes: &[(&str, Duration)],
