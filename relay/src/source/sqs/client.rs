@@ -150,8 +150,8 @@ impl Client {
         })
     }
 
-    /// Receives at most `most` messages, which are hidden from other receivers for `visibility`, and waits for the first
-    /// one. The answer is read within `share`, which grows as the answer does.
+    /// Receives at most `most` messages, which are hidden from other receivers for `visibility`, and waits for the
+    /// first one. The answer is read within `share`, which grows as the answer does.
     pub(super) async fn receive(
         &self,
         most: usize,
